@@ -1,0 +1,95 @@
+"""The thin clients of RuntimeStore, the durable store of agent runtimes.
+
+::
+
+    async with AsyncRuntimeStoreClient("127.0.0.1:50051") as store:
+        await store.commit_machine_lifecycle("rt:session:…", RuntimeState.IDLE)
+
+`RuntimeStoreClient` is the same without `await`. The server is the extra `runtimestore[server]`.
+"""
+
+from runtimestore._retry import RetryPolicy
+from runtimestore.aio import AsyncRuntimeStoreClient
+from runtimestore.errors import (
+    BoundaryReceiptExists,
+    CallFailed,
+    CommitOutcomeUnknown,
+    DeadlineExceeded,
+    FieldViolation,
+    InputStateInvalid,
+    InternalError,
+    InvalidField,
+    InvalidRequest,
+    OAuthFlowSnapshotChanged,
+    OpsSnapshotInvalid,
+    Overloaded,
+    RealmNotAllowed,
+    RequestIdReused,
+    RevisionMismatch,
+    RuntimeStoreError,
+    SessionKeyMismatch,
+    SessionSnapshotInvalid,
+    StoredValueCorrupt,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+    TryLater,
+    Unauthenticated,
+)
+from runtimestore.sync import RuntimeStoreClient
+from runtimestore.types import (
+    Commit,
+    CommitCounters,
+    InputState,
+    InputStateSeed,
+    Limits,
+    Loaded,
+    OAuthCommit,
+    OAuthFlowSnapshot,
+    RunApplyBoundary,
+    RunBoundaryReceipt,
+    RuntimeState,
+    ServerInfo,
+)
+
+__all__ = [
+    "AsyncRuntimeStoreClient",
+    "BoundaryReceiptExists",
+    "CallFailed",
+    "Commit",
+    "CommitCounters",
+    "CommitOutcomeUnknown",
+    "DeadlineExceeded",
+    "FieldViolation",
+    "InputState",
+    "InputStateInvalid",
+    "InputStateSeed",
+    "InternalError",
+    "InvalidField",
+    "InvalidRequest",
+    "Limits",
+    "Loaded",
+    "OAuthCommit",
+    "OAuthFlowSnapshot",
+    "OAuthFlowSnapshotChanged",
+    "OpsSnapshotInvalid",
+    "Overloaded",
+    "RealmNotAllowed",
+    "RequestIdReused",
+    "RetryPolicy",
+    "RevisionMismatch",
+    "RunApplyBoundary",
+    "RunBoundaryReceipt",
+    "RuntimeState",
+    "RuntimeStoreClient",
+    "RuntimeStoreError",
+    "ServerInfo",
+    "SessionKeyMismatch",
+    "SessionSnapshotInvalid",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreUnavailable",
+    "StoredValueCorrupt",
+    "TryLater",
+    "Unauthenticated",
+]

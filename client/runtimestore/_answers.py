@@ -1,0 +1,224 @@
+"""From the answer messages to what a client's method returns."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import grpc
+
+from runtimestore._requests import BOUNDARIES, STATES
+from runtimestore._status import revision_of
+from runtimestore.errors import CallFailed, StoredValueCorrupt
+from runtimestore.types import (
+    Commit,
+    CommitCounters,
+    InputState,
+    InputStateSeed,
+    Limits,
+    Loaded,
+    OAuthCommit,
+    OAuthFlowSnapshot,
+    RunApplyBoundary,
+    RunBoundaryReceipt,
+    RuntimeState,
+    ServerInfo,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
+    from runtimestore.v1 import runtime_store_pb2 as pb
+
+    RuntimeWriteAnswer = (
+        pb.CommitSessionSnapshotResponse
+        | pb.AtomicApplyResponse
+        | pb.PersistInputStateResponse
+        | pb.CommitMachineLifecycleResponse
+        | pb.PersistOpsLifecycleResponse
+    )
+    OAuthWriteAnswer = pb.PersistAuthOAuthFlowSnapshotResponse | pb.UpdateAuthOAuthFlowSnapshotResponse
+    TrailingMetadata = Iterable[tuple[str, str | bytes]] | None
+
+V = TypeVar("V")
+M_contra = TypeVar("M_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+_STATES: dict[int, RuntimeState] = {number: state for state, number in STATES.items()}
+_BOUNDARIES: dict[int, RunApplyBoundary] = {number: boundary for boundary, number in BOUNDARIES.items()}
+
+
+def commit(answer: RuntimeWriteAnswer) -> Commit:
+    """The acknowledgement of a write to a runtime."""
+    return Commit(answer.revision, answer.replayed)
+
+
+def oauth_commit(answer: OAuthWriteAnswer) -> OAuthCommit:
+    """The acknowledgement of a write of the OAuth flow snapshot."""
+    return OAuthCommit(answer.version, answer.replayed)
+
+
+def authority_key(answer: pb.AuthAuthorityKeyResponse) -> str | None:
+    """The authority key, if there is one."""
+    return answer.authority_key if answer.HasField("authority_key") else None
+
+
+def oauth_flow_snapshot(answer: pb.LoadAuthOAuthFlowSnapshotResponse) -> OAuthFlowSnapshot:
+    """The OAuth flow snapshot and its version."""
+    return OAuthFlowSnapshot(answer.snapshot_json if answer.HasField("snapshot_json") else None, answer.version)
+
+
+def boundary_receipt(answer: pb.LoadBoundaryReceiptResponse) -> Loaded[RunBoundaryReceipt | None]:
+    """One boundary's receipt, if it has one."""
+    if not answer.HasField("receipt"):
+        return Loaded(None, answer.revision)
+    receipt = answer.receipt
+    return Loaded(
+        RunBoundaryReceipt(
+            run_id=receipt.run_id,
+            boundary=_known(_BOUNDARIES, receipt.boundary, RunApplyBoundary),
+            contributing_input_ids=tuple(receipt.contributing_input_ids),
+            message_count=receipt.message_count,
+            sequence=receipt.sequence,
+            conversation_digest=receipt.conversation_digest if receipt.HasField("conversation_digest") else None,
+        ),
+        answer.revision,
+    )
+
+
+def input_state(answer: pb.LoadInputStateResponse) -> Loaded[InputState | None]:
+    """One input, if it is there."""
+    return Loaded(_input_state(answer.state) if answer.HasField("state") else None, answer.revision)
+
+
+def runtime_state(answer: pb.LoadRuntimeStateResponse) -> Loaded[RuntimeState | None]:
+    """The runtime's state, if one was ever committed."""
+    state = _known(_STATES, answer.state, RuntimeState) if answer.HasField("state") else None
+    return Loaded(state, answer.revision)
+
+
+def ops_lifecycle(answer: pb.LoadOpsLifecycleResponse) -> Loaded[str | None]:
+    """The registry of background operations, if it was ever written."""
+    return Loaded(answer.snapshot.snapshot_json if answer.HasField("snapshot") else None, answer.revision)
+
+
+def server_info(answer: admin_pb.GetServerInfoResponse) -> ServerInfo:
+    """What the server is."""
+    limits, commits = answer.limits, answer.commits
+    return ServerInfo(
+        server_version=answer.server_version,
+        engine=answer.engine,
+        schema_revision=answer.schema_revision,
+        limits=Limits(
+            max_message_bytes=limits.max_message_bytes,
+            max_session_snapshot_bytes=limits.max_session_snapshot_bytes,
+            max_document_bytes=limits.max_document_bytes,
+            max_waiting_writes=limits.max_waiting_writes,
+            max_waiting_bytes=limits.max_waiting_bytes,
+            max_waiting_reads=limits.max_waiting_reads,
+            request_retention_seconds=limits.request_retention_seconds,
+        ),
+        capabilities=frozenset(answer.capabilities),
+        commits=CommitCounters(
+            transactions=commits.transactions,
+            writes=commits.writes,
+            refusals=commits.refusals,
+            replays=commits.replays,
+        ),
+    )
+
+
+class Join(Protocol[M_contra, R_co]):
+    """Puts the messages of one stream together. A stream that breaks is thrown away and read again with a new one."""
+
+    def add(self, message: M_contra) -> None:
+        """Take in the next message."""
+
+    def joined(self, trailing_metadata: TrailingMetadata) -> R_co:
+        """The value, once the stream has ended well."""
+
+
+class InputStatesJoin:
+    """Puts the batches of `LoadInputStates` together."""
+
+    def __init__(self) -> None:
+        self._states: list[InputState] = []
+        self._revision: int | None = None
+
+    def add(self, message: pb.LoadInputStatesResponse) -> None:
+        """Take in the next batch; the first tells the revision."""
+        if self._revision is None:
+            self._revision = message.revision
+        self._states.extend(map(_input_state, message.input_states))
+
+    def joined(self, trailing_metadata: TrailingMetadata) -> Loaded[list[InputState]]:  # noqa: ARG002  (a Join)
+        """All inputs, in the order of the stream."""
+        if self._revision is None:
+            # The first message is always sent: to read its absence as "no inputs" could lose a turn.
+            raise CallFailed("the stream of inputs ended without a message", grpc.StatusCode.INTERNAL)
+        return Loaded(self._states, self._revision)
+
+
+class SessionSnapshotJoin:
+    """Puts the chunks of `LoadSessionSnapshot` together and checks them against their description."""
+
+    def __init__(self) -> None:
+        self._info: pb.SessionSnapshotInfo | None = None
+        self._chunks: list[bytes] = []
+        self._size_bytes = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, message: pb.LoadSessionSnapshotResponse) -> None:
+        """Take in the description or the next chunk."""
+        if message.WhichOneof("part") == "info":
+            if self._info is not None:
+                raise CallFailed("the stream of the snapshot described it twice", grpc.StatusCode.INTERNAL)
+            self._info = message.info
+            return
+        if self._info is None:
+            raise CallFailed("the stream of the snapshot did not begin with its description", grpc.StatusCode.INTERNAL)
+        self._chunks.append(message.chunk)
+        self._size_bytes += len(message.chunk)
+        self._digest.update(message.chunk)
+        if self._size_bytes > self._info.size_bytes:
+            raise self._corrupt(self._info, f"more than its {self._info.size_bytes} bytes arrived")
+
+    def joined(self, trailing_metadata: TrailingMetadata) -> Loaded[bytes | None]:
+        """The snapshot; `None` if the stream was empty, with the revision from the trailing metadata."""
+        if self._info is None:
+            return Loaded(None, revision_of(trailing_metadata))
+        if self._size_bytes != self._info.size_bytes:
+            raise self._corrupt(self._info, f"{self._size_bytes} of its {self._info.size_bytes} bytes arrived")
+        if self._digest.digest() != self._info.sha256:
+            raise self._corrupt(self._info, "the bytes that arrived do not match its SHA-256")
+        return Loaded(b"".join(self._chunks), self._info.revision)
+
+    @staticmethod
+    def _corrupt(info: pb.SessionSnapshotInfo, what: str) -> StoredValueCorrupt:
+        return StoredValueCorrupt(
+            f"the snapshot of session {info.session_id}: {what}", metadata={"session_id": info.session_id}
+        )
+
+
+def _input_state(stored: pb.StoredInputState) -> InputState:
+    return InputState(stored.input_id, stored.state_json, _seed(stored.seed) if stored.HasField("seed") else None)
+
+
+def _seed(seed: pb.InputStateSeed) -> InputStateSeed:
+    return InputStateSeed(
+        phase=seed.phase,
+        last_run_id=seed.last_run_id if seed.HasField("last_run_id") else None,
+        last_boundary_sequence=seed.last_boundary_sequence if seed.HasField("last_boundary_sequence") else None,
+        attempt_count=seed.attempt_count if seed.HasField("attempt_count") else None,
+    )
+
+
+def _known(members: Mapping[int, V], number: int, enum: type[V]) -> V:
+    member = members.get(number)
+    if member is None:
+        raise CallFailed(
+            f"the server answered with {enum.__name__} {number}, which this client does not know",
+            grpc.StatusCode.UNIMPLEMENTED,
+        )
+    return member

@@ -1,0 +1,153 @@
+"""When a call is sent again, after what pause, and when no longer: the same for both clients."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import dataclass
+
+import grpc
+
+from runtimestore.errors import (
+    CallFailed,
+    CommitOutcomeUnknown,
+    DeadlineExceeded,
+    OAuthFlowSnapshotChanged,
+    Overloaded,
+    RuntimeStoreError,
+    StoreUnavailable,
+)
+
+__all__ = ["Attempts", "Deadline", "RetryPolicy", "Rounds"]
+
+_NOTHING_COMMITTED = (StoreUnavailable, Overloaded)
+"""The server promises that the call left no trace: even a write without a request id may be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how fast a call that may be repeated is sent again, always within the call's one deadline.
+
+    The pause before attempt n + 1 is random between 0 and `initial_backoff_seconds` times `backoff_multiplier` ** (n
+    - 1), at most `max_backoff_seconds`; where the server says when to come back, that comes first and the random
+    pause is added to it. `max_attempts` counts the first one: 1 means that nothing is ever repeated.
+    """
+
+    max_attempts: int = 5
+    initial_backoff_seconds: float = 0.1
+    max_backoff_seconds: float = 5.0
+    backoff_multiplier: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.max_attempts < 1:
+            raise ValueError("max_attempts counts the first attempt: at least 1")
+        if not (0 <= self.initial_backoff_seconds <= self.max_backoff_seconds < math.inf):
+            raise ValueError("0 <= initial_backoff_seconds <= max_backoff_seconds, and both finite")
+        if not (1 <= self.backoff_multiplier < math.inf):
+            raise ValueError("backoff_multiplier is finite and at least 1")
+
+    def pause_seconds(self, attempts: int) -> float:
+        """A random pause after that many attempts: clients that failed together should not return together."""
+        # The exponent is bounded so that the power cannot overflow; the cap is reached long before.
+        most = min(
+            self.max_backoff_seconds, self.initial_backoff_seconds * self.backoff_multiplier ** min(attempts - 1, 64)
+        )
+        return random.uniform(0, most)  # noqa: S311  (spreads load; guards nothing)
+
+
+class Deadline:
+    """The point in time at which a whole call ends, retries included."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        if not math.isfinite(timeout_seconds):
+            raise ValueError("timeout_seconds is a finite number")
+        self.timeout_seconds = timeout_seconds
+        self._at = time.monotonic() + timeout_seconds
+
+    def remaining_seconds(self) -> float:
+        """What is left of the budget, more than 0.
+
+        Raises:
+            DeadlineExceeded: nothing is left.
+        """
+        left = self.left_seconds()
+        if left <= 0:
+            raise DeadlineExceeded(f"the call's {self.timeout_seconds:g} seconds were over before it could be sent")
+        return left
+
+    def left_seconds(self) -> float:
+        """What is left of the budget; 0 or less when it is used up."""
+        return self._at - time.monotonic()
+
+
+class Attempts:
+    """The attempts of one call. `request_id` is a write's, empty if it has none; `None` stands for a load."""
+
+    def __init__(self, policy: RetryPolicy, deadline: Deadline, request_id: str | None) -> None:
+        self._policy = policy
+        self._deadline = deadline
+        self._request_id = request_id
+        self._made = 0
+
+    def next_timeout_seconds(self) -> float:
+        """Begin an attempt; it may take as long as this.
+
+        Raises:
+            DeadlineExceeded: no time is left for one.
+        """
+        left = self._deadline.remaining_seconds()
+        self._made += 1
+        return left
+
+    def pause_after(self, error: RuntimeStoreError) -> float | None:
+        """How many seconds to wait before the next attempt; `None` if the caller has to be told of this error.
+
+        An error that is told names the request id, also one that the client chose: with it a caller can still find
+        out what became of the write, by sending it once more.
+        """
+        if self._request_id:
+            error.metadata.setdefault("request_id", self._request_id)
+        if self._made >= self._policy.max_attempts or not self._may_repeat(error):
+            return None
+        pause = (error.retry_after_seconds or 0.0) + self._policy.pause_seconds(self._made)
+        # With no time for another attempt the error at hand says more than a deadline.
+        return pause if pause < self._deadline.left_seconds() else None
+
+    def _may_repeat(self, error: RuntimeStoreError) -> bool:
+        if isinstance(error, _NOTHING_COMMITTED):
+            return True
+        if self._request_id == "":  # a write that the server would not recognise
+            return False
+        if isinstance(error, CommitOutcomeUnknown):
+            return True
+        if not isinstance(error, CallFailed):
+            return False
+        return error.code is grpc.StatusCode.UNAVAILABLE or (
+            error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after_seconds is not None
+        )
+
+
+class Rounds:
+    """The rounds of one compare-and-swap loop: as many as the deadline allows, since each lost one is another's win."""
+
+    def __init__(self, policy: RetryPolicy, deadline: Deadline) -> None:
+        self._policy = policy
+        self._deadline = deadline
+        self._lost = 0
+
+    def pause_after(self, error: OAuthFlowSnapshotChanged) -> float:
+        """How many seconds to wait before the next round.
+
+        Raises:
+            DeadlineExceeded: no time is left for one; nothing was written.
+        """
+        self._lost += 1
+        pause = self._policy.pause_seconds(self._lost)
+        if pause >= self._deadline.left_seconds():
+            raise DeadlineExceeded(
+                f"the snapshot was changed by others {self._lost} times within the call's "
+                f"{self._deadline.timeout_seconds:g} seconds; nothing was written"
+            ) from error
+        return pause

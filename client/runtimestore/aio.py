@@ -1,0 +1,491 @@
+"""The thin client for asyncio: the trait's methods in snake_case."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from runtimestore import _answers as answers
+from runtimestore._channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    DEFAULT_TIMEOUT_SECONDS,
+    channel_options,
+)
+from runtimestore._requests import RequestId, Requests
+from runtimestore._retry import Attempts, Deadline, RetryPolicy, Rounds
+from runtimestore._status import refusal_of
+from runtimestore.errors import CallFailed, OAuthFlowSnapshotChanged
+from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from runtimestore.types import (
+        Commit,
+        InputState,
+        Loaded,
+        OAuthCommit,
+        OAuthFlowSnapshot,
+        RunBoundaryReceipt,
+        RuntimeState,
+        ServerInfo,
+    )
+
+__all__ = ["AsyncRuntimeStoreClient"]
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class AsyncRuntimeStoreClient:
+    """A client of one server and one realm.
+
+    `address` is `host:port` or `unix:/path`. `timeout_seconds` is the budget of a whole call, its retries and pauses
+    included; each method takes another for itself. `max_message_bytes` limits a message in either direction. With
+    `channel` the caller hands a channel over, such as one with TLS, sets its options and closes it.
+
+    It may be built anywhere and belongs to the event loop of its first call. Any number of calls may run at once.
+
+    **Writes** are one transaction each, all or nothing, and durable when the answer is there. `if_revision` commits
+    only if the runtime is at that revision (0: nothing was ever written), and else raises `RevisionMismatch`.
+    `request_id` is a UUID that makes a repeat recognisable: the same id with the same content is answered as the
+    first time, `replayed`, and changes nothing; with other content it raises `RequestIdReused`. By default the client
+    chooses one for each call and keeps it over the retries of that call; the empty text sends none.
+
+    **Loads** see one consistent snapshot and every write that was acknowledged before. What is absent is `None`, or
+    an empty list. Each load about a runtime has a twin, `…_with_revision`, for compare-and-swap.
+
+    **Repeated**, within `timeout_seconds` and as `retry` says, are calls that met an unreachable server or engine,
+    too many waiting calls, or a commit of unknown outcome; a write without a request id only where the server says
+    that nothing was committed.
+
+    **Raises** one class per reason, all of them `RuntimeStoreError`; the methods name what is special to them. All
+    can raise `InvalidRequest`, `StoreUnavailable`, `Overloaded`, `InternalError`, `CallFailed` and its kind
+    `DeadlineExceeded`; loads `StoredValueCorrupt`; writes `CommitOutcomeUnknown`, `RequestIdReused`, `StoreFull` and
+    `StoreReadOnly`. A write that was cancelled, or raised `DeadlineExceeded`, `CommitOutcomeUnknown` or `CallFailed`,
+    is either whole or nothing: repeat it with the `request_id` of the exception to make sure.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        realm: str = "",
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        self._address = address
+        self._requests = Requests(realm)
+        self._timeout_seconds = timeout_seconds
+        self._max_message_bytes = max_message_bytes
+        self._retry = retry
+        self._owns_channel = channel is None
+        self._channel = channel
+        self._store_stub: runtime_store_pb2_grpc.RuntimeStoreAsyncStub | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._address}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection, unless the channel is the caller's. Calls in flight end with `CallFailed`."""
+        self._closed = True
+        if self._owns_channel and self._channel is not None:
+            await self._channel.close()
+
+    async def auth_authority_key(self, *, timeout_seconds: float | None = None) -> str | None:
+        """Load the stable name of the authority behind the realm's OAuth flows: `runtimestore:<store id>:<realm>`.
+
+        It survives restarts, replicas and moves of the server. `None` for an ephemeral store.
+        """
+        return await self._unary(
+            self._store.AuthAuthorityKey,
+            self._requests.auth_authority_key(),
+            answers.authority_key,
+            self._deadline(timeout_seconds),
+        )
+
+    async def persist_auth_oauth_flow_snapshot(
+        self, snapshot_json: bytes, *, request_id: RequestId = None, timeout_seconds: float | None = None
+    ) -> OAuthCommit:
+        """Replace the realm's OAuth flow snapshot, whatever is there, in one transaction."""
+        return await self._unary(
+            self._store.PersistAuthOAuthFlowSnapshot,
+            self._requests.persist_auth_oauth_flow_snapshot(snapshot_json, request_id),
+            answers.oauth_commit,
+            self._deadline(timeout_seconds),
+        )
+
+    async def load_auth_oauth_flow_snapshot(self, *, timeout_seconds: float | None = None) -> bytes | None:
+        """Load the realm's OAuth flow snapshot, byte for byte as it was written."""
+        return (await self.load_auth_oauth_flow_snapshot_with_version(timeout_seconds=timeout_seconds)).snapshot_json
+
+    async def load_auth_oauth_flow_snapshot_with_version(
+        self, *, timeout_seconds: float | None = None
+    ) -> OAuthFlowSnapshot:
+        """Load the realm's OAuth flow snapshot and its version, as they were at one moment."""
+        return await self._load_oauth_flow_snapshot(self._deadline(timeout_seconds))
+
+    async def update_auth_oauth_flow_snapshot(
+        self,
+        update: Callable[[bytes | None], bytes | Awaitable[bytes]],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> OAuthCommit:
+        """Replace the realm's OAuth flow snapshot by what `update`, a function or a coroutine function, makes of it.
+
+        Nobody else's change is lost: where the snapshot was changed between the load and the write, `update` runs
+        again on the new bytes, until the deadline. Each round writes under a request id of its own, kept over the
+        round's retries, so that `update` never runs again on its own write. The deadline does not interrupt `update`
+        itself.
+
+        Raises:
+            Exception: whatever `update` raises, unchanged; nothing was written.
+            DeadlineExceeded: the snapshot kept changing.
+        """
+        deadline = self._deadline(timeout_seconds)
+        rounds = Rounds(self._retry, deadline)
+        while True:
+            current = await self._load_oauth_flow_snapshot(deadline)
+            made = update(current.snapshot_json)
+            snapshot_json = await made if inspect.isawaitable(made) else made
+            request = self._requests.update_auth_oauth_flow_snapshot(current.version, snapshot_json)
+            try:
+                return await self._unary(
+                    self._store.UpdateAuthOAuthFlowSnapshot, request, answers.oauth_commit, deadline
+                )
+            except OAuthFlowSnapshotChanged as changed:
+                await asyncio.sleep(rounds.pause_after(changed))
+
+    async def commit_session_snapshot(
+        self,
+        runtime_id: str,
+        session_delta: bytes,
+        *,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit:
+        """Write a session snapshot that is no run boundary: it and its session projection, in one transaction.
+
+        Raises:
+            SessionSnapshotInvalid: the snapshot's envelope is bad; nothing was written.
+            RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
+        """
+        return await self._unary(
+            self._store.CommitSessionSnapshot,
+            self._requests.commit_session_snapshot(runtime_id, session_delta, if_revision, request_id),
+            answers.commit,
+            self._deadline(timeout_seconds),
+        )
+
+    async def atomic_apply(
+        self,
+        runtime_id: str,
+        session_delta: bytes | None = None,
+        receipt: RunBoundaryReceipt | None = None,
+        input_updates: Sequence[InputState] = (),
+        session_store_key: str | None = None,
+        *,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit:
+        """Commit a run boundary in one transaction: session snapshot (if given) and projection, receipt, inputs.
+
+        A receipt never exists without its session and inputs, and a boundary gets one. The same input twice: the last
+        counts. `receipt` is required; it stands behind an optional argument because the trait's order is kept.
+
+        Raises:
+            BoundaryReceiptExists: the boundary has a receipt already, be it an equal one; nothing was written.
+            SessionKeyMismatch: `session_store_key` is not the snapshot's `id`; nothing was written.
+            SessionSnapshotInvalid: the snapshot's envelope is bad; nothing was written.
+            InputStateInvalid: an input document's envelope is bad; nothing was written.
+            RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
+            TypeError: there is no receipt; nothing was sent.
+        """
+        return await self._unary(
+            self._store.AtomicApply,
+            self._requests.atomic_apply(
+                runtime_id, session_delta, receipt, input_updates, session_store_key, if_revision, request_id
+            ),
+            answers.commit,
+            self._deadline(timeout_seconds),
+        )
+
+    async def load_input_states(self, runtime_id: str, *, timeout_seconds: float | None = None) -> list[InputState]:
+        """Load all inputs of a runtime, `input_id` ascending, as they were at one moment."""
+        return (await self.load_input_states_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+
+    async def load_input_states_with_revision(
+        self, runtime_id: str, *, timeout_seconds: float | None = None
+    ) -> Loaded[list[InputState]]:
+        """Load all inputs of a runtime, `input_id` ascending, and the revision, as they were at one moment."""
+        return await self._stream(
+            self._store.LoadInputStates,
+            self._requests.load_input_states(runtime_id),
+            answers.InputStatesJoin,
+            self._deadline(timeout_seconds),
+        )
+
+    async def load_boundary_receipt(
+        self, runtime_id: str, run_id: str, sequence: int, *, timeout_seconds: float | None = None
+    ) -> RunBoundaryReceipt | None:
+        """Load the receipt of one boundary: if it is there, so are the session and the inputs that came with it."""
+        return (
+            await self.load_boundary_receipt_with_revision(
+                runtime_id, run_id, sequence, timeout_seconds=timeout_seconds
+            )
+        ).value
+
+    async def load_boundary_receipt_with_revision(
+        self, runtime_id: str, run_id: str, sequence: int, *, timeout_seconds: float | None = None
+    ) -> Loaded[RunBoundaryReceipt | None]:
+        """Load the receipt of one boundary and the revision, as they were at one moment."""
+        return await self._unary(
+            self._store.LoadBoundaryReceipt,
+            self._requests.load_boundary_receipt(runtime_id, run_id, sequence),
+            answers.boundary_receipt,
+            self._deadline(timeout_seconds),
+        )
+
+    async def load_session_snapshot(self, runtime_id: str, *, timeout_seconds: float | None = None) -> bytes | None:
+        """Load the session snapshot, byte for byte as it was written; its size and SHA-256 are checked on arrival.
+
+        The runtime id alone is the authority: the bare uuid of a session finds nothing.
+
+        Raises:
+            StoredValueCorrupt: what is stored, or what arrived, is not what was written.
+        """
+        return (await self.load_session_snapshot_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+
+    async def load_session_snapshot_with_revision(
+        self, runtime_id: str, *, timeout_seconds: float | None = None
+    ) -> Loaded[bytes | None]:
+        """Load the session snapshot, checked on arrival, and the revision, as they were at one moment.
+
+        Raises:
+            StoredValueCorrupt: what is stored, or what arrived, is not what was written.
+        """
+        return await self._stream(
+            self._store.LoadSessionSnapshot,
+            self._requests.load_session_snapshot(runtime_id),
+            answers.SessionSnapshotJoin,
+            self._deadline(timeout_seconds),
+        )
+
+    async def persist_input_state(
+        self,
+        runtime_id: str,
+        state: InputState,
+        *,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit:
+        """Write one input's state in one transaction: insert or replace, the last writer wins.
+
+        Raises:
+            InputStateInvalid: the document's envelope is bad; nothing was written.
+            RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
+        """
+        return await self._unary(
+            self._store.PersistInputState,
+            self._requests.persist_input_state(runtime_id, state, if_revision, request_id),
+            answers.commit,
+            self._deadline(timeout_seconds),
+        )
+
+    async def load_input_state(
+        self, runtime_id: str, input_id: str, *, timeout_seconds: float | None = None
+    ) -> InputState | None:
+        """Load one input's state, its document byte for byte as it was written."""
+        return (await self.load_input_state_with_revision(runtime_id, input_id, timeout_seconds=timeout_seconds)).value
+
+    async def load_input_state_with_revision(
+        self, runtime_id: str, input_id: str, *, timeout_seconds: float | None = None
+    ) -> Loaded[InputState | None]:
+        """Load one input's state and the revision, as they were at one moment."""
+        return await self._unary(
+            self._store.LoadInputState,
+            self._requests.load_input_state(runtime_id, input_id),
+            answers.input_state,
+            self._deadline(timeout_seconds),
+        )
+
+    async def load_runtime_state(self, runtime_id: str, *, timeout_seconds: float | None = None) -> RuntimeState | None:
+        """Load the state of a runtime; `None` if none was ever committed."""
+        return (await self.load_runtime_state_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+
+    async def load_runtime_state_with_revision(
+        self, runtime_id: str, *, timeout_seconds: float | None = None
+    ) -> Loaded[RuntimeState | None]:
+        """Load the state of a runtime and the revision, as they were at one moment."""
+        return await self._unary(
+            self._store.LoadRuntimeState,
+            self._requests.load_runtime_state(runtime_id),
+            answers.runtime_state,
+            self._deadline(timeout_seconds),
+        )
+
+    async def commit_machine_lifecycle(
+        self,
+        runtime_id: str,
+        commit: RuntimeState,
+        input_states: Sequence[InputState] = (),
+        *,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit:
+        """Write the state of a runtime and inputs' states, in one transaction. The same input twice: the last counts.
+
+        Raises:
+            InputStateInvalid: an input document's envelope is bad; nothing was written.
+            RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
+        """
+        return await self._unary(
+            self._store.CommitMachineLifecycle,
+            self._requests.commit_machine_lifecycle(runtime_id, commit, input_states, if_revision, request_id),
+            answers.commit,
+            self._deadline(timeout_seconds),
+        )
+
+    async def persist_ops_lifecycle(
+        self,
+        runtime_id: str,
+        snapshot: str,
+        *,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit:
+        """Write the registry of background operations in one transaction: insert or replace.
+
+        Raises:
+            OpsSnapshotInvalid: the document's envelope is bad; nothing was written.
+            RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
+        """
+        return await self._unary(
+            self._store.PersistOpsLifecycle,
+            self._requests.persist_ops_lifecycle(runtime_id, snapshot, if_revision, request_id),
+            answers.commit,
+            self._deadline(timeout_seconds),
+        )
+
+    async def load_ops_lifecycle(self, runtime_id: str, *, timeout_seconds: float | None = None) -> str | None:
+        """Load the registry of background operations, byte for byte as it was written."""
+        return (await self.load_ops_lifecycle_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+
+    async def load_ops_lifecycle_with_revision(
+        self, runtime_id: str, *, timeout_seconds: float | None = None
+    ) -> Loaded[str | None]:
+        """Load the registry of background operations and the revision, as they were at one moment."""
+        return await self._unary(
+            self._store.LoadOpsLifecycle,
+            self._requests.load_ops_lifecycle(runtime_id),
+            answers.ops_lifecycle,
+            self._deadline(timeout_seconds),
+        )
+
+    async def get_server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
+        """Ask what the server is and what it accepts. It reads nothing from the store."""
+        return await self._unary(
+            runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._connected()).GetServerInfo,
+            self._requests.get_server_info(),
+            answers.server_info,
+            self._deadline(timeout_seconds),
+        )
+
+    async def _load_oauth_flow_snapshot(self, deadline: Deadline) -> OAuthFlowSnapshot:
+        return await self._unary(
+            self._store.LoadAuthOAuthFlowSnapshot,
+            self._requests.load_auth_oauth_flow_snapshot(),
+            answers.oauth_flow_snapshot,
+            deadline,
+        )
+
+    @property
+    def _store(self) -> runtime_store_pb2_grpc.RuntimeStoreAsyncStub:
+        if self._store_stub is None:
+            self._store_stub = runtime_store_pb2_grpc.RuntimeStoreStub(self._connected())
+        return self._store_stub
+
+    def _connected(self) -> grpc.aio.Channel:
+        # Not before the first call: the channel belongs to the event loop that runs when it is made.
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=channel_options(self._max_message_bytes))
+        return self._channel
+
+    def _deadline(self, timeout_seconds: float | None) -> Deadline:
+        return Deadline(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+
+    async def _unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Q, A],
+        request: Q,
+        read: Callable[[A], R],
+        deadline: Deadline,
+    ) -> R:
+        async def attempt(timeout_seconds: float) -> R:
+            return read(await method(request, timeout=timeout_seconds))
+
+        return await self._call(attempt, request, deadline)
+
+    async def _stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Q, A],
+        request: Q,
+        new_join: Callable[[], answers.Join[A, R]],
+        deadline: Deadline,
+    ) -> R:
+        async def attempt(timeout_seconds: float) -> R:
+            join = new_join()
+            stream = method(request, timeout=timeout_seconds)
+            try:
+                async for message in stream:
+                    join.add(message)
+                return join.joined(await stream.trailing_metadata())
+            finally:
+                stream.cancel()  # nothing, once it has ended
+
+        return await self._call(attempt, request, deadline)
+
+    async def _call(self, attempt: Callable[[float], Awaitable[R]], request: object, deadline: Deadline) -> R:
+        """The one path of every call: attempts under one deadline and one request id, failures by their class."""
+        attempts = Attempts(self._retry, deadline, getattr(request, "request_id", None))
+        while True:
+            timeout_seconds = attempts.next_timeout_seconds()
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            try:
+                return await attempt(timeout_seconds)
+            except grpc.aio.AioRpcError as failed:
+                error = refusal_of(failed.code(), failed.details(), failed.trailing_metadata())
+                pause_seconds = attempts.pause_after(error)
+                if pause_seconds is None:
+                    raise error from failed
+            except asyncio.CancelledError as cancelled:
+                task = asyncio.current_task()
+                if self._closed and (task is None or not task.cancelling()):
+                    # close() cancels calls, not the tasks that wait for them: those must not look cancelled.
+                    raise CallFailed("the client was closed during the call", grpc.StatusCode.CANCELLED) from cancelled
+                raise
+            await asyncio.sleep(pause_seconds)

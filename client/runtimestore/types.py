@@ -1,0 +1,186 @@
+"""What the clients take and give: plain frozen values, compared by their content."""
+
+from __future__ import annotations
+
+import enum
+import json
+import uuid
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+__all__ = [
+    "Commit",
+    "CommitCounters",
+    "InputState",
+    "InputStateSeed",
+    "Limits",
+    "Loaded",
+    "OAuthCommit",
+    "OAuthFlowSnapshot",
+    "RunApplyBoundary",
+    "RunBoundaryReceipt",
+    "RuntimeState",
+    "ServerInfo",
+]
+
+T = TypeVar("T")
+
+
+class RuntimeState(enum.Enum):
+    """The state of a runtime. Any may follow any other: the runtime decides, the store remembers."""
+
+    INITIALIZING = "initializing"
+    IDLE = "idle"
+    ATTACHED = "attached"
+    RUNNING = "running"
+    RETIRED = "retired"
+    STOPPED = "stopped"
+    DESTROYED = "destroyed"
+
+
+class RunApplyBoundary(enum.Enum):
+    """Where in a run a primitive was applied."""
+
+    IMMEDIATE = "immediate"
+    RUN_START = "run_start"
+    RUN_CHECKPOINT = "run_checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class RunBoundaryReceipt:
+    """The proof that a primitive was applied at a boundary of a run; its key is (runtime, `run_id`, `sequence`).
+
+    `run_id` and `contributing_input_ids` are UUIDs in any textual form; loaded, they are in lower case with hyphens,
+    the contributing ids in the order given. `message_count` and `sequence` are unsigned 64-bit numbers.
+    """
+
+    run_id: str
+    boundary: RunApplyBoundary
+    contributing_input_ids: tuple[str, ...]
+    message_count: int
+    sequence: int
+    conversation_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputStateSeed:
+    """What a person wants to see of an input's document; `None` is what the document lacks. The server fills it in."""
+
+    phase: str
+    last_run_id: str | None = None
+    last_boundary_sequence: int | None = None
+    attempt_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputState:
+    """One input's state: its UUID and the runtime's JSON document, kept byte for byte.
+
+    `seed` is set on what was loaded, ignored in writes and left out of comparisons.
+    """
+
+    input_id: str
+    state_json: str
+    seed: InputStateSeed | None = field(default=None, compare=False)
+
+    @classmethod
+    def from_json(cls, document: str) -> InputState:
+        """The state of a document, with the id that stands in it, spelt as the store spells ids.
+
+        Raises:
+            ValueError: the document is no JSON object with a text `input_id`.
+        """
+        value = json.loads(document)
+        input_id = value.get("input_id") if isinstance(value, dict) else None
+        if not isinstance(input_id, str):
+            # A ValueError, as for text that is no JSON at all: the caller has one thing to handle.
+            raise ValueError("an input document is a JSON object with a text `input_id`")  # noqa: TRY004
+        return cls(_as_stored(input_id), document)
+
+
+def _as_stored(text: str) -> str:
+    """A UUID in lower case with hyphens; any other text as it is, for the server to refuse."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return text
+
+
+class Commit(NamedTuple):
+    """The acknowledgement of a write to a runtime: it is durable.
+
+    `revision` is the runtime's after the write; of a repeat, the one that the first answer told. `replayed` tells
+    that the request id was known and nothing was changed.
+    """
+
+    revision: int
+    replayed: bool
+
+
+class OAuthCommit(NamedTuple):
+    """The acknowledgement of a write of the OAuth flow snapshot: it is durable.
+
+    `version` is the snapshot's after the write; of a repeat, the one that the first answer told. `replayed` tells
+    that the request id was known and nothing was changed.
+    """
+
+    version: int
+    replayed: bool
+
+
+class Loaded(NamedTuple, Generic[T]):
+    """A value and the runtime's revision that the load saw (0: nothing was ever written).
+
+    Hand the revision to a write as `if_revision`, and the two are compare-and-swap.
+    """
+
+    value: T
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthFlowSnapshot:
+    """The OAuth flow snapshot of a realm (`None`: there is none) and its version (0: there is none)."""
+
+    # Kept out of the repr: the bytes hold secrets, and reprs end up in logs.
+    snapshot_json: bytes | None = field(repr=False)
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server accepts."""
+
+    max_message_bytes: int
+    max_session_snapshot_bytes: int
+    max_document_bytes: int
+    max_waiting_writes: int
+    max_waiting_bytes: int
+    max_waiting_reads: int
+    request_retention_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCounters:
+    """Counters of the server's write path since it started: `writes` / `transactions` is the mean batch size."""
+
+    transactions: int
+    writes: int
+    refusals: int
+    replays: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server is and what it accepts.
+
+    `engine` is `sqlite`, `postgresql` or `memory`; `capabilities` name what the server can do beyond the fifteen
+    methods.
+    """
+
+    server_version: str
+    engine: str
+    schema_revision: str
+    limits: Limits
+    capabilities: frozenset[str]
+    commits: CommitCounters

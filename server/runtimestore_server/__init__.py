@@ -1,0 +1,1 @@
+"""The server of RuntimeStore: fifteen RPCs over SQLite or Postgres."""

@@ -1,0 +1,24 @@
+"""The command `runtimestore`, and `python -m runtimestore_server`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; says what to install where only the thin client is."""
+    try:
+        from runtimestore_server.cli import run
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("runtimestore"):
+            raise
+        sys.stderr.write(
+            f"runtimestore: this command needs the package {error.name}, which the thin client does not bring: "
+            "pip install 'runtimestore[server]'\n"
+        )
+        return 1
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

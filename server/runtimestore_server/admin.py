@@ -1,0 +1,56 @@
+"""The service `RuntimeStoreAdmin`: questions to the server itself."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from runtimestore.v1 import runtime_store_admin_pb2 as pb
+from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
+from runtimestore_server.identifiers import realm_field
+
+if TYPE_CHECKING:
+    from runtimestore_server.settings import Settings
+    from runtimestore_server.store import Store
+
+SERVER_VERSION = version("runtimestore")
+
+
+class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
+    """The service `runtimestore.v1.RuntimeStoreAdmin` of one server."""
+
+    def __init__(self, store: Store, settings: Settings, *, schema_revision: str) -> None:
+        self._store = store
+        capabilities = ["request_replay", "if_revision", *(["durable"] if store.database.durable else [])]
+        self._answer = pb.GetServerInfoResponse(
+            server_version=SERVER_VERSION,
+            engine=store.database.name,
+            schema_revision=schema_revision,
+            limits=pb.Limits(
+                max_message_bytes=settings.max_message_bytes,
+                max_session_snapshot_bytes=settings.max_session_snapshot_bytes,
+                max_document_bytes=settings.max_document_bytes,
+                max_waiting_writes=settings.max_waiting_writes,
+                max_waiting_bytes=settings.max_waiting_bytes,
+                max_waiting_reads=settings.max_waiting_reads,
+                request_retention_seconds=settings.request_retention_seconds,
+            ),
+            capabilities=capabilities,
+        )
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+        """What this server is, what it accepts, and its counters."""
+        del context
+        realm_field(request.realm)
+        counters = self._store.counters
+        answer = pb.GetServerInfoResponse()
+        answer.CopyFrom(self._answer)
+        answer.commits.CopyFrom(
+            pb.CommitCounters(
+                transactions=counters.transactions,
+                writes=counters.writes,
+                refusals=counters.refusals,
+                replays=counters.replays,
+            )
+        )
+        return answer

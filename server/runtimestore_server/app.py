@@ -1,0 +1,158 @@
+"""The composition root: settings → database → store → services → grpc.aio.server, and the way back down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Self
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from runtimestore.v1 import (
+    runtime_store_admin_pb2,
+    runtime_store_admin_pb2_grpc,
+    runtime_store_pb2,
+    runtime_store_pb2_grpc,
+)
+from runtimestore_server.admin import RuntimeStoreAdminService
+from runtimestore_server.interceptors import interceptors
+from runtimestore_server.service import RuntimeStoreService
+from runtimestore_server.store import Store, schema
+from runtimestore_server.store.engines import open_database
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from runtimestore_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+SERVICES = (
+    runtime_store_pb2.DESCRIPTOR.services_by_name["RuntimeStore"].full_name,
+    runtime_store_admin_pb2.DESCRIPTOR.services_by_name["RuntimeStoreAdmin"].full_name,
+)
+
+STREAMS_PER_CONNECTION = 10_000
+"""How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
+
+
+class CannotServe(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+class Application:
+    """A running server, as an async context manager: it serves inside, and has drained and closed after.
+
+    Raises (on entering):
+        CannotServe: the address is taken or cannot be listened on.
+        SchemaNotCurrent: the database cannot be served as it is.
+        ValueError: the database URL is none.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.address = ""
+        self.store: Store
+        self._server: grpc.aio.Server
+        self._health: health.aio.HealthServicer
+        self._watching: asyncio.Task[None]
+
+    async def __aenter__(self) -> Self:
+        """Open the store and serve it."""
+        settings = self.settings
+        database = open_database(
+            settings.database_url.get_secret_value(),
+            committer_threads=settings.committer_threads,
+            reader_threads=settings.reader_threads,
+        )
+        try:
+            if database.creates_itself:
+                await asyncio.to_thread(schema.create_if_empty, database)
+            state = await asyncio.to_thread(schema.check, database)
+        except Exception:
+            database.dispose()
+            raise
+        self.store = Store(database, settings)
+        try:
+            await self._serve(state.revision or "")
+        except BaseException:
+            await self.store.close()
+            raise
+        return self
+
+    async def _serve(self, schema_revision: str) -> None:
+        settings = self.settings
+        self._server = server = grpc.aio.server(interceptors=interceptors(), options=channel_options(settings))
+        runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(RuntimeStoreService(self.store, settings), server)
+        runtime_store_admin_pb2_grpc.add_RuntimeStoreAdminServicer_to_server(
+            RuntimeStoreAdminService(self.store, settings, schema_revision=schema_revision), server
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_insecure_port(settings.listen)
+        except RuntimeError:
+            raise CannotServe(
+                f"cannot listen on {settings.listen}: the address is taken, or not this machine's; "
+                "choose another --listen"
+            ) from None
+        self.address = (
+            settings.listen if settings.listen.startswith("unix:") else f"{settings.listen.rpartition(':')[0]}:{port}"
+        )
+        await self._report(SERVING)
+        await server.start()
+        self._watching = asyncio.create_task(self._watch(), name="watch-health")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drain: NOT_SERVING at once, calls in flight finish within the grace period, the queue is committed."""
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
+        await self._health.enter_graceful_shutdown()
+        # New calls are refused from here on; those in flight get the grace period, then are cancelled.
+        await self._server.stop(self.settings.grace_period_seconds)
+        await self.store.close()
+
+    async def _watch(self) -> None:
+        """Tell the health service what the store says, for as long as the server runs."""
+        serving = True
+        while True:
+            await asyncio.sleep(self.settings.health_interval_seconds)
+            try:
+                async with asyncio.timeout(self.settings.health_interval_seconds + 1):
+                    await self.store.check()
+            except Exception as error:  # noqa: BLE001  (whatever it is: not ready)
+                if serving:
+                    _log.warning("not ready", error=type(error).__name__)
+                serving = False
+            else:
+                if not serving:
+                    _log.info("ready again")
+                serving = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._report(SERVING if serving else NOT_SERVING)
+
+    async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+
+def channel_options(settings: Settings) -> list[tuple[str, int]]:
+    """The gRPC options of the server."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
+        # Clients may ping an idle connection this often without being sent away.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

@@ -1,0 +1,138 @@
+"""Exceptions become statuses here and nowhere else, from their class.
+
+Unknown ones become INTERNAL with one fixed sentence; the log has the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from runtimestore.errors import DOMAIN, InternalError, RuntimeStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+_log = structlog.get_logger(__name__)
+
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+METADATA_VALUE_LIMIT = 1024
+"""Trailing metadata has to fit into 8 KiB by gRPC's default; no single value may fill it."""
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns what a handler raises into a status with ErrorInfo, BadRequest and RetryInfo."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+
+    async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of this call, wrapped; wrapped once per method, not once per call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler  # unknown method: gRPC itself answers UNIMPLEMENTED
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        # Generated code makes one handler per method and server, so comparing the function is enough.
+        behaviour = handler.unary_unary or handler.unary_stream
+        if known is not None and known[0] == behaviour:
+            return known[1]
+        wrapped = _wrap(method, handler)
+        self._wrapped[method] = (behaviour, wrapped)
+        return wrapped
+
+
+def _wrap(method: str, handler: Any) -> Any:
+    if handler.unary_unary is not None:
+        unary = handler.unary_unary
+
+        async def unary_unary(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            try:
+                answer = await unary(request, context)
+            except Exception as error:
+                await _refuse(method, error, context, started)
+                raise AssertionError("unreachable: abort raises") from error
+            _log.debug("served", method=method, seconds=round(time.perf_counter() - started, 6))
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(
+            unary_unary,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+    if handler.unary_stream is not None:
+        stream = handler.unary_stream
+
+        async def unary_stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            started = time.perf_counter()
+            try:
+                async for message in stream(request, context):
+                    yield message
+            except Exception as error:  # noqa: BLE001  (this is the one place where all of them end)
+                await _refuse(method, error, context, started)
+            _log.debug("served", method=method, seconds=round(time.perf_counter() - started, 6))
+
+        return grpc.unary_stream_rpc_method_handler(
+            unary_stream,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+    return handler  # the bidirectional stream of server reflection answers for itself
+
+
+async def _refuse(method: str, error: Exception, context: Context, started: float) -> None:
+    """End the call with the status of `error`; always raises."""
+    if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
+        raise error
+    if isinstance(error, RuntimeStoreError):
+        refusal = error
+        log = _log.warning if isinstance(error, InternalError) else _log.info
+        log("refused", method=method, reason=refusal.reason, seconds=round(time.perf_counter() - started, 6))
+    else:
+        # The frames and the class, but not the message: it may quote what a caller sent, and that may be a secret.
+        frames = [
+            f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+        ]
+        _log.error("call failed", method=method, error=type(error).__name__, traceback=frames)
+        refusal = InternalError("an unforeseen error; the server's log has the whole story")
+    status = status_of(refusal)
+    await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+
+
+def status_of(refusal: RuntimeStoreError) -> status_pb2.Status:
+    """The `google.rpc.Status` of a refusal, with its details."""
+    metadata = {key: value[:METADATA_VALUE_LIMIT] for key, value in refusal.metadata.items()}
+    info = error_details_pb2.ErrorInfo(
+        reason=refusal.reason, domain=DOMAIN, metadata=metadata | {"store_error": refusal.store_error}
+    )
+    details: list[Any] = [info]
+    if refusal.violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+                    for field, description in refusal.violations
+                ]
+            )
+        )
+    if refusal.retry_after_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(refusal.retry_after_seconds * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

@@ -1,0 +1,78 @@
+"""Boundary receipts: from the wire to their stored form, which people can read, and back."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import msgspec
+
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.documents import within
+from runtimestore_server.identifiers import bad_field, uuid_field
+from runtimestore_server.store.values import ReceiptDocument
+
+BOUNDARIES = {
+    pb.RUN_APPLY_BOUNDARY_IMMEDIATE: "immediate",
+    pb.RUN_APPLY_BOUNDARY_RUN_START: "run_start",
+    pb.RUN_APPLY_BOUNDARY_RUN_CHECKPOINT: "run_checkpoint",
+}
+_BY_NAME = {name: number for number, name in BOUNDARIES.items()}
+
+
+class _StoredReceipt(msgspec.Struct, omit_defaults=True):
+    """The stored form: the trait's own JSON form of a receipt."""
+
+    run_id: str
+    boundary: str
+    contributing_input_ids: list[str]
+    message_count: int
+    sequence: int
+    conversation_digest: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_StoredReceipt)
+
+
+def receipt_document(receipt: pb.RunBoundaryReceipt, *, limit_bytes: int) -> ReceiptDocument:
+    """The stored form of a receipt, checked.
+
+    Raises:
+        InvalidRequest: an id is no UUID, the boundary is unspecified or unknown, or it is larger than `limit_bytes`.
+    """
+    run_id = uuid_field(receipt.run_id, "receipt.run_id")
+    boundary = BOUNDARIES.get(receipt.boundary)
+    if boundary is None:
+        raise bad_field("receipt.boundary", "must be immediate, run_start or run_checkpoint")
+    body = _encoder.encode(
+        _StoredReceipt(
+            run_id=run_id,
+            boundary=boundary,
+            contributing_input_ids=[
+                uuid_field(input_id, f"receipt.contributing_input_ids[{position}]")
+                for position, input_id in enumerate(receipt.contributing_input_ids)
+            ],
+            message_count=receipt.message_count,
+            sequence=receipt.sequence,
+            conversation_digest=receipt.conversation_digest if receipt.HasField("conversation_digest") else None,
+        )
+    )
+    within(limit_bytes, len(body), "receipt", "max_document_bytes")
+    return ReceiptDocument(run_id, receipt.sequence, body, sha256(body).digest())
+
+
+def receipt_message(stored: bytes) -> pb.RunBoundaryReceipt:
+    """The receipt of a stored form.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    receipt = _decoder.decode(stored)
+    return pb.RunBoundaryReceipt(
+        run_id=receipt.run_id,
+        boundary=_BY_NAME[receipt.boundary],
+        contributing_input_ids=receipt.contributing_input_ids,
+        message_count=receipt.message_count,
+        sequence=receipt.sequence,
+        conversation_digest=receipt.conversation_digest,
+    )

@@ -1,0 +1,321 @@
+"""The fifteen handlers: check, run, answer. What is more than that belongs in the store or in an interceptor."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from runtimestore_server import documents
+from runtimestore_server.identifiers import bad_field, realm_field, runtime_id_field, uuid_field
+from runtimestore_server.receipts import receipt_document, receipt_message
+from runtimestore_server.store import OAuthFlowWrite, RuntimeKey, Write, reads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from runtimestore_server.settings import Settings
+    from runtimestore_server.store import Outcome, Store
+    from runtimestore_server.store.values import InputDocument, SessionSnapshot
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1024 * 1024
+"""Streams send this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""
+
+LARGE_REQUEST_BYTES = 256 * 1024
+"""A request over this size is checked on a reader thread: hashing and parsing it would keep the event loop too long."""
+
+REVISION_KEY = "runtimestore-revision"
+"""Trailing metadata of an empty session stream: the revision that the load saw."""
+
+RUNTIME_STATES = {
+    pb.RUNTIME_STATE_INITIALIZING: "initializing",
+    pb.RUNTIME_STATE_IDLE: "idle",
+    pb.RUNTIME_STATE_ATTACHED: "attached",
+    pb.RUNTIME_STATE_RUNNING: "running",
+    pb.RUNTIME_STATE_RETIRED: "retired",
+    pb.RUNTIME_STATE_STOPPED: "stopped",
+    pb.RUNTIME_STATE_DESTROYED: "destroyed",
+}
+_STATES_BY_NAME = {name: number for number, name in RUNTIME_STATES.items()}
+
+Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], different for each method
+
+
+class RuntimeStoreService(rpc.RuntimeStoreServicer):
+    """The service `runtimestore.v1.RuntimeStore` over a store."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._document_bytes = settings.max_document_bytes
+        self._snapshot_bytes = settings.max_session_snapshot_bytes
+
+    async def AuthAuthorityKey(
+        self, request: pb.AuthAuthorityKeyRequest, context: Context
+    ) -> pb.AuthAuthorityKeyResponse:
+        """The stable name of the authority behind a realm's OAuth flows."""
+        del context
+        return pb.AuthAuthorityKeyResponse(authority_key=await self._store.authority_key(realm_field(request.realm)))
+
+    async def PersistAuthOAuthFlowSnapshot(
+        self, request: pb.PersistAuthOAuthFlowSnapshotRequest, context: Context
+    ) -> pb.PersistAuthOAuthFlowSnapshotResponse:
+        """Replace the realm's OAuth flow snapshot."""
+        del context
+        outcome = await self._store.commit(self._oauth_write(request, expected_version=None))
+        return pb.PersistAuthOAuthFlowSnapshotResponse(version=outcome.revision, replayed=outcome.replayed)
+
+    async def LoadAuthOAuthFlowSnapshot(
+        self, request: pb.LoadAuthOAuthFlowSnapshotRequest, context: Context
+    ) -> pb.LoadAuthOAuthFlowSnapshotResponse:
+        """Read the realm's OAuth flow snapshot and its version."""
+        del context
+        version, stored = await self._store.read(reads.load_oauth_flow_snapshot, realm_field(request.realm))
+        return pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=stored, version=version)
+
+    async def UpdateAuthOAuthFlowSnapshot(
+        self, request: pb.UpdateAuthOAuthFlowSnapshotRequest, context: Context
+    ) -> pb.UpdateAuthOAuthFlowSnapshotResponse:
+        """Replace the realm's OAuth flow snapshot if it is at the expected version."""
+        del context
+        outcome = await self._store.commit(self._oauth_write(request, expected_version=request.expected_version))
+        return pb.UpdateAuthOAuthFlowSnapshotResponse(version=outcome.revision, replayed=outcome.replayed)
+
+    async def CommitSessionSnapshot(
+        self, request: pb.CommitSessionSnapshotRequest, context: Context
+    ) -> pb.CommitSessionSnapshotResponse:
+        """Write a session snapshot that is no boundary."""
+        del context
+
+        def check() -> Write:
+            return Write(
+                **_common(request),
+                snapshot=self._snapshot(_required(request, "session_delta"), None),
+            )
+
+        outcome = await self._commit(request, check)
+        return pb.CommitSessionSnapshotResponse(revision=outcome.revision, replayed=outcome.replayed)
+
+    async def AtomicApply(self, request: pb.AtomicApplyRequest, context: Context) -> pb.AtomicApplyResponse:
+        """Commit a run boundary: snapshot, receipt and inputs, all or nothing."""
+        del context
+
+        def check() -> Write:
+            key = (
+                uuid_field(request.session_store_key, "session_store_key")
+                if request.HasField("session_store_key")
+                else None
+            )
+            delta = request.session_delta if request.HasField("session_delta") else None
+            return Write(
+                **_common(request),
+                snapshot=self._snapshot(delta, key) if delta is not None else None,
+                receipt=receipt_document(_required(request, "receipt"), limit_bytes=self._document_bytes),
+                inputs=self._inputs(request.input_updates, "input_updates"),
+            )
+
+        outcome = await self._commit(request, check)
+        return pb.AtomicApplyResponse(revision=outcome.revision, replayed=outcome.replayed)
+
+    async def LoadInputStates(
+        self, request: pb.LoadInputStatesRequest, context: Context
+    ) -> AsyncIterator[pb.LoadInputStatesResponse]:
+        """Read all inputs of a runtime in batches."""
+        del context
+        revision, stored = await self._store.read(reads.load_input_states, _runtime(request))
+        answer = pb.LoadInputStatesResponse(revision=revision)
+        size_bytes = 0
+        for item in stored:
+            if size_bytes and size_bytes + len(item.state_json) > CHUNK_BYTES:
+                yield answer
+                answer = pb.LoadInputStatesResponse(revision=revision)
+                size_bytes = 0
+            answer.input_states.append(_input_message(item))
+            size_bytes += len(item.state_json)
+        yield answer
+
+    async def LoadBoundaryReceipt(
+        self, request: pb.LoadBoundaryReceiptRequest, context: Context
+    ) -> pb.LoadBoundaryReceiptResponse:
+        """Read the receipt of one boundary."""
+        del context
+        runtime, run_id = _runtime(request), uuid_field(request.run_id, "run_id")
+        revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
+        try:
+            receipt = receipt_message(stored) if stored is not None else None
+        except (ValueError, KeyError):
+            raise reads.corrupt(
+                "receipts",
+                "cannot be decoded",
+                runtime_id=runtime.runtime_id,
+                run_id=run_id,
+                sequence=str(request.sequence),
+            ) from None
+        return pb.LoadBoundaryReceiptResponse(receipt=receipt, revision=revision)
+
+    async def LoadSessionSnapshot(
+        self, request: pb.LoadSessionSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.LoadSessionSnapshotResponse]:
+        """Read the session snapshot of a runtime: its description, then its bytes in chunks."""
+        revision, stored = await self._store.read(reads.load_session_snapshot, _runtime(request))
+        if stored is None:
+            context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
+            return
+        yield pb.LoadSessionSnapshotResponse(
+            info=pb.SessionSnapshotInfo(
+                session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
+            )
+        )
+        for start in range(0, len(stored.body), CHUNK_BYTES):
+            yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
+
+    async def PersistInputState(
+        self, request: pb.PersistInputStateRequest, context: Context
+    ) -> pb.PersistInputStateResponse:
+        """Write one input's state."""
+        del context
+
+        def check() -> Write:
+            state = _required(request, "state")
+            return Write(
+                **_common(request),
+                inputs=(documents.input_state(state, "state", limit_bytes=self._document_bytes),),
+            )
+
+        outcome = await self._commit(request, check)
+        return pb.PersistInputStateResponse(revision=outcome.revision, replayed=outcome.replayed)
+
+    async def LoadInputState(self, request: pb.LoadInputStateRequest, context: Context) -> pb.LoadInputStateResponse:
+        """Read one input's state."""
+        del context
+        input_id = uuid_field(request.input_id, "input_id")
+        revision, stored = await self._store.read(reads.load_input_state, _runtime(request), input_id)
+        return pb.LoadInputStateResponse(
+            state=_input_message(stored) if stored is not None else None, revision=revision
+        )
+
+    async def LoadRuntimeState(
+        self, request: pb.LoadRuntimeStateRequest, context: Context
+    ) -> pb.LoadRuntimeStateResponse:
+        """Read the state of a runtime."""
+        del context
+        revision, state = await self._store.read(reads.load_runtime_state, _runtime(request))
+        return pb.LoadRuntimeStateResponse(state=_STATES_BY_NAME[state] if state else None, revision=revision)
+
+    async def CommitMachineLifecycle(
+        self, request: pb.CommitMachineLifecycleRequest, context: Context
+    ) -> pb.CommitMachineLifecycleResponse:
+        """Write the state of a runtime and inputs' states, all or nothing."""
+        del context
+
+        def check() -> Write:
+            state = RUNTIME_STATES.get(_required(request, "commit").runtime_state)
+            if state is None:
+                raise bad_field("commit.runtime_state", f"must be one of {', '.join(RUNTIME_STATES.values())}")
+            return Write(
+                **_common(request),
+                runtime_state=state,
+                inputs=self._inputs(request.input_states, "input_states"),
+            )
+
+        outcome = await self._commit(request, check)
+        return pb.CommitMachineLifecycleResponse(revision=outcome.revision, replayed=outcome.replayed)
+
+    async def PersistOpsLifecycle(
+        self, request: pb.PersistOpsLifecycleRequest, context: Context
+    ) -> pb.PersistOpsLifecycleResponse:
+        """Write the registry of background operations."""
+        del context
+
+        def check() -> Write:
+            snapshot = _required(request, "snapshot")
+            return Write(**_common(request), ops=documents.ops_snapshot(snapshot, limit_bytes=self._document_bytes))
+
+        outcome = await self._commit(request, check)
+        return pb.PersistOpsLifecycleResponse(revision=outcome.revision, replayed=outcome.replayed)
+
+    async def LoadOpsLifecycle(
+        self, request: pb.LoadOpsLifecycleRequest, context: Context
+    ) -> pb.LoadOpsLifecycleResponse:
+        """Read the registry of background operations."""
+        del context
+        revision, stored = await self._store.read(reads.load_ops_lifecycle, _runtime(request))
+        snapshot = (
+            pb.PersistedOpsSnapshot(snapshot_json=stored.snapshot_json.decode(), epoch_id=stored.epoch_id)
+            if stored is not None
+            else None
+        )
+        return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
+
+    async def _commit(self, request: Any, check: Callable[[], Write]) -> Outcome:
+        """Check a request where it does not keep others waiting, then commit it."""
+        if request.ByteSize() > LARGE_REQUEST_BYTES:
+            write = await self._store.on_reader_thread(check)
+        else:
+            write = check()
+        # What was checked is held by `write` alone from here: a large request would double what waits in memory.
+        request.Clear()
+        return await self._store.commit(write)
+
+    def _snapshot(self, delta: pb.SessionDelta, belongs_to: str | None) -> SessionSnapshot:
+        if delta.WhichOneof("delta") is None:
+            raise bad_field("session_delta.session_snapshot", "is required")
+        return documents.session_snapshot(
+            delta.session_snapshot, belongs_to=belongs_to, limit_bytes=self._snapshot_bytes
+        )
+
+    def _inputs(self, states: Iterable[pb.StoredInputState], field: str) -> tuple[InputDocument, ...]:
+        return tuple(
+            documents.input_state(state, f"{field}[{position}]", limit_bytes=self._document_bytes)
+            for position, state in enumerate(states)
+        )
+
+    def _oauth_write(self, request: Any, *, expected_version: int | None) -> OAuthFlowWrite:
+        snapshot_json: bytes = request.snapshot_json
+        documents.within(self._document_bytes, len(snapshot_json), "snapshot_json", "max_document_bytes")
+        return OAuthFlowWrite(
+            realm=realm_field(request.realm),
+            request_id=_request_id(request),
+            snapshot_json=snapshot_json,
+            sha256=sha256(snapshot_json).digest(),
+            expected_version=expected_version,
+        )
+
+
+def _runtime(request: Any) -> RuntimeKey:
+    return RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id))
+
+
+def _request_id(request: Any) -> str | None:
+    return uuid_field(request.request_id, "request_id") if request.request_id else None
+
+
+def _common(request: Any) -> dict[str, Any]:
+    """What every write to a runtime carries."""
+    return {
+        "runtime": _runtime(request),
+        "request_id": _request_id(request),
+        "if_revision": request.if_revision if request.HasField("if_revision") else None,
+    }
+
+
+def _required(request: Any, field: str) -> Any:
+    if not request.HasField(field):
+        raise bad_field(field, "is required")
+    return getattr(request, field)
+
+
+def _input_message(stored: reads.StoredInput) -> pb.StoredInputState:
+    seed = documents.input_seed(stored.state_json)
+    return pb.StoredInputState(
+        input_id=stored.input_id,
+        state_json=stored.state_json.decode(),
+        seed=pb.InputStateSeed(
+            phase=seed.phase,
+            last_run_id=seed.last_run_id,
+            last_boundary_sequence=seed.last_boundary_sequence,
+            attempt_count=seed.attempt_count,
+        ),
+    )

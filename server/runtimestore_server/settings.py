@@ -1,0 +1,164 @@
+"""The settings of the server: one frozen class, filled from flags, environment and a TOML file, in this order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+MIB = 1024 * 1024
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its unit. A flag wins over the environment, the environment over the file."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix="RUNTIMESTORE_",
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        cli_enforce_required=False,
+    )
+
+    config: Path | None = Field(
+        None, description="A TOML file with any of these settings, by their names with underscores."
+    )
+    listen: str = Field(
+        "127.0.0.1:50051",
+        description="Where to serve: HOST:PORT (port 0 lets the system choose one) or unix:PATH.",
+    )
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///runtimestore.db"),
+        description=(
+            "Where to store: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, or memory: for an ephemeral "
+            "store that forgets everything when it stops."
+        ),
+    )
+    max_message_bytes: Positive = Field(128 * MIB, description="The largest gRPC message taken in or sent, in bytes.")
+    max_session_snapshot_bytes: Positive = Field(
+        120 * MIB, description="The largest session snapshot taken in, in bytes."
+    )
+    max_document_bytes: Positive = Field(
+        4 * MIB - 64 * 1024,
+        description=(
+            "The largest input, ops or OAuth document and the largest receipt taken in, in bytes. At the default each "
+            "can be read by a client that keeps gRPC's own limit of 4 MiB."
+        ),
+    )
+    max_waiting_writes: Positive = Field(
+        1024, description="How many writes may wait for their transaction before more are answered OVERLOADED."
+    )
+    max_waiting_bytes: Positive = Field(
+        256 * MIB,
+        description="How many bytes of documents may wait for their transaction before more are answered OVERLOADED.",
+    )
+    max_waiting_reads: Positive = Field(
+        1024, description="How many loads may wait for a reader thread before more are answered OVERLOADED."
+    )
+    max_batch_writes: Positive = Field(64, description="How many writes one transaction takes at most.")
+    committer_threads: Positive = Field(
+        2, description="How many transactions Postgres commits at a time. SQLite has one writer whatever this says."
+    )
+    reader_threads: Positive = Field(4, description="How many loads run at a time.")
+    request_retention_seconds: Positive = Field(
+        24 * 3600, description="How long a request id is remembered, in seconds."
+    )
+    grace_period_seconds: float = Field(
+        10.0, ge=0, description="How long calls in flight may take to finish after SIGTERM or SIGINT, in seconds."
+    )
+    health_interval_seconds: float = Field(
+        5.0, gt=0, description="How often the engine and the schema are checked for the health service, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe log lines to write."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines for people (text) or for machines (json, one object a line)."
+    )
+
+    _config_file: ClassVar[Path | None] = None
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_an_address(cls, value: str) -> str:
+        if value.startswith("unix:"):
+            if not value.removeprefix("unix:"):
+                raise ValueError("unix: needs a path, such as unix:/run/runtimestore.sock")
+            return value
+        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", value)
+        if match is None or int(match[2]) > 65535:  # noqa: PLR2004  (the largest TCP port)
+            raise ValueError("must be HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url_is_known(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url == "memory:" or re.match(r"(sqlite|postgresql|postgres)(\+[a-z0-9]+)?:", url):
+            return value
+        raise ValueError("must begin with sqlite:///, postgresql:// or be memory:")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags and arguments first, then the environment, then the file."""
+        del dotenv_settings, file_secret_settings
+        sources = (init_settings, env_settings)
+        if cls._config_file is None:
+            return sources
+        return (*sources, TomlConfigSettingsSource(settings_cls, cls._config_file))
+
+
+def from_command_line(arguments: list[str], *, command: str, description: str) -> Settings:
+    """The settings that the flags, the environment and the file they name give.
+
+    Raises:
+        pydantic.ValidationError: a value is bad; the error names the setting.
+        SystemExit: `--help` was asked for, or a flag is unknown.
+    """
+    path = _config_path(arguments)
+
+    class FromCommandLine(Settings):
+        __doc__ = description
+        _config_file: ClassVar[Path | None] = path
+
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        FromCommandLine, cli_prog_name=f"runtimestore {command}", cli_parse_args=arguments
+    )
+    return FromCommandLine(_cli_settings_source=source)
+
+
+def _config_path(arguments: list[str]) -> Path | None:
+    """The file that `--config` or RUNTIMESTORE_CONFIG names; known before the other settings are read."""
+    import argparse
+    import os
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get("RUNTIMESTORE_CONFIG"))
+    known, _ = parser.parse_known_args(arguments)
+    if not known.config:
+        return None
+    path = Path(known.config)
+    if not path.is_file():
+        raise SystemExit(f"runtimestore: --config {path}: no such file")
+    return path

@@ -1,0 +1,167 @@
+"""The loads: one function of `tx` each, one statement each, so that each is one consistent snapshot.
+
+Whatever is read is checked against the SHA-256 stored beside it before it is handed out.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from runtimestore.errors import StoredValueCorrupt
+from runtimestore_server.store.tables import (
+    inputs,
+    oauth_flow_snapshots,
+    ops_snapshots,
+    receipts,
+    runtimes,
+    session_snapshots,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.values import RuntimeKey
+
+
+class StoredSnapshot(NamedTuple):
+    """A session snapshot as it was written."""
+
+    session_id: str
+    sha256: bytes
+    body: bytes
+
+
+class StoredInput(NamedTuple):
+    """An input's document as it was written."""
+
+    input_id: str
+    state_json: bytes
+
+
+class StoredOps(NamedTuple):
+    """An ops document as it was written."""
+
+    epoch_id: str
+    snapshot_json: bytes
+
+
+def load_session_snapshot(tx: Connection, runtime: RuntimeKey) -> tuple[int, StoredSnapshot | None]:
+    """The revision and the session snapshot of a runtime."""
+    table = session_snapshots
+    row = tx.execute(_of_runtime(table, runtime, table.c.session_id, table.c.sha256, table.c.body)).one_or_none()
+    if row is None or row.sha256 is None:
+        return (row.revision if row else 0), None
+    verify(row.body, row.sha256, table, runtime_id=runtime.runtime_id)
+    return row.revision, StoredSnapshot(row.session_id, row.sha256, row.body)
+
+
+def load_input_states(tx: Connection, runtime: RuntimeKey) -> tuple[int, list[StoredInput]]:
+    """The revision and all inputs of a runtime, `input_id` ascending."""
+    table = inputs
+    statement = _of_runtime(table, runtime, table.c.input_id, table.c.sha256, table.c.state_json)
+    rows = tx.execute(statement.order_by(table.c.input_id)).all()
+    revision = rows[0].revision if rows else 0
+    stored = []
+    for row in rows:
+        if row.sha256 is not None:
+            verify(row.state_json, row.sha256, table, runtime_id=runtime.runtime_id, input_id=row.input_id)
+            stored.append(StoredInput(row.input_id, row.state_json))
+    return revision, stored
+
+
+def load_input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tuple[int, StoredInput | None]:
+    """The revision of a runtime and one of its inputs."""
+    table = inputs
+    statement = _of_runtime(
+        table, runtime, table.c.input_id, table.c.sha256, table.c.state_json, also=table.c.input_id == input_id
+    )
+    row = tx.execute(statement).one_or_none()
+    if row is None or row.sha256 is None:
+        return (row.revision if row else 0), None
+    verify(row.state_json, row.sha256, table, runtime_id=runtime.runtime_id, input_id=input_id)
+    return row.revision, StoredInput(row.input_id, row.state_json)
+
+
+def load_boundary_receipt(tx: Connection, runtime: RuntimeKey, run_id: str, sequence: int) -> tuple[int, bytes | None]:
+    """The revision of a runtime and the stored form of one of its receipts."""
+    table = receipts
+    statement = _of_runtime(
+        table,
+        runtime,
+        table.c.sha256,
+        table.c.receipt,
+        also=sa.and_(table.c.run_id == run_id, table.c.sequence == sequence),
+    )
+    row = tx.execute(statement).one_or_none()
+    if row is None or row.sha256 is None:
+        return (row.revision if row else 0), None
+    verify(row.receipt, row.sha256, table, runtime_id=runtime.runtime_id, run_id=run_id, sequence=str(sequence))
+    return row.revision, row.receipt
+
+
+def load_runtime_state(tx: Connection, runtime: RuntimeKey) -> tuple[int, str | None]:
+    """The revision and the state of a runtime."""
+    statement = sa.select(runtimes.c.revision, runtimes.c.runtime_state).where(_is(runtime))
+    row = tx.execute(statement).one_or_none()
+    return (row.revision, row.runtime_state) if row else (0, None)
+
+
+def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, StoredOps | None]:
+    """The revision and the ops document of a runtime."""
+    table = ops_snapshots
+    row = tx.execute(_of_runtime(table, runtime, table.c.epoch_id, table.c.sha256, table.c.snapshot_json)).one_or_none()
+    if row is None or row.sha256 is None:
+        return (row.revision if row else 0), None
+    verify(row.snapshot_json, row.sha256, table, runtime_id=runtime.runtime_id)
+    return row.revision, StoredOps(row.epoch_id, row.snapshot_json)
+
+
+def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | None]:
+    """The version and the bytes of a realm's OAuth flow snapshot."""
+    table = oauth_flow_snapshots
+    statement = sa.select(table.c.version, table.c.sha256, table.c.snapshot_json).where(table.c.realm == realm)
+    row = tx.execute(statement).one_or_none()
+    if row is None:
+        return 0, None
+    verify(row.snapshot_json, row.sha256, table, realm=realm)
+    return row.version, row.snapshot_json
+
+
+def verify(value: bytes, digest: bytes, table: sa.Table, **key: str) -> None:
+    """Check a stored value against its digest.
+
+    Raises:
+        StoredValueCorrupt: they do not match; the metadata name the row.
+    """
+    if sha256(value).digest() != digest:
+        raise corrupt(table.name, "does not match its SHA-256", **key)
+
+
+def corrupt(table: str, what: str, **key: str) -> StoredValueCorrupt:
+    """The refusal to hand out a damaged row, with its table and key."""
+    named = ", ".join(f"{name} {value}" for name, value in key.items())
+    return StoredValueCorrupt(
+        f"a value stored in {table} ({named}) {what}; restore this row from a backup, every other row is served",
+        metadata={"table": table, **key},
+    )
+
+
+def _is(runtime: RuntimeKey) -> sa.ColumnElement[bool]:
+    return sa.and_(runtimes.c.realm == runtime.realm, runtimes.c.runtime_id == runtime.runtime_id)
+
+
+def _of_runtime(
+    table: sa.Table,
+    runtime: RuntimeKey,
+    *columns: sa.Column[Any],
+    also: sa.ColumnElement[bool] | None = None,
+) -> sa.Select[Any]:
+    """The runtime's revision beside the columns of its rows in `table`, which are NULL where there is none."""
+    same = sa.and_(table.c.realm == runtimes.c.realm, table.c.runtime_id == runtimes.c.runtime_id)
+    if also is not None:
+        same = sa.and_(same, also)
+    joined = runtimes.outerjoin(table, same)
+    return sa.select(runtimes.c.revision, *columns).select_from(joined).where(_is(runtime))

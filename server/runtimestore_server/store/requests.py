@@ -1,0 +1,129 @@
+"""The memory of requests: what makes a repeated write recognisable. Shared by every kind of write."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import sqlalchemy as sa
+
+from runtimestore.errors import RequestIdReused, RuntimeStoreError
+from runtimestore_server.store.tables import requests
+from runtimestore_server.store.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+
+Decision = Outcome | RuntimeStoreError
+"""What became of one write of a batch: it landed, or it was refused."""
+
+
+class RequestKey(NamedTuple):
+    """A request id in its realm."""
+
+    realm: str
+    request_id: str
+
+
+class Repeatable(Protocol):
+    """A write that may carry a request id."""
+
+    @property
+    def realm(self) -> str:
+        """The realm in which the id is unique."""
+
+    @property
+    def request_id(self) -> str | None:
+        """The id, or None: then a repeat is not recognised."""
+
+    def fingerprint(self) -> bytes:
+        """What makes two requests the same."""
+
+
+class RequestTaken(Exception):
+    """Another transaction recorded one of the request ids meanwhile: run again, and see it."""
+
+
+class RequestMemory:
+    """The requests that a batch may repeat, and those it will be remembered by."""
+
+    def __init__(self, database: Database, tx: Connection, batch: Iterable[Repeatable]) -> None:
+        self._database = database
+        self._tx = tx
+        self._known: dict[RequestKey, tuple[bytes, int]] = {}
+        self._new: dict[RequestKey, tuple[bytes, int]] = {}
+        keys = sorted({RequestKey(write.realm, write.request_id) for write in batch if write.request_id})
+        if keys:
+            columns = (requests.c.realm, requests.c.request_id)
+            for row in tx.execute(_recall(database), database.keys(columns, keys)):
+                self._known[RequestKey(row.realm, row.request_id)] = (row.fingerprint, row.revision)
+
+    def recall(self, write: Repeatable) -> Decision | None:
+        """The first answer to this request, or the refusal of an id used for another; None if it is new."""
+        if not write.request_id:
+            return None
+        known = self._known.get(RequestKey(write.realm, write.request_id))
+        if known is None:
+            return None
+        fingerprint, revision = known
+        if fingerprint != write.fingerprint():
+            return RequestIdReused(
+                f"request_id {write.request_id} was used for another request; mint a new id for each new write",
+                metadata={"request_id": write.request_id},
+            )
+        return Outcome(revision, replayed=True)
+
+    def remember(self, write: Repeatable, revision: int) -> None:
+        """Take note that this write lands with `revision`."""
+        if write.request_id:
+            key = RequestKey(write.realm, write.request_id)
+            self._known[key] = self._new[key] = (write.fingerprint(), revision)
+
+    def record(self, now_ms: int) -> None:
+        """Write down what was remembered, in the transaction of the writes themselves.
+
+        Raises:
+            RequestTaken: another transaction was first with one of the ids.
+        """
+        rows = [(*key, fingerprint, revision, now_ms) for key, (fingerprint, revision) in sorted(self._new.items())]
+        if self._database.insert_new(self._tx, requests, rows) != len(rows):
+            raise RequestTaken
+
+
+def recorded(tx: Connection, write: Repeatable, *, now_ms: int) -> bool:
+    """Whether this request was recorded by the attempt of `now_ms`: the transaction of that attempt was committed."""
+    statement = sa.select(requests.c.fingerprint).where(
+        requests.c.realm == write.realm,
+        requests.c.request_id == write.request_id,
+        requests.c.recorded_at_ms == now_ms,
+    )
+    return tx.execute(statement).scalar_one_or_none() == write.fingerprint()
+
+
+def forget(tx: Connection, *, before_ms: int, most: int) -> int:
+    """Delete up to `most` requests recorded before `before_ms`; how many were."""
+    old = (
+        sa.select(requests.c.realm, requests.c.request_id)
+        .where(requests.c.recorded_at_ms < before_ms)
+        .order_by(requests.c.recorded_at_ms)
+        .limit(most)
+    )
+    found = [tuple(row) for row in tx.execute(old)]
+    if found:
+        by_key = sa.and_(requests.c.realm == sa.bindparam("r"), requests.c.request_id == sa.bindparam("i"))
+        tx.execute(sa.delete(requests).where(by_key), [{"r": realm, "i": request_id} for realm, request_id in found])
+    return len(found)
+
+
+@cache
+def _recall(database: Database) -> sa.Select[tuple[str, str, bytes, int]]:
+    given = database.given(requests.c.realm, requests.c.request_id)
+    return sa.select(requests.c.realm, requests.c.request_id, requests.c.fingerprint, requests.c.revision).join_from(
+        given,
+        requests,
+        sa.and_(requests.c.realm == given.c.realm, requests.c.request_id == given.c.request_id),
+    )

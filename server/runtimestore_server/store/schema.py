@@ -1,0 +1,164 @@
+"""The schema of a database: which revision it is at, whether it can be served, and how it is brought up to date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.tables import store_identity
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+
+HEAD = "0001"
+"""The newest revision. Known without loading Alembic; a test holds it against the migrations."""
+
+REVISIONS = ("0001",)
+"""All revisions, oldest first."""
+
+_VERSION_TABLE = "alembic_version"
+
+
+class SchemaNotCurrent(Exception):
+    """The database cannot be served as it is; the message names both revisions and the command to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What is known of a database's schema."""
+
+    revision: str | None
+    """The revision it is at; None if it has none."""
+    empty: bool
+    """Whether it has no table at all."""
+
+    @property
+    def current(self) -> bool:
+        """Whether this server can serve it."""
+        return self.revision == HEAD
+
+    def problem(self) -> str | None:
+        """What is wrong and what to do, in one sentence; None if nothing is."""
+        if self.current:
+            return None
+        if self.empty:
+            return (
+                f"the database is empty (at no revision), this server needs revision {HEAD}: run `runtimestore migrate`"
+            )
+        if self.revision is None:
+            return (
+                f"the database holds tables that are not RuntimeStore's (at no revision, this server needs {HEAD}): "
+                "point --database-url at a database of its own and run `runtimestore migrate`"
+            )
+        if self.revision in REVISIONS:
+            return (
+                f"the database is behind: at revision {self.revision}, this server needs {HEAD}: "
+                "run `runtimestore migrate`"
+            )
+        return (
+            f"the database is ahead or foreign: at revision {self.revision}, which this server does not know; it needs "
+            f"{HEAD}: install the version of runtimestore that wrote it, or run `runtimestore migrate` of that version"
+        )
+
+
+def inspect(connection: Connection) -> SchemaState:
+    """The schema state of a database, in one or two quick statements."""
+    names = set(sa.inspect(connection).get_table_names())
+    if _VERSION_TABLE not in names:
+        return SchemaState(revision=None, empty=not names)
+    versions = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
+    return SchemaState(revision="+".join(sorted(versions)) or None, empty=False)
+
+
+def create_if_empty(database: Database) -> None:
+    """Give an empty database its schema; leave any other as it is."""
+    with database.readers.connect() as connection:
+        state = inspect(connection)
+    if state.empty:
+        upgrade_database(database)
+
+
+def check(database: Database) -> SchemaState:
+    """The schema state of a database that this server can serve.
+
+    Raises:
+        SchemaNotCurrent: it cannot; the message says what to do.
+    """
+    with database.readers.connect() as connection:
+        state = inspect(connection)
+    problem = state.problem()
+    if problem:
+        raise SchemaNotCurrent(problem)
+    return state
+
+
+def upgrade(database_url: str) -> tuple[str | None, str]:
+    """Bring a database to the newest revision; the revisions before and after. Several processes may run it at once.
+
+    Raises:
+        SchemaNotCurrent: it holds another program's tables, or a revision from the future.
+    """
+    database = open_database(database_url, committer_threads=1, reader_threads=1)
+    try:
+        return upgrade_database(database)
+    finally:
+        database.dispose()
+
+
+def upgrade_database(database: Database) -> tuple[str | None, str]:
+    """Bring an open database to the newest revision; the revisions before and after.
+
+    The whole upgrade is one transaction under a lock: whoever comes second finds nothing to do.
+
+    Raises:
+        SchemaNotCurrent: it holds another program's tables, or a revision from the future.
+    """
+    with database.readers.connect() as connection:
+        state = inspect(connection)
+    if state.current:
+        return state.revision, HEAD
+    with database.writers.begin() as connection:
+        database.migration_lock(connection)
+        state = inspect(connection)
+        if not state.current:
+            if not state.empty and state.revision not in REVISIONS:
+                raise SchemaNotCurrent(state.problem())
+            _run_migrations(connection)
+    return state.revision, HEAD
+
+
+def _run_migrations(connection: Connection) -> None:
+    from alembic import command
+
+    config = migrations_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)
+
+
+def migrations_config() -> Config:
+    """Alembic's configuration: the tree of migrations, found the same way in a checkout and in a wheel."""
+    from alembic.config import Config
+
+    import runtimestore_migrations
+
+    config = Config()
+    config.set_main_option("script_location", runtimestore_migrations.__path__[0].replace("%", "%%"))
+    return config
+
+
+def store_id(connection: Connection) -> str:
+    """The id of this store, minted by the first migration."""
+    value: str = connection.execute(_store_id()).scalar_one()
+    return value
+
+
+@cache
+def _store_id() -> sa.Select[str]:
+    return sa.select(store_identity.c.store_id)

@@ -1,0 +1,143 @@
+"""Every table of the store. The migrations build exactly this; a test compares the two on both engines.
+
+Ids are text compared as bytes (`COLLATE "C"`, SQLite's BINARY). Documents are bytes, never JSON or text columns, each
+with the SHA-256 of those bytes beside it. Nothing in these tables is ever deleted except remembered requests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy.types import TypeDecorator
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+metadata = MetaData()
+
+UINT64_DIGITS = 20
+"""2^64 - 1 has twenty decimal digits."""
+
+
+class UInt64(TypeDecorator[int]):
+    """An unsigned 64-bit number as twenty decimal digits.
+
+    SQLite's integers and Postgres' bigint end at 2^63 - 1; zero-padded text holds all of uint64, sorts as a number on
+    both engines and can be read by a person.
+    """
+
+    impl = String(UINT64_DIGITS).with_variant(String(UINT64_DIGITS, collation="C"), "postgresql")
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> str | None:
+        """The digits of `value`."""
+        del dialect
+        return None if value is None else f"{value:0{UINT64_DIGITS}d}"
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:
+        """The number of the digits; ValueError if they are none."""
+        del dialect
+        return None if value is None else int(value)
+
+
+def _id() -> Text:
+    """A type for ids: text that is compared as bytes on every engine."""
+    text = Text()
+    return text.with_variant(Text(collation="C"), "postgresql")
+
+
+store_identity = Table(
+    "store_identity",
+    metadata,
+    # Always 1: the primary key that keeps this table at one row.
+    Column("singleton", Integer, primary_key=True, autoincrement=False),
+    Column("store_id", _id(), nullable=False),
+)
+
+runtimes = Table(
+    "runtimes",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("runtime_id", _id(), primary_key=True),
+    # Counts the committed writes; a committed row is never at 0.
+    Column("revision", BigInteger, nullable=False),
+    Column("runtime_state", Text),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("request_id", _id(), primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    # The answer: the runtime's revision, or the OAuth snapshot's version.
+    Column("revision", BigInteger, nullable=False),
+    Column("recorded_at_ms", BigInteger, nullable=False),
+    Index("requests_recorded_at_ms", "recorded_at_ms"),
+)
+
+session_snapshots = Table(
+    "session_snapshots",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("runtime_id", _id(), primary_key=True),
+    Column("session_id", _id(), nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("session_id", _id(), primary_key=True),
+    Column("runtime_id", _id(), nullable=False),
+    # Milliseconds since the epoch and counts, capped at 2^63 - 1: this table is for listing, the snapshot is the truth.
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("message_count", BigInteger, nullable=False),
+    Column("total_tokens", BigInteger, nullable=False),
+    Index("sessions_runtime", "realm", "runtime_id"),
+)
+
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("runtime_id", _id(), primary_key=True),
+    Column("input_id", _id(), primary_key=True),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("state_json", LargeBinary, nullable=False),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("runtime_id", _id(), primary_key=True),
+    Column("run_id", _id(), primary_key=True),
+    Column("sequence", UInt64, primary_key=True),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("receipt", LargeBinary, nullable=False),
+)
+
+ops_snapshots = Table(
+    "ops_snapshots",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("runtime_id", _id(), primary_key=True),
+    Column("epoch_id", _id(), nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("snapshot_json", LargeBinary, nullable=False),
+)
+
+oauth_flow_snapshots = Table(
+    "oauth_flow_snapshots",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    # Counts the writes of this row.
+    Column("version", BigInteger, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("snapshot_json", LargeBinary, nullable=False),
+)

@@ -1,0 +1,228 @@
+"""One batch, one transaction.
+
+What is transient is run again, a COMMIT that was not answered is looked up, and a bad write never harms its neighbours.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+from runtimestore.errors import (
+    CommitOutcomeUnknown,
+    InternalError,
+    RuntimeStoreError,
+    StoredValueCorrupt,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+)
+from runtimestore_server.store import oauth_flow, requests, writes
+from runtimestore_server.store.engines import CommitState, Fault
+from runtimestore_server.store.values import OAuthFlowWrite, Outcome, Write
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.requests import Decision
+
+TRANSIENT_LIMIT_SECONDS = 20.0
+"""How long a batch is run again on transient errors before its writers are told that the store is unavailable."""
+
+UNKNOWN_LIMIT_SECONDS = 5.0
+"""How long the truth about a COMMIT is sought before its writers are told that it is unknown."""
+
+AnyWrite = Write | OAuthFlowWrite
+
+_log = structlog.get_logger(__name__)
+
+
+class _Attempt(NamedTuple):
+    """What a transaction decided, and what identifies it if its COMMIT is not answered."""
+
+    decisions: list[Decision]
+    token: str | None
+    now_ms: int
+
+
+class _CommitFailed(Exception):
+    """COMMIT itself raised; the decisions of the attempt hold if it was committed all the same."""
+
+    def __init__(self, cause: Exception, attempt: _Attempt) -> None:
+        super().__init__("COMMIT failed")
+        self.cause = cause
+        self.attempt = attempt
+
+
+def commit_batch(
+    database: Database, batch: Sequence[AnyWrite], closing: threading.Event
+) -> tuple[list[Decision], bool]:
+    """The decision about each write, and whether a transaction was committed. Never raises.
+
+    `closing` ends the waiting between attempts early: a server that drains says "unavailable" sooner.
+    """
+    started = time.monotonic()
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return _attempt(database, batch), True
+        except _CommitFailed as failed:
+            if database.commit_is_ambiguous(failed.cause):
+                state = _commit_state(database, batch, failed.attempt, closing)
+                if state is CommitState.COMMITTED:
+                    return failed.attempt.decisions, True
+                if state is CommitState.UNKNOWN:
+                    _log.warning("commit outcome unknown", writes=len(batch), error=_name(failed.cause))
+                    return [_unknown() for _ in batch], False
+            error = failed.cause
+        except Exception as raised:  # noqa: BLE001  (whatever it is, each writer must be answered)
+            error = raised
+        fault = _fault(database, error)
+        waited = time.monotonic() - started
+        if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS:
+            closing.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
+            continue
+        if fault is Fault.UNAVAILABLE and attempt == 1:
+            continue  # a connection that went stale in the pool; the next one is new
+        if fault is Fault.OTHER and len(batch) > 1:
+            return _one_by_one(database, batch, closing)
+        _log_failure(fault, error, writes=len(batch))
+        return [_refusal(fault) for _ in batch], False
+
+
+def _attempt(database: Database, batch: Sequence[AnyWrite]) -> list[Decision]:
+    with database.writers.connect() as connection:
+        transaction = connection.begin()
+        now_ms = time.time_ns() // 1_000_000
+        try:
+            decisions = _decide(database, connection, batch, now_ms)
+            attempt = _Attempt(decisions, database.transaction_token(connection), now_ms)
+        except BaseException:
+            transaction.rollback()
+            raise
+        try:
+            transaction.commit()
+        except Exception as error:
+            raise _CommitFailed(error, attempt) from error
+        return decisions
+
+
+def _decide(database: Database, tx: Connection, batch: Sequence[AnyWrite], now_ms: int) -> list[Decision]:
+    decisions: dict[int, Decision] = {}
+    kinds: tuple[tuple[type[AnyWrite], Any], ...] = ((Write, writes.commit), (OAuthFlowWrite, oauth_flow.commit))
+    for kind, commit in kinds:
+        mine = [(position, write) for position, write in enumerate(batch) if isinstance(write, kind)]
+        if mine:
+            decided = commit(database, tx, [write for _, write in mine], now_ms=now_ms)
+            decisions.update(zip((position for position, _ in mine), decided, strict=True))
+    return [decisions[position] for position in range(len(batch))]
+
+
+def _one_by_one(database: Database, batch: Sequence[AnyWrite], closing: threading.Event) -> tuple[list[Decision], bool]:
+    """Each write in a transaction of its own, so that the one that the engine refuses fails alone."""
+    decisions: list[Decision] = []
+    for write in batch:
+        decided, _ = commit_batch(database, [write], closing)
+        decisions += decided
+    return decisions, any(isinstance(decision, Outcome) for decision in decisions)
+
+
+def _commit_state(
+    database: Database, batch: Sequence[AnyWrite], attempt: _Attempt, closing: threading.Event
+) -> CommitState:
+    """Reconnect and find out: from the engine, or by a request that was recorded in the same transaction."""
+    landed = [
+        write
+        for write, decision in zip(batch, attempt.decisions, strict=True)
+        if isinstance(decision, Outcome) and not decision.replayed
+    ]
+    if not landed:
+        return CommitState.COMMITTED  # nothing was to be committed, so every decision stands
+    identified = next((write for write in landed if write.request_id), None)
+    deadline = time.monotonic() + UNKNOWN_LIMIT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with database.writers.connect() as connection:
+                # First the engine, then the record: a transaction that ends between the two is seen by the second.
+                state = database.commit_state(connection, attempt.token)
+                if state in (CommitState.COMMITTED, CommitState.NOT_COMMITTED):
+                    return state
+                if identified and requests.recorded(connection, identified, now_ms=attempt.now_ms):
+                    return CommitState.COMMITTED
+                if state is CommitState.RECORD_DECIDES:
+                    return CommitState.NOT_COMMITTED if identified else CommitState.UNKNOWN
+                if state is CommitState.UNKNOWN:
+                    return state
+        except Exception as error:  # noqa: BLE001  (as long as there is time, ask again)
+            _log.info("asking what became of a commit", error=_name(error))
+        closing.wait(0.05)
+        time.sleep(0.01)  # `closing.wait` returns at once while the server drains
+    return CommitState.UNKNOWN
+
+
+def _fault(database: Database, error: Exception) -> Fault:
+    if isinstance(error, (requests.RequestTaken, oauth_flow.SnapshotRowTaken)):
+        return Fault.TRANSIENT
+    return database.classify(error)
+
+
+def _log_failure(fault: Fault, error: Exception, *, writes: int) -> None:
+    if fault is Fault.OTHER:
+        # Without the exception's text: drivers quote parameters in it, and those hold documents.
+        _log.error("write failed", error=_name(error), writes=writes, traceback=_frames(error))
+    else:
+        _log.warning("write not committed", fault=fault.value, error=_name(error), writes=writes)
+
+
+def _name(error: BaseException) -> str:
+    """What an error is, without what drivers quote in its text."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return f"{type(cause).__name__}({code})" if code else type(cause).__name__
+
+
+def _frames(error: BaseException) -> list[str]:
+    import traceback
+
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _unknown() -> CommitOutcomeUnknown:
+    return CommitOutcomeUnknown(
+        "the connection to the store died during COMMIT: the write may or may not be there; "
+        "repeat it with the same request_id"
+    )
+
+
+def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
+    """What a caller is told of an engine's fault."""
+    metadata = {"store_error": store_error}
+    match fault:
+        case Fault.TRANSIENT | Fault.UNAVAILABLE:
+            return StoreUnavailable(
+                "the storage engine cannot be reached; nothing was committed, try again", metadata=metadata
+            )
+        case Fault.FULL:
+            return StoreFull("the storage medium is full; nothing was committed, make room", metadata=metadata)
+        case Fault.READ_ONLY:
+            return StoreReadOnly(
+                "the storage engine accepts no writes; nothing was committed, make it writable", metadata=metadata
+            )
+        case Fault.CORRUPT:
+            return StoredValueCorrupt(
+                "the storage engine reports that its own file is damaged; restore it from a backup", metadata=metadata
+            )
+        case _:
+            return InternalError("an unforeseen error; the server's log has the whole story")
+
+
+def _refusal(fault: Fault) -> RuntimeStoreError:
+    return refusal_of(fault, store_error="write_failed")

@@ -1,0 +1,139 @@
+"""What is written and read: plain values, checked before they come here.
+
+Documents are kept as the bytes that were sent; nothing in this package parses, trims or re-serialises them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+
+class RuntimeKey(NamedTuple):
+    """One runtime of one realm."""
+
+    realm: str
+    runtime_id: str
+
+
+class SessionSnapshot(NamedTuple):
+    """A session document and what the session projection lists of it."""
+
+    session_id: str
+    body: bytes
+    sha256: bytes
+    created_at_ms: int
+    updated_at_ms: int
+    message_count: int
+    total_tokens: int
+
+
+class InputDocument(NamedTuple):
+    """One input's state document."""
+
+    input_id: str
+    state_json: bytes
+    sha256: bytes
+
+
+class ReceiptDocument(NamedTuple):
+    """A boundary receipt: its key within the runtime and its stored form."""
+
+    run_id: str
+    sequence: int
+    receipt: bytes
+    sha256: bytes
+
+
+class OpsDocument(NamedTuple):
+    """A registry of background operations."""
+
+    epoch_id: str
+    snapshot_json: bytes
+    sha256: bytes
+
+
+class Outcome(NamedTuple):
+    """A write that landed: the runtime's revision, or the OAuth snapshot's version, after it."""
+
+    revision: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write to one runtime: it lands whole or is refused whole."""
+
+    runtime: RuntimeKey
+    request_id: str | None = None
+    if_revision: int | None = None
+    snapshot: SessionSnapshot | None = None
+    receipt: ReceiptDocument | None = None
+    inputs: tuple[InputDocument, ...] = ()
+    runtime_state: str | None = None
+    ops: OpsDocument | None = None
+
+    @property
+    def realm(self) -> str:
+        """The realm in which the request id is unique."""
+        return self.runtime.realm
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of documents this write holds in memory."""
+        return (
+            sum(len(document.state_json) for document in self.inputs)
+            + (len(self.snapshot.body) if self.snapshot else 0)
+            + (len(self.receipt.receipt) if self.receipt else 0)
+            + (len(self.ops.snapshot_json) if self.ops else 0)
+        )
+
+    def fingerprint(self) -> bytes:
+        """What makes two requests the same: every field that changes what is written or when it is refused."""
+        return fingerprint(
+            b"runtime/1",
+            self.runtime.runtime_id.encode(),
+            _optional_number(self.if_revision),
+            self.snapshot.sha256 if self.snapshot else b"",
+            self.receipt.sha256 if self.receipt else b"",
+            (self.runtime_state or "").encode(),
+            self.ops.sha256 if self.ops else b"",
+            *(part for document in self.inputs for part in (document.input_id.encode(), document.sha256)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthFlowWrite:
+    """One write to the OAuth flow snapshot of a realm."""
+
+    realm: str
+    request_id: str | None
+    snapshot_json: bytes
+    sha256: bytes
+    expected_version: int | None = None
+    """The version that must be there (0 = none); None replaces whatever is there."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of documents this write holds in memory."""
+        return len(self.snapshot_json)
+
+    def fingerprint(self) -> bytes:
+        """What makes two requests the same."""
+        return fingerprint(b"oauth/1", _optional_number(self.expected_version), self.sha256)
+
+
+def fingerprint(version: bytes, *fields: bytes) -> bytes:
+    """The SHA-256 of framed fields behind a version tag.
+
+    Each field is preceded by its length, so that no two lists of fields share their bytes. Protobuf's own serialisation
+    would not do: it differs between versions and languages.
+    """
+    digest = sha256(version)
+    digest.update(b"".join(len(field).to_bytes(8, "big") + field for field in fields))
+    return digest.digest()
+
+
+def _optional_number(value: int | None) -> bytes:
+    return b"" if value is None else b"%d" % value
