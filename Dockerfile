@@ -1,0 +1,29 @@
+# The wheel is built in a first stage; the image holds its installation and no build tool.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY client client
+COPY server server
+COPY migrations migrations
+RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+    && python -m venv /opt/runtimestore \
+    && /opt/runtimestore/bin/pip install --no-cache-dir "$(echo /wheels/runtimestore-*.whl)[server]"
+
+FROM python:3.13-slim
+# A fixed number, so that a volume's files keep their owner over images.
+RUN useradd --system --uid 10001 --home-dir /var/lib/runtimestore --create-home runtimestore
+COPY --from=build /opt/runtimestore /opt/runtimestore
+ENV PATH=/opt/runtimestore/bin:$PATH \
+    RUNTIMESTORE_LISTEN=0.0.0.0:50051 \
+    RUNTIMESTORE_DATABASE_URL=sqlite:////var/lib/runtimestore/runtimestore.db
+USER 10001
+# The SQLite file. Keep it on a local disk: SQLite's locks do not hold on a network file system.
+VOLUME /var/lib/runtimestore
+WORKDIR /var/lib/runtimestore
+EXPOSE 50051
+# The server drains on SIGTERM: calls in flight finish, then it exits with 0.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["runtimestore", "health", "--address", "127.0.0.1:50051"]
+ENTRYPOINT ["runtimestore"]
+CMD ["serve"]

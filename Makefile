@@ -1,0 +1,90 @@
+# Every target works in a fresh clone: what it needs is installed into .venv first.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Newer than pyproject.toml when .venv holds what it asks for.
+INSTALLED := $(VENV)/.installed
+
+# Where `make proto` writes; a test lets it write elsewhere and compares.
+PROTO_OUT ?= client
+PROTOS := $(wildcard proto/runtimestore/v1/*.proto)
+
+# More arguments for the command behind a target: make test ARGS="-k boundary -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(INSTALLED) ## Make .venv with everything the other targets need
+	@echo "$(VENV) has everything"
+
+$(INSTALLED): pyproject.toml scripts/setup
+	@scripts/setup $(VENV)
+	@touch $@
+
+.PHONY: run
+run: $(INSTALLED) ## Serve on 127.0.0.1:50051 from ./runtimestore.db; RUNTIMESTORE_… variables change that
+	@$(BIN)/runtimestore serve $(ARGS)
+
+.PHONY: demo
+demo: $(INSTALLED) ## Watch one runtime live, die in the middle of a turn and recover
+	@$(BIN)/runtimestore demo $(ARGS)
+
+.PHONY: test
+test: $(INSTALLED) ## Run all tests, on every engine
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(INSTALLED) ## Run the tests that take no fresh environment, no big document and no killed process
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ruff mypy buf ## Check style, types and protos
+
+.PHONY: ruff
+ruff: $(INSTALLED)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+.PHONY: mypy
+mypy: $(INSTALLED)
+	@$(BIN)/mypy client server migrations bench tests
+
+.PHONY: buf
+buf: $(INSTALLED)
+	@$(BIN)/buf lint proto
+	@$(BIN)/buf format --diff --exit-code proto
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/buf-breaking
+
+.PHONY: format
+format: $(INSTALLED) ## Put code and protos into their one form
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+	@$(BIN)/buf format --write proto
+
+# error_reason.proto has no service, so what the gRPC plugins write for it is empty and goes again.
+.PHONY: proto
+proto: $(INSTALLED) ## Generate the stubs in client/runtimestore/v1 from proto/
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
+	    --python_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) \
+	    --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
+	@rm -f $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.py $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.pyi
+
+.PHONY: bench
+bench: $(INSTALLED) ## Measure the server on each engine beside the floor
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: build
+build: $(INSTALLED) ## Build the sdist and the wheel into dist/
+	@$(BIN)/python -m build
+
+.PHONY: clean
+clean: ## Remove what the other targets made; databases stay
+	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find client server migrations bench tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,58 @@
+"""Fresh virtual environments into which the built wheel is installed, out of reach of the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def outside_the_checkout() -> dict[str, str]:
+    """An environment in which nothing of this checkout can be imported and no setting of a shell counts."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"PYTHONPATH", "VIRTUAL_ENV"} and not name.startswith("RUNTIMESTORE_")
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class CleanEnvironment:
+    """A fresh virtual environment that holds the built wheel and what it asks for, and nothing else."""
+
+    directory: Path
+
+    def command(self, name: str) -> str:
+        return str(self.directory / "bin" / name)
+
+    def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The outcome of one of its commands, in a folder of its own; the exit code is the caller's to judge."""
+        return subprocess.run(
+            [self.command(name), *arguments],
+            cwd=self.directory,
+            env=outside_the_checkout(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def python(self, program: str, *arguments: str) -> str:
+        """What a Python program prints; it must succeed."""
+        done = self.run("python", "-c", program, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def clean_environment_with(requirement: str, directory: Path) -> CleanEnvironment:
+    """A fresh environment in `directory` into which `requirement` was installed."""
+    subprocess.run([sys.executable, "-m", "venv", str(directory)], env=outside_the_checkout(), timeout=300, check=True)
+    environment = CleanEnvironment(directory)
+    done = environment.run("python", "-m", "pip", "install", "--quiet", requirement)
+    assert done.returncode == 0, done.stderr
+    return environment
