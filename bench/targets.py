@@ -1,0 +1,63 @@
+"""What is measured: the floor, and the server on each engine, each a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import usage
+from runtimestore_server.demo.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.postgres import PostgresServer
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOOR, SQLITE, POSTGRES = "floor", "sqlite", "postgres"
+
+
+@dataclass(frozen=True)
+class Target:
+    """How to start one of the servers, as often as needed, each time on an empty store."""
+
+    name: str
+    folder: Path
+    postgres: PostgresServer | None = field(default=None)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[RunningTarget]:
+        """A server that serves; none is left after."""
+        with self._process() as server:
+            address = server.wait_until_ready()
+            postgres_pid = self.postgres.pid if self.postgres else None
+            yield RunningTarget(self.name, address, server.pid, postgres_pid)
+
+    def _process(self) -> ServerProcess:
+        if self.name == FLOOR:
+            return ServerProcess(("-m", "bench.floor"), cwd=ROOT)
+        if self.postgres is None:
+            return ServerProcess.serve(f"sqlite:///{self.folder}/{uuid.uuid4()}.db")
+        url = self.postgres.fresh_database()
+        command = (sys.executable, "-m", "runtimestore_server", "migrate", "--database-url", url)
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - arguments of our own
+        return ServerProcess.serve(url)
+
+
+@dataclass(frozen=True)
+class RunningTarget:
+    """A server that serves."""
+
+    name: str
+    address: str
+    pid: int
+    postgres_pid: int | None
+
+    def resident_bytes(self) -> int:
+        """Its resident memory now."""
+        return usage.resident_bytes(self.pid)

@@ -1,0 +1,81 @@
+"""`runtimestore demo` as people start it: a process that starts, kills and restarts servers of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from runtimestore import RunApplyBoundary, RunBoundaryReceipt, RuntimeState
+from runtimestore_server.demo.ledger import Boundary, Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMMAND = (sys.executable, "-m", "runtimestore_server", "demo")
+LONGEST_SECONDS = 120
+
+RECEIPT = RunBoundaryReceipt("6c6e3a6e-8b0f-4a39-9a3e-000000000001", RunApplyBoundary.RUN_START, (), 5, 0)
+ACKNOWLEDGED = Ledger(RuntimeState.IDLE, b"{}", {"1": "{}", "2": "{}"}, {Boundary(RECEIPT.run_id, 0): RECEIPT}, "{}")
+
+
+@pytest.mark.slow
+def test_the_demo_kills_a_server_in_the_middle_of_a_commit_and_finds_every_byte_again() -> None:
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    killed, restarted = (int(pid) for pid in re.findall(r"process (\d+) serves", done.stdout))
+    assert f"process {killed} is gone in the middle of the commit; no answer came" in done.stdout
+    assert re.search(r"\b(replayed: it had landed|applied now: it had not landed)\b", done.stdout)
+    assert re.search(r"turn 10 .* acknowledged", done.stdout)
+    assert "every byte equal: session, 10 inputs, 10 receipts, ops snapshot and state" in done.stdout
+    assert not psutil.pid_exists(killed)
+    assert not psutil.pid_exists(restarted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_interrupted_leaves_no_server_behind(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        (*COMMAND, "--pace-seconds", "60"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as demo:
+        assert demo.stdout is not None
+        server = re.search(r"process (\d+) serves", demo.stdout.readline())
+        assert server is not None
+        while "turn  1" not in demo.stdout.readline():
+            pass
+        demo.send_signal(number)
+        code = demo.wait(LONGEST_SECONDS)
+
+    assert code in {130, 128 + number}
+    assert not psutil.pid_exists(int(server[1]))
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("session", lambda ledger: dataclasses.replace(ledger, session=b"{ }")),
+        ("input 2", lambda ledger: dataclasses.replace(ledger, inputs={**ledger.inputs, "2": "{ }"})),
+        ("input 2", lambda ledger: dataclasses.replace(ledger, inputs={"1": "{}"})),
+        ("input 3", lambda ledger: dataclasses.replace(ledger, inputs={**ledger.inputs, "3": "{}"})),
+        (f"receipt {RECEIPT.run_id} / 0", lambda ledger: dataclasses.replace(ledger, receipts={})),
+        ("ops snapshot", lambda ledger: dataclasses.replace(ledger, ops=None)),
+        ("runtime state", lambda ledger: dataclasses.replace(ledger, runtime_state=RuntimeState.RUNNING)),
+    ],
+)
+def test_the_demo_tells_each_value_that_is_not_what_was_acknowledged(
+    what: str, change: Callable[[Ledger], Ledger]
+) -> None:
+    assert [difference.what for difference in ACKNOWLEDGED.differences(change(ACKNOWLEDGED))] == [what]
+    assert ACKNOWLEDGED.differences(dataclasses.replace(ACKNOWLEDGED)) == []
