@@ -1,0 +1,422 @@
+"""The client for threads, over grpcio-testing's fake channel and under fake time."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from runtimestore import (
+    CallFailed,
+    Commit,
+    CommitOutcomeUnknown,
+    DeadlineExceeded,
+    InputState,
+    OAuthCommit,
+    Overloaded,
+    RetryPolicy,
+    RevisionMismatch,
+    RuntimeStoreClient,
+    RuntimeStoreError,
+    StoredValueCorrupt,
+    StoreUnavailable,
+)
+from runtimestore.v1 import runtime_store_pb2 as pb
+from support.scripted_store import Failure, refusal
+
+if TYPE_CHECKING:
+    from support.fake_wire import Wire
+
+RUNTIME = "rt:session:1"
+INPUT = InputState("0189f7a0-0000-7000-8000-000000000001", "{}")
+WAIT_SECONDS = 10.0
+GONE = Failure(grpc.StatusCode.UNAVAILABLE, "connection reset")
+UNKNOWN = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.1)
+UNAVAILABLE = refusal("STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.1)
+OVERLOADED = refusal("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=1.5)
+CHANGED = refusal("OAUTH_FLOW_SNAPSHOT_CHANGED", grpc.StatusCode.ABORTED)
+WRITTEN = pb.PersistInputStateResponse(revision=7)
+
+
+@pytest.mark.parametrize("failure", [GONE, UNKNOWN, UNAVAILABLE, OVERLOADED])
+def test_a_retried_write_keeps_its_request_id(wire: Wire, at_once: RetryPolicy, failure: Failure) -> None:
+    writing = wire.calling(lambda: wire.client(retry=at_once).persist_input_state(RUNTIME, INPUT))
+
+    first = wire.answer("PersistInputState", failure)
+    second = wire.answer("PersistInputState", WRITTEN)
+
+    assert writing.result(WAIT_SECONDS) == Commit(7, replayed=False)
+    assert uuid.UUID(first.request_id)
+    assert second == first
+
+
+def test_each_write_has_a_request_id_of_its_own(wire: Wire) -> None:
+    client = wire.client()
+    ids = set()
+    for _ in range(3):
+        writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT))
+        ids.add(wire.answer("PersistInputState", WRITTEN).request_id)
+        writing.result(WAIT_SECONDS)
+
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("request_id", ["", "0189F7A0-0000-7000-8000-00000000000A", uuid.UUID(int=1)])
+def test_a_request_id_of_the_caller_s_is_sent_as_it_is(wire: Wire, request_id: str | uuid.UUID) -> None:
+    writing = wire.calling(lambda: wire.client().persist_input_state(RUNTIME, INPUT, request_id=request_id))
+
+    assert wire.answer("PersistInputState", WRITTEN).request_id == str(request_id)
+    writing.result(WAIT_SECONDS)
+
+
+@pytest.mark.parametrize(("failure", "error"), [(GONE, CallFailed), (UNKNOWN, CommitOutcomeUnknown)])
+def test_a_write_without_a_request_id_is_not_repeated_when_it_may_have_landed(
+    wire: Wire, at_once: RetryPolicy, failure: Failure, error: type[Exception]
+) -> None:
+    client = wire.client(retry=at_once)
+    writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT, request_id=""))
+    wire.answer("PersistInputState", failure)
+
+    assert type(writing.exception(WAIT_SECONDS)) is error
+
+
+@pytest.mark.parametrize("failure", [UNAVAILABLE, OVERLOADED])
+def test_a_write_without_a_request_id_is_repeated_when_nothing_was_committed(
+    wire: Wire, at_once: RetryPolicy, failure: Failure
+) -> None:
+    client = wire.client(retry=at_once)
+    writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT, request_id=""))
+    wire.answer("PersistInputState", failure)
+    wire.answer("PersistInputState", WRITTEN)
+
+    assert writing.result(WAIT_SECONDS).revision == 7
+
+
+def test_a_load_is_repeated_when_the_server_is_gone(wire: Wire, at_once: RetryPolicy) -> None:
+    loading = wire.calling(lambda: wire.client(retry=at_once).load_ops_lifecycle(RUNTIME))
+    wire.answer("LoadOpsLifecycle", GONE)
+    wire.answer("LoadOpsLifecycle", pb.LoadOpsLifecycleResponse(snapshot=pb.PersistedOpsSnapshot(snapshot_json="{}")))
+
+    assert loading.result(WAIT_SECONDS) == "{}"
+
+
+def test_the_server_s_word_on_when_to_come_back_is_honoured(wire: Wire, at_once: RetryPolicy) -> None:
+    writing = wire.calling(lambda: wire.client(retry=at_once).persist_input_state(RUNTIME, INPUT))
+    wire.answer("PersistInputState", OVERLOADED)
+    wire.answer("PersistInputState", WRITTEN)
+    writing.result(WAIT_SECONDS)
+
+    assert wire.clock.pauses == [1.5]
+
+
+def test_a_refusal_of_a_later_version_is_repeated_if_it_says_when_to_come_back(
+    wire: Wire, at_once: RetryPolicy
+) -> None:
+    later = refusal("QUOTA_SPENT", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=0.5)
+    writing = wire.calling(lambda: wire.client(retry=at_once).persist_input_state(RUNTIME, INPUT))
+    wire.answer("PersistInputState", later)
+    wire.answer("PersistInputState", WRITTEN)
+    writing.result(WAIT_SECONDS)
+
+    assert wire.clock.pauses == [0.5]
+
+
+def test_pauses_double_and_the_fifth_failure_reaches_the_caller(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _least, most: most)
+    loading = wire.calling(lambda: wire.client().load_runtime_state(RUNTIME))
+    for _ in range(5):
+        wire.answer("LoadRuntimeState", GONE)
+
+    error = loading.exception(WAIT_SECONDS)
+    assert isinstance(error, CallFailed)
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert wire.clock.pauses == [0.1, 0.2, 0.4, 0.8]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        refusal("REVISION_MISMATCH", grpc.StatusCode.ABORTED),
+        refusal("STORE_FULL", grpc.StatusCode.RESOURCE_EXHAUSTED),
+        refusal("INTERNAL", grpc.StatusCode.INTERNAL),
+        refusal("STORED_VALUE_CORRUPT", grpc.StatusCode.DATA_LOSS),
+        Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "message too large"),
+        Failure(grpc.StatusCode.DEADLINE_EXCEEDED),
+        Failure(grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+def test_what_a_repeat_cannot_cure_reaches_the_caller_at_once(wire: Wire, failure: Failure) -> None:
+    writing = wire.calling(lambda: wire.client().persist_input_state(RUNTIME, INPUT))
+    request = wire.answer("PersistInputState", failure)
+
+    error = writing.exception(WAIT_SECONDS)
+    assert isinstance(error, RuntimeStoreError)
+    assert error.code is failure.code
+    assert wire.clock.pauses == []
+    # With it the caller can ask what became of the write.
+    assert error.request_id == request.request_id
+
+
+def test_one_deadline_holds_for_all_attempts(wire: Wire, at_once: RetryPolicy) -> None:
+    client = wire.client(retry=at_once, timeout_seconds=2.0)
+    writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT))
+    wire.answer("PersistInputState", OVERLOADED)  # 1.5 seconds are spent waiting
+    wire.answer("PersistInputState", Failure(grpc.StatusCode.DEADLINE_EXCEEDED))
+
+    assert isinstance(writing.exception(WAIT_SECONDS), DeadlineExceeded)
+    assert wire.timeouts_seconds == [2.0, 0.5]
+
+
+def test_with_no_time_for_another_attempt_the_error_at_hand_is_told(wire: Wire, at_once: RetryPolicy) -> None:
+    client = wire.client(retry=at_once)
+    writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT, timeout_seconds=1.0))
+    wire.answer("PersistInputState", OVERLOADED)
+
+    assert isinstance(writing.exception(WAIT_SECONDS), Overloaded)
+    assert wire.clock.pauses == []
+
+
+@pytest.mark.parametrize("timeout_seconds", [0.0, -1.0])
+def test_a_call_without_time_is_not_sent(wire: Wire, timeout_seconds: float) -> None:
+    with pytest.raises(DeadlineExceeded, match="before it could be sent"):
+        wire.client().persist_input_state(RUNTIME, INPUT, timeout_seconds=timeout_seconds)
+
+
+def test_a_call_that_should_last_for_ever_is_a_value_error(wire: Wire) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        wire.client().persist_input_state(RUNTIME, INPUT, timeout_seconds=float("inf"))
+
+
+def load_then(wire: Wire, snapshot_json: bytes | None, version: int, update: Any) -> Any:
+    """Answer one round of the closure loop: its load, then its write; returns the write's request."""
+    wire.answer(
+        "LoadAuthOAuthFlowSnapshot",
+        pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=snapshot_json, version=version),
+    )
+    return wire.answer("UpdateAuthOAuthFlowSnapshot", update)
+
+
+def test_the_closure_runs_again_on_the_new_bytes_when_another_came_first(wire: Wire, at_once: RetryPolicy) -> None:
+    seen: list[bytes | None] = []
+
+    def update(current: bytes | None) -> bytes:
+        seen.append(current)
+        return (current or b"") + b"+"
+
+    updating = wire.calling(lambda: wire.client(retry=at_once).update_auth_oauth_flow_snapshot(update))
+    first = load_then(wire, None, 0, CHANGED)
+    second = load_then(wire, b"theirs", 4, pb.UpdateAuthOAuthFlowSnapshotResponse(version=5))
+
+    assert updating.result(WAIT_SECONDS) == OAuthCommit(5, replayed=False)
+    assert seen == [None, b"theirs"]
+    assert (first.expected_version, first.snapshot_json) == (0, b"+")
+    assert (second.expected_version, second.snapshot_json) == (4, b"theirs+")
+    assert first.request_id != second.request_id
+
+
+def test_the_closure_does_not_run_again_on_its_own_write_when_an_answer_is_lost(
+    wire: Wire, at_once: RetryPolicy
+) -> None:
+    runs: list[bytes | None] = []
+
+    def update(current: bytes | None) -> bytes:
+        runs.append(current)
+        return b"new"
+
+    updating = wire.calling(lambda: wire.client(retry=at_once).update_auth_oauth_flow_snapshot(update))
+    first = load_then(wire, b"old", 1, GONE)
+    second = wire.answer(
+        "UpdateAuthOAuthFlowSnapshot", pb.UpdateAuthOAuthFlowSnapshotResponse(version=2, replayed=True)
+    )
+
+    assert updating.result(WAIT_SECONDS) == OAuthCommit(2, replayed=True)
+    assert runs == [b"old"]
+    assert second == first
+
+
+def test_an_error_of_the_closure_reaches_the_caller_unchanged_and_nothing_is_written(wire: Wire) -> None:
+    mine = KeyError("already consumed")
+
+    def update(_current: bytes | None) -> bytes:
+        raise mine
+
+    updating = wire.calling(lambda: wire.client().update_auth_oauth_flow_snapshot(update))
+    wire.answer("LoadAuthOAuthFlowSnapshot", pb.LoadAuthOAuthFlowSnapshotResponse())
+
+    assert updating.exception(WAIT_SECONDS) is mine
+    assert mine.__cause__ is None
+
+
+def test_the_closure_loop_ends_with_the_deadline_of_the_call(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _least, most: most)
+    client = wire.client(timeout_seconds=1.0)
+    updating = wire.calling(lambda: client.update_auth_oauth_flow_snapshot(lambda _: b"mine"))
+    for version in range(4):  # pauses of 0.1, 0.2 and 0.4 seconds; the next, of 0.8, would end too late
+        load_then(wire, b"theirs", version + 1, CHANGED)
+
+    error = updating.exception(WAIT_SECONDS)
+    assert isinstance(error, DeadlineExceeded)
+    assert "nothing was written" in error.message
+    assert wire.clock.pauses == [0.1, 0.2, 0.4]
+
+
+def stream(
+    wire: Wire, parts: list[Any], *, end: Failure | None = None, trailing: tuple[tuple[str, str], ...] = ()
+) -> None:
+    """Answer the next load of the session snapshot with these messages."""
+    _, rpc = wire.take("LoadSessionSnapshot")
+    for part in parts:
+        rpc.send_response(part)
+    if end is None:
+        rpc.terminate(trailing, grpc.StatusCode.OK, "")
+    else:
+        rpc.terminate(end.trailing_metadata, end.code, end.message)
+
+
+def info(data: bytes, *, size_bytes: int | None = None) -> pb.LoadSessionSnapshotResponse:
+    return pb.LoadSessionSnapshotResponse(
+        info=pb.SessionSnapshotInfo(
+            session_id="s",
+            size_bytes=len(data) if size_bytes is None else size_bytes,
+            sha256=hashlib.sha256(data).digest(),
+            revision=3,
+        )
+    )
+
+
+def chunk(data: bytes) -> pb.LoadSessionSnapshotResponse:
+    return pb.LoadSessionSnapshotResponse(chunk=data)
+
+
+def test_the_chunks_of_a_snapshot_are_joined(wire: Wire) -> None:
+    loading = wire.calling(lambda: wire.client().load_session_snapshot_with_revision(RUNTIME))
+    stream(wire, [info(b"onetwo"), chunk(b"one"), chunk(b"two")])
+
+    assert loading.result(WAIT_SECONDS) == (b"onetwo", 3)
+
+
+def test_an_empty_stream_is_no_snapshot_at_the_revision_of_the_trailing_metadata(wire: Wire) -> None:
+    loading = wire.calling(lambda: wire.client().load_session_snapshot_with_revision(RUNTIME))
+    stream(wire, [], trailing=(("runtimestore-revision", "9"),))
+
+    assert loading.result(WAIT_SECONDS) == (None, 9)
+
+
+def test_a_stream_that_breaks_half_way_is_read_from_its_start(wire: Wire, at_once: RetryPolicy) -> None:
+    loading = wire.calling(lambda: wire.client(retry=at_once).load_session_snapshot(RUNTIME))
+    stream(wire, [info(b"older!"), chunk(b"old")], end=GONE)
+    stream(wire, [info(b"newer!"), chunk(b"new"), chunk(b"er!")])
+
+    assert loading.result(WAIT_SECONDS) == b"newer!"
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        ([info(b"onetwo"), chunk(b"one")], "3 of its 6 bytes arrived"),
+        ([info(b"onetwo"), chunk(b"one"), chunk(b"twoo")], "more than its 6 bytes arrived"),
+        ([info(b"onetwo"), chunk(b"one"), chunk(b"tow")], "do not match its SHA-256"),
+        ([info(b"onetwo")], "0 of its 6 bytes arrived"),
+    ],
+    ids=["too short", "too long", "other bytes", "no bytes"],
+)
+def test_a_snapshot_that_does_not_match_its_description_is_not_returned(
+    wire: Wire, parts: list[Any], what: str
+) -> None:
+    loading = wire.calling(lambda: wire.client().load_session_snapshot(RUNTIME))
+    stream(wire, parts)
+
+    error = loading.exception(WAIT_SECONDS)
+    assert isinstance(error, StoredValueCorrupt)
+    assert what in error.message
+
+
+@pytest.mark.parametrize("parts", [[chunk(b"one"), info(b"one")], [info(b"one"), info(b"one"), chunk(b"one")]])
+def test_a_stream_that_is_no_snapshot_s_fails_the_call(wire: Wire, parts: list[Any]) -> None:
+    loading = wire.calling(lambda: wire.client().load_session_snapshot(RUNTIME))
+    stream(wire, parts)
+
+    assert isinstance(loading.exception(WAIT_SECONDS), CallFailed)
+
+
+def test_inputs_without_the_message_that_is_always_sent_are_not_read_as_none(wire: Wire) -> None:
+    loading = wire.calling(lambda: wire.client().load_input_states(RUNTIME))
+    _, rpc = wire.take("LoadInputStates")
+    rpc.terminate((), grpc.StatusCode.OK, "")
+
+    assert isinstance(loading.exception(WAIT_SECONDS), CallFailed)
+
+
+def test_a_state_that_this_client_does_not_know_fails_the_call(wire: Wire) -> None:
+    loading = wire.calling(lambda: wire.client().load_runtime_state(RUNTIME))
+    wire.answer("LoadRuntimeState", pb.LoadRuntimeStateResponse(state=99))  # type: ignore[arg-type]  # of a later version
+
+    assert isinstance(loading.exception(WAIT_SECONDS), CallFailed)
+
+
+def test_a_boundary_without_a_receipt_is_a_type_error(wire: Wire) -> None:
+    with pytest.raises(TypeError, match="receipt"):
+        wire.client().atomic_apply(RUNTIME, b"{}")
+
+
+def test_a_refusal_names_the_grpc_error_as_its_cause(wire: Wire) -> None:
+    writing = wire.calling(lambda: wire.client().persist_input_state(RUNTIME, INPUT, if_revision=1))
+    request = wire.answer("PersistInputState", refusal("REVISION_MISMATCH", grpc.StatusCode.ABORTED))
+
+    error = writing.exception(WAIT_SECONDS)
+    assert isinstance(error, RevisionMismatch)
+    assert isinstance(error.__cause__, grpc.RpcError)
+    assert request.if_revision == 1
+
+
+def test_if_revision_zero_is_sent_and_none_is_not(wire: Wire) -> None:
+    client = wire.client()
+    for if_revision in (0, None):
+        writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT, if_revision=if_revision))  # noqa: B023
+        request = wire.answer("PersistInputState", WRITTEN)
+        writing.result(WAIT_SECONDS)
+
+        assert request.HasField("if_revision") is (if_revision is not None)
+
+
+def test_a_closed_client_calls_no_more_and_leaves_the_caller_s_channel_open(wire: Wire) -> None:
+    with wire.client() as client:
+        pass
+    client.close()
+
+    with pytest.raises(RuntimeError, match="closed"):
+        client.load_runtime_state(RUNTIME)
+    other = wire.client()
+    loading = wire.calling(lambda: other.load_runtime_state(RUNTIME))
+    wire.answer("LoadRuntimeState", pb.LoadRuntimeStateResponse())
+    assert loading.result(WAIT_SECONDS) is None
+
+
+def test_both_message_limits_are_set_and_grpc_does_not_retry_beneath_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, Any] = {}
+    real = grpc.insecure_channel
+
+    def insecure_channel(target: str, options: list[tuple[str, int]]) -> grpc.Channel:
+        made.update(options)
+        return real(target, options=options)
+
+    monkeypatch.setattr(grpc, "insecure_channel", insecure_channel)
+    RuntimeStoreClient("127.0.0.1:1", max_message_bytes=12345).close()
+    assert made["grpc.max_send_message_length"] == made["grpc.max_receive_message_length"] == 12345
+    assert made["grpc.enable_retries"] == 0
+
+    RuntimeStoreClient("127.0.0.1:1").close()
+    assert made["grpc.max_send_message_length"] == made["grpc.max_receive_message_length"] == 256 * 1024 * 1024
+
+
+def test_an_engine_that_stays_away_is_told_as_what_it_is(wire: Wire) -> None:
+    client = wire.client(retry=RetryPolicy(max_attempts=1))
+    writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT))
+    wire.answer("PersistInputState", UNAVAILABLE)
+
+    assert isinstance(writing.exception(WAIT_SECONDS), StoreUnavailable)
