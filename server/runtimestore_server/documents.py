@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 UINT64_MAX = 2**64 - 1
 INT64_MAX = 2**63 - 1
+SEED_TEXT_MAX_CHARACTERS = 256
+"""A longer text in a document is no phase and no run id that a person wants to see."""
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 _UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -189,8 +191,8 @@ def input_seed(state_json: bytes) -> InputSeed:
             attempt_count=_or_default(loose.attempt_count, int, None),
         )
     return InputSeed(
-        phase=seed.current_state,
-        last_run_id=seed.last_run_id,
+        phase=_short(seed.current_state) or "",
+        last_run_id=_short(seed.last_run_id),
         last_boundary_sequence=_in_range(seed.last_boundary_sequence, UINT64_MAX),
         attempt_count=_in_range(seed.attempt_count, 2**32 - 1),
     )
@@ -275,6 +277,11 @@ def _or_default(raw: msgspec.Raw, kind: type[T], default: D) -> T | D:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError:
         return default
+
+
+def _short(text: str | None) -> str | None:
+    # A seed is told beside its document: a long text would be sent twice, and make the message too large to be read.
+    return text if text is None or len(text) <= SEED_TEXT_MAX_CHARACTERS else None
 
 
 def _in_range(number: int | None, largest: int) -> int | None:

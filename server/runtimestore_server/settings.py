@@ -19,6 +19,17 @@ MIB = 1024 * 1024
 
 Positive = Annotated[int, Field(gt=0)]
 
+_PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):[^@]*@")
+_PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
+
+
+class DatabaseUrl(SecretStr):
+    """A database URL; wherever it is shown, its password is not."""
+
+    def _display(self) -> str:
+        shown = _PASSWORD_IN_USERINFO.sub(r"\1:***@", self.get_secret_value())
+        return _PASSWORD_IN_QUERY.sub(r"\1***", shown)
+
 
 class Settings(BaseSettings):
     """Everything that can be set, with its unit. A flag wins over the environment, the environment over the file."""
@@ -41,8 +52,8 @@ class Settings(BaseSettings):
         "127.0.0.1:50051",
         description="Where to serve: HOST:PORT (port 0 lets the system choose one) or unix:PATH.",
     )
-    database_url: SecretStr = Field(
-        SecretStr("sqlite:///runtimestore.db"),
+    database_url: DatabaseUrl = Field(
+        DatabaseUrl("sqlite:///runtimestore.db"),
         description=(
             "Where to store: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, or memory: for an ephemeral "
             "store that forgets everything when it stops."
@@ -71,7 +82,11 @@ class Settings(BaseSettings):
     )
     max_batch_writes: Positive = Field(64, description="How many writes one transaction takes at most.")
     committer_threads: Positive = Field(
-        2, description="How many transactions Postgres commits at a time. SQLite has one writer whatever this says."
+        1,
+        description=(
+            "How many transactions Postgres commits at a time. One makes the largest batches; more help where the "
+            "database is far away. SQLite has one writer whatever this says."
+        ),
     )
     reader_threads: Positive = Field(4, description="How many loads run at a time.")
     request_retention_seconds: Positive = Field(
@@ -104,9 +119,14 @@ class Settings(BaseSettings):
             raise ValueError("must be HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
         return value
 
+    @field_validator("database_url", mode="before")
+    @classmethod
+    def _any_secret_will_do(cls, value: object) -> object:
+        return value.get_secret_value() if isinstance(value, SecretStr) else value
+
     @field_validator("database_url")
     @classmethod
-    def _database_url_is_known(cls, value: SecretStr) -> SecretStr:
+    def _database_url_is_known(cls, value: DatabaseUrl) -> DatabaseUrl:
         url = value.get_secret_value()
         if url == "memory:" or re.match(r"(sqlite|postgresql|postgres)(\+[a-z0-9]+)?:", url):
             return value

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("runtime_id", _id(), primary_key=True),
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("runtime_state", sa.Text),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "requests",
@@ -39,6 +40,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.LargeBinary, nullable=False),
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("recorded_at_ms", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_index("requests_recorded_at_ms", "requests", ["recorded_at_ms"])
     op.create_table(
@@ -58,6 +60,7 @@ def upgrade() -> None:
         sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
         sa.Column("message_count", sa.BigInteger, nullable=False),
         sa.Column("total_tokens", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_index("sessions_runtime", "sessions", ["realm", "runtime_id"])
     op.create_table(
@@ -76,6 +79,7 @@ def upgrade() -> None:
         sa.Column("sequence", _uint64(), primary_key=True),
         sa.Column("sha256", sa.LargeBinary, nullable=False),
         sa.Column("receipt", sa.LargeBinary, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "ops_snapshots",

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import structlog
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from runtimestore.errors import DOMAIN, InternalError, RuntimeStoreError
+from runtimestore.errors import DOMAIN, InternalError, InvalidRequest, RuntimeStoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,6 +53,32 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
 
+class _Malformed:
+    """Stands for a request that is no protobuf message of its method."""
+
+
+_MALFORMED = _Malformed()
+
+
+def _lenient(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A deserializer that lets the handler refuse what it cannot read: gRPC itself would answer INTERNAL."""
+
+    def deserialize(raw: bytes) -> Any:
+        try:
+            return deserializer(raw)
+        except DecodeError:
+            return _MALFORMED
+
+    return deserialize
+
+
+def _malformed() -> InvalidRequest:
+    return InvalidRequest(
+        "the request is not a valid protobuf message of this method: a field has another wire type, a string is not "
+        "UTF-8, or bytes are missing; generate the client from the same proto files"
+    )
+
+
 def _wrap(method: str, handler: Any) -> Any:
     if handler.unary_unary is not None:
         unary = handler.unary_unary
@@ -59,6 +86,8 @@ def _wrap(method: str, handler: Any) -> Any:
         async def unary_unary(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             try:
+                if request is _MALFORMED:
+                    raise _malformed()  # noqa: TRY301  (so that there is one way out of here)
                 answer = await unary(request, context)
             except Exception as error:
                 await _refuse(method, error, context, started)
@@ -68,7 +97,7 @@ def _wrap(method: str, handler: Any) -> Any:
 
         return grpc.unary_unary_rpc_method_handler(
             unary_unary,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
     if handler.unary_stream is not None:
@@ -77,6 +106,8 @@ def _wrap(method: str, handler: Any) -> Any:
         async def unary_stream(request: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
+                if request is _MALFORMED:
+                    raise _malformed()  # noqa: TRY301  (so that there is one way out of here)
                 async for message in stream(request, context):
                     yield message
             except Exception as error:  # noqa: BLE001  (this is the one place where all of them end)
@@ -85,7 +116,7 @@ def _wrap(method: str, handler: Any) -> Any:
 
         return grpc.unary_stream_rpc_method_handler(
             unary_stream,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
     return handler  # the bidirectional stream of server reflection answers for itself

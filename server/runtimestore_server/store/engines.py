@@ -6,12 +6,12 @@ Both are driven synchronously: writers and readers have an SQLAlchemy engine eac
 from __future__ import annotations
 
 import enum
-import json
 import sqlite3
 from abc import ABC, abstractmethod
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
@@ -31,6 +31,9 @@ Row = tuple[Any, ...]
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long SQLite itself waits for another process' write lock before it says BUSY and the batch is run again."""
+
+LOCK_TIMEOUT_SECONDS = 10
+"""How long Postgres waits for a row that another transaction holds before the batch is run again."""
 
 POOL_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5
@@ -166,6 +169,7 @@ class SqliteDatabase(Database):
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
+            hide_parameters=True,  # the text of an error must not quote documents and secrets
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},
         )
         event.listen(engine, "connect", _configure_sqlite)
@@ -183,17 +187,17 @@ class SqliteDatabase(Database):
 
     def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
         """The keys as one JSON array of arrays."""
-        return {"keys": json.dumps(_with_digits(columns, rows))}
+        return {"keys": msgspec.json.encode(_with_digits(columns, rows)).decode()}
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement, run for each row within the driver."""
         if rows:
-            tx.execute(_sqlite_upsert(table), _dicts(table, rows))
+            tx.exec_driver_sql(_sqlite_upsert(table), _with_digits(tuple(table.columns), rows))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
         """A plain insert: the one writer has looked before."""
         if rows:
-            tx.execute(_sqlite_insert(table), _dicts(table, rows))
+            tx.exec_driver_sql(_sqlite_insert(table), _with_digits(tuple(table.columns), rows))
         return len(rows)
 
     def classify(self, error: Exception) -> Fault:
@@ -272,11 +276,12 @@ class PostgresDatabase(Database):
 
     @staticmethod
     def _engine(url: URL, *, pool_size: int) -> Engine:
-        return sa.create_engine(
+        engine = sa.create_engine(
             url,
             pool_size=pool_size,
             max_overflow=1,
             pool_timeout=POOL_TIMEOUT_SECONDS,
+            hide_parameters=True,  # the text of an error must not quote documents and secrets
             connect_args={
                 "application_name": "runtimestore",
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
@@ -288,6 +293,8 @@ class PostgresDatabase(Database):
                 "tcp_user_timeout": 30_000,
             },
         )
+        event.listen(engine, "connect", _configure_postgres)
+        return engine
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
         """One array parameter a column: no limit on the number of keys."""
@@ -380,6 +387,19 @@ def _is_operational(error: DBAPIError) -> bool:
     return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or error.connection_invalidated
 
 
+def _configure_postgres(connection: Any, record: object) -> None:
+    del record
+    from psycopg.types.array import ListBinaryDumper
+
+    connection.autocommit = True
+    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+    connection.autocommit = False
+
+    # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
+    connection.adapters.register_dumper(list, ListBinaryDumper)
+
+
 def _binary_cursor() -> Callable[..., Any]:
     """A psycopg cursor that asks for binary results: as text, each byte of a document would arrive as two digits."""
     import psycopg
@@ -407,11 +427,6 @@ def _with_digits(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> list
 def _lists(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
     values = zip(*_with_digits(columns, rows), strict=True)
     return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}
-
-
-def _dicts(table: sa.Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    names = table.columns.keys()
-    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:
@@ -448,20 +463,28 @@ def _postgres_insert(table: sa.Table) -> Executable:
     return statement
 
 
+# The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,
+# row by row, than dictionaries and bind processors.
 @cache
-def _sqlite_insert(table: sa.Table) -> Executable:
-    return sa.insert(table)
+def _sqlite_insert(table: sa.Table) -> str:
+    return str(sa.insert(table).compile(dialect=_sqlite_dialect()))
 
 
 @cache
-def _sqlite_upsert(table: sa.Table) -> Executable:
+def _sqlite_upsert(table: sa.Table) -> str:
     from sqlalchemy.dialects.sqlite import insert
 
-    return _replacing(insert(table), table)
+    return str(_replacing(insert(table), table).compile(dialect=_sqlite_dialect()))
 
 
-def _replacing(insert: Any, table: sa.Table) -> Executable:
-    statement: Executable = insert.on_conflict_do_update(
+def _sqlite_dialect() -> sa.Dialect:
+    from sqlalchemy.dialects.sqlite import dialect
+
+    return dialect(paramstyle="qmark")
+
+
+def _replacing(insert: Any, table: sa.Table) -> sa.Insert:
+    statement: sa.Insert = insert.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={
             column.name: insert.excluded[column.name]

@@ -63,6 +63,7 @@ runtimes = Table(
     # Counts the committed writes; a committed row is never at 0.
     Column("revision", BigInteger, nullable=False),
     Column("runtime_state", Text),
+    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 
 requests = Table(
@@ -75,6 +76,7 @@ requests = Table(
     Column("revision", BigInteger, nullable=False),
     Column("recorded_at_ms", BigInteger, nullable=False),
     Index("requests_recorded_at_ms", "recorded_at_ms"),
+    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 
 session_snapshots = Table(
@@ -99,6 +101,7 @@ sessions = Table(
     Column("message_count", BigInteger, nullable=False),
     Column("total_tokens", BigInteger, nullable=False),
     Index("sessions_runtime", "realm", "runtime_id"),
+    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 
 inputs = Table(
@@ -120,6 +123,7 @@ receipts = Table(
     Column("sequence", UInt64, primary_key=True),
     Column("sha256", LargeBinary, nullable=False),
     Column("receipt", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 
 ops_snapshots = Table(
