@@ -124,7 +124,8 @@ class Attempts:
             return True
         if not isinstance(error, CallFailed):
             return False
-        return error.code is grpc.StatusCode.UNAVAILABLE or (
+        # A server that stops cancels the calls that reach it in that moment. What the caller cancels never comes here.
+        return error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) or (
             error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after_seconds is not None
         )
 

@@ -480,7 +480,7 @@ class AsyncRuntimeStoreClient:
             except grpc.aio.AioRpcError as failed:
                 error = refusal_of(failed.code(), failed.details(), failed.trailing_metadata())
                 pause_seconds = attempts.pause_after(error)
-                if pause_seconds is None:
+                if pause_seconds is None or self._closed:
                     raise error from failed
             except asyncio.CancelledError as cancelled:
                 task = asyncio.current_task()

@@ -461,6 +461,6 @@ class RuntimeStoreClient:
                 call = cast("grpc.Call", failed)  # what a call raises is the call itself
                 error = refusal_of(call.code(), call.details(), call.trailing_metadata())
                 pause_seconds = attempts.pause_after(error)
-                if pause_seconds is None:
+                if pause_seconds is None or self._closed:
                     raise error from failed
             time.sleep(pause_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Self
 
 import grpc.aio
@@ -117,8 +118,10 @@ class Application:
         self._watching.cancel()
         await asyncio.wait([self._watching])
         await self._health.enter_graceful_shutdown()
-        # New calls are refused from here on; those in flight get the grace period, then are cancelled.
-        await self._server.stop(self.settings.grace_period_seconds)
+        started = time.monotonic()
+        await self.store.drain(self.settings.grace_period_seconds)
+        # What is still being sent gets the rest of the grace period, then is cancelled.
+        await self._server.stop(max(0.0, self.settings.grace_period_seconds - (time.monotonic() - started)))
         await self.store.close()
 
     async def _watch(self) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 RUNTIME = "rt:session:1"
 INPUT = InputState("0189f7a0-0000-7000-8000-000000000001", "{}")
 GONE = Failure(grpc.StatusCode.UNAVAILABLE, "connection reset")
+STOPPING = Failure(grpc.StatusCode.CANCELLED, "CANCELLED")
 UNKNOWN = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.0)
 OVERLOADED = refusal("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=0.3)
 CHANGED = refusal("OAUTH_FLOW_SNAPSHOT_CHANGED", grpc.StatusCode.ABORTED)
@@ -64,7 +65,7 @@ async def hang(_request: object, _context: object) -> None:
     await asyncio.sleep(60)
 
 
-@pytest.mark.parametrize("failure", [GONE, UNKNOWN])
+@pytest.mark.parametrize("failure", [GONE, STOPPING, UNKNOWN])
 def test_a_retried_write_keeps_its_request_id(failure: Failure) -> None:
     async def scenario(script: Script, store: AsyncRuntimeStoreClient) -> None:
         script.answer("PersistInputState", failure, failure, pb.PersistInputStateResponse(revision=7, replayed=True))
@@ -76,7 +77,9 @@ def test_a_retried_write_keeps_its_request_id(failure: Failure) -> None:
     assert first == second == third
 
 
-@pytest.mark.parametrize(("failure", "error"), [(GONE, CallFailed), (UNKNOWN, CommitOutcomeUnknown)])
+@pytest.mark.parametrize(
+    ("failure", "error"), [(GONE, CallFailed), (STOPPING, CallFailed), (UNKNOWN, CommitOutcomeUnknown)]
+)
 def test_a_write_without_a_request_id_is_not_repeated_when_it_may_have_landed(
     failure: Failure, error: type[Exception]
 ) -> None:

@@ -34,6 +34,7 @@ RUNTIME = "rt:session:1"
 INPUT = InputState("0189f7a0-0000-7000-8000-000000000001", "{}")
 WAIT_SECONDS = 10.0
 GONE = Failure(grpc.StatusCode.UNAVAILABLE, "connection reset")
+STOPPING = Failure(grpc.StatusCode.CANCELLED, "CANCELLED")
 UNKNOWN = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.1)
 UNAVAILABLE = refusal("STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.1)
 OVERLOADED = refusal("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=1.5)
@@ -41,7 +42,7 @@ CHANGED = refusal("OAUTH_FLOW_SNAPSHOT_CHANGED", grpc.StatusCode.ABORTED)
 WRITTEN = pb.PersistInputStateResponse(revision=7)
 
 
-@pytest.mark.parametrize("failure", [GONE, UNKNOWN, UNAVAILABLE, OVERLOADED])
+@pytest.mark.parametrize("failure", [GONE, STOPPING, UNKNOWN, UNAVAILABLE, OVERLOADED])
 def test_a_retried_write_keeps_its_request_id(wire: Wire, at_once: RetryPolicy, failure: Failure) -> None:
     writing = wire.calling(lambda: wire.client(retry=at_once).persist_input_state(RUNTIME, INPUT))
 

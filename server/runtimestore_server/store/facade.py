@@ -47,6 +47,7 @@ class Store:
         self._readers = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="reader")
         self._max_waiting_reads = settings.max_waiting_reads
         self._waiting_reads = 0
+        self._draining = False
         self._retention_ms = settings.request_retention_seconds * 1000
         self._store_id: str | None = None
         self._forgetting = asyncio.create_task(self._forget_old_requests(), name="forget-old-requests")
@@ -62,6 +63,7 @@ class Store:
         Raises:
             RuntimeStoreError: it was refused, or the store could not commit it.
         """
+        self._refuse_while_draining()
         return await self._committer.commit(write)
 
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -71,6 +73,7 @@ class Store:
             Overloaded: too many loads are waiting.
             RuntimeStoreError: the value is damaged, or the store cannot be reached.
         """
+        self._refuse_while_draining()
         return await self.on_reader_thread(lambda: self._read(load, *args, **kwargs))
 
     async def on_reader_thread(self, work: Callable[[], T]) -> T:
@@ -121,6 +124,22 @@ class Store:
         problem = (await self.read(schema.inspect)).problem()
         if problem:
             raise StoreUnavailable(problem)
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining:
+            raise StoreUnavailable("the server is shutting down; nothing was done, try again")
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse what is new as unavailable and wait, at most `seconds`, until what was taken in is answered.
+
+        gRPC's own stop comes after this: it cancels calls that arrive while it begins, and a cancelled call tells its
+        caller nothing.
+        """
+        self._draining = True
+        deadline = time.monotonic() + seconds
+        # Polling, once in a process' life: an event would be set and cleared on every call.
+        while (self._waiting_reads or self._committer.waiting_writes) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
     async def close(self) -> None:
         """Commit what is waiting, end every thread, close every connection."""
