@@ -35,6 +35,9 @@ BUSY_TIMEOUT_SECONDS = 5.0
 LOCK_TIMEOUT_SECONDS = 10
 """How long Postgres waits for a row that another transaction holds before the batch is run again."""
 
+LARGE_BYTES = 8 * 1024 * 1024
+"""A connection that carried this much at once keeps buffers of that size: it is closed, and the next one is new."""
+
 POOL_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -114,6 +117,11 @@ class Database(ABC):
         """What became of the transaction `token`; asked on a new connection."""
         del tx, token
         return CommitState.UNKNOWN
+
+    def release_buffers(self, connection: Connection, carried_bytes: int) -> None:
+        """Let go of what a connection keeps of a large document: drivers never shrink their buffers."""
+        if carried_bytes >= LARGE_BYTES:
+            connection.invalidate()
 
     @abstractmethod
     def migration_lock(self, connection: Connection) -> None:
@@ -231,6 +239,9 @@ class MemoryDatabase(SqliteDatabase):
         event.listen(self.writers, "begin", _begin_immediate)
         self.readers = self.writers
 
+    def release_buffers(self, connection: Connection, carried_bytes: int) -> None:
+        """Nothing: the one connection is the store."""
+
 
 _SQLITE_FAULTS = {
     sqlite3.SQLITE_BUSY: Fault.TRANSIENT,
@@ -305,9 +316,13 @@ class PostgresDatabase(Database):
         return _lists(columns, rows)
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """One statement with an array a column."""
-        if rows:
-            tx.execute(_postgres_upsert(table), _lists(tuple(table.columns), rows))
+        """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
+        small = [row for row in rows if _largest(row) < LARGE_BYTES]
+        if small:
+            tx.execute(_postgres_upsert(table), _lists(tuple(table.columns), small))
+        for row in rows:
+            if _largest(row) >= LARGE_BYTES:
+                tx.execute(_postgres_upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
         """Rows that another transaction is inserting are waited for, then left alone."""
@@ -455,6 +470,17 @@ def _postgres_rows(table: sa.Table) -> Any:
 @cache
 def _postgres_upsert(table: sa.Table) -> Executable:
     return _replacing(_postgres_rows(table), table)
+
+
+@cache
+def _postgres_upsert_row(table: sa.Table) -> Executable:
+    from sqlalchemy.dialects.postgresql import insert
+
+    return _replacing(insert(table), table)
+
+
+def _largest(row: Row) -> int:
+    return max((len(value) for value in row if isinstance(value, bytes)), default=0)
 
 
 @cache

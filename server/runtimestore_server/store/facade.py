@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import Overloaded, RuntimeStoreError, StoreUnavailable
-from runtimestore_server.store import requests, schema
+from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.transaction import refusal_of
@@ -96,7 +96,9 @@ class Store:
             attempt += 1
             try:
                 with self.database.readers.connect() as connection:
-                    return load(connection, *args, **kwargs)
+                    found = load(connection, *args, **kwargs)
+                    self.database.release_buffers(connection, reads.size_bytes(found))
+                    return found
             except RuntimeStoreError:
                 raise
             except Exception as error:

@@ -149,6 +149,15 @@ def corrupt(table: str, what: str, **key: str) -> StoredValueCorrupt:
     )
 
 
+def size_bytes(found: object) -> int:
+    """How many bytes of documents a load has found."""
+    if isinstance(found, bytes):
+        return len(found)
+    if isinstance(found, (tuple, list)):
+        return sum(size_bytes(part) for part in found)
+    return 0
+
+
 def _is(runtime: RuntimeKey) -> sa.ColumnElement[bool]:
     return sa.and_(runtimes.c.realm == runtime.realm, runtimes.c.runtime_id == runtime.runtime_id)
 

@@ -112,6 +112,7 @@ def _attempt(database: Database, batch: Sequence[AnyWrite]) -> list[Decision]:
             transaction.commit()
         except Exception as error:
             raise _CommitFailed(error, attempt) from error
+        database.release_buffers(connection, sum(write.size_bytes for write in batch))
         return decisions
 
 
