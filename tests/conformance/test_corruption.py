@@ -1,0 +1,161 @@
+"""Contract section 5: what is damaged beneath the server is never handed out, and nothing else suffers."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from runtimestore import RuntimeState, StoredValueCorrupt
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.store import tables
+from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
+from support.database import change, flip_a_byte
+from support.documents import receipt
+from support.refusals import refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import sqlalchemy as sa
+
+    from runtimestore.v1 import runtime_store_pb2_grpc
+    from runtimestore_server.app import Application
+
+INPUT = input_of("").input_id
+
+# Each column that is checked, the key of the row to damage, the load that must refuse it.
+CASES: list[tuple[sa.Column[Any], dict[str, Any], Callable[[Store, str], Awaitable[Any]]]] = [
+    (column, key, load)
+    for columns, key, load in (
+        (
+            (tables.session_snapshots.c.body, tables.session_snapshots.c.sha256),
+            {},
+            lambda store, runtime_id: store.load_session_snapshot(runtime_id),
+        ),
+        (
+            (tables.inputs.c.state_json, tables.inputs.c.sha256),
+            {"input_id": INPUT},
+            lambda store, runtime_id: store.load_input_state(runtime_id, INPUT),
+        ),
+        (
+            (tables.inputs.c.state_json, tables.inputs.c.sha256),
+            {"input_id": INPUT},
+            lambda store, runtime_id: store.load_input_states(runtime_id),
+        ),
+        (
+            (tables.receipts.c.receipt, tables.receipts.c.sha256),
+            {"run_id": id_of("a"), "sequence": 0},
+            lambda store, runtime_id: store.load_boundary_receipt(runtime_id, id_of("a"), 0),
+        ),
+        (
+            (tables.ops_snapshots.c.snapshot_json, tables.ops_snapshots.c.sha256),
+            {},
+            lambda store, runtime_id: store.load_ops_lifecycle(runtime_id),
+        ),
+        (
+            (tables.oauth_flow_snapshots.c.snapshot_json, tables.oauth_flow_snapshots.c.sha256),
+            {},
+            lambda store, _: store.load_auth_oauth_flow_snapshot(),
+        ),
+    )
+    for column in columns
+]
+
+
+def _named(case: Any) -> str:
+    return str(case).replace(".", " ") if hasattr(case, "table") else ""
+
+
+@pytest.mark.parametrize(("column", "key", "load"), CASES, ids=_named)
+async def test_a_flipped_bit_is_data_loss_that_names_the_row_and_every_other_row_stays_readable(
+    app: Application,
+    store: Store,
+    realm: str,
+    runtime_id: str,
+    column: sa.Column[Any],
+    key: dict[str, Any],
+    load: Callable[[Store, str], Awaitable[Any]],
+) -> None:
+    neighbour = f"{runtime_id}/neighbour"
+    for name in (runtime_id, neighbour):
+        for write in RUNTIME_WRITES:
+            await write(store, name, "a")
+    await store.persist_auth_oauth_flow_snapshot(b"secret")
+    whole = await everything(store, neighbour)
+    row = {"realm": realm, **({"runtime_id": runtime_id} if "runtime_id" in column.table.c else {}), **key}
+
+    await flip_a_byte(app, column, **row)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await load(store, runtime_id)
+    assert found.value.code is grpc.StatusCode.DATA_LOSS
+    assert found.value.store_error == "read_failed"
+    named = {name: str(value) for name, value in row.items() if name in found.value.metadata}
+    assert found.value.metadata["table"] == column.table.name
+    assert named == {name: found.value.metadata[name] for name in named}
+    assert set(named) >= set(row) - {"realm"}
+
+    assert await everything(store, neighbour) == whole
+    readable = 0
+    for other_column, _, other_load in CASES:
+        if other_column.table is not column.table:
+            await other_load(store, runtime_id)
+            readable += 1
+    assert readable >= 8
+    assert await store.load_runtime_state(runtime_id) is RuntimeState.IDLE
+    assert await store.load_input_state(runtime_id, id_of("another")) is not None
+
+
+NOWHERE = b'{"run_id":"x","boundary":"nowhere","contributing_input_ids":[],"message_count":0,"sequence":0}'  # no such boundary
+
+
+@pytest.mark.parametrize("damaged", [b"", b"no receipt", b"[]", b"{}", NOWHERE])
+async def test_a_receipt_that_cannot_be_decoded_is_data_loss_though_its_digest_is_right(
+    app: Application, store: Store, realm: str, runtime_id: str, damaged: bytes
+) -> None:
+    proof = receipt()
+    await store.atomic_apply(runtime_id, receipt=proof)
+    await change(
+        app,
+        tables.receipts,
+        {"receipt": damaged, "sha256": sha256(damaged).digest()},
+        realm=realm,
+        runtime_id=runtime_id,
+    )
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await store.load_boundary_receipt(runtime_id, proof.run_id, 0)
+
+    assert found.value.metadata["table"] == "receipts"
+    assert found.value.metadata["run_id"] == proof.run_id
+
+
+async def test_the_refusal_of_a_damaged_value_shows_nothing_of_it(
+    app: Application,
+    store: Store,
+    wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub,
+    realm: str,
+) -> None:
+    await store.persist_auth_oauth_flow_snapshot(b"pkce-verifier-0123456789")
+    await flip_a_byte(app, tables.oauth_flow_snapshots.c.snapshot_json, realm=realm)
+
+    found = await refused(wire.LoadAuthOAuthFlowSnapshot(pb.LoadAuthOAuthFlowSnapshotRequest(realm=realm)))
+
+    assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "STORED_VALUE_CORRUPT")
+    told = f"{found.message} {found.metadata}"
+    assert "verifier" not in told
+    assert "SELECT" not in told
+
+
+async def test_a_damaged_session_is_mended_by_the_next_snapshot(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    await store.commit_session_snapshot(runtime_id, session_of("a"))
+    await flip_a_byte(app, tables.session_snapshots.c.body, realm=realm, runtime_id=runtime_id)
+
+    await store.commit_session_snapshot(runtime_id, session_of("a"))
+
+    assert await store.load_session_snapshot(runtime_id) == session_of("a")

@@ -1,0 +1,105 @@
+"""Contract section 7: a bounded queue answers OVERLOADED instead of growing, and loses nothing that it took in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from runtimestore import DeadlineExceeded, Overloaded, RetryPolicy
+from runtimestore.v1 import runtime_store_pb2_grpc
+from support.calls import Store, input_of
+from support.clean_up import until
+from support.database import held_commits
+from support.documents import new_id, session
+from support.refusals import WireRefusal, is_refusal, refused
+from support.requests import request_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from runtimestore_server.app import Application
+
+    Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
+
+
+async def _call(wire: Wire, method: str, **changed: Any) -> WireRefusal:
+    return await refused(getattr(wire, method)(request_of(method, **changed)))
+
+
+async def _done(call: Any) -> Any:
+    return await call
+
+
+async def test_writes_beyond_the_bound_are_overloaded_and_are_taken_in_later(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
+) -> None:
+    async with (
+        serve(max_waiting_writes=4, max_batch_writes=2) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+    ):
+        wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
+
+        def write(number: int) -> asyncio.Future[Any]:
+            request = request_of("PersistInputState", runtime_id=f"{runtime_id}/{number}", request_id=new_id())
+            return asyncio.ensure_future(_done(wire.PersistInputState(request)))
+
+        with held_commits(app) as go_on:
+            waiting = [write(number) for number in range(4)]
+            await until(lambda: app.store._committer._waiting_writes == 4)
+            found = await _call(wire, "PersistInputState", runtime_id=f"{runtime_id}/more")
+            found_oauth = await _call(wire, "PersistAuthOAuthFlowSnapshot")
+            go_on.set()
+            await asyncio.gather(*waiting)
+
+        for refusal in (found, found_oauth):
+            is_refusal(refusal, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+            assert refusal.retry_delay_seconds is not None
+            assert refusal.retry_delay_seconds > 0
+        async with Store(app.address) as store:
+            assert await store.load_input_states_with_revision(f"{runtime_id}/more") == ([], 0)
+            assert await store.persist_input_state(f"{runtime_id}/more", input_of("a")) == (1, False)
+
+
+async def test_bytes_beyond_the_bound_are_overloaded_but_one_write_is_always_taken_in(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
+) -> None:
+    async with serve(max_waiting_bytes=10_000) as app, Store(app.address, retry=RetryPolicy(max_attempts=1)) as store:
+        body = session("x" * 20_000)
+        assert await store.commit_session_snapshot(runtime_id, body) == (1, False)
+        with held_commits(app) as go_on:
+            waiting = asyncio.create_task(store.commit_session_snapshot(runtime_id, body))
+            await until(lambda: app.store._committer._waiting_bytes > 0)
+            with pytest.raises(Overloaded) as found:
+                await store.persist_input_state(runtime_id, input_of("a"))
+            assert found.value.retry_after_seconds
+            go_on.set()
+            assert await waiting == (2, False)
+
+
+async def test_a_client_waits_for_its_turn_at_an_overloaded_server(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
+) -> None:
+    patient = RetryPolicy(max_attempts=1000, initial_backoff_seconds=0.01, max_backoff_seconds=0.1)
+    async with serve(max_waiting_writes=2) as app, Store(app.address, retry=patient) as store:
+        commits = await asyncio.gather(*(store.persist_input_state(runtime_id, input_of(str(n))) for n in range(40)))
+
+        assert sorted(commit.revision for commit in commits) == list(range(1, 41))
+
+
+async def test_a_deadline_that_passes_while_a_write_waits_is_the_callers_alone(
+    app: Application, client: Store, runtime_id: str
+) -> None:
+    with held_commits(app) as go_on:
+        with pytest.raises(DeadlineExceeded) as found:
+            await client.persist_input_state(runtime_id, input_of("a"), timeout_seconds=0.2)
+        go_on.set()
+
+    # The same id tells what became of it.
+    again = await client.persist_input_state(runtime_id, input_of("a"), request_id=found.value.request_id)
+    assert again.revision == 1
+    assert await client.load_input_states_with_revision(runtime_id) == ([input_of("a")], 1)

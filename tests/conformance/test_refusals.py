@@ -1,0 +1,173 @@
+"""Contract section 7: what every refusal carries on the wire, and what none ever shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from runtimestore.errors import REFUSALS
+from runtimestore.v1 import error_reason_pb2
+from runtimestore.v1 import runtime_store_pb2 as pb
+from support.documents import new_id, session
+from support.refusals import WireRefusal, is_refusal, refused
+from support.requests import ALL, RUNTIME_WRITES, WRITES, request_of
+
+if TYPE_CHECKING:
+    from runtimestore.v1 import runtime_store_pb2_grpc
+    from runtimestore_server.app import Application
+    from support.calls import Store
+
+    Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
+
+DOMAIN = "runtimestore.v1"
+STORE_ERRORS = {"write_failed", "read_failed", "session_key_mismatch", "not_found", "unsupported", "internal"}
+
+SECRET = "8d2c-a-value-that-a-caller-sent"  # noqa: S105  (of a test)
+
+
+async def _call(wire: Wire, method: str, **changed: Any) -> WireRefusal:
+    return await refused(getattr(wire, method)(request_of(method, **changed)))
+
+
+async def test_a_session_key_that_does_not_match(wire: Wire, realm: str) -> None:
+    key, session_id = new_id(), new_id()
+    delta = pb.SessionDelta(session_snapshot=session(SECRET, session_id=session_id))
+
+    found = await _call(wire, "AtomicApply", realm=realm, session_delta=delta, session_store_key=key)
+
+    is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "SESSION_KEY_MISMATCH", "session_key_mismatch")
+    assert (found.metadata["expected"], found.metadata["actual"]) == (key, session_id)
+
+
+async def test_a_bad_document_of_each_kind(wire: Wire, realm: str) -> None:
+    bad = f'{{"text": "{SECRET}"}}'
+    state = pb.StoredInputState(input_id=new_id(), state_json=bad)
+    for method, changed, reason in (
+        ("CommitSessionSnapshot", {"session_delta": {"session_snapshot": bad.encode()}}, "SESSION_SNAPSHOT_INVALID"),
+        ("AtomicApply", {"session_delta": {"session_snapshot": bad.encode()}}, "SESSION_SNAPSHOT_INVALID"),
+        ("AtomicApply", {"input_updates": [state]}, "INPUT_STATE_INVALID"),
+        ("PersistInputState", {"state": state}, "INPUT_STATE_INVALID"),
+        ("CommitMachineLifecycle", {"input_states": [state]}, "INPUT_STATE_INVALID"),
+        ("PersistOpsLifecycle", {"snapshot": {"snapshot_json": bad}}, "OPS_SNAPSHOT_INVALID"),
+    ):
+        found = await _call(wire, method, realm=realm, **changed)
+        is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, reason, "write_failed")
+        assert len(found.violations) == 1
+
+
+async def test_what_stands_in_a_bad_document_is_not_told(wire: Wire, realm: str) -> None:
+    for value in (f'"{SECRET}"', f'{{"{SECRET}": 1}}', f'["{SECRET}"]'):
+        documents = (
+            f'{{"id": {value}, "messages": {value}}}',
+            f'{{"id": "{new_id()}", "messages": [{value}]}}',
+            f'{{"{SECRET}": {value}}}',
+            f"{value}{SECRET}",
+            SECRET,
+        )
+        for document in documents:
+            found = await _call(
+                wire, "CommitSessionSnapshot", realm=realm, session_delta={"session_snapshot": document.encode()}
+            )
+            is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "SESSION_SNAPSHOT_INVALID", "write_failed")
+        state = pb.StoredInputState(input_id=new_id(), state_json=f'{{"input_id": {value}, "current_state": "x"}}')
+        found = await _call(wire, "PersistInputState", realm=realm, state=state)
+        is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INPUT_STATE_INVALID", "write_failed")
+        found = await _call(
+            wire, "PersistOpsLifecycle", realm=realm, snapshot={"snapshot_json": f'{{"epoch_id": {value}}}'}
+        )
+        is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "OPS_SNAPSHOT_INVALID", "write_failed")
+
+
+async def test_a_receipt_that_exists(wire: Wire, realm: str) -> None:
+    proof = pb.RunBoundaryReceipt(run_id=new_id(), sequence=3, boundary=pb.RUN_APPLY_BOUNDARY_IMMEDIATE)
+    await wire.AtomicApply(request_of("AtomicApply", realm=realm, receipt=proof))
+
+    found = await _call(wire, "AtomicApply", realm=realm, receipt=proof)
+
+    is_refusal(found, grpc.StatusCode.ALREADY_EXISTS, "BOUNDARY_RECEIPT_EXISTS", "write_failed")
+    assert (found.metadata["run_id"], found.metadata["sequence"]) == (proof.run_id, "3")
+
+
+@pytest.mark.parametrize("method", RUNTIME_WRITES)
+async def test_a_missed_revision(wire: Wire, realm: str, method: str) -> None:
+    found = await _call(wire, method, realm=realm, if_revision=7)
+
+    is_refusal(found, grpc.StatusCode.ABORTED, "REVISION_MISMATCH", "write_failed")
+    assert (found.metadata["if_revision"], found.metadata["current_revision"]) == ("7", "0")
+
+
+@pytest.mark.parametrize("method", WRITES)
+async def test_a_request_id_used_for_another_request(wire: Wire, realm: str, method: str) -> None:
+    request_id = new_id()
+    changed: dict[str, Any] = {"realm": realm, "request_id": request_id}
+    await wire.PersistOpsLifecycle(request_of("PersistOpsLifecycle", **changed))
+
+    found = await _call(wire, method, **changed)
+
+    is_refusal(found, grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED", "write_failed")
+    assert found.metadata["request_id"] == request_id
+
+
+async def test_a_missed_oauth_version(wire: Wire, realm: str) -> None:
+    found = await _call(wire, "UpdateAuthOAuthFlowSnapshot", realm=realm, expected_version=2)
+
+    is_refusal(found, grpc.StatusCode.ABORTED, "OAUTH_FLOW_SNAPSHOT_CHANGED", "write_failed")
+    assert (found.metadata["expected_version"], found.metadata["current_version"]) == ("2", "0")
+
+
+@pytest.mark.parametrize("method", ALL)
+async def test_a_malformed_request(wire: Wire, method: str) -> None:
+    found = await _call(wire, method, realm="NO REALM")
+
+    is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "internal")
+    assert list(found.violations) == ["realm"]
+
+
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    for path in ("/runtimestore.v1.RuntimeStore/DeleteEverything", "/runtimestore.v2.RuntimeStore/AtomicApply"):
+        with pytest.raises(grpc.aio.AioRpcError) as found:
+            await channel.unary_unary(path)(b"")
+        assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_bytes_that_are_no_message_are_refused_and_the_server_lives_on(
+    channel: grpc.aio.Channel, store: Store, runtime_id: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/runtimestore.v1.RuntimeStore/AtomicApply")(b"\xff\xff\xff")
+
+    assert await store.load_input_states(runtime_id) == []
+
+
+async def test_only_what_may_be_tried_later_says_when(wire: Wire, realm: str) -> None:
+    for found in (
+        await _call(wire, "PersistInputState", realm=realm, if_revision=7),
+        await _call(wire, "UpdateAuthOAuthFlowSnapshot", realm=realm, expected_version=2),
+        await _call(wire, "LoadInputStates", realm=realm, runtime_id=""),
+    ):
+        assert found.retry_delay_seconds is None
+
+
+async def test_every_reason_is_a_class_of_its_own_with_a_code_and_an_error_of_the_trait() -> None:
+    assert set(REFUSALS) == set(error_reason_pb2.ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"}
+    assert {refusal.default_store_error for refusal in REFUSALS.values()} <= STORE_ERRORS
+    assert len(set(REFUSALS.values())) == len(REFUSALS)
+
+
+@pytest.mark.parametrize("method", ALL)
+async def test_anything_unforeseen_is_answered_bland(
+    app: Application, wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError(f"SELECT {SECRET} FROM /var/lib/store.db")
+
+    for name in ("commit", "read", "authority_key"):
+        monkeypatch.setattr(app.store, name, fail)
+
+    found = await _call(wire, method)
+
+    is_refusal(found, grpc.StatusCode.INTERNAL, "INTERNAL", "internal")
+    assert found.retry_delay_seconds is None

@@ -1,0 +1,221 @@
+"""What every test may use: coroutines as tests, servers on each engine, clients of them, and proof that all is cleaned up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc.aio
+import pytest
+
+from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
+from runtimestore.v1 import runtime_store_pb2_grpc
+from support.clean_up import open_connections, tasks_left
+from support.engines import Engine, Memory, Postgres, Sqlite
+from support.postgres import postgres
+from support.server import in_process
+from support.threaded import threaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from runtimestore_server.app import Application
+    from support.postgres import Cluster
+
+T = TypeVar("T")
+
+# Nothing that the client for threads does depends on the engine behind the server: one is enough.
+ALL_CASES: tuple[tuple[type[Engine], str], ...] = (
+    (Memory, "async"),
+    (Sqlite, "async"),
+    (Sqlite, "sync"),
+    (Postgres, "async"),
+)
+
+RUNNER = pytest.StashKey[asyncio.Runner]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(capability): only on engines that have it")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that reaches a server runs on each engine; with both clients, where it speaks through `store`."""
+    if "engine" not in metafunc.fixturenames:
+        return
+    needed = {mark.args[0] for mark in metafunc.definition.iter_markers("needs")}
+    cases = [case for case in ALL_CASES if needed <= case[0].capabilities]
+    if "transport" in metafunc.fixturenames:
+        chosen: list[Any] = [pytest.param(*case, id=f"{case[0].name}-{case[1]}") for case in cases]
+        metafunc.parametrize(("engine", "transport"), chosen, indirect=True, scope="module")
+    else:
+        engines = [case[0] for case in cases if case[1] == "async"]
+        metafunc.parametrize("engine", engines, indirect=True, scope="module", ids=lambda engine: engine.name)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
+    """A coroutine function that is a test needs a loop to run on."""
+    if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(obj):
+        pytest.mark.usefixtures("runner")(obj)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine function on the session's loop."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names if name in pyfuncitem.funcargs}
+    pyfuncitem.config.stash[RUNNER].run(pyfuncitem.obj(**arguments))
+    return True
+
+
+@pytest.fixture(scope="session")
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    """The one event loop: gRPC wants no second one in a process."""
+    with asyncio.Runner() as found:
+        request.config.stash[RUNNER] = found
+        found.run(_start_grpc())
+        yield found
+        del request.config.stash[RUNNER]
+
+
+async def _start_grpc() -> None:
+    grpc.aio.init_grpc_aio()  # its thread belongs to the session, not to the first test
+
+
+@contextlib.contextmanager
+def entered(runner: asyncio.Runner, context: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """An asynchronous context for a fixture that is none."""
+
+    async def enter() -> T:
+        return await context.__aenter__()
+
+    async def leave() -> None:
+        await context.__aexit__(None, None, None)
+
+    value = runner.run(enter())
+    try:
+        yield value
+    finally:
+        runner.run(leave())
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test with a loop no task of it runs on, and no connection is held."""
+    if "runner" not in request.fixturenames:
+        yield
+        return
+    runner: asyncio.Runner = request.getfixturevalue("runner")
+    app: Application | None = request.getfixturevalue("app") if "app" in request.fixturenames else None
+    before = asyncio.all_tasks(runner.get_loop())
+    yield
+    assert runner.run(tasks_left(before)) == set()
+    if app is not None:
+        database = app.store.database
+        assert runner.run(open_connections((database.writers.pool, database.readers.pool))) == 0
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Cluster]:
+    with postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """One engine of the matrix."""
+    kind: type[Engine] = request.param
+    if kind is Postgres:
+        return Postgres(request.getfixturevalue("postgres_cluster"))
+    folder = tmp_path_factory.mktemp(kind.name)
+    return Memory(folder) if kind is Memory else Sqlite(folder)
+
+
+@pytest.fixture(scope="module")
+def transport(request: pytest.FixtureRequest) -> str:
+    """Which of the two clients a test speaks through."""
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def app(runner: asyncio.Runner, engine: Engine) -> Iterator[Application]:
+    """A server with the default settings on a fresh database; the tests of a module share it."""
+    url = engine.fresh_url()
+    with entered(runner, in_process(url)) as application:
+        yield application
+    engine.drop(url)
+
+
+@pytest.fixture
+def serve(engine: Engine) -> Callable[..., contextlib.AbstractAsyncContextManager[Application]]:
+    """Starts a server of the test's own, with settings of its own, on a fresh database."""
+
+    @contextlib.asynccontextmanager
+    async def start(**settings: Any) -> Any:
+        url = engine.fresh_url()
+        async with in_process(url, **settings) as application:
+            yield application
+        engine.drop(url)
+
+    return start
+
+
+@pytest.fixture
+def fresh_url(engine: Engine) -> Iterator[str]:
+    """A fresh database without a server; whoever serves it has stopped when the test ends."""
+    url = engine.fresh_url()
+    yield url
+    engine.drop(url)
+
+
+@pytest.fixture
+def realm() -> str:
+    """A realm that no other test uses."""
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def runtime_id() -> str:
+    """A runtime that no other test uses."""
+    return f"rt:session:{uuid.uuid4()}"
+
+
+@pytest.fixture
+def client(runner: asyncio.Runner, app: Application, realm: str) -> Iterator[AsyncRuntimeStoreClient]:
+    """The client for asyncio, in the test's realm."""
+    with entered(runner, AsyncRuntimeStoreClient(app.address, realm=realm)) as found:
+        yield found
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, transport: str, app: Application, realm: str) -> Iterator[Any]:
+    """Either client, in the test's realm."""
+    if transport == "async":
+        yield request.getfixturevalue("client")
+        return
+    with RuntimeStoreClient(app.address, realm=realm) as found:
+        yield threaded(found)
+
+
+@pytest.fixture
+def channel(runner: asyncio.Runner, app: Application) -> Iterator[grpc.aio.Channel]:
+    """A channel as anybody opens it: gRPC's own limit of 4 MiB a message holds."""
+
+    async def opened() -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(app.address)
+
+    with entered(runner, runner.run(opened())) as found:
+        yield found
+
+
+@pytest.fixture
+def wire(channel: grpc.aio.Channel) -> runtime_store_pb2_grpc.RuntimeStoreAsyncStub:
+    """The bare stub: the wire as it is, with nothing of the client's."""
+    return runtime_store_pb2_grpc.RuntimeStoreStub(channel)

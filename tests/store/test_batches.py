@@ -1,0 +1,305 @@
+"""A batch behaves as if its writes had come one after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtimestore.errors import (
+    BoundaryReceiptExists,
+    OAuthFlowSnapshotChanged,
+    RequestIdReused,
+    RevisionMismatch,
+    RuntimeStoreError,
+)
+from runtimestore_server.store import tables
+from runtimestore_server.store.values import Outcome, Write
+from support.store_writes import (
+    WRITTEN_TABLES,
+    boundary,
+    commit,
+    document,
+    everything,
+    new_id,
+    oauth,
+    ops,
+    rows,
+    runtime,
+    snapshot,
+    statements,
+)
+
+if TYPE_CHECKING:
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.requests import Decision
+    from runtimestore_server.store.values import OAuthFlowWrite
+
+
+def test_the_second_write_of_a_batch_sees_the_revision_that_the_first_one_left(database: Database) -> None:
+    key = runtime()
+
+    first, second, late = commit(
+        database,
+        Write(key, if_revision=0, runtime_state="idle"),
+        Write(key, if_revision=1, runtime_state="running"),
+        Write(key, if_revision=1, runtime_state="stopped"),
+    )
+
+    assert [first, second] == [Outcome(1), Outcome(2)]
+    assert isinstance(late, RevisionMismatch)
+    assert late.metadata["current_revision"] == "2"
+    assert [(row["revision"], row["runtime_state"]) for row in rows(database, tables.runtimes)] == [(2, "running")]
+
+
+def test_the_second_receipt_for_a_boundary_is_refused_within_a_batch_and_leaves_nothing(database: Database) -> None:
+    key, run_id, kept = runtime(), new_id(), document()
+
+    first, second, third = commit(
+        database,
+        Write(key, receipt=boundary(run_id), inputs=(kept,)),
+        Write(key, receipt=boundary(run_id, text="another"), inputs=(document(),), snapshot=snapshot()),
+        Write(key, receipt=boundary(run_id, 1)),
+    )
+
+    assert [first, third] == [Outcome(1), Outcome(2)]
+    assert isinstance(second, BoundaryReceiptExists)
+    assert [row["input_id"] for row in rows(database, tables.inputs)] == [kept.input_id]
+    assert rows(database, tables.session_snapshots) == rows(database, tables.sessions) == []
+    assert [(row["sequence"], row["receipt"]) for row in rows(database, tables.receipts)] == [
+        (0, boundary(run_id).receipt),
+        (1, boundary(run_id, 1).receipt),
+    ]
+
+
+def test_a_boundary_belongs_to_its_runtime_within_a_batch_too(database: Database) -> None:
+    run_id = new_id()
+
+    assert commit(database, *(Write(runtime(), receipt=boundary(run_id)) for _ in range(2))) == [Outcome(1), Outcome(1)]
+
+
+def test_a_request_id_that_comes_twice_in_a_batch_is_answered_as_the_first_time(database: Database) -> None:
+    write = Write(runtime(), request_id=new_id(), receipt=boundary())
+
+    assert commit(database, write, Write(write.runtime, runtime_state="idle"), write) == [
+        Outcome(1),
+        Outcome(2),
+        Outcome(1, replayed=True),
+    ]
+    assert [row["revision"] for row in rows(database, tables.runtimes)] == [2]
+    assert len(rows(database, tables.requests)) == 1
+
+
+def test_a_request_id_used_for_another_write_of_the_batch_is_refused(database: Database) -> None:
+    request_id, first, second = new_id(), runtime(), runtime()
+
+    landed, refused = commit(
+        database, Write(first, request_id, runtime_state="idle"), Write(second, request_id, runtime_state="idle")
+    )
+
+    assert landed == Outcome(1)
+    assert isinstance(refused, RequestIdReused)
+    assert [row["runtime_id"] for row in rows(database, tables.runtimes)] == [first.runtime_id]
+
+
+def test_a_request_id_is_free_again_within_the_batch_if_its_first_write_was_refused(database: Database) -> None:
+    key, request_id = runtime(), new_id()
+
+    refused, landed = commit(
+        database, Write(key, request_id, if_revision=7), Write(key, request_id, runtime_state="idle")
+    )
+
+    assert isinstance(refused, RevisionMismatch)
+    assert landed == Outcome(1)
+
+
+def test_a_request_id_means_something_in_its_realm_only(database: Database) -> None:
+    request_id = new_id()
+    batch = [Write(runtime(realm=realm), request_id, runtime_state=realm) for realm in ("one", "two")]
+
+    assert commit(database, *batch) == [Outcome(1), Outcome(1)]
+
+
+def test_the_last_document_of_an_input_wins_across_a_batch_and_within_a_write(database: Database) -> None:
+    key, input_id = runtime(), new_id()
+    versions = [document(text, input_id=input_id) for text in ("first", "second", "third", "last")]
+
+    commit(database, Write(key, inputs=tuple(versions[:2])), Write(key, inputs=tuple(versions[2:])))
+
+    assert [row["state_json"] for row in rows(database, tables.inputs)] == [versions[-1].state_json]
+
+
+def test_an_input_that_is_changed_and_changed_back_within_a_batch_is_as_before(database: Database) -> None:
+    key, before = runtime(), document("before")
+    commit(database, Write(key, inputs=(before,)))
+
+    commit(
+        database,
+        Write(key, inputs=(document("between", input_id=before.input_id),)),
+        Write(key, inputs=(before,)),
+    )
+
+    assert [row["state_json"] for row in rows(database, tables.inputs)] == [before.state_json]
+
+
+def test_the_oauth_writes_of_a_batch_see_the_version_that_the_one_before_left(database: Database) -> None:
+    first, second, late = commit(
+        database,
+        oauth(b"first", expected_version=0),
+        oauth(b"second", expected_version=1),
+        oauth(b"late", expected_version=1),
+    )
+
+    assert [first, second] == [Outcome(1), Outcome(2)]
+    assert isinstance(late, OAuthFlowSnapshotChanged)
+    assert [(row["version"], row["snapshot_json"]) for row in rows(database, tables.oauth_flow_snapshots)] == [
+        (2, b"second")
+    ]
+
+
+def test_one_request_id_for_a_runtime_and_for_the_oauth_snapshot_lands_once(database: Database) -> None:
+    request_id = new_id()
+
+    decisions = commit(
+        database, oauth(b"secret", request_id=request_id), Write(runtime(), request_id, runtime_state="idle")
+    )
+
+    assert sum(isinstance(decision, Outcome) for decision in decisions) == 1
+    assert sum(isinstance(decision, RequestIdReused) for decision in decisions) == 1
+    assert len(rows(database, tables.requests)) == 1
+
+
+def test_a_write_that_is_refused_leaves_nothing_not_even_a_row_of_its_runtime(database: Database) -> None:
+    whole = Write(
+        runtime(),
+        request_id=new_id(),
+        if_revision=3,
+        snapshot=snapshot(),
+        receipt=boundary(),
+        inputs=(document(),),
+        runtime_state="running",
+        ops=ops(),
+    )
+
+    (decision,) = commit(database, whole)
+
+    assert isinstance(decision, RevisionMismatch)
+    assert everything(database) == {}
+
+
+def test_a_write_that_is_refused_takes_nothing_of_its_neighbours_along(database: Database) -> None:
+    bad, good = runtime(), runtime()
+
+    refused, landed = commit(
+        database, Write(bad, if_revision=1, inputs=(document(),)), Write(good, inputs=(document("kept"),))
+    )
+
+    assert isinstance(refused, RevisionMismatch)
+    assert landed == Outcome(1)
+    assert [row["runtime_id"] for row in rows(database, tables.runtimes)] == [good.runtime_id]
+    assert [row["runtime_id"] for row in rows(database, tables.inputs)] == [good.runtime_id]
+
+
+def test_a_write_of_nothing_but_a_state_leaves_the_rest_of_the_runtime_as_it_was(database: Database) -> None:
+    key = runtime()
+    commit(database, Write(key, snapshot=snapshot(), inputs=(document(),), receipt=boundary(), ops=ops()))
+    before = everything(database)
+
+    assert commit(database, Write(key, runtime_state="retired")) == [Outcome(2)]
+
+    after = everything(database)
+    assert after.pop("runtimes") == [{**before.pop("runtimes")[0], "revision": 2, "runtime_state": "retired"}]
+    assert after == before
+
+
+def test_a_write_without_a_state_keeps_the_state(database: Database) -> None:
+    key = runtime()
+    commit(database, Write(key, runtime_state="running"))
+
+    commit(database, Write(key, inputs=(document(),)))
+
+    assert [row["runtime_state"] for row in rows(database, tables.runtimes)] == ["running"]
+
+
+RUNTIMES, REQUESTS, RUNS, INPUTS = ("a", "A", "ä"), [new_id() for _ in range(3)], [new_id()], [new_id(), new_id()]
+
+
+@st.composite
+def _writes(draw: st.DrawFn) -> dict[str, Any]:
+    if draw(st.integers(0, 5)) == 0:
+        return {
+            "oauth": draw(st.binary(max_size=2)),
+            "request_id": draw(st.none() | st.sampled_from(REQUESTS)),
+            "expected_version": draw(st.none() | st.integers(0, 3)),
+        }
+    maybe = st.booleans()
+    return {
+        "runtime_id": draw(st.sampled_from(RUNTIMES)),
+        "request_id": draw(st.none() | st.sampled_from(REQUESTS)),
+        "if_revision": draw(st.none() | st.integers(0, 3)),
+        "snapshot": snapshot(draw(st.sampled_from("xy")), session_id=RUNS[0]) if draw(maybe) else None,
+        "receipt": boundary(RUNS[0], draw(st.sampled_from([0, 1, 2**64 - 1]))) if draw(maybe) else None,
+        "inputs": tuple(
+            document(draw(st.sampled_from("xy")), input_id=draw(st.sampled_from(INPUTS)))
+            for _ in range(draw(st.integers(0, 3)))
+        ),
+        "runtime_state": draw(st.none() | st.sampled_from(["idle", "running"])),
+    }
+
+
+def _write(fields: dict[str, Any], realm: str) -> Write | OAuthFlowWrite:
+    rest = dict(fields)
+    if "oauth" in rest:
+        return oauth(rest.pop("oauth"), realm=realm, **rest)
+    return Write(runtime(rest.pop("runtime_id"), realm), **rest)
+
+
+def _told(decision: Decision) -> Any:
+    if isinstance(decision, RuntimeStoreError):
+        return decision.reason, dict(decision.metadata)
+    return decision
+
+
+def _left(database: Database, realm: str) -> dict[str, list[dict[str, Any]]]:
+    unlike = {"realm", "recorded_at_ms"}
+    return {
+        table.name: [
+            {name: value for name, value in row.items() if name not in unlike}
+            for row in rows(database, table)
+            if row["realm"] == realm
+        ]
+        for table in WRITTEN_TABLES
+    }
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.lists(_writes(), min_size=1, max_size=6), min_size=1, max_size=3))
+def test_a_batch_decides_and_leaves_what_its_writes_would_have_one_by_one(
+    database: Database, batches: list[list[dict[str, Any]]]
+) -> None:
+    together, alone = f"together-{new_id()}", f"alone-{new_id()}"
+    for batch in batches:
+        # Within a batch runtimes come before OAuth snapshots; writes that wait together have no order of their own.
+        ordered = sorted(batch, key=lambda fields: "oauth" in fields)
+        at_once = commit(database, *(_write(fields, together) for fields in ordered))
+        in_turn = [commit(database, _write(fields, alone))[0] for fields in ordered]
+
+        assert [_told(decision) for decision in at_once] == [_told(decision) for decision in in_turn]
+    assert _left(database, together) == _left(database, alone)
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_a_batch_costs_a_statement_a_table_however_many_writes_it_holds(
+    sqlite_database: Database, count: int
+) -> None:
+    batch = [
+        Write(runtime(), new_id(), snapshot=snapshot(), receipt=boundary(), inputs=(document(),), ops=ops())
+        for _ in range(count)
+    ]
+
+    with statements(sqlite_database.writers) as seen:
+        assert commit(sqlite_database, *batch) == [Outcome(1)] * count
+
+    assert len(seen) == 12  # BEGIN, four questions, one statement for each of seven tables

@@ -1,0 +1,246 @@
+"""A COMMIT that is not answered: the truth is told, and where it cannot be had, that is told."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psycopg
+import pytest
+from sqlalchemy import event
+
+from runtimestore.errors import CommitOutcomeUnknown, RequestIdReused
+from runtimestore_server.store import tables, transaction
+from runtimestore_server.store.values import Outcome, Write
+from support.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.transaction import AnyWrite
+
+    CommitFault = Callable[[Any, Callable[[Any], None]], None]
+
+with_and_without_ids = pytest.mark.parametrize("identified", [True, False], ids=["with ids", "without ids"])
+truth = pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
+
+
+def _batch(*, identified: bool) -> list[AnyWrite]:
+    return [
+        Write(runtime(), new_id() if identified else None, snapshot=snapshot(), receipt=boundary()),
+        Write(runtime(), new_id() if identified else None, runtime_state="idle"),
+        oauth(b"flow", request_id=new_id() if identified else None),
+    ]
+
+
+def _once(database: Database, monkeypatch: pytest.MonkeyPatch, fault: CommitFault) -> list[int]:
+    """Let `fault` take the place of the next COMMIT; the list grows when it was called."""
+    dialect = database.writers.dialect
+    real = dialect.do_commit
+    called: list[int] = []
+
+    def do_commit(connection: Any) -> None:
+        if called:
+            real(connection)
+        else:
+            called.append(1)
+            fault(connection, real)
+
+    monkeypatch.setattr(dialect, "do_commit", do_commit)
+    return called
+
+
+def _revisions(database: Database) -> list[int]:
+    return [row["revision"] for row in rows(database, tables.runtimes)]
+
+
+def _terminated(database: Database, *, committed: bool) -> CommitFault:
+    """The backend is told to go just before, or just after, it committed; the driver notices as it does in life."""
+
+    def fault(connection: Any, real: Callable[[Any], None]) -> None:
+        backend = connection.info.backend_pid
+        if committed:
+            real(connection)
+        url = database.writers.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+        if committed:
+            connection.execute("SELECT 1")  # the answer that never came
+        else:
+            real(connection)
+
+    return fault
+
+
+@truth
+@with_and_without_ids
+def test_a_backend_that_dies_at_commit_never_makes_the_answer_a_lie(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool, committed: bool
+) -> None:
+    called = _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
+
+    decisions = commit(postgres_database, *_batch(identified=identified))
+
+    assert called
+    assert decisions == [Outcome(1)] * 3
+    assert _revisions(postgres_database) == [1, 1]
+    assert [row["version"] for row in rows(postgres_database, tables.oauth_flow_snapshots)] == [1]
+
+
+@truth
+@with_and_without_ids
+def test_the_refusals_of_a_batch_whose_commit_was_not_answered_stand(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool, committed: bool
+) -> None:
+    used = Write(runtime(), new_id(), runtime_state="idle")
+    commit(postgres_database, used)
+    called = _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
+
+    replayed, reused, *landed = commit(
+        postgres_database, used, Write(runtime(), used.request_id, receipt=boundary()), *_batch(identified=identified)
+    )
+
+    assert called
+    assert replayed == Outcome(1, replayed=True)
+    assert isinstance(reused, RequestIdReused)
+    assert landed == [Outcome(1)] * 3
+
+
+@truth
+def test_an_engine_that_stays_away_after_commit_leaves_the_outcome_unknown_and_the_id_settles_it(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    monkeypatch.setattr(transaction, "UNKNOWN_LIMIT_SECONDS", 0.3)
+    away: list[bool] = []
+    terminate = _terminated(postgres_database, committed=committed)
+
+    def fault(connection: Any, real: Callable[[Any], None]) -> None:
+        away.append(True)
+        terminate(connection, real)
+
+    def refuse(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+        if away:
+            parameters["host"] = "/nowhere"
+
+    event.listen(postgres_database.writers, "do_connect", refuse)
+    _once(postgres_database, monkeypatch, fault)
+    batch = _batch(identified=True)
+
+    decisions = commit(postgres_database, *batch)
+    assert [type(decision) for decision in decisions] == [CommitOutcomeUnknown] * 3
+
+    away.clear()
+    assert commit(postgres_database, *batch) == [Outcome(1, replayed=committed)] * 3
+    assert _revisions(postgres_database) == [1, 1]
+
+
+@truth
+@with_and_without_ids
+def test_a_postgres_that_was_restarted_meanwhile_is_asked_for_the_record(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool, committed: bool
+) -> None:
+    # After a restart the server's start time differs, and transaction ids say nothing any more.
+    monkeypatch.setattr(type(postgres_database), "transaction_token", lambda _self, _tx: "3/12345.6789")
+    _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
+
+    decisions = commit(postgres_database, *_batch(identified=identified))
+
+    if identified:
+        assert decisions == [Outcome(1)] * 3
+        assert _revisions(postgres_database) == [1, 1]
+    else:
+        assert [type(decision) for decision in decisions] == [CommitOutcomeUnknown] * 3
+        assert _revisions(postgres_database) == ([1, 1] if committed else [])
+
+
+@with_and_without_ids
+def test_a_commit_that_the_engine_is_still_working_on_is_waited_for(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool
+) -> None:
+    url = postgres_database.writers.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    asked: list[int] = []
+    held: list[Any] = []
+
+    def fault(connection: Any, _real: Callable[[Any], None]) -> NoReturn:
+        held.append(connection.driver_connection)  # the transaction stays open on the server
+        raise psycopg.OperationalError("the answer never came")
+
+    def answered(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "pg_xact_status" in statement:
+            asked.append(1)
+            if len(asked) == 2:
+                held[0].commit()
+
+    # The pool must not reset the connection on which the COMMIT is still under way.
+    monkeypatch.setattr(postgres_database.writers.dialect, "do_rollback", lambda connection: None)
+    monkeypatch.setattr(postgres_database.writers.dialect, "do_close", lambda connection: None)
+    monkeypatch.setattr(postgres_database.writers.dialect, "do_terminate", lambda connection: None)
+    event.listen(postgres_database.writers, "before_cursor_execute", answered)
+    _once(postgres_database, monkeypatch, fault)
+    assert url
+
+    decisions = commit(postgres_database, *_batch(identified=identified))
+
+    monkeypatch.undo()
+    held[0].close()
+    assert decisions == [Outcome(1)] * 3
+    assert len(asked) >= 2
+    assert _revisions(postgres_database) == [1, 1]
+
+
+def _io_error() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+    error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+    return error
+
+
+@truth
+@with_and_without_ids
+def test_a_commit_whose_sync_failed_is_never_told_as_failed(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool, committed: bool
+) -> None:
+    def fault(connection: Any, real: Callable[[Any], None]) -> NoReturn:
+        if committed:
+            real(connection)
+        raise _io_error()
+
+    _once(sqlite_database, monkeypatch, fault)
+    batch = _batch(identified=identified)
+
+    decisions = commit(sqlite_database, *batch)
+
+    known = identified and committed
+    assert decisions == [Outcome(1)] * 3 if known else {type(decision) for decision in decisions} == {CommitOutcomeUnknown}
+    assert _revisions(sqlite_database) == ([1, 1] if committed else [])
+    if identified:
+        assert commit(sqlite_database, *batch) == [Outcome(1, replayed=committed)] * 3
+
+
+@pytest.mark.parametrize("fault", [False, True], ids=["in the transaction", "at commit"])
+def test_a_busy_database_is_tried_again_in_silence(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch, fault: bool
+) -> None:
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    raised: list[int] = []
+
+    def busy(*_: Any) -> None:
+        if len(raised) < 3:
+            raised.append(1)
+            raise error
+
+    if fault:
+        real = sqlite_database.writers.dialect.do_commit
+
+        def do_commit(connection: Any) -> None:
+            busy()
+            real(connection)
+
+        monkeypatch.setattr(sqlite_database.writers.dialect, "do_commit", do_commit)
+    else:
+        event.listen(sqlite_database.writers, "begin", busy)
+
+    assert commit(sqlite_database, *_batch(identified=False)) == [Outcome(1)] * 3
+    assert len(raised) == 3

@@ -1,0 +1,109 @@
+"""What the engine itself refuses: it fails alone, and no log line quotes what it held."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import structlog.testing
+
+from runtimestore.errors import InternalError
+from runtimestore_server.store import tables
+from runtimestore_server.store.values import Outcome, Write
+from support.store_writes import boundary, commit, document, everything, new_id, oauth, ops, rows, runtime, snapshot
+
+if TYPE_CHECKING:
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.values import OAuthFlowWrite
+
+NO_BYTES = cast("bytes", object())
+"""What no driver takes."""
+
+UNTAKEN: dict[str, Any] = {
+    "a lone surrogate": {"snapshot": snapshot(session_id="\ud800")},
+    "a number over 64 bits": {"snapshot": snapshot(total_tokens=2**63)},
+    "a value that is no bytes": {"ops": ops()._replace(sha256=NO_BYTES)},
+    "a NULL where none may be": {"ops": ops()._replace(epoch_id=cast("str", None))},
+}
+
+
+@pytest.mark.parametrize("untaken", UNTAKEN)
+def test_a_write_that_the_engine_refuses_fails_alone_and_its_neighbours_land(database: Database, untaken: str) -> None:
+    key, bad, good = runtime(), runtime(), runtime()
+
+    decisions = commit(
+        database,
+        Write(key, new_id(), runtime_state="idle"),
+        Write(bad, new_id(), receipt=boundary(), **UNTAKEN[untaken]),
+        Write(key, new_id(), if_revision=1, runtime_state="running"),
+        Write(key, if_revision=2, receipt=boundary(), **UNTAKEN[untaken]),
+        Write(good, new_id(), inputs=(document(),)),
+        oauth(b"kept"),
+    )
+
+    assert [decisions[position] for position in (0, 2, 4, 5)] == [Outcome(1), Outcome(2), Outcome(1), Outcome(1)]
+    assert isinstance(decisions[1], InternalError)
+    assert isinstance(decisions[3], InternalError)
+    left = everything(database)
+    assert {row["runtime_id"] for row in left["runtimes"]} == {key.runtime_id, good.runtime_id}
+    assert len(left["requests"]) == 3
+    assert "receipts" not in left
+
+
+def test_a_nul_in_an_id_fails_alone_where_the_engine_has_no_nul(postgres_database: Database) -> None:
+    good = runtime()
+
+    refused, landed = commit(
+        postgres_database, Write(runtime("nul \0"), runtime_state="idle"), Write(good, runtime_state="idle")
+    )
+
+    assert isinstance(refused, InternalError)
+    assert landed == Outcome(1)
+    assert [row["runtime_id"] for row in rows(postgres_database, tables.runtimes)] == [good.runtime_id]
+
+
+def test_the_memory_of_a_request_whose_write_the_engine_refused_is_not_kept(database: Database) -> None:
+    write = Write(runtime(), new_id(), snapshot=snapshot(total_tokens=2**63))
+
+    (refused,) = commit(database, write)
+    again = commit(database, dataclasses.replace(write, snapshot=snapshot()))
+
+    assert isinstance(refused, InternalError)
+    assert again == [Outcome(1)]
+
+
+SECRET = b"pkce-verifier-7f3a"
+TEXT = "a sentence of somebody's conversation"
+
+
+def _failing() -> list[Write | OAuthFlowWrite]:
+    return [
+        dataclasses.replace(oauth(SECRET), sha256=NO_BYTES),
+        Write(runtime(), snapshot=snapshot(TEXT, total_tokens=2**63)),
+        Write(runtime(), snapshot=snapshot(TEXT)._replace(sha256=NO_BYTES)),
+        Write(runtime(), inputs=(document(TEXT)._replace(sha256=NO_BYTES),)),
+        Write(runtime(), ops=ops(TEXT)._replace(sha256=NO_BYTES)),
+        Write(runtime(), receipt=boundary(text=TEXT)._replace(sha256=NO_BYTES)),
+    ]
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "in a batch"])
+def test_no_log_line_of_a_failing_write_holds_a_document_or_a_secret(
+    database: Database, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, alone: bool
+) -> None:
+    failing = _failing()
+
+    with structlog.testing.capture_logs() as lines, caplog.at_level("DEBUG"):
+        if alone:
+            decisions = [commit(database, write)[0] for write in failing]
+        else:
+            decisions = commit(database, *failing)
+
+    assert [type(decision) for decision in decisions] == [InternalError] * len(failing)
+    assert sum(line["event"] == "write failed" for line in lines) == len(failing)
+    assert all(line["error"] and line["traceback"] for line in lines if line["event"] == "write failed")
+    printed = capfd.readouterr()
+    told = repr(lines) + caplog.text + printed.out + printed.err + "".join(str(decision) for decision in decisions)
+    for private in (SECRET.decode(), TEXT):
+        assert private not in told

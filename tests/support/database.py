@@ -1,0 +1,85 @@
+"""A look, and a blow, beneath the server: its tables as SQLAlchemy sees them, on any engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtimestore_server.app import Application
+
+
+async def rows(app: Application, table: sa.Table, **key: Any) -> list[dict[str, Any]]:
+    """The rows of a table whose columns have these values, in the order of the primary key."""
+
+    def read() -> list[dict[str, Any]]:
+        statement = sa.select(table).where(_is(table, key)).order_by(*table.primary_key.columns)
+        with app.store.database.readers.connect() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    return await asyncio.to_thread(read)
+
+
+async def change(app: Application, table: sa.Table, values: dict[str, Any], **key: Any) -> None:
+    """Write into one row, past the server."""
+
+    def write() -> None:
+        with app.store.database.writers.begin() as connection:
+            changed = connection.execute(sa.update(table).where(_is(table, key)).values(**values))
+            assert changed.rowcount == 1
+
+    await asyncio.to_thread(write)
+
+
+async def flip_a_byte(app: Application, column: sa.Column[Any], **key: Any) -> None:
+    """Damage one stored value: a bit in its middle."""
+    table = column.table
+    assert isinstance(table, sa.Table)
+    (row,) = await rows(app, table, **key)
+    value = bytearray(row[column.name])
+    value[len(value) // 2] ^= 1
+    await change(app, table, {column.name: bytes(value)}, **key)
+
+
+@contextlib.contextmanager
+def statements(app: Application) -> Iterator[list[tuple[str, str]]]:
+    """The statements that the write path sends meanwhile, each with its parameters as text."""
+    seen: list[tuple[str, str]] = []
+
+    def before(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        seen.append((" ".join(statement.split()), repr(parameters)))
+
+    engine = app.store.database.writers
+    event.listen(engine, "before_cursor_execute", before)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", before)
+
+
+@contextlib.contextmanager
+def held_commits(app: Application) -> Iterator[threading.Event]:
+    """Inside, no write's transaction begins before the event is set, at the latest on leaving."""
+    go_on = threading.Event()
+
+    def begun(_connection: Any) -> None:
+        go_on.wait(30)
+
+    engine = app.store.database.writers
+    event.listen(engine, "begin", begun)
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+        event.remove(engine, "begin", begun)
+
+
+def _is(table: sa.Table, key: dict[str, Any]) -> sa.ColumnElement[bool]:
+    return sa.and_(sa.true(), *(table.c[name] == value for name, value in key.items()))

@@ -1,0 +1,195 @@
+"""The matrix: every engine that the promises hold on, where its databases come from and how it is made to fail.
+
+Tests name no engine; they ask for a capability by `@pytest.mark.needs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import event
+
+from runtimestore_server.store.schema import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+    from support.postgres import Cluster
+
+DURABLE = "durable"
+"""What was written survives the server, and several servers share it."""
+
+EPHEMERAL = "ephemeral"
+"""What was written is gone with the server."""
+
+
+class Engine(ABC):
+    """A kind of storage: fresh databases, and faults that are the engine's own errors, not stand-ins."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[frozenset[str]] = frozenset({DURABLE})
+
+    @abstractmethod
+    def fresh_url(self, *, migrated: bool = True) -> str:
+        """The URL of a new database. A migrated one is a copy, and so the same authority as every other copy."""
+
+    @abstractmethod
+    def drop(self, url: str) -> None:
+        """Remove a database. Fails, where the engine can tell, if somebody is still connected."""
+
+    @abstractmethod
+    def read_only(self, database: Database) -> contextlib.AbstractContextManager[None]:
+        """Inside, the engine takes no writes."""
+
+    @abstractmethod
+    def full(self, database: Database) -> contextlib.AbstractContextManager[None]:
+        """Inside, there is no room for a session snapshot."""
+
+    @abstractmethod
+    def misdirect(self, arguments: list[Any], parameters: dict[str, Any]) -> None:
+        """Change what a connection is made with, so that nothing answers there."""
+
+    @contextlib.contextmanager
+    def unreachable(self, database: Database) -> Iterator[None]:
+        """Inside, no connection can be made."""
+
+        def misdirected(_dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> None:
+            self.misdirect(arguments, parameters)
+
+        engines = (database.writers, database.readers)
+        for engine in engines:
+            event.listen(engine, "do_connect", misdirected)
+            engine.dispose()
+        try:
+            yield
+        finally:
+            for engine in engines:
+                event.remove(engine, "do_connect", misdirected)
+
+
+class Sqlite(Engine):
+    name = "sqlite"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._template = folder / "template.db"
+
+    def fresh_url(self, *, migrated: bool = True) -> str:
+        path = self._folder / f"{uuid.uuid4().hex}.db"
+        if migrated:
+            if not self._template.exists():
+                upgrade(f"sqlite:///{self._template}")
+            shutil.copyfile(self._template, path)
+        return f"sqlite:///{path}"
+
+    def drop(self, url: str) -> None:
+        path = Path(url.removeprefix("sqlite:///"))
+        # The last connection that is closed takes the log along; what remains of it shows one that is still open.
+        left = [file.name for file in self._folder.glob(f"{path.name}-*")]
+        path.unlink()
+        assert left == []
+
+    def misdirect(self, arguments: list[Any], parameters: dict[str, Any]) -> None:
+        del parameters
+        arguments[0] = str(self._folder / "nothing" / "here.db")
+
+    @contextlib.contextmanager
+    def read_only(self, database: Database) -> Iterator[None]:
+        with _within_transactions(database, "PRAGMA query_only = ON", "PRAGMA query_only = OFF"):
+            yield
+
+    @contextlib.contextmanager
+    def full(self, database: Database) -> Iterator[None]:
+        with _within_transactions(database, "PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000000"):
+            yield
+
+
+class Memory(Sqlite):
+    name = "memory"
+    capabilities = frozenset({EPHEMERAL})
+
+    def fresh_url(self, *, migrated: bool = True) -> str:
+        del migrated
+        return "memory:"
+
+    def drop(self, url: str) -> None:
+        """Nothing to do: it went with its server."""
+
+
+class Postgres(Engine):
+    name = "postgres"
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def fresh_url(self, *, migrated: bool = True) -> str:
+        return self._cluster.fresh_database(migrated=migrated)
+
+    def drop(self, url: str) -> None:
+        self._cluster.drop(url)
+
+    def misdirect(self, arguments: list[Any], parameters: dict[str, Any]) -> None:
+        del arguments
+        parameters["host"] = "/nothing/here"
+
+    @contextlib.contextmanager
+    def read_only(self, database: Database) -> Iterator[None]:
+        with _within_transactions(database, "SET TRANSACTION READ ONLY", "SELECT 1"):
+            yield
+
+    @contextlib.contextmanager
+    def full(self, database: Database) -> Iterator[None]:
+        # Postgres' own words and code; the rest of the way to the caller is real.
+        _execute(
+            database,
+            """
+            CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE EXCEPTION 'could not extend file "base/16384/2619": No space left on device'
+                    USING ERRCODE = 'disk_full';
+            END $$
+            """,
+            "CREATE TRIGGER disk_full BEFORE INSERT OR UPDATE ON session_snapshots EXECUTE FUNCTION disk_full()",
+        )
+        try:
+            yield
+        finally:
+            _execute(database, "DROP FUNCTION disk_full CASCADE")
+
+
+def _execute(database: Database, *statements: str) -> None:
+    with database.writers.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+@contextlib.contextmanager
+def _within_transactions(database: Database, first: str, last: str) -> Iterator[None]:
+    """Inside, each writing transaction begins with one statement and ends, before its ROLLBACK, with another."""
+
+    def driver(connection: Connection) -> Any:
+        return connection.connection.driver_connection
+
+    def begun(connection: Connection) -> None:
+        driver(connection).execute(first)
+
+    def ended(connection: Connection) -> None:
+        with contextlib.suppress(Exception):  # Postgres takes nothing but ROLLBACK now, and needs nothing else
+            driver(connection).execute(last)
+
+    event.listen(database.writers, "begin", begun)
+    event.listen(database.writers, "rollback", ended)
+    event.listen(database.writers, "commit", ended)
+    try:
+        yield
+    finally:
+        event.remove(database.writers, "begin", begun)
+        event.remove(database.writers, "rollback", ended)
+        event.remove(database.writers, "commit", ended)

@@ -1,0 +1,78 @@
+"""What a refused call carries on the wire, unpacked without the client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+
+@dataclass(frozen=True)
+class WireRefusal:
+    """A status with its details; absent ones are None, absent violations are an empty dictionary."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    domain: str
+    metadata: dict[str, str]
+    violations: dict[str, str]
+    retry_delay_seconds: float | None
+
+    @property
+    def store_error(self) -> str:
+        """The trait's error variant."""
+        return self.metadata["store_error"]
+
+
+async def refused(call: Any) -> WireRefusal:
+    """How a call, unary or streaming, was refused; fails if it was not."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    error = failed.value
+    trailing = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailing.get("grpc-status-details-bin", b""))
+    info = error_details_pb2.ErrorInfo()
+    bad = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    retry_delay_seconds = None
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+        if detail.Unpack(retry):
+            retry_delay_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    if status.details:
+        assert status.code == error.code().value[0]
+        assert status.message == error.details()
+    return WireRefusal(
+        code=error.code(),
+        message=error.details() or "",
+        reason=info.reason,
+        domain=info.domain,
+        metadata=dict(info.metadata),
+        violations={violation.field: violation.description for violation in bad.field_violations},
+        retry_delay_seconds=retry_delay_seconds,
+    )
+
+
+DOMAIN = "runtimestore.v1"
+
+NEVER_SHOWN = ("select", "insert", "sqlite", "psycopg", "sqlalchemy", "traceback", ".py", ".db", "/", "a-caller-sent")
+"""No message tells SQL, a path or a stored value."""
+
+
+def is_refusal(found: WireRefusal, code: grpc.StatusCode, reason: str, store_error: str) -> None:
+    """Check what every refusal must carry, and must not."""
+    assert (found.code, found.reason, found.domain) == (code, reason, DOMAIN)
+    assert found.store_error == store_error
+    assert found.message
+    told = f"{found.message} {found.metadata} {found.violations}".lower()
+    assert [word for word in NEVER_SHOWN if word in told] == []
