@@ -1,4 +1,4 @@
-"""What every test may use: coroutines as tests, servers on each engine, clients of them, and proof that all is cleaned up."""
+"""What every test may use: coroutines as tests, servers on each engine, their clients, and proof of cleaning up."""
 
 from __future__ import annotations
 

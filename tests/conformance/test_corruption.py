@@ -109,7 +109,7 @@ async def test_a_flipped_bit_is_data_loss_that_names_the_row_and_every_other_row
     assert await store.load_input_state(runtime_id, id_of("another")) is not None
 
 
-NOWHERE = b'{"run_id":"x","boundary":"nowhere","contributing_input_ids":[],"message_count":0,"sequence":0}'  # no such boundary
+NOWHERE = b'{"run_id":"x","boundary":"nowhere","contributing_input_ids":[],"message_count":0,"sequence":0}'
 
 
 @pytest.mark.parametrize("damaged", [b"", b"no receipt", b"[]", b"{}", NOWHERE])

@@ -100,6 +100,7 @@ async def test_inputs_are_streamed_in_batches_of_about_1_mib_with_the_revision_f
     assert read == [(state.input_id, state.state_json) for state in states]
 
 
+@pytest.mark.slow
 async def test_a_session_of_60_mb_is_read_by_a_client_with_grpcs_default_limit(
     wire: Wire, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
 ) -> None:
@@ -118,6 +119,7 @@ async def test_a_session_of_60_mb_is_read_by_a_client_with_grpcs_default_limit(
     assert await client.load_boundary_receipt(runtime_id, proof.run_id, 0) == proof
 
 
+@pytest.mark.slow
 async def test_20_000_inputs_in_one_request_are_written_at_once_and_read_by_a_client_with_grpcs_default_limit(
     wire: Wire, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
 ) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
 
-DOMAIN = "runtimestore.v1"
 STORE_ERRORS = {"write_failed", "read_failed", "session_key_mismatch", "not_found", "unsupported", "internal"}
 
 SECRET = "8d2c-a-value-that-a-caller-sent"  # noqa: S105  (of a test)
@@ -128,16 +127,19 @@ async def test_a_malformed_request(wire: Wire, method: str) -> None:
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
     for path in ("/runtimestore.v1.RuntimeStore/DeleteEverything", "/runtimestore.v2.RuntimeStore/AtomicApply"):
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
         with pytest.raises(grpc.aio.AioRpcError) as found:
-            await channel.unary_unary(path)(b"")
+            await call(b"")
         assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_bytes_that_are_no_message_are_refused_and_the_server_lives_on(
     channel: grpc.aio.Channel, store: Store, runtime_id: str
 ) -> None:
+    path = "/runtimestore.v1.RuntimeStore/AtomicApply"
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
     with pytest.raises(grpc.aio.AioRpcError):
-        await channel.unary_unary("/runtimestore.v1.RuntimeStore/AtomicApply")(b"\xff\xff\xff")
+        await call(b"\xff\xff\xff")
 
     assert await store.load_input_states(runtime_id) == []
 
@@ -162,7 +164,7 @@ async def test_anything_unforeseen_is_answered_bland(
     app: Application, wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     async def fail(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError(f"SELECT {SECRET} FROM /var/lib/store.db")
+        raise ZeroDivisionError(f"no such column: {SECRET}: SELECT 1 in /var/lib/store.db")
 
     for name in ("commit", "read", "authority_key"):
         monkeypatch.setattr(app.store, name, fail)

@@ -45,7 +45,7 @@ async def test_the_last_snapshot_of_a_runtime_counts(store: Store, runtime_id: s
     assert await store.load_session_snapshot(runtime_id) == sample(SESSION_SAMPLES[-1])
 
 
-async def test_the_bare_uuid_of_a_session_as_runtime_id_finds_nothing(store: Store, realm: str) -> None:
+async def test_the_bare_uuid_of_a_session_as_runtime_id_finds_nothing(store: Store) -> None:
     session_id = new_id()
     await store.commit_session_snapshot(f"rt:session:{session_id}", session(session_id=session_id))
 
@@ -140,7 +140,7 @@ async def test_a_refused_snapshot_is_not_listed(app: Application, store: Store, 
         store.commit_session_snapshot(runtime_id, session(), if_revision=7),
         store.atomic_apply(runtime_id, session(), receipt(), session_store_key=new_id()),
     ):
-        with pytest.raises(Exception, match="receipt|revision|key"):
+        with pytest.raises(Exception, match=r"receipt|revision|key"):
             await call
 
     assert await rows(app, sessions, realm=realm) == []

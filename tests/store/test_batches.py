@@ -291,9 +291,7 @@ def test_a_batch_decides_and_leaves_what_its_writes_would_have_one_by_one(
 
 
 @pytest.mark.parametrize("count", [1, 200])
-def test_a_batch_costs_a_statement_a_table_however_many_writes_it_holds(
-    sqlite_database: Database, count: int
-) -> None:
+def test_a_batch_costs_a_statement_a_table_however_many_writes_it_holds(sqlite_database: Database, count: int) -> None:
     batch = [
         Write(runtime(), new_id(), snapshot=snapshot(), receipt=boundary(), inputs=(document(),), ops=ops())
         for _ in range(count)

@@ -59,14 +59,14 @@ def _terminated(database: Database, *, committed: bool) -> CommitFault:
     """The backend is told to go just before, or just after, it committed; the driver notices as it does in life."""
 
     def fault(connection: Any, real: Callable[[Any], None]) -> None:
-        backend = connection.info.backend_pid
+        backend = connection.driver_connection.info.backend_pid
         if committed:
             real(connection)
         url = database.writers.url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
         if committed:
-            connection.execute("SELECT 1")  # the answer that never came
+            connection.driver_connection.execute("SELECT 1")  # the answer that never came
         else:
             real(connection)
 
@@ -158,27 +158,24 @@ def test_a_postgres_that_was_restarted_meanwhile_is_asked_for_the_record(
 def test_a_commit_that_the_engine_is_still_working_on_is_waited_for(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool
 ) -> None:
-    url = postgres_database.writers.url.set(drivername="postgresql").render_as_string(hide_password=False)
     asked: list[int] = []
     held: list[Any] = []
 
     def fault(connection: Any, _real: Callable[[Any], None]) -> NoReturn:
-        held.append(connection.driver_connection)  # the transaction stays open on the server
-        raise psycopg.OperationalError("the answer never came")
+        held.append(connection.driver_connection)
+        connection.detach()  # the pool makes another one; on the server, this one's transaction stays open
+        monkeypatch.setattr(held[0], "rollback", lambda: None)
+        monkeypatch.setattr(held[0], "close", lambda: None)
+        raise psycopg.errors.ConnectionFailure("the answer never came")
 
-    def answered(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def before(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if "pg_xact_status" in statement:
             asked.append(1)
             if len(asked) == 2:
                 held[0].commit()
 
-    # The pool must not reset the connection on which the COMMIT is still under way.
-    monkeypatch.setattr(postgres_database.writers.dialect, "do_rollback", lambda connection: None)
-    monkeypatch.setattr(postgres_database.writers.dialect, "do_close", lambda connection: None)
-    monkeypatch.setattr(postgres_database.writers.dialect, "do_terminate", lambda connection: None)
-    event.listen(postgres_database.writers, "before_cursor_execute", answered)
+    event.listen(postgres_database.writers, "before_cursor_execute", before)
     _once(postgres_database, monkeypatch, fault)
-    assert url
 
     decisions = commit(postgres_database, *_batch(identified=identified))
 
@@ -212,7 +209,9 @@ def test_a_commit_whose_sync_failed_is_never_told_as_failed(
     decisions = commit(sqlite_database, *batch)
 
     known = identified and committed
-    assert decisions == [Outcome(1)] * 3 if known else {type(decision) for decision in decisions} == {CommitOutcomeUnknown}
+    assert (
+        decisions == [Outcome(1)] * 3 if known else {type(decision) for decision in decisions} == {CommitOutcomeUnknown}
+    )
     assert _revisions(sqlite_database) == ([1, 1] if committed else [])
     if identified:
         assert commit(sqlite_database, *batch) == [Outcome(1, replayed=committed)] * 3
@@ -238,6 +237,7 @@ def test_a_busy_database_is_tried_again_in_silence(
             busy()
             real(connection)
 
+        # SQLite leaves a transaction open whose COMMIT was BUSY; the next one must not find itself within it.
         monkeypatch.setattr(sqlite_database.writers.dialect, "do_commit", do_commit)
     else:
         event.listen(sqlite_database.writers, "begin", busy)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event
 
-from runtimestore.errors import InternalError, Overloaded, RevisionMismatch, StoreUnavailable
+from runtimestore.errors import InternalError, Overloaded, RevisionMismatch
 from runtimestore_server.store import tables
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome, Write
@@ -117,14 +117,14 @@ async def test_a_transaction_takes_no_more_writes_than_it_may(database: Database
             await _until_taken(committer)
             tasks += await _waiting(committer, *(_sized(1) for _ in range(20)))
             go_on.set()
-            await asyncio.gather(*tasks)
+            assert await asyncio.gather(*tasks) == [Outcome(1)] * 21
 
         assert committer.counters.transactions == 1 + 3
 
 
 async def _until_taken(committer: Committer) -> None:
     (lane,) = committer._lanes
-    while lane._queue:
+    while lane._queue:  # noqa: ASYNC110  (the lane is a thread and knows no asyncio.Event)
         await asyncio.sleep(0.001)
 
 
@@ -166,19 +166,16 @@ async def test_the_writes_of_a_runtime_land_in_the_order_in_which_they_came(data
     assert answers == [Outcome(number) for number in range(1, 11) for _ in keys]
 
 
-async def test_closing_commits_what_waits_and_takes_nothing_more_in(database: Database) -> None:
+async def test_closing_commits_what_waits(database: Database) -> None:
     async with _committer(database, threads=2, max_batch_writes=2) as committer:
         with _held(database) as go_on:
             tasks = await _waiting(committer, *(Write(runtime(), runtime_state="idle") for _ in range(9)))
             closing = asyncio.create_task(committer.close())
             await asyncio.sleep(0.02)
-            with pytest.raises(StoreUnavailable):
-                await committer.commit(Write(runtime(), runtime_state="idle"))
             assert not closing.done()
             go_on.set()
             await closing
 
-        # Whoever closes hands the answers over first: nobody waits for an answer that is lost.
         assert await asyncio.wait_for(asyncio.gather(*tasks), WAIT_SECONDS) == [Outcome(1)] * 9
     assert len(rows(database, tables.runtimes)) == 9
 

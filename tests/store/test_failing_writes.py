@@ -95,10 +95,7 @@ def test_no_log_line_of_a_failing_write_holds_a_document_or_a_secret(
     failing = _failing()
 
     with structlog.testing.capture_logs() as lines, caplog.at_level("DEBUG"):
-        if alone:
-            decisions = [commit(database, write)[0] for write in failing]
-        else:
-            decisions = commit(database, *failing)
+        decisions = [commit(database, write)[0] for write in failing] if alone else commit(database, *failing)
 
     assert [type(decision) for decision in decisions] == [InternalError] * len(failing)
     assert sum(line["event"] == "write failed" for line in lines) == len(failing)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def test_the_session_projection_is_written_with_every_snapshot(database: Database) -> None:
     key, session_id = runtime(), new_id()
     first = snapshot(session_id=session_id, created_at_ms=10, updated_at_ms=20, message_count=1, total_tokens=7)
-    second = snapshot(session_id=session_id, created_at_ms=10, updated_at_ms=30, message_count=2, total_tokens=2**63 - 1)
+    second = snapshot(
+        session_id=session_id, created_at_ms=10, updated_at_ms=30, message_count=2, total_tokens=2**63 - 1
+    )
     projection = {"realm": key.realm, "session_id": session_id, "runtime_id": key.runtime_id, "created_at_ms": 10}
 
     commit(database, Write(key, snapshot=first))
@@ -35,7 +37,9 @@ def test_the_session_projection_lists_every_session_a_runtime_had_and_who_wrote_
     first, second = runtime(), runtime()
     shared, other = sorted([new_id(), new_id()])
 
-    commit(database, Write(first, snapshot=snapshot(session_id=other)), Write(first, snapshot=snapshot(session_id=shared)))
+    commit(
+        database, Write(first, snapshot=snapshot(session_id=other)), Write(first, snapshot=snapshot(session_id=shared))
+    )
     commit(database, Write(second, snapshot=snapshot(session_id=shared)))
 
     assert [(row["session_id"], row["runtime_id"]) for row in rows(database, tables.sessions)] == [

@@ -119,7 +119,10 @@ def test_of_two_receipts_for_one_boundary_one_lands_and_one_is_refused(
         commit(postgres_database, Write(key, runtime_state="idle"))
 
     landed, refused = _race(
-        postgres_database, pool, Write(key, receipt=boundary(run_id)), Write(key, receipt=boundary(run_id, text="other"))
+        postgres_database,
+        pool,
+        Write(key, receipt=boundary(run_id)),
+        Write(key, receipt=boundary(run_id, text="other")),
     )
 
     assert landed == Outcome(1 + known)

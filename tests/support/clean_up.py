@@ -67,6 +67,6 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def _settled(left: Callable[[], T]) -> T:
     deadline = time.monotonic() + SETTLE_SECONDS
-    while (found := left()) and time.monotonic() < deadline:
+    while (found := left()) and time.monotonic() < deadline:  # noqa: ASYNC110  (no event tells of a thread's end)
         await asyncio.sleep(0.005)
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
 
 from runtimestore_server.store.schema import upgrade
 
@@ -64,15 +65,19 @@ class Engine(ABC):
         def misdirected(_dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> None:
             self.misdirect(arguments, parameters)
 
+        def broken(*_: Any) -> None:
+            raise DisconnectionError
+
         engines = (database.writers, database.readers)
         for engine in engines:
             event.listen(engine, "do_connect", misdirected)
-            engine.dispose()
+            event.listen(engine, "checkout", broken)  # connections that are there already
         try:
             yield
         finally:
             for engine in engines:
                 event.remove(engine, "do_connect", misdirected)
+                event.remove(engine, "checkout", broken)
 
 
 class Sqlite(Engine):

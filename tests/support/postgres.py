@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 START_SECONDS = 60
 STOP_SECONDS = 30
 
-# The server is a child of this shell, and the shell's standard input is a pipe from the tests: whatever ends them, be it
-# SIGKILL, the pipe ends too, and with it the server and its folder. Nobody has to be alive to clean up.
+# The server is a child of this shell, and the shell's standard input is a pipe from the tests: whatever ends them, be
+# it SIGKILL, the pipe ends too, and with it the server and its folder. Nobody has to be alive to clean up.
 _GUARDIAN = """
 "$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 >>"$2/log" 2>&1 &
 cat >/dev/null
@@ -71,11 +71,11 @@ class Cluster:
 
     def _create(self, template: str | None) -> str:
         name = f"test_{uuid.uuid4().hex}"
-        copied = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
-        self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + copied)
+        copied = sql.Identifier(template or "template1")
+        self._run(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), copied))
         return name
 
-    def _run(self, statement: sql.Composable) -> None:
+    def _run(self, statement: sql.Composed) -> None:
         conninfo = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(statement)

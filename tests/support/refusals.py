@@ -32,11 +32,7 @@ class WireRefusal:
 async def refused(call: Any) -> WireRefusal:
     """How a call, unary or streaming, was refused; fails if it was not."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        if hasattr(call, "__aiter__"):
-            async for _ in call:
-                pass
-        else:
-            await call
+        await _finished(call)
     error = failed.value
     trailing = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailing.get("grpc-status-details-bin", b""))
@@ -61,6 +57,14 @@ async def refused(call: Any) -> WireRefusal:
         violations={violation.field: violation.description for violation in bad.field_violations},
         retry_delay_seconds=retry_delay_seconds,
     )
+
+
+async def _finished(call: Any) -> None:
+    if hasattr(call, "__aiter__"):
+        async for _ in call:
+            pass
+    else:
+        await call
 
 
 DOMAIN = "runtimestore.v1"

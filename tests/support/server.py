@@ -42,8 +42,8 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Applic
         )
     )
     async with app:
-        pools = (app.store.database.writers.pool, app.store.database.readers.pool)
         yield app
+        pools = (app.store.database.writers.pool, app.store.database.readers.pool)
     assert await threads_left(before) == set()
     assert await open_connections(pools) == 0
 

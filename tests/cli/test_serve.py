@@ -1,0 +1,307 @@
+"""`runtimestore serve` as operators meet it: what it says, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import grpc
+import psycopg
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sqlalchemy.engine import make_url
+
+from runtimestore import RuntimeState, RuntimeStoreClient
+from runtimestore_server.store.schema import HEAD, REVISIONS, upgrade
+from support.command import COMMAND, Serving, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.postgres import Cluster
+
+RUNTIME = "rt:session:one"
+PASSWORD = "correct-horse-7b1"  # noqa: S105  (nobody's)
+ANYWHERE = ("--listen", "127.0.0.1:0")
+SERVING_STATUS, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_serve_creates_a_missing_sqlite_file_and_says_once_where_it_serves(tmp_path: Path) -> None:
+    with Serving(*ANYWHERE, "--database-url", "sqlite:///new.db", cwd=tmp_path) as server:
+        address = server.address
+        with RuntimeStoreClient(address) as client:
+            assert client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE).revision == 1
+        server.tell(signal.SIGTERM)
+        assert server.exit_code() == 0
+
+        assert address.startswith("127.0.0.1:")
+        assert not address.endswith(":0")
+        assert server.log.count("address=") == 1
+    with sqlite3.connect(tmp_path / "new.db") as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
+    connection.close()
+
+
+def test_serve_takes_its_two_names_from_the_environment(tmp_path: Path) -> None:
+    extra = {"RUNTIMESTORE_LISTEN": "127.0.0.1:0", "RUNTIMESTORE_DATABASE_URL": "sqlite:///from-environment.db"}
+
+    with Serving(cwd=tmp_path, extra=extra) as server:
+        assert server.address
+    assert (tmp_path / "from-environment.db").exists()
+
+
+def test_serve_listens_on_a_unix_socket(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s"
+    with Serving("--listen", address, "--database-url", "memory:", cwd=tmp_path) as server:
+        assert server.address == address
+        with RuntimeStoreClient(address) as client:
+            assert client.load_runtime_state(RUNTIME) is None
+        assert run("health", "--address", address, cwd=tmp_path).returncode == 0
+    # The socket file of a server that was killed stays; the next one takes its place.
+    with Serving("--listen", address, "--database-url", "memory:", cwd=tmp_path) as server:
+        assert server.address == address
+
+
+def test_a_store_in_memory_says_that_it_forgets_everything(tmp_path: Path) -> None:
+    with Serving(*ANYWHERE, "--database-url", "memory:", cwd=tmp_path) as server:
+        assert server.address
+        assert "forgets everything" in server.log
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_in_a_file_does_not_say_that_it_forgets(tmp_path: Path) -> None:
+    with Serving(*ANYWHERE, "--database-url", "sqlite:///kept.db", cwd=tmp_path) as server:
+        assert server.address
+        assert "forgets" not in server.log
+
+
+def test_log_lines_are_json_objects_where_machines_read_them(tmp_path: Path) -> None:
+    with Serving(*ANYWHERE, "--database-url", "memory:", "--log-format", "json", cwd=tmp_path) as server:
+        server.wait_for('"event": "serving"')
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    assert [line["address"] for line in lines if line["event"] == "serving"]
+
+
+def _refusal(url: str, cwd: Path) -> str:
+    """The one sentence with which serve refuses a database; the environment holds the URL, as in production."""
+    done = run("serve", *ANYWHERE, cwd=cwd, extra={"RUNTIMESTORE_DATABASE_URL": url})
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "serving" not in done.stderr
+    return done.stderr
+
+
+def _sqlite(path: Path, *statements: str) -> str:
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    return f"sqlite:///{path}"
+
+
+def test_serve_refuses_a_database_from_the_future(tmp_path: Path) -> None:
+    upgrade(f"sqlite:///{tmp_path}/ahead.db")
+    url = _sqlite(tmp_path / "ahead.db", "UPDATE alembic_version SET version_num = '9999'")
+
+    told = _refusal(url, tmp_path)
+
+    for part in ("9999", HEAD, "runtimestore migrate"):
+        assert part in told
+
+
+def test_serve_refuses_a_database_that_is_behind(tmp_path: Path) -> None:
+    upgrade(f"sqlite:///{tmp_path}/behind.db")
+    # No older revision is left to begin from as long as there is one: let the server need a newer one.
+    newer = (
+        "import sys; from runtimestore_server.store import schema; "
+        f"schema.HEAD = '9998'; schema.REVISIONS = ({REVISIONS[0]!r}, '9998'); "
+        "from runtimestore_server.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+
+    done = run(
+        "serve",
+        *ANYWHERE,
+        "--database-url",
+        f"sqlite:///{tmp_path}/behind.db",
+        cwd=tmp_path,
+        command=(COMMAND[0], "-c", newer),
+    )
+
+    assert done.returncode == 1
+    for part in (REVISIONS[0], "9998", "runtimestore migrate"):
+        assert part in done.stderr
+
+
+def test_serve_refuses_a_foreign_sqlite_file_and_leaves_it_alone(tmp_path: Path) -> None:
+    url = _sqlite(tmp_path / "foreign.db", "CREATE TABLE customers (id INTEGER)")
+
+    told = _refusal(url, tmp_path)
+
+    assert HEAD in told
+    assert "runtimestore migrate" in told
+    connection = sqlite3.connect(tmp_path / "foreign.db")
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
+    connection.close()
+
+
+def test_serve_refuses_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database at all " * 100)
+
+    assert _refusal(f"sqlite:///{tmp_path}/text.db", tmp_path).startswith("runtimestore: ")
+
+
+def test_serve_refuses_an_empty_postgres_until_it_is_migrated(postgres_cluster: Cluster, tmp_path: Path) -> None:
+    url = postgres_cluster.fresh_database(migrated=False)
+    extra = {"RUNTIMESTORE_DATABASE_URL": url}
+
+    told = _refusal(url, tmp_path)
+    for part in ("no revision", HEAD, "runtimestore migrate"):
+        assert part in told
+
+    assert run("migrate", cwd=tmp_path, extra=extra).returncode == 0
+    with Serving(*ANYWHERE, cwd=tmp_path, extra=extra) as server:
+        assert server.address
+        server.tell(signal.SIGTERM)
+        assert server.exit_code() == 0
+    postgres_cluster.drop(url)
+
+
+def test_a_postgres_that_cannot_be_reached_gives_one_sentence_without_the_password(tmp_path: Path) -> None:
+    told = _refusal(f"postgresql://app:{PASSWORD}@127.0.0.1:1/store", tmp_path)
+
+    assert told.startswith("runtimestore: the database does not answer")
+    assert told.count("\n") == 1, told
+    assert "127.0.0.1" in told
+    assert PASSWORD not in told
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://app:{PASSWORD}/store",  # the host was forgotten, and the password stands where the port does
+        f"postgresql://app:{PASSWORD}@host:port/store",
+        f"postgresql:/{PASSWORD}",
+    ],
+)
+def test_a_database_url_that_cannot_be_read_names_the_setting_and_hides_the_password(
+    tmp_path: Path, command: str, url: str
+) -> None:
+    done = run(command, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": url})
+
+    assert PASSWORD not in done.stderr
+    assert "database_url" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
+def test_the_password_is_never_in_the_log(postgres_cluster: Cluster, tmp_path: Path) -> None:
+    fresh = postgres_cluster.fresh_database()
+    url = make_url(fresh).set(password=PASSWORD).render_as_string(hide_password=False)
+    extra = {"RUNTIMESTORE_DATABASE_URL": url, "RUNTIMESTORE_LOG_LEVEL": "debug"}
+
+    with Serving(*ANYWHERE, "--health-interval-seconds", "0.1", cwd=tmp_path, extra=extra) as server:
+        with RuntimeStoreClient(server.address) as client:
+            client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)
+            with psycopg.connect(fresh, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            assert client.commit_machine_lifecycle(RUNTIME, RuntimeState.RUNNING).revision == 2
+        server.tell(signal.SIGTERM)
+        assert server.exit_code() == 0
+        assert "CommitMachineLifecycle" in server.log
+        assert PASSWORD not in server.log
+    postgres_cluster.drop(fresh)
+
+
+def test_an_address_that_is_taken_gives_one_sentence(tmp_path: Path) -> None:
+    with Serving(*ANYWHERE, "--database-url", "memory:", cwd=tmp_path) as server:
+        done = run("serve", "--listen", server.address, "--database-url", "memory:", cwd=tmp_path)
+
+        assert done.returncode == 1
+        assert server.address in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+class _HealthWatch:
+    """What the health service tells one who watches it, in order."""
+
+    def __init__(self, address: str) -> None:
+        self.told: list[int] = []
+        self._channel = grpc.insecure_channel(address)
+        self._stream = health_pb2_grpc.HealthStub(self._channel).Watch(health_pb2.HealthCheckRequest())
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, status: int) -> None:
+        deadline = time.monotonic() + 10
+        while status not in self.told:
+            assert time.monotonic() < deadline, f"health told only {self.told}"
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self._stream.cancel()
+        self._reader.join(10)
+        self._channel.close()
+
+    def _read(self) -> None:
+        try:
+            for answer in self._stream:
+                self.told.append(answer.status)
+        except grpc.RpcError:
+            pass  # the server went, or we did
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_drains_the_server(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = (*ANYWHERE, "--database-url", f"sqlite:///{tmp_path}/store.db")
+    with Serving(*arguments, cwd=tmp_path) as server:
+        address = server.address
+        with RuntimeStoreClient(address) as client, ThreadPoolExecutor(1) as pool:
+            client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)
+            watch = _HealthWatch(address)
+            watch.wait_for(SERVING_STATUS)
+            other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")  # whoever commits now has to wait
+            in_flight = pool.submit(client.commit_machine_lifecycle, RUNTIME, RuntimeState.RUNNING)
+            time.sleep(0.3)
+            assert not in_flight.done()
+
+            server.tell(number)
+            server.wait_for("draining")
+            watch.wait_for(NOT_SERVING)
+            watch.close()
+            assert run("health", "--address", address, "--timeout-seconds", "1", cwd=tmp_path).returncode == 1
+            assert not in_flight.done()
+            other.execute("ROLLBACK")
+            other.close()
+
+            assert in_flight.result(20).revision == 2
+        assert server.exit_code() == 0
+        assert "Traceback" not in server.log
+    with Serving(*arguments, cwd=tmp_path) as again, RuntimeStoreClient(again.address) as client:
+        assert client.load_runtime_state(RUNTIME) is RuntimeState.RUNNING
+
+
+def test_whoever_watches_health_does_not_hold_the_server_up(tmp_path: Path) -> None:
+    with Serving(*ANYWHERE, "--database-url", "memory:", "--grace-period-seconds", "20", cwd=tmp_path) as server:
+        watch = _HealthWatch(server.address)
+        watch.wait_for(SERVING_STATUS)
+        started = time.monotonic()
+
+        server.tell(signal.SIGTERM)
+        watch.wait_for(NOT_SERVING)
+        code = server.exit_code()
+        took = time.monotonic() - started
+        watch.close()
+
+    assert code == 0
+    assert took < 10

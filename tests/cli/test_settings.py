@@ -1,0 +1,136 @@
+"""Settings by flag, environment and file; what is said of a bad one; and what `--help` tells."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runtimestore import RuntimeStoreClient
+from runtimestore_server.settings import Settings
+from support.command import Serving, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PASSWORD = "correct-horse-7b1"  # noqa: S105  (nobody's)
+URL = f"postgresql://app:{PASSWORD}@127.0.0.1:1/store"
+
+
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path, by: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        'listen = "127.0.0.1:0"\ndatabase_url = "memory:"\n'
+        "max_document_bytes = 1001\nmax_waiting_reads = 1002\nmax_waiting_writes = 1003\n"
+    )
+    extra = {"RUNTIMESTORE_MAX_WAITING_READS": "2002", "RUNTIMESTORE_MAX_WAITING_WRITES": "2003"}
+    arguments = ["--max-waiting-writes", "3003"]
+    if by == "flag":
+        arguments += ["--config", str(file)]
+    else:
+        extra["RUNTIMESTORE_CONFIG"] = str(file)
+
+    with Serving(*arguments, cwd=tmp_path, extra=extra) as server, RuntimeStoreClient(server.address) as client:
+        info = client.get_server_info()
+
+    assert info.engine == "memory"
+    limits = info.limits
+    assert (limits.max_document_bytes, limits.max_waiting_reads, limits.max_waiting_writes) == (1001, 2002, 3003)
+
+
+BAD = {
+    "listen": "nowhere",
+    "database_url": "mysql://somewhere/store",
+    "max_batch_writes": "0",
+    "max_message_bytes": "many",
+    "grace_period_seconds": "-1",
+    "health_interval_seconds": "0",
+    "log_level": "loud",
+    "log_format": "xml",
+}
+
+
+@pytest.mark.parametrize("by", ["flag", "environment", "file"])
+@pytest.mark.parametrize("name", ["listen", "max_batch_writes", "log_level"])
+def test_a_bad_setting_is_named_wherever_it_comes_from(tmp_path: Path, name: str, by: str) -> None:
+    arguments, extra = [], {}
+    if by == "flag":
+        arguments = [f"--{name.replace('_', '-')}", BAD[name]]
+    elif by == "environment":
+        extra = {f"RUNTIMESTORE_{name.upper()}": BAD[name]}
+    else:
+        (tmp_path / "settings.toml").write_text(f'{name} = "{BAD[name]}"\n')
+        arguments = ["--config", "settings.toml"]
+
+    done = run("serve", *arguments, cwd=tmp_path, extra=extra)
+
+    assert done.returncode == 2
+    assert name in done.stderr.replace("-", "_")
+    assert "Traceback" not in done.stderr
+
+
+def test_all_bad_settings_are_named_at_once(tmp_path: Path) -> None:
+    done = run("serve", cwd=tmp_path, extra={f"RUNTIMESTORE_{name.upper()}": value for name, value in BAD.items()})
+
+    assert done.returncode == 2
+    assert [name for name in BAD if f"setting {name}:" not in done.stderr] == []
+    assert done.stderr.count("\n") == len(BAD)
+
+
+def test_a_database_url_without_a_file_names_the_setting(tmp_path: Path) -> None:
+    done = run("serve", "--listen", "127.0.0.1:0", "--database-url", "sqlite://", cwd=tmp_path)
+
+    assert "database_url" in done.stderr
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(None, "settings.toml"), ("listen = \n", "settings.toml"), ("max_batch_write = 3\n", "max_batch_write")],
+    ids=["missing", "no TOML", "an unknown setting"],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str | None, named: str) -> None:
+    if text is not None:
+        (tmp_path / "settings.toml").write_text(text)
+
+    done = run("serve", "--config", "settings.toml", cwd=tmp_path)
+
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [("serve", "--no-such-flag", "1"), ("no-such-command",), ()])
+def test_what_is_no_command_or_flag_exits_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_help_lists_every_setting_with_a_sentence_and_never_the_password(tmp_path: Path, command: str) -> None:
+    done = run(command, "--help", cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": URL})
+
+    assert done.returncode == 0
+    told = _letters(done.stdout)
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in done.stdout
+        assert field.description
+        assert field.description.endswith(".")
+        assert _letters(field.description) in told, name
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_help_names_the_default_of_every_setting_that_is_no_secret(tmp_path: Path) -> None:
+    told = _letters(run("serve", "--help", cwd=tmp_path).stdout)
+
+    for name, field in Settings.model_fields.items():
+        if name not in ("config", "database_url"):
+            assert f"(default:{field.default})" in told, name

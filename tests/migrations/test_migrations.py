@@ -1,0 +1,361 @@
+"""The migrations make what the tables say, keep what is there, and refuse what is not theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from runtimestore_server.store import schema, tables
+from runtimestore_server.store.engines import Database, open_database
+from runtimestore_server.store.schema import HEAD, REVISIONS, SchemaNotCurrent, upgrade, upgrade_database
+from runtimestore_server.store.values import Outcome, Write
+from support.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot, statements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.postgres import Cluster
+
+PROCESS_SECONDS = 60
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without any table."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/store.db"
+        return
+    cluster: Cluster = request.getfixturevalue("postgres_cluster")
+    url = cluster.fresh_database(migrated=False)
+    yield url
+    cluster.drop(url)
+
+
+@pytest.fixture
+def database(empty_url: str) -> Iterator[Database]:
+    found = open_database(empty_url, committer_threads=2, reader_threads=2)
+    yield found
+    found.dispose()
+
+
+def _execute(database: Database, *statements_to_run: str) -> None:
+    with database.writers.begin() as connection:
+        for statement in statements_to_run:
+            connection.exec_driver_sql(statement)
+
+
+def _upgrade_to(database: Database, revision: str) -> None:
+    config = schema.migrations_config()
+    with database.writers.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+@contextlib.contextmanager
+def _plainly(database: Database) -> Iterator[sa.Connection]:
+    """A connection without the store's own settings: its binary results are more than reflection understands."""
+    engine = sa.create_engine(database.readers.url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        yield connection
+
+
+def _contents(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table that is there, as the engine has it."""
+    found = sa.MetaData()
+    with _plainly(database) as connection:
+        found.reflect(connection)
+        return {
+            table.name: [
+                {name: bytes(value) if isinstance(value, memoryview) else value for name, value in row.items()}
+                for row in connection.execute(sa.select(table).order_by(*table.primary_key.columns)).mappings()
+            ]
+            for table in found.sorted_tables
+        }
+
+
+def _catalog(database: Database) -> Any:
+    """The tables as the engine itself describes them: types, NULLs, collations, keys, indexes, storage."""
+    with database.readers.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            names = [name for name in sa.inspect(connection).get_table_names() if name != "alembic_version"]
+            described: dict[str, Any] = {}
+            for name in names:
+                created = connection.exec_driver_sql(
+                    "SELECT sql FROM sqlite_master WHERE name = ?", (name,)
+                ).scalar_one()
+                indexes = connection.exec_driver_sql(f"PRAGMA index_list({name})").all()
+                described[name] = (
+                    connection.exec_driver_sql(f"PRAGMA table_xinfo({name})").all(),
+                    "WITHOUT ROWID" in created,
+                    sorted(
+                        (index[1], tuple(connection.exec_driver_sql(f"PRAGMA index_xinfo({index[1]})").all()))
+                        for index in indexes
+                    ),
+                )
+            return described
+        columns = connection.exec_driver_sql(
+            "SELECT table_name, ordinal_position, column_name, data_type, character_maximum_length, is_nullable,"
+            " collation_name, column_default FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND table_name <> 'alembic_version' ORDER BY 1, 2"
+        ).all()
+        indexes = connection.exec_driver_sql(
+            "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY 1"
+        ).all()
+        return columns, indexes
+
+
+def test_the_revisions_that_the_server_knows_are_those_of_the_tree() -> None:
+    tree = ScriptDirectory.from_config(schema.migrations_config())
+
+    assert tree.get_heads() == [HEAD]
+    assert tuple(script.revision for script in tree.walk_revisions())[::-1] == REVISIONS
+
+
+def test_the_tables_are_what_the_migrations_make(database: Database) -> None:
+    upgrade_database(database)
+
+    with _plainly(database) as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata) == []
+
+
+def test_the_engine_describes_migrated_tables_and_those_of_the_code_alike(database: Database) -> None:
+    upgrade_database(database)
+    migrated = _catalog(database)
+    _execute(database, *(f"DROP TABLE {table.name}" for table in tables.metadata.sorted_tables))
+
+    with database.writers.begin() as connection:
+        tables.metadata.create_all(connection)
+
+    assert migrated
+    assert _catalog(database) == migrated
+
+
+def _write_everything(database: Database) -> None:
+    key, other = runtime(), runtime("ä\n'\"")
+    written = commit(
+        database,
+        Write(
+            key,
+            new_id(),
+            snapshot=snapshot("\0 é", total_tokens=2**63 - 1),
+            receipt=boundary(sequence=2**64 - 1),
+            inputs=tuple(document(str(number)) for number in range(3)),
+            runtime_state="running",
+            ops=ops(),
+        ),
+        Write(other, runtime_state="idle"),
+        oauth(bytes(range(256)), request_id=new_id()),
+    )
+    assert written == [Outcome(1)] * 3
+
+
+# How a database of each revision is filled. An older revision needs statements of its own, as its code is gone.
+POPULATE: dict[str, Callable[[Database], None]] = {HEAD: _write_everything}
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_an_upgrade_from_any_revision_keeps_every_byte(database: Database, revision: str) -> None:
+    _upgrade_to(database, revision)
+    POPULATE[revision](database)
+    before = _contents(database)
+    assert all(before.values())
+
+    assert upgrade_database(database) == (revision, HEAD)
+
+    after = _contents(database)
+    del before["alembic_version"]
+    for name, rows in before.items():
+        kept = [{column: row[column] for column in rows[0]} for row in after[name]]
+        assert kept == rows
+    assert after["alembic_version"] == [{"version_num": HEAD}]
+
+
+def test_every_upgrade_that_has_nothing_to_do_sends_no_write(database: Database) -> None:
+    assert upgrade_database(database) == (None, HEAD)
+    _write_everything(database)
+    before = _contents(database)
+
+    with statements(database.writers) as sent:
+        assert upgrade_database(database) == (HEAD, HEAD)
+
+    assert sent == []
+    assert _contents(database) == before
+
+
+def test_the_store_id_is_minted_once_and_survives(empty_url: str, database: Database) -> None:
+    upgrade_database(database)
+    with database.readers.connect() as connection:
+        minted = schema.store_id(connection)
+    upgrade(empty_url)
+
+    reopened = open_database(empty_url, committer_threads=1, reader_threads=1)
+    with reopened.readers.connect() as connection:
+        assert schema.store_id(connection) == minted
+    reopened.dispose()
+
+
+def test_two_stores_have_two_ids(tmp_path: Path) -> None:
+    minted = set()
+    for name in ("one", "two"):
+        found = open_database(f"sqlite:///{tmp_path}/{name}.db", committer_threads=1, reader_threads=1)
+        upgrade_database(found)
+        with found.readers.connect() as connection:
+            minted.add(schema.store_id(connection))
+        found.dispose()
+
+    assert len(minted) == 2
+
+
+def test_an_upgrade_that_fails_half_way_leaves_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = schema._run_migrations
+
+    def fail(connection: sa.Connection) -> None:
+        run(connection)
+        raise RuntimeError("the power went")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "_run_migrations", fail)
+        with pytest.raises(RuntimeError, match="the power went"):
+            upgrade_database(database)
+    with database.readers.connect() as connection:
+        assert sa.inspect(connection).get_table_names() == []
+
+    assert upgrade_database(database) == (None, HEAD)
+
+
+def _migrate(url: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "runtimestore_server", "migrate"],
+        env={**environment, "RUNTIMESTORE_DATABASE_URL": url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_that_migrate_at_once_both_succeed_and_make_one_schema(
+    empty_url: str, database: Database
+) -> None:
+    processes = [_migrate(empty_url) for _ in range(2)]
+    logs = [process.communicate(timeout=PROCESS_SECONDS)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], logs
+    contents = _contents(database)
+    assert contents["alembic_version"] == [{"version_num": HEAD}]
+    assert len(contents["store_identity"]) == 1
+    assert sum("schema upgraded" in log for log in logs) >= 1
+
+
+def test_many_that_migrate_in_the_same_moment_all_succeed(empty_url: str, database: Database) -> None:
+    barrier = threading.Barrier(4)
+
+    def migrate() -> tuple[str | None, str]:
+        barrier.wait(PROCESS_SECONDS)
+        return upgrade(empty_url)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [future.result(PROCESS_SECONDS) for future in [pool.submit(migrate) for _ in range(4)]]
+
+    assert sorted(results, key=repr) == [*[(HEAD, HEAD)] * 3, (None, HEAD)]
+    assert len(_contents(database)["store_identity"]) == 1
+
+
+def test_whoever_comes_second_waits_for_the_lock_and_finds_nothing_to_do(
+    empty_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+    inspect = schema.inspect
+
+    def look(connection: sa.Connection) -> schema.SchemaState:
+        state = inspect(connection)
+        looked.set()
+        return state
+
+    with ThreadPoolExecutor(1) as pool, database.writers.begin() as connection:
+        database.migration_lock(connection)
+        monkeypatch.setattr(schema, "inspect", look)
+        second = pool.submit(upgrade, empty_url)
+        assert looked.wait(PROCESS_SECONDS)  # it has seen an empty database, and now wants the lock
+        schema._run_migrations(connection)
+        connection.commit()
+        assert second.result(PROCESS_SECONDS) == (HEAD, HEAD)
+
+
+@pytest.mark.parametrize("check", [upgrade_database, schema.check])
+def test_a_foreign_database_is_refused_and_left_alone(database: Database, check: Callable[[Database], object]) -> None:
+    _execute(database, "CREATE TABLE customers (id INTEGER PRIMARY KEY)", "INSERT INTO customers VALUES (7)")
+
+    with pytest.raises(SchemaNotCurrent) as refused:
+        check(database)
+    schema.create_if_empty(database)
+
+    assert HEAD in str(refused.value)
+    assert "runtimestore migrate" in str(refused.value)
+    assert _contents(database) == {"customers": [{"id": 7}]}
+
+
+@pytest.mark.parametrize("check", [upgrade_database, schema.check])
+def test_a_database_from_the_future_is_refused_and_left_alone(
+    database: Database, check: Callable[[Database], object]
+) -> None:
+    upgrade_database(database)
+    _execute(database, "UPDATE alembic_version SET version_num = '9999'")
+    before = _contents(database)
+
+    with pytest.raises(SchemaNotCurrent) as refused:
+        check(database)
+
+    for part in (HEAD, "9999", "runtimestore migrate"):
+        assert part in str(refused.value)
+    assert _contents(database) == before
+
+
+def test_an_alembic_database_of_another_program_is_refused_and_left_alone(database: Database) -> None:
+    _execute(
+        database,
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+        "INSERT INTO alembic_version VALUES ('ae1027a6acf')",
+        "CREATE TABLE customers (id INTEGER PRIMARY KEY)",
+    )
+    before = _contents(database)
+
+    with pytest.raises(SchemaNotCurrent, match="ae1027a6acf"):
+        upgrade_database(database)
+    assert _contents(database) == before
+
+
+def test_a_database_that_is_behind_is_refused_with_both_revisions_and_the_command(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade_database(database)
+    monkeypatch.setattr(schema, "HEAD", "9998")
+    monkeypatch.setattr(schema, "REVISIONS", (*REVISIONS, "9998"))
+
+    with pytest.raises(SchemaNotCurrent) as refused:
+        schema.check(database)
+
+    for part in (HEAD, "9998", "behind", "runtimestore migrate"):
+        assert part in str(refused.value)
+
+
+def test_an_empty_database_is_refused_until_it_is_migrated(database: Database) -> None:
+    with pytest.raises(SchemaNotCurrent, match=rf"empty.*{HEAD}.*runtimestore migrate"):
+        schema.check(database)
+
+    upgrade_database(database)
+
+    assert schema.check(database).current
