@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,7 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
 from runtimestore.v1 import runtime_store_pb2_grpc
-from support.clean_up import open_connections, tasks_left
+from support.clean_up import open_connections, tasks_left, threads_left
 from support.engines import Engine, Memory, Postgres, Sqlite
 from support.postgres import postgres
 from support.server import in_process
@@ -148,8 +149,10 @@ def transport(request: pytest.FixtureRequest) -> str:
 def app(runner: asyncio.Runner, engine: Engine) -> Iterator[Application]:
     """A server with the default settings on a fresh database; the tests of a module share it."""
     url = engine.fresh_url()
+    before = threading.enumerate()
     with entered(runner, in_process(url)) as application:
         yield application
+    assert runner.run(threads_left(before)) == set()
     engine.drop(url)
 
 

@@ -39,6 +39,9 @@ SERVICES = (
     runtime_store_admin_pb2.DESCRIPTOR.services_by_name["RuntimeStoreAdmin"].full_name,
 )
 
+LAST_BYTES_SECONDS = 0.5
+"""How long answers that were handed to gRPC may take to leave before the connections are closed."""
+
 STREAMS_PER_CONNECTION = 10_000
 """How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
 
@@ -120,8 +123,9 @@ class Application:
         await self._health.enter_graceful_shutdown()
         started = time.monotonic()
         await self.store.drain(self.settings.grace_period_seconds)
-        # What is still being sent gets the rest of the grace period, then is cancelled.
-        await self._server.stop(max(0.0, self.settings.grace_period_seconds - (time.monotonic() - started)))
+        # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
+        left = self.settings.grace_period_seconds - (time.monotonic() - started)
+        await self._server.stop(max(0.0, min(left, LAST_BYTES_SECONDS)))
         await self.store.close()
 
     async def _watch(self) -> None:

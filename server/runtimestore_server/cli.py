@@ -12,7 +12,7 @@ import structlog
 from pydantic import ValidationError
 
 from runtimestore_server import log
-from runtimestore_server.settings import Settings, from_command_line
+from runtimestore_server.settings import BadConfigFile, Settings, from_command_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,9 @@ def run(arguments: list[str]) -> int:
         for problem in error.errors(include_input=False, include_url=False):
             name = ".".join(str(part) for part in problem["loc"])
             _complain(f"setting {name}: {problem['msg'].removeprefix('Value error, ')}")
+        return 2
+    except BadConfigFile as error:
+        _complain(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -166,7 +169,7 @@ def _engine_problem(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
         return None
     # The driver's words name the host, the file or the role, never the password; they are for the operator's own eyes.
-    return f"the database does not answer: {str(error.orig).strip()}; see --database-url"
+    return f"the database does not answer: {' '.join(str(error.orig).split())}; see --database-url"
 
 
 def _complain(sentence: str) -> None:

@@ -127,14 +127,15 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         revision, stored = await self._store.read(reads.load_input_states, _runtime(request))
         answer = pb.LoadInputStatesResponse(revision=revision)
         size_bytes = 0
-        for item in stored:
-            if size_bytes and size_bytes + len(item.state_json) > CHUNK_BYTES:
-                yield answer
-                answer = pb.LoadInputStatesResponse(revision=revision)
-                size_bytes = 0
-            answer.input_states.append(_input_message(item))
-            size_bytes += len(item.state_json)
-        yield answer
+        with self._store.sending():
+            for item in stored:
+                if size_bytes and size_bytes + len(item.state_json) > CHUNK_BYTES:
+                    yield answer
+                    answer = pb.LoadInputStatesResponse(revision=revision)
+                    size_bytes = 0
+                answer.input_states.append(_input_message(item))
+                size_bytes += len(item.state_json)
+            yield answer
 
     async def LoadBoundaryReceipt(
         self, request: pb.LoadBoundaryReceiptRequest, context: Context
@@ -163,13 +164,13 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
-        yield pb.LoadSessionSnapshotResponse(
-            info=pb.SessionSnapshotInfo(
-                session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
-            )
+        info = pb.SessionSnapshotInfo(
+            session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
         )
-        for start in range(0, len(stored.body), CHUNK_BYTES):
-            yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
+        with self._store.sending():
+            yield pb.LoadSessionSnapshotResponse(info=info)
+            for start in range(0, len(stored.body), CHUNK_BYTES):
+                yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
 
     async def PersistInputState(
         self, request: pb.PersistInputStateRequest, context: Context

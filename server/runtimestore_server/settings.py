@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,6 +22,10 @@ Positive = Annotated[int, Field(gt=0)]
 
 _PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):[^@]*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
+
+
+class BadConfigFile(Exception):
+    """The file that `--config` names cannot be read; the message names it."""
 
 
 class DatabaseUrl(SecretStr):
@@ -127,10 +132,11 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _database_url_is_known(cls, value: DatabaseUrl) -> DatabaseUrl:
-        url = value.get_secret_value()
-        if url == "memory:" or re.match(r"(sqlite|postgresql|postgres)(\+[a-z0-9]+)?:", url):
-            return value
-        raise ValueError("must begin with sqlite:///, postgresql:// or be memory:")
+        from runtimestore_server.store.engines import parse_url
+
+        if value.get_secret_value() != "memory:":
+            parse_url(value.get_secret_value())
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -154,6 +160,7 @@ def from_command_line(arguments: list[str], *, command: str, description: str) -
 
     Raises:
         pydantic.ValidationError: a value is bad; the error names the setting.
+        BadConfigFile: the file cannot be read.
         SystemExit: `--help` was asked for, or a flag is unknown.
     """
     path = _config_path(arguments)
@@ -180,5 +187,9 @@ def _config_path(arguments: list[str]) -> Path | None:
         return None
     path = Path(known.config)
     if not path.is_file():
-        raise SystemExit(f"runtimestore: --config {path}: no such file")
+        raise BadConfigFile(f"--config {path}: no such file")
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BadConfigFile(f"--config {path}: not a TOML file: {error}") from None
     return path

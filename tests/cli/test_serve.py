@@ -291,6 +291,7 @@ def test_a_signal_drains_the_server(tmp_path: Path, number: signal.Signals) -> N
         assert client.load_runtime_state(RUNTIME) is RuntimeState.RUNNING
 
 
+@pytest.mark.slow
 def test_whoever_watches_health_does_not_hold_the_server_up(tmp_path: Path) -> None:
     with Serving(*ANYWHERE, "--database-url", "memory:", "--grace-period-seconds", "20", cwd=tmp_path) as server:
         watch = _HealthWatch(server.address)

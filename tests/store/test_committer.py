@@ -71,7 +71,7 @@ async def test_more_writes_than_may_wait_are_answered_overloaded_and_not_taken_i
             taken = await _waiting(committer, *(Write(runtime(), runtime_state="idle") for _ in range(3)))
             refused = Write(runtime(), runtime_state="idle")
             with pytest.raises(Overloaded) as overloaded:
-                await committer.commit(refused)
+                await asyncio.wait_for(committer.commit(refused), WAIT_SECONDS)
             go_on.set()
             assert await asyncio.gather(*taken) == [Outcome(1)] * 3
 
@@ -85,7 +85,7 @@ async def test_more_bytes_than_may_wait_are_answered_overloaded(database: Databa
         with _held(database) as go_on:
             taken = await _waiting(committer, _sized(600), _sized(400))
             with pytest.raises(Overloaded):
-                await committer.commit(_sized(1))
+                await asyncio.wait_for(committer.commit(_sized(1)), WAIT_SECONDS)
             taken += await _waiting(committer, Write(runtime(), runtime_state="idle"))  # of no bytes
             go_on.set()
             assert await asyncio.gather(*taken) == [Outcome(1)] * 3

@@ -74,7 +74,7 @@ def test_the_memory_of_a_request_whose_write_the_engine_refused_is_not_kept(data
 
 
 SECRET = b"pkce-verifier-7f3a"
-TEXT = "a sentence of somebody's conversation"
+TEXT = "a-sentence-of-a-conversation"
 
 
 def _failing() -> list[Write | OAuthFlowWrite]:

@@ -1,4 +1,4 @@
-"""The contract as a small program: what a store must answer, written as plainly as possible and kept in dictionaries."""
+"""The contract as a small program: what a store must answer, as plainly as possible, kept in dictionaries."""
 
 from __future__ import annotations
 

@@ -103,7 +103,9 @@ def _started() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:
         if account:
-            shutil.chown(folder, account["user"], account["group"])
+            binaries = _reachable(binaries, folder, account)
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, account["user"], account["group"], follow_symlinks=False)
         _initdb(binaries, folder, account)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -179,6 +181,21 @@ def _binaries() -> Path:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
     raise NoPostgres("no binaries on this machine; name a server by TEST_DATABASE_URL")
+
+
+def _reachable(binaries: Path, folder: Path, account: dict[str, Any]) -> Path:
+    """The binaries, or a copy in `folder` if they lie where the account may not go, such as in root's home."""
+    try:
+        subprocess.run([str(binaries / "postgres"), "--version"], cwd="/", capture_output=True, check=True, **account)
+    except PermissionError:
+        installation, package = binaries.parent, binaries.parents[1]
+        copy = folder / "install" / package.name / installation.name
+        shutil.copytree(installation, copy, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")  # where a wheel's binaries look for theirs
+        if libraries.exists():
+            shutil.copytree(libraries, folder / "install" / libraries.name, symlinks=True)
+        return copy / "bin"
+    return binaries
 
 
 def _account() -> dict[str, Any]:

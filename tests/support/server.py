@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from runtimestore_server.app import Application
 from runtimestore_server.settings import Settings
-from support.clean_up import open_connections, threads_left
+from support.clean_up import open_connections
 
 if TYPE_CHECKING:
     import threading as _threading
@@ -31,7 +31,6 @@ _SERVING = re.compile(r"\bserving\b.*\baddress=(\S+)")
 @contextlib.asynccontextmanager
 async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Application]:
     """A running server in this process; afterwards no thread and no connection of it is left."""
-    before = set(threading.enumerate())
     app = Application(
         Settings(
             _env_file=None,
@@ -44,7 +43,8 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Applic
     async with app:
         yield app
         pools = (app.store.database.writers.pool, app.store.database.readers.pool)
-    assert await threads_left(before) == set()
+        threads = {lane._thread for lane in app.store._committer._lanes} | set(app.store._readers._threads)
+    assert [thread.name for thread in threads if thread.is_alive()] == []
     assert await open_connections(pools) == 0
 
 

@@ -6,6 +6,7 @@ Unknown ones become INTERNAL with one fixed sentence; the log has the rest.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,8 @@ def _wrap(method: str, handler: Any) -> Any:
             request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
-    if handler.unary_stream is not None:
+    # A stream that is no generator writes by itself, as the health service's Watch does; it is not ours.
+    if inspect.isasyncgenfunction(handler.unary_stream):
         stream = handler.unary_stream
 
         async def unary_stream(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -119,7 +121,7 @@ def _wrap(method: str, handler: Any) -> Any:
             request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
-    return handler  # the bidirectional stream of server reflection answers for itself
+    return handler  # nor is the bidirectional stream of server reflection
 
 
 async def _refuse(method: str, error: Exception, context: Context, started: float) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtimestore.errors import Overloaded
+from runtimestore.errors import Overloaded, StoreUnavailable
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import Outcome
 
@@ -68,6 +68,7 @@ class Committer:
         self._max_waiting_bytes = max_waiting_bytes
         self._waiting_writes = 0
         self._waiting_bytes = 0
+        self._closed = False
         self.counters = CommitCounters()
         self._lanes = [
             _Lane(self, database, max_batch_writes=max_batch_writes, name=f"committer-{number}")
@@ -88,6 +89,8 @@ class Committer:
             Overloaded: too much is waiting; the write was not taken in.
             RuntimeStoreError: the write was refused, or the store could not commit it.
         """
+        if self._closed:
+            raise StoreUnavailable("the store is closed; nothing was committed")
         waiting = _Waiting(write, self._loop.create_future())
         if self._waiting_writes >= self._max_waiting_writes:
             raise Overloaded(f"{self._waiting_writes} writes are waiting; try again later")
@@ -125,6 +128,7 @@ class Committer:
 
     async def close(self) -> None:
         """Commit what is waiting, then end the threads."""
+        self._closed = True
         await asyncio.gather(*(asyncio.to_thread(lane.close) for lane in self._lanes))
 
 

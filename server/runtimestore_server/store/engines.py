@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import sqlite3
+import time
 from abc import ABC, abstractmethod
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -118,10 +119,14 @@ class Database(ABC):
         del tx, token
         return CommitState.UNKNOWN
 
+    def discard(self, connection: Connection) -> None:
+        """Close a connection, with whatever state it is in, instead of giving it back to the pool."""
+        connection.invalidate()
+
     def release_buffers(self, connection: Connection, carried_bytes: int) -> None:
         """Let go of what a connection keeps of a large document: drivers never shrink their buffers."""
         if carried_bytes >= LARGE_BYTES:
-            connection.invalidate()
+            self.discard(connection)
 
     @abstractmethod
     def migration_lock(self, connection: Connection) -> None:
@@ -141,18 +146,28 @@ def open_database(url: str, *, committer_threads: int, reader_threads: int) -> D
     """
     if url == "memory:":
         return MemoryDatabase()
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteDatabase(parsed, reader_threads=reader_threads)
+    return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
+
+
+def parse_url(url: str) -> URL:
+    """The parts of a database URL other than `memory:`.
+
+    Raises:
+        ValueError: it is none; the message quotes no part of it, for any part may be a misplaced password.
+    """
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError:
-        raise ValueError("database_url: not a URL of the form sqlite:///FILE or postgresql://HOST/DATABASE") from None
+    except (sa.exc.ArgumentError, ValueError):
+        raise ValueError("must be sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or memory:") from None
     backend = parsed.get_backend_name()
-    if backend == "sqlite":
-        if parsed.database in (None, "", ":memory:"):
-            raise ValueError("database_url: sqlite:///FILE needs a file; for a store without one say memory:")
-        return SqliteDatabase(parsed, reader_threads=reader_threads)
-    if backend in ("postgresql", "postgres"):
-        return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
-    raise ValueError("database_url: must begin with sqlite:///, postgresql:// or be memory:")
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ValueError("sqlite:///FILE needs a file; for a store without one say memory:")
+    if backend not in ("sqlite", "postgresql", "postgres"):
+        raise ValueError("must begin with sqlite:///, postgresql:// or be memory:")
+    return parsed
 
 
 class SqliteDatabase(Database):
@@ -222,7 +237,7 @@ class SqliteDatabase(Database):
         """A failed write or sync of the log: the commit record may yet be found there after a crash."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
-        return code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
+        return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
 
     def migration_lock(self, connection: Connection) -> None:
         """Nothing to do: BEGIN IMMEDIATE is the lock."""
@@ -239,8 +254,9 @@ class MemoryDatabase(SqliteDatabase):
         event.listen(self.writers, "begin", _begin_immediate)
         self.readers = self.writers
 
-    def release_buffers(self, connection: Connection, carried_bytes: int) -> None:
-        """Nothing: the one connection is the store."""
+    def discard(self, connection: Connection) -> None:
+        """End its transaction and no more: the one connection is the store."""
+        connection.connection.rollback()
 
 
 _SQLITE_FAULTS = {
@@ -261,10 +277,22 @@ def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
     del record
     connection.isolation_level = None  # Python's own BEGINs come too late for BEGIN IMMEDIATE and never for DDL
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+    _use_write_ahead_log(cursor)  # readers do not wait for the writer
     cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
     cursor.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """Switch a new file to WAL. When several connections try at once, SQLite says BUSY without waiting: so we wait."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_immediate(connection: Connection) -> None:
@@ -348,8 +376,8 @@ class PostgresDatabase(Database):
         return token
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
-        """The connection broke, or the backend was told to go, before it answered."""
-        return self.classify(error) is Fault.UNAVAILABLE
+        """The connection broke, the backend was told to go before it answered, or the driver itself failed."""
+        return not isinstance(error, DBAPIError) or self.classify(error) is Fault.UNAVAILABLE
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:
         """What Postgres itself remembers of the transaction. A restart ended it, and may give its id out again."""

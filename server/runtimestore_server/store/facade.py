@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -14,7 +15,7 @@ from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.transaction import refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Connection
 
@@ -47,6 +48,7 @@ class Store:
         self._readers = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="reader")
         self._max_waiting_reads = settings.max_waiting_reads
         self._waiting_reads = 0
+        self._sending = 0
         self._draining = False
         self._retention_ms = settings.request_retention_seconds * 1000
         self._store_id: str | None = None
@@ -127,6 +129,15 @@ class Store:
         if problem:
             raise StoreUnavailable(problem)
 
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """While an answer of many messages is being sent, draining waits for it."""
+        self._sending += 1
+        try:
+            yield
+        finally:
+            self._sending -= 1
+
     def _refuse_while_draining(self) -> None:
         if self._draining:
             raise StoreUnavailable("the server is shutting down; nothing was done, try again")
@@ -140,8 +151,11 @@ class Store:
         self._draining = True
         deadline = time.monotonic() + seconds
         # Polling, once in a process' life: an event would be set and cleared on every call.
-        while (self._waiting_reads or self._committer.waiting_writes) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._busy() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+    def _busy(self) -> bool:
+        return bool(self._waiting_reads or self._sending or self._committer.waiting_writes)
 
     async def close(self) -> None:
         """Commit what is waiting, end every thread, close every connection."""

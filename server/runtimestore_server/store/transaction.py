@@ -111,6 +111,7 @@ def _attempt(database: Database, batch: Sequence[AnyWrite]) -> list[Decision]:
         try:
             transaction.commit()
         except Exception as error:
+            database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error
         database.release_buffers(connection, sum(write.size_bytes for write in batch))
         return decisions
