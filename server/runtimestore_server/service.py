@@ -150,7 +150,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             raise reads.corrupt(
                 "receipts",
                 "cannot be decoded",
-                runtime_id=runtime.runtime_id,
+                **runtime._asdict(),
                 run_id=run_id,
                 sequence=str(request.sequence),
             ) from None

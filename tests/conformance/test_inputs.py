@@ -39,8 +39,14 @@ every_way = pytest.mark.parametrize("write", [_with_boundary, _with_lifecycle, _
 
 @every_way
 async def test_inputs_are_read_in_the_order_of_their_ids(store: Store, runtime_id: str, write: Any) -> None:
-    states = inputs(20)
-    await write(store, runtime_id, list(reversed(states)))
+    ids = sorted(new_id() for _ in range(20))
+    # Neither the order of writing nor that of the documents' bytes is the order of the ids.
+    states = [
+        InputState(input_id, f'{{"n": {30 - number}, "input_id": "{input_id}", "current_state": "queued"}}')
+        for number, input_id in enumerate(ids)
+    ]
+    await write(store, runtime_id, states[10:])
+    await write(store, runtime_id, states[:10][::-1])
 
     assert await store.load_input_states(runtime_id) == states
     for state in states:

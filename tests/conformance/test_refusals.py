@@ -18,10 +18,10 @@ from support.requests import ALL, RUNTIME_WRITES, WRITES, request_of
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc
     from runtimestore_server.app import Application
-    from support.calls import Store
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
 
+STREAMS = ("LoadInputStates", "LoadSessionSnapshot")
 STORE_ERRORS = {"write_failed", "read_failed", "session_key_mismatch", "not_found", "unsupported", "internal"}
 
 SECRET = "8d2c-a-value-that-a-caller-sent"  # noqa: S105  (of a test)
@@ -133,15 +133,17 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
         assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_bytes_that_are_no_message_are_refused_and_the_server_lives_on(
-    channel: grpc.aio.Channel, store: Store, runtime_id: str
+@pytest.mark.parametrize("method", ALL)
+async def test_bytes_that_are_no_message_are_a_malformed_request_and_the_server_lives_on(
+    channel: grpc.aio.Channel, wire: Wire, method: str
 ) -> None:
-    path = "/runtimestore.v1.RuntimeStore/AtomicApply"
-    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
-    with pytest.raises(grpc.aio.AioRpcError):
-        await call(b"\xff\xff\xff")
+    path = f"/runtimestore.v1.RuntimeStore/{method}"
+    call: Any = channel.unary_stream(path) if method in STREAMS else channel.unary_unary(path)
+    for garbage in (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe"):  # no tag; cut short; no UTF-8
+        found = await refused(call(garbage))
+        is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "internal")
 
-    assert await store.load_input_states(runtime_id) == []
+    assert (await wire.LoadRuntimeState(request_of("LoadRuntimeState"))).revision >= 0
 
 
 async def test_only_what_may_be_tried_later_says_when(wire: Wire, realm: str) -> None:

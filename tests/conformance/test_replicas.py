@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtimestore import BoundaryReceiptExists, Commit, RevisionMismatch, RuntimeState
+from runtimestore import BoundaryReceiptExists, Commit, RequestIdReused, RevisionMismatch, RuntimeState
 from support.calls import RUNTIME_WRITES, Store, everything, input_of, session_of
 from support.documents import input_state, new_id, ops, receipt
 from support.engines import DURABLE
@@ -117,6 +117,26 @@ async def test_a_first_request_at_both_servers_at_once_is_done_once(
                 *(store.persist_input_state(name, input_of("a"), request_id=request_id) for store in (one, other))
             )
             assert sorted(answers) == [(1, False), (1, True)]
+
+
+async def test_one_id_for_different_requests_at_both_servers_at_once_is_used_once(
+    addresses: tuple[str, str], realm: str, runtime_id: str
+) -> None:
+    async with Store(addresses[0], realm=realm) as one, Store(addresses[1], realm=realm) as other:
+        for turn in range(20):
+            request_id, names = new_id(), [f"{runtime_id}/{turn}/{number}" for number in range(4)]
+            answers = await asyncio.gather(
+                *(
+                    store.persist_input_state(name, input_of("a"), request_id=request_id)
+                    for store, name in zip((one, other, one, other), names, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            landed = [answer == Commit(1, replayed=False) for answer in answers]
+            assert sum(landed) == 1
+            assert sum(isinstance(answer, RequestIdReused) for answer in answers) == 3
+            for name, is_there in zip(names, landed, strict=True):
+                assert (await other.load_input_states_with_revision(name)).revision == is_there
 
 
 async def test_one_boundary_at_both_servers_at_once_gets_one_receipt(

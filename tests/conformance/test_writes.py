@@ -92,6 +92,7 @@ async def test_what_a_write_does_not_carry_stays_as_it_is(store: Store, runtime_
 
     await store.atomic_apply(runtime_id, receipt=receipt(), input_updates=[second])
     await store.persist_input_state(runtime_id, second)
+    assert await store.load_runtime_state(runtime_id) is RuntimeState.RUNNING
     await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE)
 
     stored = await everything(store, runtime_id)

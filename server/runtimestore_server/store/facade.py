@@ -65,7 +65,7 @@ class Store:
         Raises:
             RuntimeStoreError: it was refused, or the store could not commit it.
         """
-        self._refuse_while_draining()
+        self._refuse_while_draining(store_error="write_failed")
         return await self._committer.commit(write)
 
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,7 +75,7 @@ class Store:
             Overloaded: too many loads are waiting.
             RuntimeStoreError: the value is damaged, or the store cannot be reached.
         """
-        self._refuse_while_draining()
+        self._refuse_while_draining(store_error="read_failed")
         return await self.on_reader_thread(lambda: self._read(load, *args, **kwargs))
 
     async def on_reader_thread(self, work: Callable[[], T]) -> T:
@@ -138,9 +138,11 @@ class Store:
         finally:
             self._sending -= 1
 
-    def _refuse_while_draining(self) -> None:
+    def _refuse_while_draining(self, *, store_error: str) -> None:
         if self._draining:
-            raise StoreUnavailable("the server is shutting down; nothing was done, try again")
+            raise StoreUnavailable(
+                "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
+            )
 
     async def drain(self, seconds: float) -> None:
         """Refuse what is new as unavailable and wait, at most `seconds`, until what was taken in is answered.

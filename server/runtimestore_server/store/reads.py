@@ -54,7 +54,7 @@ def load_session_snapshot(tx: Connection, runtime: RuntimeKey) -> tuple[int, Sto
     row = tx.execute(_of_runtime(table, runtime, table.c.session_id, table.c.sha256, table.c.body)).one_or_none()
     if row is None or row.sha256 is None:
         return (row.revision if row else 0), None
-    verify(row.body, row.sha256, table, runtime_id=runtime.runtime_id)
+    verify(row.body, row.sha256, table, **runtime._asdict())
     return row.revision, StoredSnapshot(row.session_id, row.sha256, row.body)
 
 
@@ -67,7 +67,7 @@ def load_input_states(tx: Connection, runtime: RuntimeKey) -> tuple[int, list[St
     stored = []
     for row in rows:
         if row.sha256 is not None:
-            verify(row.state_json, row.sha256, table, runtime_id=runtime.runtime_id, input_id=row.input_id)
+            verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=row.input_id)
             stored.append(StoredInput(row.input_id, row.state_json))
     return revision, stored
 
@@ -81,7 +81,7 @@ def load_input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tupl
     row = tx.execute(statement).one_or_none()
     if row is None or row.sha256 is None:
         return (row.revision if row else 0), None
-    verify(row.state_json, row.sha256, table, runtime_id=runtime.runtime_id, input_id=input_id)
+    verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=input_id)
     return row.revision, StoredInput(row.input_id, row.state_json)
 
 
@@ -98,7 +98,7 @@ def load_boundary_receipt(tx: Connection, runtime: RuntimeKey, run_id: str, sequ
     row = tx.execute(statement).one_or_none()
     if row is None or row.sha256 is None:
         return (row.revision if row else 0), None
-    verify(row.receipt, row.sha256, table, runtime_id=runtime.runtime_id, run_id=run_id, sequence=str(sequence))
+    verify(row.receipt, row.sha256, table, **runtime._asdict(), run_id=run_id, sequence=str(sequence))
     return row.revision, row.receipt
 
 
@@ -115,7 +115,7 @@ def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, Stored
     row = tx.execute(_of_runtime(table, runtime, table.c.epoch_id, table.c.sha256, table.c.snapshot_json)).one_or_none()
     if row is None or row.sha256 is None:
         return (row.revision if row else 0), None
-    verify(row.snapshot_json, row.sha256, table, runtime_id=runtime.runtime_id)
+    verify(row.snapshot_json, row.sha256, table, **runtime._asdict())
     return row.revision, StoredOps(row.epoch_id, row.snapshot_json)
 
 

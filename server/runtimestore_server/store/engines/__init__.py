@@ -1,0 +1,52 @@
+"""All that SQLite and Postgres do differently. No module outside names an engine; they ask for a capability.
+
+Both are driven synchronously: writers and readers have an SQLAlchemy engine each, used from threads of the store's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from runtimestore_server.store.engines.database import CommitState, Database, Fault
+from runtimestore_server.store.engines.postgres import PostgresDatabase
+from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+__all__ = ["CommitState", "Database", "Fault", "open_database", "parse_url"]
+
+
+def open_database(url: str, *, committer_threads: int, reader_threads: int) -> Database:
+    """The database behind a URL: `sqlite:///FILE`, `postgresql://…` or `memory:`. Connects to nothing yet.
+
+    Raises:
+        ValueError: the URL is none of these.
+    """
+    if url == "memory:":
+        return MemoryDatabase()
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteDatabase(parsed, reader_threads=reader_threads)
+    return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
+
+
+def parse_url(url: str) -> URL:
+    """The parts of a database URL other than `memory:`.
+
+    Raises:
+        ValueError: it is none; the message quotes no part of it, for any part may be a misplaced password.
+    """
+    try:
+        parsed = make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise ValueError("must be sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or memory:") from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ValueError("sqlite:///FILE needs a file; for a store without one say memory:")
+    if backend not in ("sqlite", "postgresql", "postgres"):
+        raise ValueError("must begin with sqlite:///, postgresql:// or be memory:")
+    return parsed

@@ -1,0 +1,117 @@
+"""What the store asks of a database: statements over many rows, and answers to what engines do differently."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import sqlalchemy as sa
+    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.sql.expression import FromClause
+
+Row = tuple[Any, ...]
+
+LARGE_BYTES = 8 * 1024 * 1024
+"""A connection that carried this much at once keeps buffers of that size: it is closed, and the next one is new."""
+
+POOL_TIMEOUT_SECONDS = 30.0
+"""How long a thread waits for a connection of its pool; more means that the sizes of pools and threads disagree."""
+
+
+class Fault(enum.Enum):
+    """What an engine's error means for the store."""
+
+    TRANSIENT = "run the transaction again"
+    UNAVAILABLE = "the engine cannot be reached"
+    FULL = "the medium is full"
+    READ_ONLY = "the engine takes no writes"
+    CORRUPT = "the engine's own file is damaged"
+    OTHER = "a defect, or a value that the engine refuses"
+
+
+class CommitState(enum.Enum):
+    """What became of a transaction whose COMMIT was not answered."""
+
+    COMMITTED = enum.auto()
+    NOT_COMMITTED = enum.auto()
+    IN_PROGRESS = enum.auto()
+    RECORD_DECIDES = enum.auto()
+    """It is over and the engine has forgotten it: it was committed if, and only if, what it wrote is there."""
+    UNKNOWN = enum.auto()
+
+
+class Database(ABC):
+    """A database and its capabilities."""
+
+    name: str
+    """What GetServerInfo calls the engine."""
+    ephemeral = False
+    """Whether everything is forgotten when the process ends."""
+    creates_itself = False
+    """Whether a missing database is created at start."""
+    concurrent_writers: bool
+    """Whether several transactions write at a time, so that rows need locks."""
+    writers: Engine
+    readers: Engine
+
+    @property
+    def durable(self) -> bool:
+        """Whether an acknowledged write survives the process."""
+        return not self.ephemeral
+
+    @abstractmethod
+    def given(self, *columns: sa.Column[Any]) -> FromClause:
+        """The keys of a statement as a relation with the names of `columns`; bound by `keys`."""
+
+    @abstractmethod
+    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+        """The parameters that bind `given(*columns)` to `rows`."""
+
+    @abstractmethod
+    def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+        """Insert rows of all columns, or replace what is there under the same primary key, in one statement."""
+
+    @abstractmethod
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+        """Insert rows whose primary key is free, in one statement; how many were."""
+
+    @abstractmethod
+    def classify(self, error: Exception) -> Fault:
+        """What an error means, told by the driver's code, never by its text."""
+
+    def transaction_token(self, tx: Connection) -> str | None:
+        """What identifies the transaction to `commit_state` after the connection was lost."""
+        del tx
+        return None
+
+    def commit_is_ambiguous(self, error: Exception) -> bool:
+        """Whether an error of COMMIT leaves open if the transaction is committed."""
+        del error
+        return False
+
+    def commit_state(self, tx: Connection, token: str | None) -> CommitState:
+        """What became of the transaction `token`; asked on a new connection."""
+        del tx, token
+        return CommitState.UNKNOWN
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection, with whatever state it is in, instead of giving it back to the pool."""
+        connection.invalidate()
+
+    def release_buffers(self, connection: Connection, carried_bytes: int) -> None:
+        """Let go of what a connection keeps of a large document: drivers never shrink their buffers."""
+        if carried_bytes >= LARGE_BYTES:
+            self.discard(connection)
+
+    @abstractmethod
+    def migration_lock(self, connection: Connection) -> None:
+        """Wait until no other process migrates; held until the transaction ends."""
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.writers.dispose()
+        self.readers.dispose()

@@ -1,0 +1,240 @@
+"""Postgres, through psycopg 3."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from runtimestore_server.store.engines.database import (
+    LARGE_BYTES,
+    POOL_TIMEOUT_SECONDS,
+    CommitState,
+    Database,
+    Fault,
+    Row,
+)
+from runtimestore_server.store.engines.rows import replacing, with_digits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.sql.expression import Executable, FromClause
+
+LOCK_TIMEOUT_SECONDS = 10
+"""How long Postgres waits for a row that another transaction holds before the batch is run again."""
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+class PostgresDatabase(Database):
+    """A Postgres database through psycopg 3."""
+
+    name = "postgresql"
+    concurrent_writers = True
+
+    def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
+        url = url.set(drivername="postgresql+psycopg")
+        # One more than the committers: maintenance, and the question what became of a COMMIT.
+        self.writers = self._engine(url, pool_size=committer_threads + 1)
+        # One statement a read is one snapshot; without BEGIN and COMMIT around it, it is one round trip too.
+        self.readers = self._engine(url, pool_size=reader_threads).execution_options(isolation_level="AUTOCOMMIT")
+
+    @staticmethod
+    def _engine(url: URL, *, pool_size: int) -> Engine:
+        engine = sa.create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=1,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            hide_parameters=True,  # the text of an error must not quote documents and secrets
+            connect_args={
+                "application_name": "runtimestore",
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "cursor_factory": _binary_cursor(),
+                # A host that vanished is noticed within half a minute, not in two hours.
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 30_000,
+            },
+        )
+        event.listen(engine, "connect", _configure)
+        return engine
+
+    def given(self, *columns: sa.Column[Any]) -> FromClause:
+        """One array parameter a column: no limit on the number of keys."""
+        return _unnest(columns)
+
+    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+        """The keys, a list a column."""
+        return _lists(columns, rows)
+
+    def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+        """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
+        small = [row for row in rows if _largest(row) < LARGE_BYTES]
+        if small:
+            tx.execute(_upsert(table), _lists(tuple(table.columns), small))
+        for row in rows:
+            if _largest(row) >= LARGE_BYTES:
+                tx.execute(_upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
+
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+        """Rows that another transaction is inserting are waited for, then left alone."""
+        if not rows:
+            return 0
+        return len(tx.execute(_insert(table), _lists(tuple(table.columns), rows)).all())
+
+    def classify(self, error: Exception) -> Fault:
+        """By SQLSTATE; an error without one is the connection's."""
+        if isinstance(error, PoolTimeoutError):
+            return Fault.UNAVAILABLE
+        if not isinstance(error, DBAPIError):
+            return Fault.OTHER
+        state = getattr(error.orig, "sqlstate", None)
+        if state is None:
+            # psycopg has no SQLSTATE where the connection broke or could not be made.
+            return Fault.UNAVAILABLE if _is_operational(error) else Fault.OTHER
+        return _FAULTS.get(state) or _FAULT_CLASSES.get(state[:2], Fault.OTHER)
+
+    def transaction_token(self, tx: Connection) -> str | None:
+        """The transaction's id and the start of the server: after a restart ids may be given out again."""
+        token: str | None = tx.execute(_TOKEN).scalar_one()
+        return token
+
+    def commit_is_ambiguous(self, error: Exception) -> bool:
+        """The connection broke, the backend was told to go before it answered, or the driver itself failed."""
+        return not isinstance(error, DBAPIError) or self.classify(error) is Fault.UNAVAILABLE
+
+    def commit_state(self, tx: Connection, token: str | None) -> CommitState:
+        """What Postgres itself remembers of the transaction. A restart ended it, and may give its id out again."""
+        if token is None:
+            return CommitState.UNKNOWN
+        transaction_id, _, started = token.partition("/")
+        status = tx.execute(_STATUS, {"transaction_id": transaction_id, "started": started}).scalar_one()
+        return _COMMIT_STATES[status]
+
+    def migration_lock(self, connection: Connection) -> None:
+        """An advisory lock of the transaction, on a number that no other program is likely to use."""
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(7382946150274619385)"))
+
+
+_TOKEN = sa.text("SELECT pg_current_xact_id()::text || '/' || extract(epoch FROM pg_postmaster_start_time())::text")
+_STATUS = sa.text(
+    "SELECT CASE WHEN extract(epoch FROM pg_postmaster_start_time())::text = :started"
+    " THEN pg_xact_status(CAST(CAST(:transaction_id AS text) AS xid8)) END"
+)
+
+_COMMIT_STATES = {
+    "committed": CommitState.COMMITTED,
+    "aborted": CommitState.NOT_COMMITTED,
+    "in progress": CommitState.IN_PROGRESS,
+    None: CommitState.RECORD_DECIDES,
+}
+
+_FAULTS = {
+    "40001": Fault.TRANSIENT,  # serialization_failure
+    "40P01": Fault.TRANSIENT,  # deadlock_detected
+    "55P03": Fault.TRANSIENT,  # lock_not_available
+    "53100": Fault.FULL,  # disk_full
+    "25006": Fault.READ_ONLY,  # read_only_sql_transaction: a standby, or default_transaction_read_only
+    "XX001": Fault.CORRUPT,  # data_corrupted
+    "XX002": Fault.CORRUPT,  # index_corrupted
+}
+_FAULT_CLASSES = {
+    "08": Fault.UNAVAILABLE,  # connection exceptions
+    "28": Fault.UNAVAILABLE,  # invalid authorization: the operator's mistake, not the caller's
+    "3D": Fault.UNAVAILABLE,  # the database is gone
+    "53": Fault.UNAVAILABLE,  # insufficient resources
+    "57": Fault.UNAVAILABLE,  # operator intervention: shutdown, crash, recovery
+    "58": Fault.UNAVAILABLE,  # system errors: I/O
+}
+
+
+def _is_operational(error: DBAPIError) -> bool:
+    return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or error.connection_invalidated
+
+
+def _configure(connection: Any, record: object) -> None:
+    del record
+    from psycopg.types.array import ListBinaryDumper
+
+    connection.autocommit = True
+    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+    connection.autocommit = False
+
+    # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
+    connection.adapters.register_dumper(list, ListBinaryDumper)
+
+
+def _binary_cursor() -> Callable[..., Any]:
+    """A psycopg cursor that asks for binary results: as text, each byte of a document would arrive as two digits."""
+    import psycopg
+    from psycopg.pq import Format
+
+    class BinaryCursor(psycopg.Cursor[Any]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.format = Format.BINARY
+
+    return BinaryCursor
+
+
+def _lists(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    values = zip(*with_digits(columns, rows), strict=True)
+    return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}
+
+
+def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:
+    """The column's type without its collation, which an array's element must not carry."""
+    if isinstance(column.type, sa.LargeBinary):
+        return sa.LargeBinary()
+    if isinstance(column.type, sa.Integer):
+        return sa.BigInteger()
+    return sa.Text()
+
+
+def _unnest(columns: Sequence[sa.Column[Any]]) -> FromClause:
+    arrays = (sa.bindparam(column.name, type_=sa.ARRAY(_plain(column))) for column in columns)
+    names = [sa.column(column.name, _plain(column)) for column in columns]
+    return sa.func.unnest(*arrays).table_valued(*names, name="given").render_derived()
+
+
+@cache
+def _rows(table: sa.Table) -> Any:
+    from sqlalchemy.dialects.postgresql import insert
+
+    given = _unnest(tuple(table.columns))
+    return insert(table).from_select(table.columns.keys(), sa.select(*given.columns))
+
+
+@cache
+def _upsert(table: sa.Table) -> Executable:
+    return replacing(_rows(table), table)
+
+
+@cache
+def _upsert_row(table: sa.Table) -> Executable:
+    from sqlalchemy.dialects.postgresql import insert
+
+    return replacing(insert(table), table)
+
+
+def _largest(row: Row) -> int:
+    return max((len(value) for value in row if isinstance(value, bytes)), default=0)
+
+
+@cache
+def _insert(table: sa.Table) -> Executable:
+    statement: Executable = _rows(table).on_conflict_do_nothing().returning(sa.literal_column("1"))
+    return statement
+
+
+# The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,
+# row by row, than dictionaries and bind processors.

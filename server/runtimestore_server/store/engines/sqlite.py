@@ -1,0 +1,176 @@
+"""SQLite, in a file or in memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import QueuePool
+
+from runtimestore_server.store.engines.database import POOL_TIMEOUT_SECONDS, Database, Fault, Row
+from runtimestore_server.store.engines.rows import replacing, with_digits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.sql.expression import FromClause
+
+BUSY_TIMEOUT_SECONDS = 5.0
+"""How long SQLite itself waits for another process' write lock before it says BUSY and the batch is run again."""
+
+
+class SqliteDatabase(Database):
+    """An SQLite file in WAL mode: one writer at a time, readers beside it."""
+
+    name = "sqlite"
+    creates_itself = True
+    concurrent_writers = False
+
+    def __init__(self, url: URL, *, reader_threads: int) -> None:
+        url = url.set(drivername="sqlite+pysqlite")
+        # Two connections: the committer's, and one for maintenance beside it.
+        self.writers = self._engine(url, pool_size=2)
+        event.listen(self.writers, "begin", _begin_immediate)
+        self.readers = self._engine(url, pool_size=reader_threads)
+
+    @staticmethod
+    def _engine(url: URL, *, pool_size: int) -> Engine:
+        engine = sa.create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            hide_parameters=True,  # the text of an error must not quote documents and secrets
+            connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},
+        )
+        event.listen(engine, "connect", _configure)
+        return engine
+
+    def given(self, *columns: sa.Column[Any]) -> FromClause:
+        """One JSON parameter: no limit on the number of keys, and one text of the statement for any number."""
+        value = sa.func.json_each(sa.bindparam("keys", type_=sa.Text)).table_valued("value").c.value
+        return sa.select(
+            *(
+                sa.func.json_extract(value, f"$[{position}]", type_=column.type).label(column.name)
+                for position, column in enumerate(columns)
+            )
+        ).subquery("given")
+
+    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+        """The keys as one JSON array of arrays."""
+        return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
+
+    def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+        """One statement, run for each row within the driver."""
+        if rows:
+            tx.exec_driver_sql(_upsert(table), with_digits(tuple(table.columns), rows))
+
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+        """A plain insert: the one writer has looked before."""
+        if rows:
+            tx.exec_driver_sql(_insert(table), with_digits(tuple(table.columns), rows))
+        return len(rows)
+
+    def classify(self, error: Exception) -> Fault:
+        """By SQLite's primary result code."""
+        if isinstance(error, PoolTimeoutError):
+            return Fault.UNAVAILABLE
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        code = getattr(cause, "sqlite_errorcode", None)
+        if not isinstance(cause, sqlite3.Error) or code is None:
+            return Fault.OTHER
+        return _FAULTS.get(code & 0xFF, Fault.OTHER)
+
+    def commit_is_ambiguous(self, error: Exception) -> bool:
+        """A failed write or sync of the log: the commit record may yet be found there after a crash."""
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        code = getattr(cause, "sqlite_errorcode", None)
+        return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
+
+    def migration_lock(self, connection: Connection) -> None:
+        """Nothing to do: BEGIN IMMEDIATE is the lock."""
+
+
+class MemoryDatabase(SqliteDatabase):
+    """An SQLite database in memory behind one connection, which readers and the writer take in turns."""
+
+    name = "memory"
+    ephemeral = True
+
+    def __init__(self) -> None:
+        self.writers = self._engine(make_url("sqlite+pysqlite:///:memory:"), pool_size=1)
+        event.listen(self.writers, "begin", _begin_immediate)
+        self.readers = self.writers
+
+    def discard(self, connection: Connection) -> None:
+        """End its transaction and no more: the one connection is the store."""
+        connection.connection.rollback()
+
+
+_FAULTS = {
+    sqlite3.SQLITE_BUSY: Fault.TRANSIENT,
+    sqlite3.SQLITE_LOCKED: Fault.TRANSIENT,
+    sqlite3.SQLITE_FULL: Fault.FULL,
+    sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_IOERR: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_PERM: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_PROTOCOL: Fault.UNAVAILABLE,
+    sqlite3.SQLITE_CORRUPT: Fault.CORRUPT,
+    sqlite3.SQLITE_NOTADB: Fault.CORRUPT,
+}
+
+
+def _configure(connection: sqlite3.Connection, record: object) -> None:
+    del record
+    connection.isolation_level = None  # Python's own BEGINs come too late for BEGIN IMMEDIATE and never for DDL
+    cursor = connection.cursor()
+    _use_write_ahead_log(cursor)  # readers do not wait for the writer
+    cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
+    cursor.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
+    cursor.close()
+
+
+def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """Switch a new file to WAL. When several connections try at once, SQLite says BUSY without waiting: so we wait."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # A deferred transaction that reads, then writes, fails at once when another one wrote between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@cache
+def _insert(table: sa.Table) -> str:
+    return str(sa.insert(table).compile(dialect=_dialect()))
+
+
+@cache
+def _upsert(table: sa.Table) -> str:
+    from sqlalchemy.dialects.sqlite import insert
+
+    return str(replacing(insert(table), table).compile(dialect=_dialect()))
+
+
+def _dialect() -> sa.Dialect:
+    from sqlalchemy.dialects.sqlite import dialect
+
+    return dialect(paramstyle="qmark")
