@@ -103,15 +103,9 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
 
         def check() -> Write:
-            key = (
-                uuid_field(request.session_store_key, "session_store_key")
-                if request.HasField("session_store_key")
-                else None
-            )
-            delta = request.session_delta if request.HasField("session_delta") else None
             return Write(
                 **_common(request),
-                snapshot=self._snapshot(delta, key) if delta is not None else None,
+                snapshot=self._snapshot_of_session(request) if request.HasField("session_delta") else None,
                 receipt=receipt_document(_required(request, "receipt"), limit_bytes=self._document_bytes),
                 inputs=self._inputs(request.input_updates, "input_updates"),
             )
@@ -259,6 +253,15 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.
         request.Clear()
         return await self._store.commit(write)
+
+    def _snapshot_of_session(self, request: pb.AtomicApplyRequest) -> SessionSnapshot:
+        # Only here is the key looked at: without a delta it is ignored, whatever it is.
+        key = (
+            uuid_field(request.session_store_key, "session_store_key")
+            if request.HasField("session_store_key")
+            else None
+        )
+        return self._snapshot(request.session_delta, key)
 
     def _snapshot(self, delta: pb.SessionDelta, belongs_to: str | None) -> SessionSnapshot:
         if delta.WhichOneof("delta") is None:

@@ -1,4 +1,4 @@
-"""Contract section 4, 3 and section 3: one receipt per boundary, told as it was given."""
+"""One receipt per boundary, told as it was given."""
 
 from __future__ import annotations
 

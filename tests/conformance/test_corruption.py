@@ -1,4 +1,4 @@
-"""Contract section 5: what is damaged beneath the server is never handed out, and nothing else suffers."""
+"""What is damaged beneath the server is never handed out, and nothing else suffers."""
 
 from __future__ import annotations
 
@@ -107,6 +107,18 @@ async def test_a_flipped_bit_is_data_loss_that_names_the_row_and_every_other_row
     assert readable >= 8
     assert await store.load_runtime_state(runtime_id) is RuntimeState.IDLE
     assert await store.load_input_state(runtime_id, id_of("another")) is not None
+
+
+async def test_a_damaged_input_is_mended_by_writing_the_same_bytes_again(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    state = input_of("a")
+    await store.persist_input_state(runtime_id, state)
+    await flip_a_byte(app, tables.inputs.c.state_json, realm=realm, runtime_id=runtime_id)
+
+    await store.persist_input_state(runtime_id, state)
+
+    assert await store.load_input_states(runtime_id) == [state]
 
 
 NOWHERE = b'{"run_id":"x","boundary":"nowhere","contributing_input_ids":[],"message_count":0,"sequence":0}'

@@ -1,4 +1,4 @@
-"""Contract section 6: stored bytes are never re-serialised, trimmed or normalised."""
+"""Stored bytes are never re-serialised, trimmed or normalised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract section 4, 1: the answer comes after COMMIT, so that what was acknowledged survives the server's death."""
+"""The answer comes after COMMIT, so that what was acknowledged survives the server's death."""
 
 from __future__ import annotations
 

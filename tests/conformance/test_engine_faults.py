@@ -1,4 +1,4 @@
-"""Contract section 7: what callers are told when the engine itself fails, and that it harms nothing else."""
+"""What callers are told when the engine itself fails, and that it harms nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract section 6: what is required of a document, and that everything else passes."""
+"""What is required of a document, and that everything else passes."""
 
 from __future__ import annotations
 

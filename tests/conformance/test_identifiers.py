@@ -1,4 +1,4 @@
-"""Contract section 6: what realms, runtime ids and UUIDs may be, and that ids are compared as bytes."""
+"""What realms, runtime ids and UUIDs may be, and that ids are compared as bytes."""
 
 from __future__ import annotations
 

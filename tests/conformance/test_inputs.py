@@ -1,4 +1,4 @@
-"""Contract section 4, 5 and section 3: inputs are upserts, the last writer wins, nothing is deleted."""
+"""Inputs are upserts, the last writer wins, nothing is deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract section 3: the state of a runtime and the registry of its background operations."""
+"""The state of a runtime and the registry of its background operations."""
 
 from __future__ import annotations
 

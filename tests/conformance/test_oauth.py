@@ -1,4 +1,4 @@
-"""Contract section 4, 8 and section 5: the OAuth flow snapshot of a realm, compared and swapped, and its authority."""
+"""The OAuth flow snapshot of a realm, compared and swapped, and its authority."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract section 7: a bounded queue answers OVERLOADED instead of growing, and loses nothing that it took in."""
+"""A bounded queue answers OVERLOADED instead of growing, and loses nothing that it took in."""
 
 from __future__ import annotations
 

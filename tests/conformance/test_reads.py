@@ -1,4 +1,4 @@
-"""Contract sections 3 and 5: absence, streams that anybody can read, and one consistent snapshot a load."""
+"""Absence, streams that anybody can read, and one consistent snapshot a load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract section 7: what every refusal carries on the wire, and what none ever shows."""
+"""What every refusal carries on the wire, and what none ever shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract section 4, 2: a repeat is recognised by its request id, and changes nothing."""
+"""A repeat is recognised by its request id, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract section 4, 4 and section 3: revisions count writes, and make load, compute, write a compare-and-swap."""
+"""Revisions count writes, and make load, compute, write a compare-and-swap."""
 
 from __future__ import annotations
 

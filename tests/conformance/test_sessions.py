@@ -1,4 +1,4 @@
-"""Contract section 4, 6 and 7: sessions, the list of them, and the key that they must match."""
+"""Sessions, the list of them, and the key that they must match."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ async def test_a_session_store_key_without_a_delta_is_ignored(store: Store, runt
     await store.commit_session_snapshot(runtime_id, body)
 
     await store.atomic_apply(runtime_id, receipt=receipt(), session_store_key=new_id())
+    await store.atomic_apply(runtime_id, receipt=receipt(), session_store_key="no uuid at all")
 
     assert await store.load_session_snapshot(runtime_id) == body
 

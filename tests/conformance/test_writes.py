@@ -1,4 +1,4 @@
-"""Contract section 4, 1 and 5: a write is one transaction, and nothing is ever lost by another."""
+"""A write is one transaction, and nothing is ever lost by another."""
 
 from __future__ import annotations
 

@@ -181,15 +181,24 @@ def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]
 
 
 def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKey]) -> dict[InputKey, bytes]:
-    """What is stored of these inputs already, by digest: a runtime sends every input it ever accepted at every turn."""
+    """What is stored of these inputs already, by digest: a runtime sends every input it ever accepted at every turn.
+
+    Only what is sound: a damaged row counts as another one, so that writing its bytes again mends it.
+    """
     keys = sorted(inputs)
     if not keys:
         return {}
     columns = (tables.inputs.c.realm, tables.inputs.c.runtime_id, tables.inputs.c.input_id)
-    rows = tx.execute(
-        _select_by_key(database, columns, (*columns, tables.inputs.c.sha256)), database.keys(columns, keys)
-    )
+    rows = tx.execute(_sound_inputs(database), database.keys(columns, keys))
     return {(row.realm, row.runtime_id, row.input_id): row.sha256 for row in rows}
+
+
+@cache
+def _sound_inputs(database: Database) -> sa.Select[Any]:
+    table = tables.inputs
+    columns = (table.c.realm, table.c.runtime_id, table.c.input_id)
+    selected = _select_by_key(database, columns, (*columns, table.c.sha256))
+    return selected.where(table.c.sha256 == sa.func.sha256(table.c.state_json))
 
 
 @cache

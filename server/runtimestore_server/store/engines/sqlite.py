@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from functools import cache
@@ -134,11 +135,17 @@ _FAULTS = {
 def _configure(connection: sqlite3.Connection, record: object) -> None:
     del record
     connection.isolation_level = None  # Python's own BEGINs come too late for BEGIN IMMEDIATE and never for DDL
+    # Postgres has this function by itself.
+    connection.create_function("sha256", 1, _sha256, deterministic=True)
     cursor = connection.cursor()
     _use_write_ahead_log(cursor)  # readers do not wait for the writer
     cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
     cursor.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
     cursor.close()
+
+
+def _sha256(value: object) -> bytes | None:
+    return hashlib.sha256(value).digest() if isinstance(value, bytes) else None
 
 
 def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
