@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import signal
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +41,9 @@ RUNNER = pytest.StashKey[asyncio.Runner]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and processes inherit that: tests that
+    # interrupt one would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(capability): only on engines that have it")
 
 

@@ -183,3 +183,12 @@ async def test_numbers_past_what_a_list_needs_are_listed_as_the_largest_and_stay
 
 def _milliseconds(time: dict[str, int]) -> int:
     return time["secs_since_epoch"] * 1000 + time["nanos_since_epoch"] // 1_000_000
+
+
+async def test_small_and_large_sessions_replace_each_other_byte_for_byte(store: Store, runtime_id: str) -> None:
+    for size_bytes in (10, 9_000_000, 10, 12_000_000, 9_500_000, 10):
+        body = session(messages=[{"role": "user", "content": "x" * size_bytes}])
+
+        await store.commit_session_snapshot(runtime_id, body)
+
+        assert await store.load_session_snapshot(runtime_id) == body

@@ -18,7 +18,7 @@ from runtimestore_server.store.engines.database import (
     Fault,
     Row,
 )
-from runtimestore_server.store.engines.rows import replacing, with_digits
+from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,11 +77,11 @@ class PostgresDatabase(Database):
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
-        small = [row for row in rows if _largest(row) < LARGE_BYTES]
+        small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
         if small:
             tx.execute(_upsert(table), _lists(tuple(table.columns), small))
         for row in rows:
-            if _largest(row) >= LARGE_BYTES:
+            if largest_bytes(row) >= LARGE_BYTES:
                 tx.execute(_upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
@@ -224,10 +224,6 @@ def _upsert_row(table: sa.Table) -> Executable:
     from sqlalchemy.dialects.postgresql import insert
 
     return replacing(insert(table), table)
-
-
-def _largest(row: Row) -> int:
-    return max((len(value) for value in row if isinstance(value, bytes)), default=0)
 
 
 @cache

@@ -36,3 +36,8 @@ def replacing(insert: Any, table: sa.Table) -> sa.Insert:
         },
     )
     return statement
+
+
+def largest_bytes(row: Row) -> int:
+    """The size of the largest document in a row."""
+    return max((len(value) for value in row if isinstance(value, bytes)), default=0)

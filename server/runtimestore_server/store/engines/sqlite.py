@@ -16,14 +16,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from runtimestore_server.store.engines.database import POOL_TIMEOUT_SECONDS, Database, Fault, Row
-from runtimestore_server.store.engines.rows import replacing, with_digits
+from runtimestore_server.store.engines.database import LARGE_BYTES, POOL_TIMEOUT_SECONDS, Database, Fault, Row
+from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.sql.expression import FromClause
+
+PIECE_BYTES = 1024 * 1024
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long SQLite itself waits for another process' write lock before it says BUSY and the batch is run again."""
@@ -72,9 +74,13 @@ class SqliteDatabase(Database):
         return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """One statement, run for each row within the driver."""
-        if rows:
-            tx.exec_driver_sql(_upsert(table), with_digits(tuple(table.columns), rows))
+        """One statement, run for each row within the driver; a large row alone and in pieces."""
+        small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
+        if small:
+            tx.exec_driver_sql(_upsert(table), with_digits(tuple(table.columns), small))
+        for row in rows:
+            if largest_bytes(row) >= LARGE_BYTES:
+                _upsert_in_pieces(tx, table, row)
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
         """A plain insert: the one writer has looked before."""
@@ -175,6 +181,22 @@ def _upsert(table: sa.Table) -> str:
     from sqlalchemy.dialects.sqlite import insert
 
     return str(replacing(insert(table), table).compile(dialect=_dialect()))
+
+
+def _upsert_in_pieces(tx: Connection, table: sa.Table, row: Row) -> None:
+    """Make room for the row's last value, then fill it: binding a document whole would hold two more copies of it."""
+    from sqlalchemy.dialects.sqlite import insert
+
+    *values, document = zip(table.columns, row, strict=True)
+    column, body = document
+    room = insert(table).values(
+        {**{key.name: value for key, value in values}, column.name: sa.func.zeroblob(len(body))}
+    )
+    rowid: int = tx.execute(replacing(room, table).returning(sa.literal_column("rowid"))).scalar_one()
+    driver: Any = tx.connection.driver_connection
+    with driver.blobopen(table.name, column.name, rowid) as blob, memoryview(body) as view:
+        for start in range(0, len(view), PIECE_BYTES):
+            blob.write(view[start : start + PIECE_BYTES])
 
 
 def _dialect() -> sa.Dialect:
