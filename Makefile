@@ -77,8 +77,8 @@ proto: $(INSTALLED) ## Generate the stubs in client/runtimestore/v1 from proto/
 	@rm -f $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.py $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.pyi
 
 .PHONY: bench
-bench: $(INSTALLED) ## Measure the server on each engine beside the floor
-	@$(BIN)/python -m bench $(ARGS)
+bench: $(INSTALLED) ## Measure the server on each engine beside the floor; JSON in bench-latest.json
+	@$(BIN)/python -m bench --json bench-latest.json $(ARGS)
 
 .PHONY: build
 build: $(INSTALLED) ## Build the sdist and the wheel into dist/

@@ -101,7 +101,8 @@ def main(command_line: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     # As Ctrl-C does, SIGTERM leaves through every `finally`: no server stays behind.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    for ended in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ended, lambda number, _frame: sys.exit(128 + number))
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

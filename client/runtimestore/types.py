@@ -94,7 +94,7 @@ class InputState:
         input_id = value.get("input_id") if isinstance(value, dict) else None
         if not isinstance(input_id, str):
             # A ValueError, as for text that is no JSON at all: the caller has one thing to handle.
-            raise ValueError("an input document is a JSON object with a text `input_id`")  # noqa: TRY004
+            raise ValueError("an input document is a JSON object with a text `input_id`")  # noqa: TRY004  (a bad value of the right type)
         return cls(_as_stored(input_id), document)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> int:
     """Run the command line; says what to install where only the thin client is."""
+    # gRPC's own lines name source files of its C core; what they tell, our sentences tell. Read when gRPC is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from runtimestore_server.cli import run
     except ModuleNotFoundError as error:

@@ -376,7 +376,7 @@ def test_a_refusal_names_the_grpc_error_as_its_cause(wire: Wire) -> None:
 def test_if_revision_zero_is_sent_and_none_is_not(wire: Wire) -> None:
     client = wire.client()
     for if_revision in (0, None):
-        writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT, if_revision=if_revision))  # noqa: B023
+        writing = wire.calling(lambda: client.persist_input_state(RUNTIME, INPUT, if_revision=if_revision))  # noqa: B023  (called within the round)
         request = wire.answer("PersistInputState", WRITTEN)
         writing.result(WAIT_SECONDS)
 

@@ -63,7 +63,7 @@ async def test_get_server_info_counts_writes_refusals_replays_and_transactions(s
         counted = (await store.get_server_info()).commits
 
     assert (counted.writes, counted.refusals, counted.replays) == (2, 1, 1)
-    assert 2 <= counted.transactions <= 4
+    assert counted.transactions == 2  # a refusal or a replay alone is none
 
 
 async def test_get_server_info_is_the_same_for_every_realm_but_a_bad_one(channel: grpc.aio.Channel) -> None:
@@ -129,7 +129,7 @@ async def test_a_server_is_ready_only_while_the_schema_is_current(serve: Serve) 
 
         def set_revision(revision: str) -> None:
             with app.store.database.writers.begin() as connection:
-                connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")  # noqa: S608
+                connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")  # noqa: S608  (the test's own text)
 
         await asyncio.to_thread(set_revision, "9999")
         assert (await asyncio.wait_for(watching.read(), 10)).status == NOT_SERVING

@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+import runtimestore_server.demo
 from runtimestore import RunApplyBoundary, RunBoundaryReceipt, RuntimeState
 from runtimestore_server.demo.ledger import Boundary, Ledger
 
@@ -41,7 +43,7 @@ def test_the_demo_kills_a_server_in_the_middle_of_a_commit_and_finds_every_byte_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_demo_that_is_interrupted_leaves_no_server_behind(number: signal.Signals) -> None:
     with subprocess.Popen(
         (*COMMAND, "--pace-seconds", "60"),
@@ -79,3 +81,12 @@ def test_the_demo_tells_each_value_that_is_not_what_was_acknowledged(
 ) -> None:
     assert [difference.what for difference in ACKNOWLEDGED.differences(change(ACKNOWLEDGED))] == [what]
     assert ACKNOWLEDGED.differences(dataclasses.replace(ACKNOWLEDGED)) == []
+
+
+def test_the_demo_s_documents_are_those_that_the_tests_know() -> None:
+    theirs = Path(runtimestore_server.demo.__path__[0]) / "samples"
+    ours = Path(__file__).parent.parent / "samples"
+
+    assert {file.name: file.read_bytes() for file in theirs.iterdir()}.items() <= {
+        file.name: file.read_bytes() for file in ours.iterdir()
+    }.items()

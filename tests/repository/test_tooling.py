@@ -76,10 +76,12 @@ def test_make_without_a_target_is_make_help() -> None:
     assert _make().stdout == _make("help").stdout
 
 
-def test_make_run_serves_and_stops_when_told(tmp_path: Path) -> None:
+def test_make_run_serves_and_stops_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (TOOLS / "runtimestore").exists():
         pytest.skip(f"the package is not installed beside {sys.executable}")
     environment = Path(sys.prefix)
+    for inherited in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):  # of a `make test ARGS=…` that runs this test
+        monkeypatch.delenv(inherited, raising=False)
     command = ["make", "-C", str(ROOT), "-o", f"{environment}/.installed", f"VENV={environment}", "run"]
 
     # Make passes the signal on, waits, and then ends by it, as a shell would.

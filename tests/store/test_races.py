@@ -40,7 +40,7 @@ def _race(
     with database.writers.connect() as connection:
         transaction = connection.begin()
         write = writes.commit if isinstance(first, Write) else oauth_flow.commit
-        (decision,) = write(database, connection, [first], now_ms=1)  # type: ignore[list-item]
+        (decision,) = write(database, connection, [first], now_ms=1)  # type: ignore[list-item]  # either kind of write
         other: Future[list[Decision]] = pool.submit(commit, database, second)
         _wait_until_one_waits(database)
         assert not other.done()

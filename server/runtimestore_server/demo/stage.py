@@ -81,8 +81,8 @@ class Stage:
             f"[bold]recovery[/]  state {state}, session {len(found.session or b'')} B, {len(found.inputs)} inputs, "
             f"{len(found.receipts)} receipts, ops snapshot {len(found.ops or '')} B"
         )
-        self._say(f"          {len(recovery.consumed)} inputs have their receipt: consumed")
-        self._say(f"          {len(recovery.queued)} inputs have none: queued")
+        self._say(f"          inputs with their receipt, consumed: {len(recovery.consumed)}")
+        self._say(f"          inputs without one, queued again: {len(recovery.queued)}")
         if landed is not None:
             verdict = "there, whole" if landed else "not there, no part of it"
             self._say(

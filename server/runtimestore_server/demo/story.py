@@ -133,7 +133,7 @@ def _client(stage: Stage, server: ServerProcess) -> Iterator[RuntimeStoreClient]
 
 @contextlib.contextmanager
 def _signals_unwind() -> Iterator[None]:
-    """SIGTERM and the demo's own deadline leave through the same `finally` as Ctrl-C does."""
+    """SIGTERM, a closed terminal and the demo's own deadline leave through the same `finally` as Ctrl-C does."""
 
     def unwind(number: int, _frame: object) -> NoReturn:
         if number == signal.SIGALRM:
@@ -141,7 +141,7 @@ def _signals_unwind() -> Iterator[None]:
             raise SystemExit(1)
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGALRM)}
+    before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)}
     signal.alarm(LONGEST_SECONDS)
     try:
         yield

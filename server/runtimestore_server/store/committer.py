@@ -106,7 +106,9 @@ class Committer:
     def answer(self, batch: Sequence[_Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop."""
         counted = self.counters
-        counted.transactions += committed
+        counted.transactions += committed and any(
+            isinstance(decision, Outcome) and not decision.replayed for decision in decisions
+        )
         for waiting, decision in zip(batch, decisions, strict=True):
             self._waiting_writes -= 1
             self._waiting_bytes -= waiting.size_bytes

@@ -153,7 +153,7 @@ class Store:
         self._draining = True
         deadline = time.monotonic() + seconds
         # Polling, once in a process' life: an event would be set and cleared on every call.
-        while self._busy() and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._busy() and time.monotonic() < deadline:  # noqa: ASYNC110  (see above)
             await asyncio.sleep(0.005)
 
     def _busy(self) -> bool:

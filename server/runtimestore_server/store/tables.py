@@ -1,5 +1,7 @@
 """Every table of the store. The migrations build exactly this; a test compares the two on both engines.
 
+Where one type needs two forms an engine's name stands here; the code of the store knows none.
+
 Ids are text compared as bytes (`COLLATE "C"`, SQLite's BINARY). Documents are bytes, never JSON or text columns, each
 with the SHA-256 of those bytes beside it. Nothing in these tables is ever deleted except remembered requests.
 """

@@ -21,7 +21,7 @@ from runtimestore.errors import (
     StoreUnavailable,
 )
 from runtimestore_server.store import oauth_flow, requests, writes
-from runtimestore_server.store.engines import CommitState, Fault
+from runtimestore_server.store.engines import CommitState, Fault, error_code
 from runtimestore_server.store.values import OAuthFlowWrite, Outcome, Write
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _log_failure(fault: Fault, error: Exception, *, writes: int) -> None:
 def _name(error: BaseException) -> str:
     """What an error is, without what drivers quote in its text."""
     cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    code = error_code(cause)
     return f"{type(cause).__name__}({code})" if code else type(cause).__name__
 
 

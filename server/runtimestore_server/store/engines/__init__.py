@@ -17,7 +17,7 @@ from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatab
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["CommitState", "Database", "Fault", "open_database", "parse_url"]
+__all__ = ["CommitState", "Database", "Fault", "error_code", "open_database", "parse_url"]
 
 
 def open_database(url: str, *, committer_threads: int, reader_threads: int) -> Database:
@@ -32,6 +32,11 @@ def open_database(url: str, *, committer_threads: int, reader_threads: int) -> D
     if parsed.get_backend_name() == "sqlite":
         return SqliteDatabase(parsed, reader_threads=reader_threads)
     return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
+
+
+def error_code(error: BaseException) -> str | None:
+    """The code that a driver's error bears, such as `40001` or `SQLITE_BUSY`."""
+    return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
 
 
 def parse_url(url: str) -> URL:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import sqlite3
 import time
 from functools import cache
@@ -40,6 +42,7 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: URL, *, reader_threads: int) -> None:
         url = url.set(drivername="sqlite+pysqlite")
+        _create_private(url.database or "")
         # Two connections: the committer's, and one for maintenance beside it.
         self.writers = self._engine(url, pool_size=2)
         event.listen(self.writers, "begin", _begin_immediate)
@@ -136,6 +139,12 @@ _FAULTS = {
     sqlite3.SQLITE_CORRUPT: Fault.CORRUPT,
     sqlite3.SQLITE_NOTADB: Fault.CORRUPT,
 }
+
+
+def _create_private(file: str) -> None:
+    """Make a new file readable by its owner only, since OAuth secrets will be in it; one that exists stays as it is."""
+    with contextlib.suppress(OSError):  # whatever is wrong with the path, SQLite says it better
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _configure(connection: sqlite3.Connection, record: object) -> None:
