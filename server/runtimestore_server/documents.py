@@ -182,8 +182,12 @@ def input_seed(state_json: bytes) -> InputSeed:
     """The seed of a stored document; what it lacks or holds in another type or range is absent."""
     try:
         seed = _seed_decoder.decode(state_json)
-    except msgspec.ValidationError:
-        loose = _loose_seed_decoder.decode(state_json)
+    except (msgspec.DecodeError, RecursionError):
+        # How deep a document may nest depends on the thread that reads it. A seed must never keep one from its owner.
+        try:
+            loose = _loose_seed_decoder.decode(state_json)
+        except (msgspec.DecodeError, RecursionError):
+            return InputSeed()
         seed = _Seed(
             current_state=_or_default(loose.current_state, str, ""),
             last_run_id=_or_default(loose.last_run_id, str, None),

@@ -309,6 +309,21 @@ def test_a_foreign_database_is_refused_and_left_alone(database: Database, check:
 
 
 @pytest.mark.parametrize("check", [upgrade_database, schema.check])
+def test_a_foreign_database_that_numbers_its_revisions_alike_is_refused(
+    database: Database, check: Callable[[Database], object]
+) -> None:
+    _execute(
+        database,
+        "CREATE TABLE customers (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)",
+        f"INSERT INTO alembic_version VALUES ('{HEAD}')",  # noqa: S608  (the test's own text)
+    )
+
+    with pytest.raises(SchemaNotCurrent):
+        check(database)
+
+
+@pytest.mark.parametrize("check", [upgrade_database, schema.check])
 def test_a_database_from_the_future_is_refused_and_left_alone(
     database: Database, check: Callable[[Database], object]
 ) -> None:

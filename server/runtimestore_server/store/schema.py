@@ -71,7 +71,8 @@ class SchemaState:
 def inspect(connection: Connection) -> SchemaState:
     """The schema state of a database, in one or two quick statements."""
     names = set(sa.inspect(connection).get_table_names())
-    if _VERSION_TABLE not in names:
+    # Other programs keep an `alembic_version` too, and number their revisions alike.
+    if _VERSION_TABLE not in names or store_identity.name not in names:
         return SchemaState(revision=None, empty=not names)
     versions = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
     return SchemaState(revision="+".join(sorted(versions)) or None, empty=False)
