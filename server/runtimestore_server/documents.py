@@ -211,7 +211,7 @@ def within(limit_bytes: int, size_bytes: int, field: str, limit: str) -> None:
     if size_bytes > limit_bytes:
         raise InvalidRequest(
             f"{field} has {size_bytes} bytes, over the server's {limit} of {limit_bytes}; send less, or raise it",
-            metadata={"size_bytes": str(size_bytes), "limit_bytes": str(limit_bytes), "limit": limit},
+            metadata={"field": field, "size_bytes": str(size_bytes), "limit_bytes": str(limit_bytes), "limit": limit},
             violations=[FieldViolation(field, f"must have at most {limit_bytes} bytes")],
         )
 

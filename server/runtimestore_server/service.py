@@ -196,7 +196,10 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> pb.LoadRuntimeStateResponse:
         """Read the state of a runtime."""
         del context
-        revision, state = await self._store.read(reads.load_runtime_state, _runtime(request))
+        runtime = _runtime(request)
+        revision, state = await self._store.read(reads.load_runtime_state, runtime)
+        if state is not None and state not in _STATES_BY_NAME:
+            raise reads.corrupt("runtimes", "is no runtime state", **runtime._asdict())
         return pb.LoadRuntimeStateResponse(state=_STATES_BY_NAME[state] if state else None, revision=revision)
 
     async def CommitMachineLifecycle(

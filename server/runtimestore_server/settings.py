@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 
 Positive = Annotated[int, Field(gt=0)]
 
-_PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):[^@]*@")
+_PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):.*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
 
 

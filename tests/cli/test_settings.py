@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import RuntimeStoreClient
-from runtimestore_server.settings import Settings
+from runtimestore_server.settings import DatabaseUrl, Settings
 from support.command import Serving, run
 
 if TYPE_CHECKING:
@@ -134,3 +134,10 @@ def test_help_names_the_default_of_every_setting_that_is_no_secret(tmp_path: Pat
     for name, field in Settings.model_fields.items():
         if name not in ("config", "database_url"):
             assert f"(default:{field.default})" in told, name
+
+
+@pytest.mark.parametrize("password", ["plain", "with@sign", "a@b@c"])
+def test_a_shown_database_url_hides_the_whole_password(password: str) -> None:
+    shown = str(DatabaseUrl(f"postgresql://app:{password}@host/store"))
+
+    assert shown == "postgresql://app:***@host/store"

@@ -109,6 +109,19 @@ async def test_a_flipped_bit_is_data_loss_that_names_the_row_and_every_other_row
     assert await store.load_input_state(runtime_id, id_of("another")) is not None
 
 
+async def test_a_state_that_is_none_of_the_seven_is_data_loss_that_names_the_runtime(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE)
+    await change(app, tables.runtimes, {"runtime_state": "bogus"}, realm=realm, runtime_id=runtime_id)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await store.load_runtime_state(runtime_id)
+
+    assert found.value.metadata["table"] == "runtimes"
+    assert found.value.metadata["runtime_id"] == runtime_id
+
+
 async def test_a_damaged_input_is_mended_by_writing_the_same_bytes_again(
     app: Application, store: Store, realm: str, runtime_id: str
 ) -> None:

@@ -93,10 +93,16 @@ class Committer:
             raise StoreUnavailable("the store is closed; nothing was committed")
         waiting = _Waiting(write, self._loop.create_future())
         if self._waiting_writes >= self._max_waiting_writes:
-            raise Overloaded(f"{self._waiting_writes} writes are waiting; try again later")
+            raise Overloaded(
+                f"{self._waiting_writes} writes are waiting; try again later",
+                metadata={"waiting_writes": str(self._waiting_writes)},
+            )
         # A write larger than the whole bound must still find its way in when nothing else waits.
         if self._waiting_bytes and self._waiting_bytes + waiting.size_bytes > self._max_waiting_bytes:
-            raise Overloaded(f"{self._waiting_bytes} bytes are waiting; try again later")
+            raise Overloaded(
+                f"{self._waiting_bytes} bytes are waiting; try again later",
+                metadata={"waiting_bytes": str(self._waiting_bytes)},
+            )
         self._waiting_writes += 1
         self._waiting_bytes += waiting.size_bytes
         lane_key = write.runtime if hasattr(write, "runtime") else write.realm

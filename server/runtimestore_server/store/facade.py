@@ -85,7 +85,10 @@ class Store:
             Overloaded: too much is waiting for a reader thread.
         """
         if self._waiting_reads >= self._max_waiting_reads:
-            raise Overloaded(f"{self._waiting_reads} loads are waiting; try again later")
+            raise Overloaded(
+                f"{self._waiting_reads} loads are waiting; try again later",
+                metadata={"waiting_reads": str(self._waiting_reads)},
+            )
         self._waiting_reads += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, work)

@@ -136,7 +136,8 @@ def verify(value: bytes, digest: bytes, table: sa.Table, **key: str) -> None:
     Raises:
         StoredValueCorrupt: they do not match; the metadata name the row.
     """
-    if sha256(value).digest() != digest:
+    # SQLite keeps whatever type was put into a column; what is not bytes was not put there by this store.
+    if not isinstance(value, bytes) or sha256(value).digest() != digest:
         raise corrupt(table.name, "does not match its SHA-256", **key)
 
 
