@@ -38,11 +38,13 @@ class SchemaState:
     """The revision it is at; None if it has none."""
     empty: bool
     """Whether it has no table at all."""
+    foreign: bool = False
+    """Whether it has tables, but not ours: other programs keep an `alembic_version` too, and number alike."""
 
     @property
     def current(self) -> bool:
         """Whether this server can serve it."""
-        return self.revision == HEAD
+        return self.revision == HEAD and not self.foreign
 
     def problem(self) -> str | None:
         """What is wrong and what to do, in one sentence; None if nothing is."""
@@ -57,7 +59,7 @@ class SchemaState:
                 f"the database holds tables that are not RuntimeStore's (at no revision, this server needs {HEAD}): "
                 "point --database-url at a database of its own and run `runtimestore migrate`"
             )
-        if self.revision in REVISIONS:
+        if self.revision in REVISIONS and not self.foreign:
             return (
                 f"the database is behind: at revision {self.revision}, this server needs {HEAD}: "
                 "run `runtimestore migrate`"
@@ -71,11 +73,14 @@ class SchemaState:
 def inspect(connection: Connection) -> SchemaState:
     """The schema state of a database, in one or two quick statements."""
     names = set(sa.inspect(connection).get_table_names())
-    # Other programs keep an `alembic_version` too, and number their revisions alike.
-    if _VERSION_TABLE not in names or store_identity.name not in names:
+    if _VERSION_TABLE not in names:
         return SchemaState(revision=None, empty=not names)
     versions = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
-    return SchemaState(revision="+".join(sorted(versions)) or None, empty=False)
+    return SchemaState(
+        revision="+".join(sorted(versions)) or None,
+        empty=False,
+        foreign=store_identity.name not in names,
+    )
 
 
 def create_if_empty(database: Database) -> None:
@@ -129,7 +134,7 @@ def upgrade_database(database: Database) -> tuple[str | None, str]:
         database.migration_lock(connection)
         state = inspect(connection)
         if not state.current:
-            if not state.empty and state.revision not in REVISIONS:
+            if not state.empty and (state.foreign or state.revision not in REVISIONS):
                 raise SchemaNotCurrent(state.problem())
             _run_migrations(connection)
     return state.revision, HEAD
