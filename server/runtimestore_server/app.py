@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -144,8 +143,7 @@ class Application:
                 if not serving:
                     _log.info("ready again")
                 serving = True
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._report(SERVING if serving else NOT_SERVING)
+            await self._report(SERVING if serving else NOT_SERVING)
 
     async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *SERVICES):

@@ -279,7 +279,7 @@ def _or_default(raw: msgspec.Raw, kind: type[T], default: D) -> T | D:
         return default
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, RecursionError):
         return default
 
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import Any
 
 import structlog
+
+UNFORESEEN = "an unforeseen error; the server's log has the whole story"
+"""All that a caller is told of an error that nobody foresaw; `frames` are for the log."""
+
+
+def frames(error: BaseException) -> list[str]:
+    """Where an error came from, without its text: drivers quote parameters in it, and those hold documents."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def configure(*, level: str, style: str) -> None:

@@ -225,3 +225,20 @@ def test_both_clients_have_every_method_of_the_trait() -> None:
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.replace("OAuth", "Oauth")).lower()
+
+
+async def test_a_server_stops_though_it_was_just_telling_its_health(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling = asyncio.Event()
+
+    async def tell_slowly(*_: object) -> None:
+        telling.set()
+        await asyncio.sleep(60)
+
+    async def serve_until_it_tells() -> None:
+        async with serve(health_interval_seconds=0.01) as app:
+            monkeypatch.setattr(app._health, "set", tell_slowly)
+            await telling.wait()
+
+    await asyncio.wait_for(serve_until_it_tells(), 30)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,6 +17,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from runtimestore.errors import DOMAIN, InternalError, InvalidRequest, RuntimeStoreError
+from runtimestore_server.log import UNFORESEEN, frames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -134,11 +134,8 @@ async def _refuse(method: str, error: Exception, context: Context, started: floa
         log("refused", method=method, reason=refusal.reason, seconds=round(time.perf_counter() - started, 6))
     else:
         # The frames and the class, but not the message: it may quote what a caller sent, and that may be a secret.
-        frames = [
-            f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
-        ]
-        _log.error("call failed", method=method, error=type(error).__name__, traceback=frames)
-        refusal = InternalError("an unforeseen error; the server's log has the whole story")
+        _log.error("call failed", method=method, error=type(error).__name__, traceback=frames(error))
+        refusal = InternalError(UNFORESEEN)
     status = status_of(refusal)
     await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 

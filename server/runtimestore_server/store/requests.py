@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
 from runtimestore.errors import RequestIdReused, RuntimeStoreError
+from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.tables import requests
 from runtimestore_server.store.values import Outcome
 
@@ -59,7 +59,8 @@ class RequestMemory:
         keys = sorted({RequestKey(write.realm, write.request_id) for write in batch if write.request_id})
         if keys:
             columns = (requests.c.realm, requests.c.request_id)
-            for row in tx.execute(_recall(database), database.keys(columns, keys)):
+            known = select_by_key(database, columns, (*columns, requests.c.fingerprint, requests.c.revision))
+            for row in tx.execute(known, database.keys(columns, keys)):
                 self._known[RequestKey(row.realm, row.request_id)] = (row.fingerprint, row.revision)
 
     def recall(self, write: Repeatable) -> Decision | None:
@@ -117,13 +118,3 @@ def forget(tx: Connection, *, before_ms: int, most: int) -> int:
         by_key = sa.and_(requests.c.realm == sa.bindparam("r"), requests.c.request_id == sa.bindparam("i"))
         tx.execute(sa.delete(requests).where(by_key), [{"r": realm, "i": request_id} for realm, request_id in found])
     return len(found)
-
-
-@cache
-def _recall(database: Database) -> sa.Select[tuple[str, str, bytes, int]]:
-    given = database.given(requests.c.realm, requests.c.request_id)
-    return sa.select(requests.c.realm, requests.c.request_id, requests.c.fingerprint, requests.c.revision).join_from(
-        given,
-        requests,
-        sa.and_(requests.c.realm == given.c.realm, requests.c.request_id == given.c.request_id),
-    )

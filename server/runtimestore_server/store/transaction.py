@@ -20,6 +20,7 @@ from runtimestore.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
+from runtimestore_server.log import UNFORESEEN, frames
 from runtimestore_server.store import oauth_flow, requests, writes
 from runtimestore_server.store.engines import CommitState, Fault, error_code
 from runtimestore_server.store.values import OAuthFlowWrite, Outcome, Write
@@ -66,7 +67,7 @@ def commit_batch(
 ) -> tuple[list[Decision], bool]:
     """The decision about each write, and whether a transaction was committed. Never raises.
 
-    `closing` ends the waiting between attempts early: a server that drains says "unavailable" sooner.
+    Once `closing` is set nothing is run again for a transient error: a server that ends says "unavailable" sooner.
     """
     started = time.monotonic()
     attempt = 0
@@ -87,7 +88,7 @@ def commit_batch(
             error = raised
         fault = _fault(database, error)
         waited = time.monotonic() - started
-        if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS:
+        if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS and not closing.is_set():
             closing.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
             continue
         if fault is Fault.UNAVAILABLE and attempt == 1:
@@ -179,7 +180,7 @@ def _fault(database: Database, error: Exception) -> Fault:
 def _log_failure(fault: Fault, error: Exception, *, writes: int) -> None:
     if fault is Fault.OTHER:
         # Without the exception's text: drivers quote parameters in it, and those hold documents.
-        _log.error("write failed", error=_name(error), writes=writes, traceback=_frames(error))
+        _log.error("write failed", error=_name(error), writes=writes, traceback=frames(error))
     else:
         _log.warning("write not committed", fault=fault.value, error=_name(error), writes=writes)
 
@@ -189,12 +190,6 @@ def _name(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     code = error_code(cause)
     return f"{type(cause).__name__}({code})" if code else type(cause).__name__
-
-
-def _frames(error: BaseException) -> list[str]:
-    import traceback
-
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _unknown() -> CommitOutcomeUnknown:
@@ -223,7 +218,7 @@ def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
                 "the storage engine reports that its own file is damaged; restore it from a backup", metadata=metadata
             )
         case _:
-            return InternalError("an unforeseen error; the server's log has the whole story")
+            return InternalError(UNFORESEEN)
 
 
 def _refusal(fault: Fault) -> RuntimeStoreError:

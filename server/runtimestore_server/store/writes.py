@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError
 from runtimestore_server.store import tables
+from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.requests import Decision, RequestMemory
 from runtimestore_server.store.values import Outcome, RuntimeKey, Write
 
@@ -176,7 +177,7 @@ def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]
     )
     return {
         (row.realm, row.runtime_id, row.run_id, row.sequence)
-        for row in tx.execute(_select_by_key(database, columns, columns), database.keys(columns, keys))
+        for row in tx.execute(select_by_key(database, columns, columns), database.keys(columns, keys))
     }
 
 
@@ -197,25 +198,15 @@ def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKe
 def _sound_inputs(database: Database) -> sa.Select[Any]:
     table = tables.inputs
     columns = (table.c.realm, table.c.runtime_id, table.c.input_id)
-    selected = _select_by_key(database, columns, (*columns, table.c.sha256))
+    selected = select_by_key(database, columns, (*columns, table.c.sha256))
     return selected.where(table.c.sha256 == sa.func.sha256(table.c.state_json))
-
-
-@cache
-def _select_by_key(
-    database: Database, key_columns: tuple[sa.Column[Any], ...], columns: tuple[sa.Column[Any], ...]
-) -> sa.Select[Any]:
-    """`columns` of the rows of one table whose `key_columns` are among the given keys."""
-    given = database.given(*key_columns)
-    same = sa.and_(*(column == given.c[column.name] for column in key_columns))
-    return sa.select(*columns).join_from(given, key_columns[0].table, same)
 
 
 @cache
 def _runtimes_for_update(database: Database) -> sa.Select[Any]:
     table = tables.runtimes
     return (
-        _select_by_key(database, (table.c.realm, table.c.runtime_id), tuple(table.c))
+        select_by_key(database, (table.c.realm, table.c.runtime_id), tuple(table.c))
         .order_by(table.c.realm, table.c.runtime_id)
         .with_for_update(of=table)
     )
