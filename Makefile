@@ -44,6 +44,10 @@ test: $(INSTALLED) ## Run all tests, on every engine
 test-fast: $(INSTALLED) ## Run the tests that take no fresh environment, no big document and no killed process
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+.PHONY: torture
+torture: $(INSTALLED) ## Run the tests of faults in their long form, under an hour; JSON in torture-latest.json
+	@$(BIN)/python -m pytest tests/faults tests/crash --torture --torture-report torture-latest.json $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) ruff mypy buf ## Check style, types and protos
 

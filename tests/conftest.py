@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import random
 import signal
 import threading
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
@@ -20,9 +22,10 @@ from support.engines import Engine, Memory, Postgres, Sqlite
 from support.postgres import postgres
 from support.server import in_process
 from support.threaded import threaded
+from support.torture import Trial, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from runtimestore_server.app import Application
     from support.postgres import Cluster
@@ -38,6 +41,14 @@ ALL_CASES: tuple[tuple[type[Engine], str], ...] = (
 )
 
 RUNNER = pytest.StashKey[asyncio.Runner]()
+TRIALS = pytest.StashKey[dict[str, dict[str, Any]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--torture", action="store_true", help="run tests of faults in their long form")
+    group.addoption("--torture-report", type=Path, metavar="FILE", help="write the figures of tests of faults as JSON")
+    group.addoption("--seed", type=int, help="repeat the randomness of a test of faults that printed this seed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +56,37 @@ def pytest_configure(config: pytest.Config) -> None:
     # interrupt one would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(capability): only on engines that have it")
+    config.stash[TRIALS] = {}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path: Path | None = session.config.getoption("--torture-report")
+    if path is not None:
+        trials = session.config.stash[TRIALS]
+        write_report(path, trials)
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
+    """The length, the seed and the figures of a test of faults."""
+    config = request.config
+    given: int | None = config.getoption("--seed")
+    seed = random.SystemRandom().getrandbits(32) if given is None else given
+    found = Trial(request.node.nodeid, long=config.getoption("--torture"), seed=seed)
+    print(f"repeat with --seed {seed}")  # noqa: T201  (pytest shows it when the test fails)
+    yield found
+    config.stash[TRIALS][found.name] = found.report() | {"passed": not getattr(request.node, "failed", False)}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed says so in the report of its trial."""
+    report = yield
+    if call.when == "call":
+        item.failed = report.failed  # type: ignore[attr-defined]  # read by `trial`
+    return report
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
