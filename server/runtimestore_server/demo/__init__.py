@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+
+from runtimestore_server.arguments import Parser
 
 __all__ = ["main", "run_demo"]
 
@@ -16,7 +17,7 @@ are equal.
 
 def main(arguments: list[str]) -> int:
     """The command `runtimestore demo`; the exit code."""
-    parser = argparse.ArgumentParser(prog="runtimestore demo", description=DESCRIPTION)
+    parser = Parser(prog="runtimestore demo", description=DESCRIPTION)
     parser.add_argument(
         "--pace-seconds",
         type=float,

@@ -54,4 +54,7 @@ def parse_url(url: str) -> URL:
         raise ValueError("sqlite:///FILE needs a file; for a store without one say memory:")
     if backend not in ("sqlite", "postgresql", "postgres"):
         raise ValueError("must begin with sqlite:///, postgresql:// or be memory:")
+    if parsed.host and "@" in parsed.host:
+        # Else a part of the password would be looked up as a host, and told.
+        raise ValueError("a password with @ in it must be written with %40")
     return parsed

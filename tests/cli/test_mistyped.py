@@ -1,0 +1,67 @@
+"""A mistyped command line is refused without being repeated: any part of it may be a password."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.command import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PASSWORD = "correct-horse-7b1"  # noqa: S105  (nobody's)
+URL = f"postgresql://app:{PASSWORD}@127.0.0.1:1/store"
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "health", "version", "demo"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--database_url", URL),
+        (f"--database_url={URL}",),
+        ("--databse-url", URL),
+        ("--database", URL),
+        (URL,),
+        (f"-d{URL}",),
+        (f"--{URL}",),
+    ],
+    ids=["underscore", "underscore and =", "misspelt", "cut short", "no flag", "short flag", "dashes in front"],
+)
+def test_what_is_mistyped_is_refused_and_no_password_is_shown(
+    tmp_path: Path, command: str, arguments: tuple[str, ...]
+) -> None:
+    done = run(command, *arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert PASSWORD not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+
+
+@pytest.mark.parametrize("arguments", [(URL,), ("--database-url", URL, "serve"), ("sreve", URL)])
+def test_a_command_line_without_a_command_shows_no_password(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert PASSWORD not in done.stdout + done.stderr
+    assert "serve" in done.stderr
+
+
+def test_a_misspelt_flag_is_told_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    done = run("serve", "--database_url", URL, cwd=tmp_path)
+
+    assert "--database_url" in done.stderr
+    assert "did you mean --database-url?" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_password_with_an_at_sign_is_told_how_to_be_written_and_not_shown(tmp_path: Path, command: str) -> None:
+    url = "postgresql://app:correct@horse-7b1@127.0.0.1:1/store"
+
+    done = run(command, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": url})
+
+    assert done.returncode == 2
+    assert "%40" in done.stderr
+    assert "horse" not in done.stderr
