@@ -18,7 +18,7 @@ from runtimestore.v1 import (
     runtime_store_pb2_grpc,
 )
 from runtimestore_server.admin import RuntimeStoreAdminService
-from runtimestore_server.interceptors import interceptors
+from runtimestore_server.interceptors import Arrivals, interceptors
 from runtimestore_server.service import RuntimeStoreService
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
@@ -41,6 +41,12 @@ SERVICES = (
 LAST_BYTES_SECONDS = 0.5
 """How long answers that were handed to gRPC may take to leave before the connections are closed."""
 
+QUIET_SECONDS = 0.1
+"""How long no call may be in flight before a server that ends closes its connections, within the last bytes' time."""
+
+HURRY_SECONDS = 2.0
+"""The last part of a drain, in which nothing is run again and no row is waited for."""
+
 STREAMS_PER_CONNECTION = 10_000
 """How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
 
@@ -61,7 +67,10 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.address = ""
+        self.ended = False
+        """After the context: whether every thread has ended. One that a database keeps is left behind."""
         self.store: Store
+        self._arrivals = Arrivals()
         self._server: grpc.aio.Server
         self._health: health.aio.HealthServicer
         self._watching: asyncio.Task[None]
@@ -91,7 +100,9 @@ class Application:
 
     async def _serve(self, schema_revision: str) -> None:
         settings = self.settings
-        self._server = server = grpc.aio.server(interceptors=interceptors(), options=channel_options(settings))
+        self._server = server = grpc.aio.server(
+            interceptors=interceptors(self._arrivals), options=channel_options(settings)
+        )
         runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(RuntimeStoreService(self.store, settings), server)
         runtime_store_admin_pb2_grpc.add_RuntimeStoreAdminServicer_to_server(
             RuntimeStoreAdminService(self.store, settings, schema_revision=schema_revision), server
@@ -116,16 +127,44 @@ class Application:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drain: NOT_SERVING at once, calls in flight finish within the grace period, the queue is committed."""
+        """Drain: NOT_SERVING at once, calls in flight finish within the grace period, the queue is committed.
+
+        A database that does not answer in that time holds nothing up: its callers are told so.
+        """
+        deadline = time.monotonic() + self.settings.grace_period_seconds
         self._watching.cancel()
         await asyncio.wait([self._watching])
         await self._health.enter_graceful_shutdown()
-        started = time.monotonic()
-        await self.store.drain(self.settings.grace_period_seconds)
+        await self.drain(deadline - LAST_BYTES_SECONDS)
         # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
-        left = self.settings.grace_period_seconds - (time.monotonic() - started)
-        await self._server.stop(max(0.0, min(left, LAST_BYTES_SECONDS)))
-        await self.store.close()
+        await self._server.stop(max(0.0, min(deadline - time.monotonic(), LAST_BYTES_SECONDS)))
+        self.ended = await self.store.close()
+
+    async def drain(self, deadline: float) -> None:
+        """Refuse what arrives anew and see that all that had arrived is answered by `deadline` of the monotonic clock.
+
+        What the engine does not let go on by then is answered truthfully: nothing is committed and nothing will be, or
+        a COMMIT is under way and its outcome unknown.
+        """
+        self._arrivals.close()
+        left = max(0.0, deadline - time.monotonic())
+        await self._idle(deadline - min(HURRY_SECONDS, left / 2))
+        self.store.hurry()
+        await self._idle(deadline)
+        self.store.abandon()
+        # Calls that crossed our going are told to try again, as long as they come one upon the other.
+        await self._idle(time.monotonic() + LAST_BYTES_SECONDS, quiet_seconds=QUIET_SECONDS)
+
+    async def _idle(self, deadline: float, *, quiet_seconds: float = 0.0) -> None:
+        """Wait until nothing is in flight, for `quiet_seconds` on end, but no longer than until `deadline`."""
+        busy_at = time.monotonic()
+        # Polling, once in a process' life: an event would be set and cleared on every call.
+        while (now := time.monotonic()) < deadline:
+            if self._arrivals.in_flight or self.store.busy:
+                busy_at = now
+            elif now - busy_at >= quiet_seconds:
+                return
+            await asyncio.sleep(0.005)
 
     async def _watch(self) -> None:
         """Tell the health service what the store says, for as long as the server runs."""
@@ -154,7 +193,7 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
     """The gRPC options of the server."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # whatever was accepted, under whatever limits then, can be read
         ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
         ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
         # Clients may ping an idle connection this often without being sent away.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import structlog
 from pydantic import ValidationError
 
 from runtimestore_server import log
+from runtimestore_server.arguments import Parser
 from runtimestore_server.settings import BadConfigFile, Settings, from_command_line
 
 if TYPE_CHECKING:
@@ -34,14 +36,18 @@ nothing, quickly, when it is current. Only --database-url, --config and the log 
 
 def run(arguments: list[str]) -> int:
     """Run one command; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="runtimestore",
         description="A durable gRPC store for AI agent runtimes, on SQLite or Postgres.",
         epilog="`runtimestore COMMAND --help` tells what a command takes.",
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=" | ".join(COMMANDS))
+    parser.add_argument("command", metavar="COMMAND", help=" | ".join(COMMANDS))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        parser.error("the command comes first, its flags behind it: " + " | ".join(COMMANDS))
     parsed = parser.parse_args(arguments)
+    if parsed.command not in COMMANDS:
+        parser.error("no such command; there are " + " | ".join(COMMANDS))
     try:
         return COMMANDS[parsed.command](parsed.arguments)
     except ValidationError as error:
@@ -65,7 +71,8 @@ def _serve(arguments: list[str]) -> int:
     try:
         import uvloop
 
-        uvloop.run(_serve_until_told(settings))
+        if not uvloop.run(_serve_until_told(settings)):
+            _leave_at_once(0)
     except (SchemaNotCurrent, CannotServe, ValueError) as error:
         _complain(str(error))
         return 1
@@ -77,13 +84,21 @@ def _serve(arguments: list[str]) -> int:
     return 0
 
 
-async def _serve_until_told(settings: Settings) -> None:
+async def _serve_until_told(settings: Settings) -> bool:
+    """Serve until a signal says to end; whether every thread has ended then."""
     from runtimestore_server.app import Application
 
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def tell(number: signal.Signals) -> None:
+        if told.is_set():
+            _log.warning("told again: ending at once", signal=number.name)
+            _leave_at_once(1)
+        told.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, tell, number)
     async with Application(settings) as app:
         if app.store.database.ephemeral:
             _log.warning("this store is in memory only: it forgets everything when it stops")
@@ -91,7 +106,16 @@ async def _serve_until_told(settings: Settings) -> None:
         await told.wait()
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)
     counters = app.store.counters
+    if not app.ended:
+        _log.warning("the database does not answer: ending without it; whoever waited was told so")
     _log.info("stopped", transactions=counters.transactions, writes=counters.writes)
+    return app.ended
+
+
+def _leave_at_once(code: int) -> None:
+    """End the process without waiting for a thread that a database keeps. The store is safe against any crash."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _migrate(arguments: list[str]) -> int:
@@ -121,7 +145,7 @@ def _migrate(arguments: list[str]) -> int:
 
 
 def _health(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="runtimestore health",
         description="Ask a server whether it is ready: exit code 0 if it serves, 1 if not.",
     )
@@ -149,7 +173,7 @@ def _health(arguments: list[str]) -> int:
 
 
 def _version(arguments: list[str]) -> int:
-    argparse.ArgumentParser(prog="runtimestore version", description="Print the version.").parse_args(arguments)
+    Parser(prog="runtimestore version", description="Print the version.").parse_args(arguments)
     from importlib.metadata import version
 
     sys.stdout.write(f"runtimestore {version('runtimestore')}\n")

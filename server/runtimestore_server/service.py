@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
-from runtimestore_server import documents
+from runtimestore_server import answers, documents
 from runtimestore_server.identifiers import bad_field, realm_field, runtime_id_field, uuid_field
-from runtimestore_server.receipts import receipt_document, receipt_message
+from runtimestore_server.receipts import receipt_document
 from runtimestore_server.store import OAuthFlowWrite, RuntimeKey, Write, reads
 
 if TYPE_CHECKING:
@@ -29,17 +29,6 @@ LARGE_REQUEST_BYTES = 256 * 1024
 
 REVISION_KEY = "runtimestore-revision"
 """Trailing metadata of an empty session stream: the revision that the load saw."""
-
-RUNTIME_STATES = {
-    pb.RUNTIME_STATE_INITIALIZING: "initializing",
-    pb.RUNTIME_STATE_IDLE: "idle",
-    pb.RUNTIME_STATE_ATTACHED: "attached",
-    pb.RUNTIME_STATE_RUNNING: "running",
-    pb.RUNTIME_STATE_RETIRED: "retired",
-    pb.RUNTIME_STATE_STOPPED: "stopped",
-    pb.RUNTIME_STATE_DESTROYED: "destroyed",
-}
-_STATES_BY_NAME = {name: number for number, name in RUNTIME_STATES.items()}
 
 Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], different for each method
 
@@ -118,16 +107,17 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> AsyncIterator[pb.LoadInputStatesResponse]:
         """Read all inputs of a runtime in batches."""
         del context
-        revision, stored = await self._store.read(reads.load_input_states, _runtime(request))
+        runtime = _runtime(request)
+        revision, stored = await self._store.read(reads.load_input_states, runtime)
         answer = pb.LoadInputStatesResponse(revision=revision)
         size_bytes = 0
-        with self._store.sending():
+        with self._store.sending(reads.size_bytes(stored)):
             for item in stored:
                 if size_bytes and size_bytes + len(item.state_json) > CHUNK_BYTES:
                     yield answer
                     answer = pb.LoadInputStatesResponse(revision=revision)
                     size_bytes = 0
-                answer.input_states.append(_input_message(item))
+                answer.input_states.append(answers.input_message(runtime, item))
                 size_bytes += len(item.state_json)
             yield answer
 
@@ -138,31 +128,20 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
         runtime, run_id = _runtime(request), uuid_field(request.run_id, "run_id")
         revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
-        try:
-            receipt = receipt_message(stored) if stored is not None else None
-        except (ValueError, KeyError):
-            raise reads.corrupt(
-                "receipts",
-                "cannot be decoded",
-                **runtime._asdict(),
-                run_id=run_id,
-                sequence=str(request.sequence),
-            ) from None
+        receipt = answers.boundary_receipt(runtime, run_id, request.sequence, stored) if stored is not None else None
         return pb.LoadBoundaryReceiptResponse(receipt=receipt, revision=revision)
 
     async def LoadSessionSnapshot(
         self, request: pb.LoadSessionSnapshotRequest, context: Context
     ) -> AsyncIterator[pb.LoadSessionSnapshotResponse]:
         """Read the session snapshot of a runtime: its description, then its bytes in chunks."""
-        revision, stored = await self._store.read(reads.load_session_snapshot, _runtime(request))
+        runtime = _runtime(request)
+        revision, stored = await self._store.read(reads.load_session_snapshot, runtime)
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
-        info = pb.SessionSnapshotInfo(
-            session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
-        )
-        with self._store.sending():
-            yield pb.LoadSessionSnapshotResponse(info=info)
+        with self._store.sending(len(stored.body)):
+            yield pb.LoadSessionSnapshotResponse(info=answers.session_info(runtime, revision, stored))
             for start in range(0, len(stored.body), CHUNK_BYTES):
                 yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
 
@@ -186,10 +165,10 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read one input's state."""
         del context
         input_id = uuid_field(request.input_id, "input_id")
-        revision, stored = await self._store.read(reads.load_input_state, _runtime(request), input_id)
-        return pb.LoadInputStateResponse(
-            state=_input_message(stored) if stored is not None else None, revision=revision
-        )
+        runtime = _runtime(request)
+        revision, stored = await self._store.read(reads.load_input_state, runtime, input_id)
+        state = answers.input_message(runtime, stored) if stored is not None else None
+        return pb.LoadInputStateResponse(state=state, revision=revision)
 
     async def LoadRuntimeState(
         self, request: pb.LoadRuntimeStateRequest, context: Context
@@ -197,10 +176,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the state of a runtime."""
         del context
         runtime = _runtime(request)
-        revision, state = await self._store.read(reads.load_runtime_state, runtime)
-        if state is not None and state not in _STATES_BY_NAME:
-            raise reads.corrupt("runtimes", "is no runtime state", **runtime._asdict())
-        return pb.LoadRuntimeStateResponse(state=_STATES_BY_NAME[state] if state else None, revision=revision)
+        revision, stored = await self._store.read(reads.load_runtime_state, runtime)
+        return pb.LoadRuntimeStateResponse(state=answers.runtime_state(runtime, stored), revision=revision)
 
     async def CommitMachineLifecycle(
         self, request: pb.CommitMachineLifecycleRequest, context: Context
@@ -209,9 +186,9 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
 
         def check() -> Write:
-            state = RUNTIME_STATES.get(_required(request, "commit").runtime_state)
+            state = answers.RUNTIME_STATES.get(_required(request, "commit").runtime_state)
             if state is None:
-                raise bad_field("commit.runtime_state", f"must be one of {', '.join(RUNTIME_STATES.values())}")
+                raise bad_field("commit.runtime_state", f"must be one of {', '.join(answers.RUNTIME_STATES.values())}")
             return Write(
                 **_common(request),
                 runtime_state=state,
@@ -239,18 +216,16 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> pb.LoadOpsLifecycleResponse:
         """Read the registry of background operations."""
         del context
-        revision, stored = await self._store.read(reads.load_ops_lifecycle, _runtime(request))
-        snapshot = (
-            pb.PersistedOpsSnapshot(snapshot_json=stored.snapshot_json.decode(), epoch_id=stored.epoch_id)
-            if stored is not None
-            else None
-        )
+        runtime = _runtime(request)
+        revision, stored = await self._store.read(reads.load_ops_lifecycle, runtime)
+        snapshot = answers.ops_message(runtime, stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 
     async def _commit(self, request: Any, check: Callable[[], Write]) -> Outcome:
         """Check a request where it does not keep others waiting, then commit it."""
-        if request.ByteSize() > LARGE_REQUEST_BYTES:
-            write = await self._store.on_reader_thread(check)
+        size_bytes: int = request.ByteSize()
+        if size_bytes > LARGE_REQUEST_BYTES:
+            write = await self._store.check_aside(check, size_bytes=size_bytes)
         else:
             write = check()
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.
@@ -312,17 +287,3 @@ def _required(request: Any, field: str) -> Any:
     if not request.HasField(field):
         raise bad_field(field, "is required")
     return getattr(request, field)
-
-
-def _input_message(stored: reads.StoredInput) -> pb.StoredInputState:
-    seed = documents.input_seed(stored.state_json)
-    return pb.StoredInputState(
-        input_id=stored.input_id,
-        state_json=stored.state_json.decode(),
-        seed=pb.InputStateSeed(
-            phase=seed.phase,
-            last_run_id=seed.last_run_id,
-            last_boundary_sequence=seed.last_boundary_sequence,
-            attempt_count=seed.attempt_count,
-        ),
-    )

@@ -16,6 +16,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from runtimestore_server.arguments import check_flags
+
 MIB = 1024 * 1024
 
 Positive = Annotated[int, Field(gt=0)]
@@ -64,7 +66,7 @@ class Settings(BaseSettings):
             "store that forgets everything when it stops."
         ),
     )
-    max_message_bytes: Positive = Field(128 * MIB, description="The largest gRPC message taken in or sent, in bytes.")
+    max_message_bytes: Positive = Field(128 * MIB, description="The largest gRPC message taken in, in bytes.")
     max_session_snapshot_bytes: Positive = Field(
         120 * MIB, description="The largest session snapshot taken in, in bytes."
     )
@@ -80,7 +82,10 @@ class Settings(BaseSettings):
     )
     max_waiting_bytes: Positive = Field(
         256 * MIB,
-        description="How many bytes of documents may wait for their transaction before more are answered OVERLOADED.",
+        description=(
+            "How many bytes of documents may wait for their transaction before more are answered OVERLOADED; as many "
+            "again may wait to be checked, and as many be on their way to readers."
+        ),
     )
     max_waiting_reads: Positive = Field(
         1024, description="How many loads may wait for a reader thread before more are answered OVERLOADED."
@@ -163,6 +168,7 @@ def from_command_line(arguments: list[str], *, command: str, description: str) -
         BadConfigFile: the file cannot be read.
         SystemExit: `--help` was asked for, or a flag is unknown.
     """
+    check_flags(arguments, [f"--{name.replace('_', '-')}" for name in Settings.model_fields], command=command)
     path = _config_path(arguments)
 
     class FromCommandLine(Settings):

@@ -158,7 +158,7 @@ async def test_a_server_that_stops_says_not_serving_first_and_finishes_what_is_i
             assert (await watching.read()).status == SERVING
             with held_commits(app) as go_on:
                 writing = asyncio.create_task(store.persist_input_state(runtime_id, input_of("a")))
-                await until(lambda: app.store._committer._waiting_writes == 1)
+                await until(lambda: app.store._committer.waiting_writes == 1)
                 stop.set()
                 assert (await asyncio.wait_for(watching.read(), 10)).status == NOT_SERVING
                 assert not writing.done()

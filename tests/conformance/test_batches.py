@@ -32,7 +32,7 @@ async def at_once(app: Application, calls: Sequence[Awaitable[Any]]) -> list[Any
     """The results of calls that all wait in the server before the first of them is committed, in this order."""
     with held_commits(app) as go_on:
         tasks = [asyncio.ensure_future(call) for call in calls]
-        await until(lambda: app.store._committer._waiting_writes == len(calls))
+        await until(lambda: app.store._committer.waiting_writes == len(calls))
         go_on.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 

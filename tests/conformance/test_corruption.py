@@ -13,7 +13,8 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store import tables
 from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
 from support.database import change, flip_a_byte
-from support.documents import receipt
+from support.documents import new_id, ops, receipt
+from support.engines import UNTYPED_COLUMNS
 from support.refusals import refused
 
 if TYPE_CHECKING:
@@ -132,6 +133,139 @@ async def test_a_damaged_input_is_mended_by_writing_the_same_bytes_again(
     await store.persist_input_state(runtime_id, state)
 
     assert await store.load_input_states(runtime_id) == [state]
+
+
+OTHER_ID = "0190a1b2-0000-7000-8000-000000000000"
+
+
+@pytest.mark.parametrize("damaged", [OTHER_ID, "no id", ""])
+@pytest.mark.parametrize("table", ["session_snapshots", "inputs", "ops_snapshots"])
+async def test_an_id_beside_a_document_that_is_not_the_documents_is_data_loss(
+    app: Application, store: Store, realm: str, runtime_id: str, table: str, damaged: str
+) -> None:
+    column, load = {
+        "session_snapshots": ("session_id", store.load_session_snapshot),
+        "inputs": ("input_id", store.load_input_states),
+        "ops_snapshots": ("epoch_id", store.load_ops_lifecycle),
+    }[table]
+    await store.commit_session_snapshot(runtime_id, session_of("a"))
+    await store.persist_input_state(runtime_id, input_of("a"))
+    await store.persist_ops_lifecycle(runtime_id, ops("a", epoch_id=id_of("epoch")))
+    await change(app, tables.metadata.tables[table], {column: damaged}, realm=realm, runtime_id=runtime_id)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await load(runtime_id)
+
+    assert found.value.metadata["table"] == table
+    assert found.value.metadata["runtime_id"] == runtime_id
+
+
+@pytest.mark.parametrize("column", ["run_id", "sequence"])
+async def test_the_receipt_of_another_boundary_is_data_loss(
+    app: Application, store: Store, realm: str, runtime_id: str, column: str
+) -> None:
+    proof = receipt()
+    await store.atomic_apply(runtime_id, receipt=proof)
+    moved: dict[str, Any] = {"run_id": proof.run_id, "sequence": proof.sequence}
+    moved[column] = OTHER_ID if column == "run_id" else 17
+    await change(app, tables.receipts, moved, realm=realm, runtime_id=runtime_id)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await store.load_boundary_receipt(runtime_id, moved["run_id"], moved["sequence"])
+
+    assert found.value.metadata["table"] == "receipts"
+
+
+@pytest.mark.parametrize("revision", [0, -1])
+async def test_a_revision_that_no_write_left_is_data_loss(
+    app: Application, store: Store, realm: str, runtime_id: str, revision: int
+) -> None:
+    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE)
+    await change(app, tables.runtimes, {"revision": revision}, realm=realm, runtime_id=runtime_id)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await store.load_runtime_state(runtime_id)
+
+    assert found.value.metadata["table"] == "runtimes"
+
+
+@pytest.mark.parametrize("column", ["fingerprint", "revision"])
+async def test_a_damaged_memory_of_a_request_is_data_loss_and_no_false_refusal(
+    app: Application, store: Store, realm: str, runtime_id: str, column: str
+) -> None:
+    request_id = new_id()
+    await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
+    if column == "fingerprint":
+        await flip_a_byte(app, tables.requests.c.fingerprint, realm=realm, request_id=request_id)
+    else:
+        await change(app, tables.requests, {"revision": 7}, realm=realm, request_id=request_id)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
+
+    assert found.value.metadata["table"] == "requests"
+    assert found.value.metadata["request_id"] == request_id
+    assert await store.load_input_states_with_revision(runtime_id) == ([input_of("a")], 1)
+
+
+# SQLite keeps whatever was put into a column.
+UNTYPED: list[tuple[str, str, str]] = [
+    ("runtimes", "runtime_state", "CAST(X'fffe' AS TEXT)"),
+    ("runtimes", "runtime_state", "X'00'"),
+    ("runtimes", "revision", "'many'"),
+    ("session_snapshots", "session_id", "CAST(X'fffe' AS TEXT)"),
+    ("session_snapshots", "session_id", "X'00'"),
+    ("session_snapshots", "body", "'text'"),
+    ("session_snapshots", "body", "7"),
+    ("inputs", "input_id", "CAST(X'fffe' AS TEXT)"),
+    ("inputs", "input_id", "X'00'"),
+    ("inputs", "state_json", "'text'"),
+    ("ops_snapshots", "epoch_id", "CAST(X'fffe' AS TEXT)"),
+    ("ops_snapshots", "epoch_id", "X'00'"),
+    ("ops_snapshots", "snapshot_json", "1.5"),
+    ("oauth_flow_snapshots", "version", "'first'"),
+    ("oauth_flow_snapshots", "snapshot_json", "'text'"),
+]
+
+
+@pytest.mark.needs(UNTYPED_COLUMNS)
+@pytest.mark.parametrize(("table", "column", "value"), UNTYPED)
+async def test_a_value_of_another_type_is_data_loss_that_names_the_row(
+    app: Application, store: Store, realm: str, runtime_id: str, table: str, column: str, value: str
+) -> None:
+    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE)
+    await store.commit_session_snapshot(runtime_id, session_of("a"))
+    await store.persist_input_state(runtime_id, input_of("a"))
+    await store.persist_ops_lifecycle(runtime_id, ops("a", epoch_id=id_of("epoch")))
+    await store.persist_auth_oauth_flow_snapshot(b"secret")
+    with app.store.database.writers.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {table} SET {column} = {value} WHERE realm = ?", (realm,))  # noqa: S608
+
+    loads: dict[str, Callable[[], Awaitable[Any]]] = {
+        "runtimes": lambda: store.load_runtime_state(runtime_id),
+        "session_snapshots": lambda: store.load_session_snapshot(runtime_id),
+        "inputs": lambda: store.load_input_states(runtime_id),
+        "ops_snapshots": lambda: store.load_ops_lifecycle(runtime_id),
+        "oauth_flow_snapshots": store.load_auth_oauth_flow_snapshot,
+    }
+    with pytest.raises(StoredValueCorrupt) as found:
+        await loads[table]()
+
+    assert found.value.metadata["table"] == table
+
+
+@pytest.mark.parametrize("damaged", [b"no document", b"[]", b"{}", b"\xff"])
+async def test_an_input_that_is_no_input_is_data_loss_though_its_digest_is_right(
+    app: Application, store: Store, realm: str, runtime_id: str, damaged: bytes
+) -> None:
+    await store.persist_input_state(runtime_id, input_of("a"))
+    values = {"state_json": damaged, "sha256": sha256(damaged).digest()}
+    await change(app, tables.inputs, values, realm=realm, runtime_id=runtime_id)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await store.load_input_state(runtime_id, input_of("a").input_id)
+
+    assert found.value.metadata["input_id"] == input_of("a").input_id
 
 
 NOWHERE = b'{"run_id":"x","boundary":"nowhere","contributing_input_ids":[],"message_count":0,"sequence":0}'

@@ -23,6 +23,7 @@ ODDITIES = {
     "an integer of thousands of digits": GIGANTIC,
     "a fraction of thousands of digits": f"-0.{GIGANTIC}",
     "an exponent beyond every float": "1e400, -1E-400, 1e+5, -0, 0.10, 100E0".join("[]"),
+    "half a pair of surrogate escapes": r'["\ud800", "\uDFFF and \\ud800", "\udc00\ud800"]',
     "white space": '[ 1 ,\t2\r\n,\n   "  x  " ]',
     "keys out of order and twice": '{"z": 1, "a": 2, "z": 3, "": {}, "\\u0061": 4}',
     "much depth": "[" * 200 + "]" * 200,

@@ -12,6 +12,8 @@ import pytest
 from runtimestore import CallFailed, InvalidRequest, RuntimeState
 from support.calls import NOTHING, Store, everything
 from support.documents import input_state, new_id, ops, receipt, session
+from support.engines import DURABLE
+from support.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -112,6 +114,24 @@ async def test_a_message_that_is_too_large_as_a_whole_is_resource_exhausted_and_
 
         assert await everything(store, runtime_id) == NOTHING
         assert await store.commit_session_snapshot(runtime_id, session("x" * 900_000)) == (1, False)
+
+
+@pytest.mark.needs(DURABLE)
+async def test_what_was_accepted_stays_readable_whatever_the_limits_are_later(fresh_url: str, runtime_id: str) -> None:
+    state, body, secret = _input(900_000), session("x" * 1_500_000), bytes(800_000)
+    async with in_process(fresh_url) as app, Store(app.address) as store:
+        await store.persist_input_state(runtime_id, state)
+        await store.commit_session_snapshot(runtime_id, body)
+        await store.persist_auth_oauth_flow_snapshot(secret)
+
+    async with (
+        in_process(fresh_url, max_message_bytes=1000, max_document_bytes=1000) as app,
+        Store(app.address) as store,
+    ):
+        assert await store.load_input_state(runtime_id, state.input_id) == state
+        assert await store.load_input_states(runtime_id) == [state]
+        assert await store.load_session_snapshot(runtime_id) == body
+        assert await store.load_auth_oauth_flow_snapshot() == secret
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,6 +12,7 @@ import grpc.aio
 import pytest
 
 from runtimestore import DeadlineExceeded, Overloaded, RetryPolicy
+from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc
 from support.calls import Store, input_of
 from support.clean_up import until
@@ -19,12 +22,15 @@ from support.refusals import WireRefusal, is_refusal, refused
 from support.requests import request_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from runtimestore_server.app import Application
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
+
+
+LOAD = pb.LoadRuntimeStateRequest(runtime_id="rt:session:x")
 
 
 async def _call(wire: Wire, method: str, **changed: Any) -> WireRefusal:
@@ -50,7 +56,7 @@ async def test_writes_beyond_the_bound_are_overloaded_and_are_taken_in_later(
 
         with held_commits(app) as go_on:
             waiting = [write(number) for number in range(4)]
-            await until(lambda: app.store._committer._waiting_writes == 4)
+            await until(lambda: app.store._committer.waiting_writes == 4)
             found = await _call(wire, "PersistInputState", runtime_id=f"{runtime_id}/more")
             found_oauth = await _call(wire, "PersistAuthOAuthFlowSnapshot")
             go_on.set()
@@ -60,6 +66,7 @@ async def test_writes_beyond_the_bound_are_overloaded_and_are_taken_in_later(
             is_refusal(refusal, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
             assert refusal.retry_delay_seconds is not None
             assert refusal.retry_delay_seconds > 0
+            assert refusal.metadata["waiting_writes"] == "4"
         async with Store(app.address) as store:
             assert await store.load_input_states_with_revision(f"{runtime_id}/more") == ([], 0)
             assert await store.persist_input_state(f"{runtime_id}/more", input_of("a")) == (1, False)
@@ -77,8 +84,93 @@ async def test_bytes_beyond_the_bound_are_overloaded_but_one_write_is_always_tak
             with pytest.raises(Overloaded) as found:
                 await store.persist_input_state(runtime_id, input_of("a"))
             assert found.value.retry_after_seconds
+            assert int(found.value.metadata["waiting_bytes"]) == len(body)
             go_on.set()
             assert await waiting == (2, False)
+
+
+@contextlib.contextmanager
+def _held_readers(app: Application) -> Iterator[None]:
+    """Inside, every thread for loads and checks is busy; to be left before the test awaits what waits for one."""
+    go_on = threading.Event()
+    busy = [
+        asyncio.ensure_future(app.store._readers.run(lambda: go_on.wait(30)))
+        for _ in range(app.settings.reader_threads)
+    ]
+    try:
+        yield
+    finally:
+        go_on.set()
+        del busy
+
+
+async def test_loads_beyond_the_bound_are_overloaded(
+    serve: Callable[..., AbstractAsyncContextManager[Application]],
+) -> None:
+    async with (
+        serve(max_waiting_reads=4, reader_threads=2) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+    ):
+        wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
+        await until(lambda: app.store._readers.waiting == 0)  # what every server does at its start
+        with _held_readers(app):
+            waiting = [asyncio.ensure_future(_done(wire.LoadRuntimeState(LOAD))) for _ in range(2)]
+            await until(lambda: app.store._readers.waiting == 4)
+            found = await _call(wire, "LoadRuntimeState")
+        await asyncio.gather(*waiting)
+
+        is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+        assert found.metadata["waiting_reads"] == "4"
+        await wire.LoadRuntimeState(LOAD)
+
+
+async def test_large_requests_that_wait_to_be_checked_are_bounded_by_their_bytes(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
+) -> None:
+    body = session("x" * 600_000)
+    once = RetryPolicy(max_attempts=1)
+    async with serve(max_waiting_bytes=1_000_000, reader_threads=1) as app, Store(app.address, retry=once) as store:
+        await until(lambda: app.store._readers.waiting == 0)
+        with _held_readers(app):
+            await until(lambda: app.store._readers.waiting == 1)
+            waiting = asyncio.ensure_future(store.commit_session_snapshot(runtime_id, body))
+            await until(lambda: app.store._readers.waiting == 2)
+            with pytest.raises(Overloaded) as found:
+                await store.commit_session_snapshot(f"{runtime_id}/more", body)
+            assert int(found.value.metadata["waiting_bytes"]) > len(body)
+            # Who gives up makes no room: the request is still there until a thread has looked at it.
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await asyncio.sleep(0.1)
+            with pytest.raises(Overloaded):
+                await store.commit_session_snapshot(f"{runtime_id}/more", body)
+
+        await until(lambda: app.store._readers.waiting == 0)
+        assert await store.commit_session_snapshot(f"{runtime_id}/more", body) == (1, False)
+        assert await store.load_session_snapshot(runtime_id) is None
+
+
+@pytest.mark.slow
+async def test_bytes_that_are_being_sent_to_slow_readers_are_bounded(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
+) -> None:
+    body = session("x" * 60_000_000)  # more than fits into the buffers of a connection
+    request = pb.LoadSessionSnapshotRequest(runtime_id=runtime_id)
+    async with serve(max_waiting_bytes=100_000_000) as app, grpc.aio.insecure_channel(app.address) as channel:
+        wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
+        async with Store(app.address) as store:
+            await store.commit_session_snapshot(runtime_id, body)
+            slow = wire.LoadSessionSnapshot(request)
+            await slow.read()
+            await until(lambda: app.store._sending_bytes > 0)
+
+            found = await refused(wire.LoadSessionSnapshot(request))
+            is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+            assert found.metadata["sending_bytes"] == str(len(body))
+
+            slow.cancel()
+            await until(lambda: app.store._sending_bytes == 0)
+            assert await store.load_session_snapshot(runtime_id) == body
 
 
 async def test_a_client_waits_for_its_turn_at_an_overloaded_server(

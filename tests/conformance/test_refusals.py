@@ -142,6 +142,7 @@ async def test_bytes_that_are_no_message_are_a_malformed_request_and_the_server_
     for garbage in (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe"):  # no tag; cut short; no UTF-8
         found = await refused(call(garbage))
         is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "internal")
+        assert list(found.violations) == ["request"]
 
     assert (await wire.LoadRuntimeState(request_of("LoadRuntimeState"))).revision >= 0
 

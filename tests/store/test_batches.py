@@ -16,6 +16,7 @@ from runtimestore.errors import (
     RuntimeStoreError,
 )
 from runtimestore_server.store import tables
+from runtimestore_server.store.requests import SEAL_BYTES
 from runtimestore_server.store.values import Outcome, Write
 from support.store_writes import (
     WRITTEN_TABLES,
@@ -264,9 +265,13 @@ def _told(decision: Decision) -> Any:
 
 def _left(database: Database, realm: str) -> dict[str, list[dict[str, Any]]]:
     unlike = {"realm", "recorded_at_ms"}
+
+    def alike(name: str, value: Any) -> Any:
+        return value[:-SEAL_BYTES] if name == "fingerprint" else value  # the seal covers the realm
+
     return {
         table.name: [
-            {name: value for name, value in row.items() if name not in unlike}
+            {name: alike(name, value) for name, value in row.items() if name not in unlike}
             for row in rows(database, table)
             if row["realm"] == realm
         ]

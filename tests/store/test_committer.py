@@ -34,7 +34,7 @@ async def _committer(database: Database, **bounds: int) -> AsyncIterator[Committ
     try:
         yield committer
     finally:
-        await committer.close()
+        assert await committer.close(within_seconds=WAIT_SECONDS)
         assert await threads_left(before) == set()
 
 
@@ -170,7 +170,7 @@ async def test_closing_commits_what_waits(database: Database) -> None:
     async with _committer(database, threads=2, max_batch_writes=2) as committer:
         with _held(database) as go_on:
             tasks = await _waiting(committer, *(Write(runtime(), runtime_state="idle") for _ in range(9)))
-            closing = asyncio.create_task(committer.close())
+            closing = asyncio.create_task(committer.close(within_seconds=WAIT_SECONDS))
             await asyncio.sleep(0.02)
             assert not closing.done()
             go_on.set()

@@ -1,20 +1,31 @@
-"""A store that ends does not go on trying."""
+"""A store that ends does not go on trying, and what it tells of a write that it leaves behind is the truth."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from runtimestore.errors import StoreUnavailable
-from runtimestore_server.store import transaction
+from sqlalchemy import event
+
+from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
+from runtimestore_server.store import tables, transaction
+from runtimestore_server.store.committer import Committer
+from runtimestore_server.store.ending import Ending
 from runtimestore_server.store.requests import RequestTaken
-from runtimestore_server.store.values import Write
-from support.store_writes import runtime, snapshot
+from runtimestore_server.store.values import Outcome, Write
+from support.clean_up import until
+from support.store_writes import new_id, rows, runtime, snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pytest
 
     from runtimestore_server.store.engines import Database
+
+WAIT_SECONDS = 20
 
 
 def test_what_is_transient_is_not_run_again_once_the_store_ends(
@@ -27,11 +38,81 @@ def test_what_is_transient_is_not_run_again_once_the_store_ends(
         raise RequestTaken
 
     monkeypatch.setattr(transaction, "_decide", taken)
-    closing = threading.Event()
-    closing.set()
+    ending = Ending()
+    ending.tell()
 
-    (decision,), committed = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], closing)
+    (decision,), committed = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], ending.gate())
 
     assert isinstance(decision, StoreUnavailable)
     assert not committed
     assert len(attempts) == 1
+
+
+class _Hold:
+    """Where the write path stands still, and until when."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, _connection: Any) -> None:
+        self.reached.set()
+        assert self.go_on.wait(WAIT_SECONDS)
+
+
+@contextlib.contextmanager
+def _held_at(database: Database, step: str) -> Iterator[_Hold]:
+    hold = _Hold()
+    event.listen(database.writers, step, hold)
+    try:
+        yield hold
+    finally:
+        hold.go_on.set()
+        event.remove(database.writers, step, hold)
+
+
+def _committer(database: Database) -> Committer:
+    return Committer(database, threads=1, max_batch_writes=2, max_waiting_writes=100, max_waiting_bytes=1_000_000)
+
+
+async def _refusals(tasks: list[asyncio.Task[Outcome]]) -> list[type]:
+    answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), WAIT_SECONDS)
+    return [type(answer) for answer in answers]
+
+
+async def test_writes_left_behind_before_their_commit_are_told_that_nothing_is_there_and_nothing_ever_is(
+    database: Database,
+) -> None:
+    committer = _committer(database)
+    with _held_at(database, "begin") as hold:
+        tasks = [asyncio.create_task(committer.commit(Write(runtime(), new_id(), snapshot=snapshot()))) for _ in "1234"]
+        await until(hold.reached.is_set)
+        committer.abandon()
+        assert await _refusals(tasks) == [StoreUnavailable] * 4
+        assert not await committer.close(within_seconds=0.05)
+        hold.go_on.set()
+        assert await committer.close(within_seconds=WAIT_SECONDS)
+
+    assert rows(database, tables.runtimes) == []
+    assert rows(database, tables.requests) == []
+
+
+async def test_a_write_left_behind_in_its_commit_is_told_to_be_unknown_and_those_behind_it_are_not(
+    database: Database,
+) -> None:
+    committer = _committer(database)
+    write = Write(runtime(), new_id(), snapshot=snapshot())
+    with _held_at(database, "commit") as hold:
+        tasks = [asyncio.create_task(committer.commit(write))]
+        await until(hold.reached.is_set)
+        tasks += [asyncio.create_task(committer.commit(Write(runtime(), runtime_state="idle"))) for _ in "12"]
+        await asyncio.sleep(0)
+        committer.abandon()
+        assert await _refusals(tasks) == [CommitOutcomeUnknown, StoreUnavailable, StoreUnavailable]
+        hold.go_on.set()
+        assert await committer.close(within_seconds=WAIT_SECONDS)
+
+    assert [row["runtime_id"] for row in rows(database, tables.runtimes)] == [write.runtime.runtime_id]
+    again = _committer(database)
+    assert await again.commit(write) == Outcome(1, replayed=True)
+    assert await again.close(within_seconds=WAIT_SECONDS)

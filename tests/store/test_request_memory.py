@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
+from runtimestore.errors import RequestIdReused
 from runtimestore_server.store import requests, tables, writes
 from runtimestore_server.store.values import Outcome, Write
 from support.store_writes import commit, new_id, rows, runtime
@@ -69,3 +72,13 @@ def test_a_request_id_of_one_realm_is_not_forgotten_with_that_of_another(databas
     _forget(database, before_ms=2000)
 
     assert [row["realm"] for row in rows(database, tables.requests)] == ["two"]
+
+
+def test_a_request_that_a_version_without_seals_recorded_is_recognised(database: Database) -> None:
+    write = Write(runtime(), new_id(), runtime_state="idle")
+    commit(database, write)
+    with database.writers.begin() as tx:
+        tx.execute(sa.update(tables.requests).values(fingerprint=write.fingerprint()))
+
+    assert commit(database, write) == [Outcome(1, replayed=True)]
+    assert isinstance(commit(database, Write(runtime(), write.request_id))[0], RequestIdReused)

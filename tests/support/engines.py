@@ -31,6 +31,9 @@ DURABLE = "durable"
 EPHEMERAL = "ephemeral"
 """What was written is gone with the server."""
 
+UNTYPED_COLUMNS = "untyped columns"
+"""A column keeps a value of any type, whatever its own is."""
+
 
 class Engine(ABC):
     """A kind of storage: fresh databases, and faults that are the engine's own errors, not stand-ins."""
@@ -82,6 +85,7 @@ class Engine(ABC):
 
 class Sqlite(Engine):
     name = "sqlite"
+    capabilities = frozenset({DURABLE, UNTYPED_COLUMNS})
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -119,7 +123,7 @@ class Sqlite(Engine):
 
 class Memory(Sqlite):
     name = "memory"
-    capabilities = frozenset({EPHEMERAL})
+    capabilities = frozenset({EPHEMERAL, UNTYPED_COLUMNS})
 
     def fresh_url(self, *, migrated: bool = True) -> str:
         del migrated

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import uuid
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore_server.store import tables
-from runtimestore_server.store.transaction import AnyWrite, commit_batch
+from runtimestore_server.store.ending import Ending
+from runtimestore_server.store.transaction import AnyWrite, Deferred, commit_batch
 from runtimestore_server.store.values import (
     InputDocument,
     OAuthFlowWrite,
@@ -77,7 +77,9 @@ def oauth(
 
 def commit(database: Database, *batch: AnyWrite) -> list[Decision]:
     """What the store decides about a batch, committed."""
-    return commit_batch(database, batch, threading.Event())[0]
+    decisions = commit_batch(database, batch, Ending().gate())[0]
+    assert not any(isinstance(decision, Deferred) for decision in decisions)
+    return [decision for decision in decisions if not isinstance(decision, Deferred)]
 
 
 def rows(database: Database, table: sa.Table) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ class Limits(_message.Message):
     REQUEST_RETENTION_SECONDS_FIELD_NUMBER: _builtins.int
     MAX_WAITING_READS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
-    """The largest gRPC message that the server takes in or sends."""
+    """The largest gRPC message that the server takes in. What it accepted it sends, whatever the limit is later."""
     max_session_snapshot_bytes: _builtins.int
     """The largest session snapshot."""
     max_document_bytes: _builtins.int
@@ -117,7 +117,7 @@ class Limits(_message.Message):
     """How many writes may wait for their transaction before more are answered OVERLOADED."""
     max_waiting_bytes: _builtins.int
     """How many bytes of documents may wait for their transaction before more are answered OVERLOADED. A write is
-    always taken in when nothing waits.
+    always taken in when nothing waits. As many again may wait to be checked, and as many be on their way to readers.
     """
     request_retention_seconds: _builtins.int
     """How long a `request_id` is remembered, in seconds."""

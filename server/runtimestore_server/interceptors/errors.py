@@ -16,7 +16,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from runtimestore.errors import DOMAIN, InternalError, InvalidRequest, RuntimeStoreError
+from runtimestore.errors import DOMAIN, FieldViolation, InternalError, InvalidRequest, RuntimeStoreError
 from runtimestore_server.log import UNFORESEEN, frames
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def _lenient(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 def _malformed() -> InvalidRequest:
     return InvalidRequest(
         "the request is not a valid protobuf message of this method: a field has another wire type, a string is not "
-        "UTF-8, or bytes are missing; generate the client from the same proto files"
+        "UTF-8, or bytes are missing; generate the client from the same proto files",
+        metadata={"field": "request"},
+        violations=[FieldViolation("request", "must be a valid protobuf message of this method")],
     )
 
 

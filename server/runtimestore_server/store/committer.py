@@ -1,4 +1,4 @@
-"""The queue of writes and its threads: what is waiting becomes one transaction.
+"""The queue of writes: bounded, committed by lanes, answered on the event loop.
 
 While one transaction is being committed, the writes that arrive wait and become the next batch, so that many runtimes
 share one sync and one round trip a table. Nobody is answered before COMMIT.
@@ -7,13 +7,14 @@ share one sync and one round trip a table. Nobody is answered before COMMIT.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
+import contextlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtimestore.errors import Overloaded, StoreUnavailable
-from runtimestore_server.store.transaction import commit_batch
+from runtimestore_server.store.lane import Lane, Waiting
+from runtimestore_server.store.transaction import unknown
 from runtimestore_server.store.values import Outcome
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import OAuthFlowWrite, Write
-
-MAX_BATCH_BYTES = 32 * 1024 * 1024
-"""A batch ends before the write that would bring it over this size, so that one transaction's memory stays bounded."""
+    from runtimestore_server.store.transaction import AnyWrite
 
 
 @dataclass(slots=True)
@@ -35,17 +33,6 @@ class CommitCounters:
     writes: int = 0
     refusals: int = 0
     replays: int = 0
-
-
-class _Waiting:
-    """A write in the queue and the future that its handler awaits."""
-
-    __slots__ = ("answer", "size_bytes", "write")
-
-    def __init__(self, write: Write | OAuthFlowWrite, answer: asyncio.Future[Outcome]) -> None:
-        self.write = write
-        self.size_bytes = write.size_bytes
-        self.answer = answer
 
 
 class Committer:
@@ -66,21 +53,21 @@ class Committer:
         self._loop = asyncio.get_running_loop()
         self._max_waiting_writes = max_waiting_writes
         self._max_waiting_bytes = max_waiting_bytes
-        self._waiting_writes = 0
+        self._waiting: set[Waiting] = set()
         self._waiting_bytes = 0
         self._closed = False
         self.counters = CommitCounters()
         self._lanes = [
-            _Lane(self, database, max_batch_writes=max_batch_writes, name=f"committer-{number}")
+            Lane(database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over)
             for number in range(threads if database.concurrent_writers else 1)
         ]
 
     @property
     def waiting_writes(self) -> int:
         """How many writes were taken in and are not answered yet."""
-        return self._waiting_writes
+        return len(self._waiting)
 
-    async def commit(self, write: Write | OAuthFlowWrite) -> Outcome:
+    async def commit(self, write: AnyWrite) -> Outcome:
         """Put one write into the store; returns after COMMIT.
 
         A caller that is cancelled leaves either the whole write or nothing.
@@ -91,11 +78,11 @@ class Committer:
         """
         if self._closed:
             raise StoreUnavailable("the store is closed; nothing was committed")
-        waiting = _Waiting(write, self._loop.create_future())
-        if self._waiting_writes >= self._max_waiting_writes:
+        waiting = Waiting(write, self._loop.create_future())
+        if len(self._waiting) >= self._max_waiting_writes:
             raise Overloaded(
-                f"{self._waiting_writes} writes are waiting; try again later",
-                metadata={"waiting_writes": str(self._waiting_writes)},
+                f"{len(self._waiting)} writes are waiting; try again later",
+                metadata={"waiting_writes": str(len(self._waiting))},
             )
         # A write larger than the whole bound must still find its way in when nothing else waits.
         if self._waiting_bytes and self._waiting_bytes + waiting.size_bytes > self._max_waiting_bytes:
@@ -103,20 +90,19 @@ class Committer:
                 f"{self._waiting_bytes} bytes are waiting; try again later",
                 metadata={"waiting_bytes": str(self._waiting_bytes)},
             )
-        self._waiting_writes += 1
+        self._waiting.add(waiting)
         self._waiting_bytes += waiting.size_bytes
-        lane_key = write.runtime if hasattr(write, "runtime") else write.realm
-        self._lanes[hash(lane_key) % len(self._lanes)].put(waiting)
+        self._lanes[hash(write.subject) % len(self._lanes)].put(waiting)
         return await waiting.answer
 
-    def answer(self, batch: Sequence[_Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
+    def answer(self, batch: Sequence[Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop."""
         counted = self.counters
         counted.transactions += committed and any(
             isinstance(decision, Outcome) and not decision.replayed for decision in decisions
         )
         for waiting, decision in zip(batch, decisions, strict=True):
-            self._waiting_writes -= 1
+            self._waiting.remove(waiting)
             self._waiting_bytes -= waiting.size_bytes
             if isinstance(decision, Outcome):
                 counted.writes += not decision.replayed
@@ -130,59 +116,37 @@ class Committer:
             else:
                 waiting.answer.set_exception(decision)
 
-    def hand_over(self, batch: Sequence[_Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
+    def _hand_over(self, batch: Sequence[Waiting], decisions: Sequence[Decision], committed: bool) -> None:
         """Bring a batch's decisions from its thread to the event loop."""
-        self._loop.call_soon_threadsafe(lambda: self.answer(batch, decisions, committed=committed))
+        with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
+            self._loop.call_soon_threadsafe(lambda: self.answer(batch, decisions, committed=committed))
 
-    async def close(self) -> None:
-        """Commit what is waiting, then end the threads."""
+    def hurry(self) -> None:
+        """Run nothing again, and wait for no row: what cannot be committed now is refused."""
+        for lane in self._lanes:
+            lane.ending.tell()
+
+    def abandon(self) -> None:
+        """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
+        for lane in self._lanes:
+            lane.ending.abandon()
+        for waiting in self._waiting:
+            if waiting.answer.done():
+                continue
+            if waiting.gate is not None and waiting.gate.begun:
+                waiting.answer.set_exception(unknown())
+            else:
+                waiting.answer.set_exception(
+                    StoreUnavailable("the server ended before this write came to its turn; nothing was committed")
+                )
+
+    async def close(self, *, within_seconds: float) -> bool:
+        """Commit what is waiting, then end the threads; whether all of them have ended in time."""
         self._closed = True
-        await asyncio.gather(*(asyncio.to_thread(lane.close) for lane in self._lanes))
-
-
-class _Lane:
-    """One thread and the writes that wait for it."""
-
-    def __init__(self, committer: Committer, database: Database, *, max_batch_writes: int, name: str) -> None:
-        self._committer = committer
-        self._database = database
-        self._max_batch_writes = max_batch_writes
-        self._queue: deque[_Waiting] = deque()
-        self._wake = threading.Condition()
-        self._closing = threading.Event()
-        # A daemon: a process that is told to go twice must not wait for a database that does not answer.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def put(self, waiting: _Waiting) -> None:
-        """Add a write to the queue."""
-        with self._wake:
-            self._queue.append(waiting)
-            self._wake.notify()
-
-    def close(self) -> None:
-        """Commit what is waiting, then end the thread."""
-        self._closing.set()
-        with self._wake:
-            self._wake.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            decisions, committed = commit_batch(self._database, [waiting.write for waiting in batch], self._closing)
-            self._committer.hand_over(batch, decisions, committed=committed)
-            del batch, decisions  # what was committed must not stay in memory until the next write comes
-
-    def _next_batch(self) -> list[_Waiting]:
-        """What is waiting, as much as one transaction takes; empty when the lane is closed and drained."""
-        with self._wake:
-            while not self._queue and not self._closing.is_set():
-                self._wake.wait()
-            batch: list[_Waiting] = []
-            size_bytes = 0
-            while self._queue and len(batch) < self._max_batch_writes:
-                size_bytes += self._queue[0].size_bytes
-                if batch and size_bytes > MAX_BATCH_BYTES:
-                    break
-                batch.append(self._queue.popleft())
-            return batch
+        for lane in self._lanes:
+            lane.close()
+        deadline = time.monotonic() + within_seconds
+        # Polling, once in a process' life: a thread that a database keeps cannot be waited for in any other way.
+        while any(lane.alive for lane in self._lanes) and time.monotonic() < deadline:  # noqa: ASYNC110  (see above)
+            await asyncio.sleep(0.002)
+        return not any(lane.alive for lane in self._lanes)

@@ -53,9 +53,9 @@ def load_session_snapshot(tx: Connection, runtime: RuntimeKey) -> tuple[int, Sto
     table = session_snapshots
     row = tx.execute(_of_runtime(table, runtime, table.c.session_id, table.c.sha256, table.c.body)).one_or_none()
     if row is None or row.sha256 is None:
-        return (row.revision if row else 0), None
+        return _revision(row, runtime), None
     verify(row.body, row.sha256, table, **runtime._asdict())
-    return row.revision, StoredSnapshot(row.session_id, row.sha256, row.body)
+    return _revision(row, runtime), StoredSnapshot(row.session_id, row.sha256, row.body)
 
 
 def load_input_states(tx: Connection, runtime: RuntimeKey) -> tuple[int, list[StoredInput]]:
@@ -63,7 +63,7 @@ def load_input_states(tx: Connection, runtime: RuntimeKey) -> tuple[int, list[St
     table = inputs
     statement = _of_runtime(table, runtime, table.c.input_id, table.c.sha256, table.c.state_json)
     rows = tx.execute(statement.order_by(table.c.input_id)).all()
-    revision = rows[0].revision if rows else 0
+    revision = _revision(rows[0] if rows else None, runtime)
     stored = []
     for row in rows:
         if row.sha256 is not None:
@@ -80,9 +80,9 @@ def load_input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tupl
     )
     row = tx.execute(statement).one_or_none()
     if row is None or row.sha256 is None:
-        return (row.revision if row else 0), None
+        return _revision(row, runtime), None
     verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=input_id)
-    return row.revision, StoredInput(row.input_id, row.state_json)
+    return _revision(row, runtime), StoredInput(row.input_id, row.state_json)
 
 
 def load_boundary_receipt(tx: Connection, runtime: RuntimeKey, run_id: str, sequence: int) -> tuple[int, bytes | None]:
@@ -97,16 +97,16 @@ def load_boundary_receipt(tx: Connection, runtime: RuntimeKey, run_id: str, sequ
     )
     row = tx.execute(statement).one_or_none()
     if row is None or row.sha256 is None:
-        return (row.revision if row else 0), None
+        return _revision(row, runtime), None
     verify(row.receipt, row.sha256, table, **runtime._asdict(), run_id=run_id, sequence=str(sequence))
-    return row.revision, row.receipt
+    return _revision(row, runtime), row.receipt
 
 
 def load_runtime_state(tx: Connection, runtime: RuntimeKey) -> tuple[int, str | None]:
     """The revision and the state of a runtime."""
     statement = sa.select(runtimes.c.revision, runtimes.c.runtime_state).where(_is(runtime))
     row = tx.execute(statement).one_or_none()
-    return (row.revision, row.runtime_state) if row else (0, None)
+    return _revision(row, runtime), row.runtime_state if row else None
 
 
 def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, StoredOps | None]:
@@ -114,9 +114,9 @@ def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, Stored
     table = ops_snapshots
     row = tx.execute(_of_runtime(table, runtime, table.c.epoch_id, table.c.sha256, table.c.snapshot_json)).one_or_none()
     if row is None or row.sha256 is None:
-        return (row.revision if row else 0), None
+        return _revision(row, runtime), None
     verify(row.snapshot_json, row.sha256, table, **runtime._asdict())
-    return row.revision, StoredOps(row.epoch_id, row.snapshot_json)
+    return _revision(row, runtime), StoredOps(row.epoch_id, row.snapshot_json)
 
 
 def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | None]:
@@ -127,6 +127,8 @@ def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | N
     if row is None:
         return 0, None
     verify(row.snapshot_json, row.sha256, table, realm=realm)
+    if not isinstance(row.version, int) or row.version < 1:
+        raise corrupt(table.name, "has no version", realm=realm)
     return row.version, row.snapshot_json
 
 
@@ -141,8 +143,23 @@ def verify(value: bytes, digest: bytes, table: sa.Table, **key: str) -> None:
         raise corrupt(table.name, "does not match its SHA-256", **key)
 
 
+def _revision(row: Any, runtime: RuntimeKey) -> int:
+    """The revision in a row of `_of_runtime`; 0 if there is none."""
+    if row is None:
+        return 0
+    revision: object = row.revision
+    if not isinstance(revision, int) or revision < 1:
+        raise corrupt(runtimes.name, "has no revision", **runtime._asdict())
+    return revision
+
+
 def corrupt(table: str, what: str, **key: str) -> StoredValueCorrupt:
     """The refusal to hand out a damaged row, with its table and key."""
+    # A damaged key may hold what is no text: it is told by its bytes.
+    key = {
+        name: str(value).encode(errors="surrogateescape").decode(errors="backslashreplace")
+        for name, value in key.items()
+    }
     named = ", ".join(f"{name} {value}" for name, value in key.items())
     return StoredValueCorrupt(
         f"a value stored in {table} ({named}) {what}; restore this row from a backup, every other row is served",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
 from runtimestore.errors import RequestIdReused, RuntimeStoreError
 from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.reads import corrupt
 from runtimestore_server.store.tables import requests
 from runtimestore_server.store.values import Outcome
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines import Database
+
+SHA256_BYTES = 32
+SEAL_BYTES = 16
 
 Decision = Outcome | RuntimeStoreError
 """What became of one write of a batch: it landed, or it was refused."""
@@ -67,11 +72,16 @@ class RequestMemory:
         """The first answer to this request, or the refusal of an id used for another; None if it is new."""
         if not write.request_id:
             return None
-        known = self._known.get(RequestKey(write.realm, write.request_id))
+        key = RequestKey(write.realm, write.request_id)
+        known = self._known.get(key)
         if known is None:
             return None
         fingerprint, revision = known
-        if fingerprint != write.fingerprint():
+        if fingerprint != sealed(key, write.fingerprint(), revision):
+            if fingerprint == write.fingerprint():
+                return Outcome(revision, replayed=True)  # recorded by a version that sealed nothing
+            if len(fingerprint) > SHA256_BYTES and fingerprint != sealed(key, fingerprint[:SHA256_BYTES], revision):
+                return corrupt(requests.name, "does not match its seal", **key._asdict())
             return RequestIdReused(
                 f"request_id {write.request_id} was used for another request; mint a new id for each new write",
                 metadata={"request_id": write.request_id},
@@ -82,7 +92,7 @@ class RequestMemory:
         """Take note that this write lands with `revision`."""
         if write.request_id:
             key = RequestKey(write.realm, write.request_id)
-            self._known[key] = self._new[key] = (write.fingerprint(), revision)
+            self._known[key] = self._new[key] = (sealed(key, write.fingerprint(), revision), revision)
 
     def record(self, now_ms: int) -> None:
         """Write down what was remembered, in the transaction of the writes themselves.
@@ -95,14 +105,28 @@ class RequestMemory:
             raise RequestTaken
 
 
+def sealed(key: RequestKey, fingerprint: bytes, revision: int) -> bytes:
+    """The stored form of a fingerprint: behind it a seal over the whole row, in which a damaged answer shows.
+
+    Without it one flipped bit would turn a harmless repeat into "used for another request", which is a false failure.
+    """
+    framed = b"\0".join((*(part.encode(errors="surrogateescape") for part in key), b"%d" % revision, fingerprint))
+    return fingerprint + sha256(framed).digest()[:SEAL_BYTES]
+
+
 def recorded(tx: Connection, write: Repeatable, *, now_ms: int) -> bool:
     """Whether this request was recorded by the attempt of `now_ms`: the transaction of that attempt was committed."""
-    statement = sa.select(requests.c.fingerprint).where(
+    statement = sa.select(requests.c.fingerprint, requests.c.revision).where(
         requests.c.realm == write.realm,
         requests.c.request_id == write.request_id,
         requests.c.recorded_at_ms == now_ms,
     )
-    return tx.execute(statement).scalar_one_or_none() == write.fingerprint()
+    row = tx.execute(statement).one_or_none()
+    if row is None:
+        return False
+    return bool(
+        row.fingerprint == sealed(RequestKey(write.realm, write.request_id or ""), write.fingerprint(), row.revision)
+    )
 
 
 def forget(tx: Connection, *, before_ms: int, most: int) -> int:

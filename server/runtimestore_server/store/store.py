@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import Overloaded, RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
+from runtimestore_server.store.readers import Readers
 from runtimestore_server.store.transaction import refusal_of
 
 if TYPE_CHECKING:
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import OAuthFlowWrite, Outcome, Write
+    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 FORGET_BATCH = 1000
 FORGET_INTERVAL_SECONDS = 60.0
+
+CLOSE_SECONDS = 1.0
+"""How long threads may take to end when nothing waits for them any more; what a database keeps is left behind."""
 
 
 class Store:
@@ -45,11 +49,13 @@ class Store:
             max_waiting_writes=settings.max_waiting_writes,
             max_waiting_bytes=settings.max_waiting_bytes,
         )
-        self._readers = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="reader")
-        self._max_waiting_reads = settings.max_waiting_reads
-        self._waiting_reads = 0
-        self._sending = 0
-        self._draining = False
+        self._readers = Readers(
+            threads=settings.reader_threads,
+            max_waiting=settings.max_waiting_reads,
+            max_waiting_bytes=settings.max_waiting_bytes,
+        )
+        self._max_sending_bytes = settings.max_waiting_bytes
+        self._sending_bytes = 0
         self._retention_ms = settings.request_retention_seconds * 1000
         self._store_id: str | None = None
         self._forgetting = asyncio.create_task(self._forget_old_requests(), name="forget-old-requests")
@@ -59,13 +65,20 @@ class Store:
         """What the write path has done since the store was opened."""
         return self._committer.counters
 
-    async def commit(self, write: Write | OAuthFlowWrite) -> Outcome:
+    async def check_aside(self, check: Callable[[], T], *, size_bytes: int) -> T:
+        """What `check` makes of a large request of `size_bytes`, where it keeps nobody waiting.
+
+        Raises:
+            Overloaded: too much is waiting to be checked.
+        """
+        return await self._readers.run(check, size_bytes=size_bytes)
+
+    async def commit(self, write: AnyWrite) -> Outcome:
         """Put one write into the store; returns after COMMIT.
 
         Raises:
             RuntimeStoreError: it was refused, or the store could not commit it.
         """
-        self._refuse_while_draining(store_error="write_failed")
         return await self._committer.commit(write)
 
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,25 +88,7 @@ class Store:
             Overloaded: too many loads are waiting.
             RuntimeStoreError: the value is damaged, or the store cannot be reached.
         """
-        self._refuse_while_draining(store_error="read_failed")
-        return await self.on_reader_thread(lambda: self._read(load, *args, **kwargs))
-
-    async def on_reader_thread(self, work: Callable[[], T]) -> T:
-        """Run what would keep the event loop too long.
-
-        Raises:
-            Overloaded: too much is waiting for a reader thread.
-        """
-        if self._waiting_reads >= self._max_waiting_reads:
-            raise Overloaded(
-                f"{self._waiting_reads} loads are waiting; try again later",
-                metadata={"waiting_reads": str(self._waiting_reads)},
-            )
-        self._waiting_reads += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, work)
-        finally:
-            self._waiting_reads -= 1
+        return await self._readers.run(lambda: self._read(load, *args, **kwargs))
 
     def _read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         attempt = 0
@@ -133,48 +128,52 @@ class Store:
             raise StoreUnavailable(problem)
 
     @contextlib.contextmanager
-    def sending(self) -> Iterator[None]:
-        """While an answer of many messages is being sent, draining waits for it."""
-        self._sending += 1
+    def sending(self, size_bytes: int) -> Iterator[None]:
+        """While an answer of many messages, of `size_bytes` altogether, is being sent.
+
+        Raises:
+            Overloaded: too many bytes are on their way to callers that read slowly.
+        """
+        # An answer larger than the whole bound must still find its way out when nothing else is being sent.
+        if self._sending_bytes and self._sending_bytes + size_bytes > self._max_sending_bytes:
+            raise Overloaded(
+                f"{self._sending_bytes} bytes are being sent; try again later",
+                metadata={"sending_bytes": str(self._sending_bytes)},
+            )
+        self._sending_bytes += size_bytes
         try:
             yield
         finally:
-            self._sending -= 1
+            self._sending_bytes -= size_bytes
 
-    def _refuse_while_draining(self, *, store_error: str) -> None:
-        if self._draining:
-            raise StoreUnavailable(
-                "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
-            )
+    @property
+    def busy(self) -> bool:
+        """Whether something was taken in that has not come to its end, even if its caller gave up."""
+        return bool(self._readers.waiting or self._committer.waiting_writes)
 
-    async def drain(self, seconds: float) -> None:
-        """Refuse what is new as unavailable and wait, at most `seconds`, until what was taken in is answered.
+    def hurry(self) -> None:
+        """Run nothing again, and wait for no row: what cannot be committed now is refused."""
+        self._committer.hurry()
 
-        gRPC's own stop comes after this: it cancels calls that arrive while it begins, and a cancelled call tells its
-        caller nothing.
-        """
-        self._draining = True
-        deadline = time.monotonic() + seconds
-        # Polling, once in a process' life: an event would be set and cleared on every call.
-        while self._busy() and time.monotonic() < deadline:  # noqa: ASYNC110  (see above)
-            await asyncio.sleep(0.005)
+    def abandon(self) -> None:
+        """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
+        self._committer.abandon()
+        self._readers.abandon()
 
-    def _busy(self) -> bool:
-        return bool(self._waiting_reads or self._sending or self._committer.waiting_writes)
-
-    async def close(self) -> None:
-        """Commit what is waiting, end every thread, close every connection."""
+    async def close(self) -> bool:
+        """Commit what is waiting, end every thread, close every connection; whether no thread had to be left behind."""
         self._forgetting.cancel()
         await asyncio.wait([self._forgetting])
-        await self._committer.close()
-        await asyncio.to_thread(self._readers.shutdown)
+        ended = await self._committer.close(within_seconds=CLOSE_SECONDS)
+        ended &= await self._readers.close(within_seconds=CLOSE_SECONDS)
         self.database.dispose()
+        return ended
 
     async def _forget_old_requests(self) -> None:
         """Delete remembered requests past their retention, a bounded number at a time, while the store is open."""
         while True:
             try:
-                forgotten = await self.on_reader_thread(self._forget_some)
+                forgotten = await self._readers.run(self._forget_some)
             except Exception:  # noqa: BLE001  (the next round tries again; the health check tells of a lasting fault)
                 forgotten = 0
             if forgotten < FORGET_BATCH:

@@ -73,6 +73,7 @@ requests = Table(
     metadata,
     Column("realm", _id(), primary_key=True),
     Column("request_id", _id(), primary_key=True),
+    # What makes two requests the same, and a seal over this row.
     Column("fingerprint", LargeBinary, nullable=False),
     # The answer: the runtime's revision, or the OAuth snapshot's version.
     Column("revision", BigInteger, nullable=False),

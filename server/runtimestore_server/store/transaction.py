@@ -5,6 +5,7 @@ What is transient is run again, a COMMIT that was not answered is looked up, and
 
 from __future__ import annotations
 
+import enum
 import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,15 +23,16 @@ from runtimestore.errors import (
 )
 from runtimestore_server.log import UNFORESEEN, frames
 from runtimestore_server.store import oauth_flow, requests, writes
+from runtimestore_server.store.ending import Abandoned
 from runtimestore_server.store.engines import CommitState, Fault, error_code
 from runtimestore_server.store.values import OAuthFlowWrite, Outcome, Write
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Sequence
 
     from sqlalchemy.engine import Connection
 
+    from runtimestore_server.store.ending import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
 
@@ -40,7 +42,19 @@ TRANSIENT_LIMIT_SECONDS = 20.0
 UNKNOWN_LIMIT_SECONDS = 5.0
 """How long the truth about a COMMIT is sought before its writers are told that it is unknown."""
 
+PROBE_LOCK_SECONDS = 0.05
+"""How long a write that is run alone waits for a row that another session holds."""
+
 AnyWrite = Write | OAuthFlowWrite
+
+
+class Deferred(enum.Enum):
+    """No decision yet: another session holds a row that this write needs. Nothing of it is there; try it again."""
+
+    DEFERRED = enum.auto()
+
+
+DEFERRED = Deferred.DEFERRED
 
 _log = structlog.get_logger(__name__)
 
@@ -63,49 +77,64 @@ class _CommitFailed(Exception):
 
 
 def commit_batch(
-    database: Database, batch: Sequence[AnyWrite], closing: threading.Event
-) -> tuple[list[Decision], bool]:
+    database: Database, batch: Sequence[AnyWrite], gate: CommitGate, *, lock_wait_seconds: float | None = None
+) -> tuple[list[Decision | Deferred], bool]:
     """The decision about each write, and whether a transaction was committed. Never raises.
 
-    Once `closing` is set nothing is run again for a transient error: a server that ends says "unavailable" sooner.
+    A write that waits for a row in vain, for `lock_wait_seconds` or what the engine is set to, is deferred alone. Once
+    the gate's end is told nothing is run again for a transient error: a server that ends says "unavailable" sooner.
     """
     started = time.monotonic()
     attempt = 0
     while True:
         attempt += 1
         try:
-            return _attempt(database, batch), True
+            return [*_attempt(database, batch, gate, lock_wait_seconds)], True
         except _CommitFailed as failed:
             if database.commit_is_ambiguous(failed.cause):
-                state = _commit_state(database, batch, failed.attempt, closing)
+                state = _commit_state(database, batch, failed.attempt, gate)
                 if state is CommitState.COMMITTED:
-                    return failed.attempt.decisions, True
+                    return [*failed.attempt.decisions], True
                 if state is CommitState.UNKNOWN:
                     _log.warning("commit outcome unknown", writes=len(batch), error=_name(failed.cause))
-                    return [_unknown() for _ in batch], False
+                    return [unknown() for _ in batch], False
             error = failed.cause
         except Exception as raised:  # noqa: BLE001  (whatever it is, each writer must be answered)
             error = raised
         fault = _fault(database, error)
         waited = time.monotonic() - started
-        if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS and not closing.is_set():
-            closing.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
+        if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS and not gate.ending.told:
+            gate.ending.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
             continue
         if fault is Fault.UNAVAILABLE and attempt == 1:
             continue  # a connection that went stale in the pool; the next one is new
-        if fault is Fault.OTHER and len(batch) > 1:
-            return _one_by_one(database, batch, closing)
-        _log_failure(fault, error, writes=len(batch))
-        return [_refusal(fault) for _ in batch], False
+        return _give_up(database, batch, gate, fault, error)
 
 
-def _attempt(database: Database, batch: Sequence[AnyWrite]) -> list[Decision]:
+def _give_up(
+    database: Database, batch: Sequence[AnyWrite], gate: CommitGate, fault: Fault, error: Exception
+) -> tuple[list[Decision | Deferred], bool]:
+    """What becomes of a batch that is not run again as it is."""
+    if fault in (Fault.OTHER, Fault.LOCKED) and len(batch) > 1:
+        return _one_by_one(database, batch, gate)
+    if fault is Fault.LOCKED:
+        return [DEFERRED], False
+    _log_failure(fault, error, writes=len(batch))
+    return [refusal_of(fault, store_error="write_failed") for _ in batch], False
+
+
+def _attempt(
+    database: Database, batch: Sequence[AnyWrite], gate: CommitGate, lock_wait_seconds: float | None
+) -> list[Decision]:
     with database.writers.connect() as connection:
         transaction = connection.begin()
         now_ms = time.time_ns() // 1_000_000
         try:
+            if lock_wait_seconds is not None:
+                database.limit_lock_wait(connection, lock_wait_seconds)
             decisions = _decide(database, connection, batch, now_ms)
             attempt = _Attempt(decisions, database.transaction_token(connection), now_ms)
+            gate.enter()
         except BaseException:
             transaction.rollback()
             raise
@@ -129,18 +158,24 @@ def _decide(database: Database, tx: Connection, batch: Sequence[AnyWrite], now_m
     return [decisions[position] for position in range(len(batch))]
 
 
-def _one_by_one(database: Database, batch: Sequence[AnyWrite], closing: threading.Event) -> tuple[list[Decision], bool]:
-    """Each write in a transaction of its own, so that the one that the engine refuses fails alone."""
-    decisions: list[Decision] = []
+def _one_by_one(
+    database: Database, batch: Sequence[AnyWrite], gate: CommitGate
+) -> tuple[list[Decision | Deferred], bool]:
+    """Each write in a transaction of its own, so that the one that the engine refuses, or lets wait, is alone."""
+    decisions: list[Decision | Deferred] = []
+    waits: set[object] = set()
     for write in batch:
-        decided, _ = commit_batch(database, [write], closing)
-        decisions += decided
+        if write.subject in waits:  # not before the one that came before it
+            decisions.append(DEFERRED)
+            continue
+        (decided,), _ = commit_batch(database, [write], gate, lock_wait_seconds=PROBE_LOCK_SECONDS)
+        if decided is DEFERRED:
+            waits.add(write.subject)
+        decisions.append(decided)
     return decisions, any(isinstance(decision, Outcome) for decision in decisions)
 
 
-def _commit_state(
-    database: Database, batch: Sequence[AnyWrite], attempt: _Attempt, closing: threading.Event
-) -> CommitState:
+def _commit_state(database: Database, batch: Sequence[AnyWrite], attempt: _Attempt, gate: CommitGate) -> CommitState:
     """Reconnect and find out: from the engine, or by a request that was recorded in the same transaction."""
     landed = [
         write
@@ -166,14 +201,16 @@ def _commit_state(
                     return state
         except Exception as error:  # noqa: BLE001  (as long as there is time, ask again)
             _log.info("asking what became of a commit", error=_name(error))
-        closing.wait(0.05)
-        time.sleep(0.01)  # `closing.wait` returns at once while the server drains
+        gate.ending.wait(0.05)
+        time.sleep(0.01)  # `wait` returns at once while the server ends
     return CommitState.UNKNOWN
 
 
 def _fault(database: Database, error: Exception) -> Fault:
     if isinstance(error, (requests.RequestTaken, oauth_flow.SnapshotRowTaken)):
         return Fault.TRANSIENT
+    if isinstance(error, Abandoned):
+        return Fault.UNAVAILABLE
     return database.classify(error)
 
 
@@ -192,7 +229,8 @@ def _name(error: BaseException) -> str:
     return f"{type(cause).__name__}({code})" if code else type(cause).__name__
 
 
-def _unknown() -> CommitOutcomeUnknown:
+def unknown() -> CommitOutcomeUnknown:
+    """What a caller is told whose write may or may not be there."""
     return CommitOutcomeUnknown(
         "the connection to the store died during COMMIT: the write may or may not be there; "
         "repeat it with the same request_id"
@@ -203,6 +241,12 @@ def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
     """What a caller is told of an engine's fault."""
     metadata = {"store_error": store_error}
     match fault:
+        case Fault.LOCKED:
+            return StoreUnavailable(
+                "another session of the storage engine holds a row that this call needs, for longer than is waited "
+                "for; nothing was committed, try again",
+                metadata=metadata,
+            )
         case Fault.TRANSIENT | Fault.UNAVAILABLE:
             return StoreUnavailable(
                 "the storage engine cannot be reached; nothing was committed, try again", metadata=metadata
@@ -219,7 +263,3 @@ def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
             )
         case _:
             return InternalError(UNFORESEEN)
-
-
-def _refusal(fault: Fault) -> RuntimeStoreError:
-    return refusal_of(fault, store_error="write_failed")

@@ -80,6 +80,11 @@ class Write:
         return self.runtime.realm
 
     @property
+    def subject(self) -> RuntimeKey:
+        """What is written: two writes to one subject land in the order in which they came."""
+        return self.runtime
+
+    @property
     def size_bytes(self) -> int:
         """How many bytes of documents this write holds in memory."""
         return (
@@ -113,6 +118,11 @@ class OAuthFlowWrite:
     sha256: bytes
     expected_version: int | None = None
     """The version that must be there (0 = none); None replaces whatever is there."""
+
+    @property
+    def subject(self) -> str:
+        """What is written: two writes to one subject land in the order in which they came."""
+        return self.realm
 
     @property
     def size_bytes(self) -> int:

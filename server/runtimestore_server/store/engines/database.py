@@ -26,6 +26,7 @@ class Fault(enum.Enum):
     """What an engine's error means for the store."""
 
     TRANSIENT = "run the transaction again"
+    LOCKED = "another session holds a row for longer than is waited for"
     UNAVAILABLE = "the engine cannot be reached"
     FULL = "the medium is full"
     READ_ONLY = "the engine takes no writes"
@@ -97,6 +98,10 @@ class Database(ABC):
         """What became of the transaction `token`; asked on a new connection."""
         del tx, token
         return CommitState.UNKNOWN
+
+    def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
+        """Wait for rows that another session holds no longer than this, until the transaction ends."""
+        del tx, seconds  # where one transaction writes at a time, there are no such rows
 
     def discard(self, connection: Connection) -> None:
         """Close a connection, with whatever state it is in, instead of giving it back to the pool."""

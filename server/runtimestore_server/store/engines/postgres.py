@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.sql.expression import Executable, FromClause
 
-LOCK_TIMEOUT_SECONDS = 10
-"""How long Postgres waits for a row that another transaction holds before the batch is run again."""
+LOCK_TIMEOUT_SECONDS = 1
+"""How long Postgres waits for a row that another session holds before the batch goes on without who needs it."""
+
+MIGRATION_LOCK_SECONDS = 10
+"""How long a migration waits for a table that others use before it gives up."""
 
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -119,9 +122,16 @@ class PostgresDatabase(Database):
         status = tx.execute(_STATUS, {"transaction_id": transaction_id, "started": started}).scalar_one()
         return _COMMIT_STATES[status]
 
+    def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
+        """A setting of the transaction."""
+        tx.execute(_LOCK_WAIT, {"milliseconds": str(int(seconds * 1000))})
+
     def migration_lock(self, connection: Connection) -> None:
         """An advisory lock of the transaction, on a number that no other program is likely to use."""
+        self.limit_lock_wait(connection, 0)  # without limit: whoever migrates may take long
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(7382946150274619385)"))
+        # Whoever waits to change a table keeps everybody else from it.
+        self.limit_lock_wait(connection, MIGRATION_LOCK_SECONDS)
 
 
 _TOKEN = sa.text("SELECT pg_current_xact_id()::text || '/' || extract(epoch FROM pg_postmaster_start_time())::text")
@@ -129,6 +139,8 @@ _STATUS = sa.text(
     "SELECT CASE WHEN extract(epoch FROM pg_postmaster_start_time())::text = :started"
     " THEN pg_xact_status(CAST(CAST(:transaction_id AS text) AS xid8)) END"
 )
+
+_LOCK_WAIT = sa.text("SELECT set_config('lock_timeout', :milliseconds, true)")
 
 _COMMIT_STATES = {
     "committed": CommitState.COMMITTED,
@@ -140,7 +152,7 @@ _COMMIT_STATES = {
 _FAULTS = {
     "40001": Fault.TRANSIENT,  # serialization_failure
     "40P01": Fault.TRANSIENT,  # deadlock_detected
-    "55P03": Fault.TRANSIENT,  # lock_not_available
+    "55P03": Fault.LOCKED,  # lock_not_available
     "53100": Fault.FULL,  # disk_full
     "25006": Fault.READ_ONLY,  # read_only_sql_transaction: a standby, or default_transaction_read_only
     "XX001": Fault.CORRUPT,  # data_corrupted

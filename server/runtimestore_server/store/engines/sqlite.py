@@ -152,6 +152,7 @@ def _create_private(file: str) -> None:
 def _configure(connection: sqlite3.Connection, record: object) -> None:
     del record
     connection.isolation_level = None  # Python's own BEGINs come too late for BEGIN IMMEDIATE and never for DDL
+    connection.text_factory = _text
     # Postgres has this function by itself.
     connection.create_function("sha256", 1, _sha256, deterministic=True)
     cursor = connection.cursor()
@@ -159,6 +160,11 @@ def _configure(connection: sqlite3.Connection, record: object) -> None:
     cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
     cursor.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
     cursor.close()
+
+
+def _text(stored: bytes) -> str:
+    """Text as it is stored, whatever it is: a damaged row must be found by who reads it, not break the cursor."""
+    return stored.decode("utf-8", "surrogateescape")
 
 
 def _sha256(value: object) -> bytes | None:

@@ -1,0 +1,84 @@
+"""Which calls have arrived and are not over, so that a server that ends knows what to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from runtimestore.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+COUNTED = "/runtimestore."
+"""Calls of our own services. Whoever only watches health, or asks for the services, must not hold an end up."""
+
+
+class Arrivals(grpc.aio.ServerInterceptor):
+    """Counts calls from the moment in which they arrive, uploads in progress included, to their last byte.
+
+    Once closed, it refuses what arrives anew as STORE_UNAVAILABLE. gRPC's own stop would cancel it, and a cancelled
+    call tells its caller nothing.
+    """
+
+    def __init__(self) -> None:
+        self._in_flight = 0
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have arrived and are not over."""
+        return self._in_flight
+
+    def close(self) -> None:
+        """Refuse what arrives from now on; what has arrived goes on."""
+        self._closed = True
+
+    async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of this call, or one that refuses it."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(COUNTED):
+            return handler
+        # The task that is running here is the call's own: it receives the message, runs the handler and sends.
+        call = asyncio.current_task()
+        if call is not None:
+            self._in_flight += 1
+            call.add_done_callback(self._ended)
+        return _refusing(handler, method.rpartition("/")[2]) if self._closed else handler
+
+    def _ended(self, _call: asyncio.Task[Any]) -> None:
+        self._in_flight -= 1
+
+
+def _refusing(handler: Any, method: str) -> Any:
+    store_error = "read_failed" if method.startswith("Load") or method == "AuthAuthorityKey" else "write_failed"
+
+    def refuse() -> NoReturn:
+        raise StoreUnavailable(
+            "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
+        )
+
+    async def unary(_request: Any, _context: Any) -> Any:
+        refuse()
+
+    async def stream(_request: Any, _context: Any) -> AsyncIterator[Any]:
+        refuse()
+        yield  # what makes this a generator
+
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            unary,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+    return grpc.unary_stream_rpc_method_handler(
+        stream,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
