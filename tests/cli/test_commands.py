@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from runtimestore_server.store.schema import HEAD
-from support.command import Serving, run
+from support.command import run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_health_exits_with_0_where_a_server_serves_and_with_1_where_none_does(tmp_path: Path) -> None:
-    with Serving("--listen", "127.0.0.1:0", "--database-url", "memory:", cwd=tmp_path) as server:
+    with serving("--listen", "127.0.0.1:0", "--database-url", "memory:", cwd=tmp_path) as server:
         address = server.address
         healthy = run("health", "--address", address, cwd=tmp_path)
         by_environment = run("health", cwd=tmp_path, extra={"RUNTIMESTORE_LISTEN": address})
@@ -38,7 +38,7 @@ def test_health_exits_with_1_where_the_schema_is_no_longer_the_servers(
 
     url = postgres_cluster.fresh_database()
     extra = {"RUNTIMESTORE_DATABASE_URL": url, "RUNTIMESTORE_HEALTH_INTERVAL_SECONDS": "0.1"}
-    with Serving("--listen", "127.0.0.1:0", cwd=tmp_path, extra=extra) as server:
+    with serving("--listen", "127.0.0.1:0", cwd=tmp_path, extra=extra) as server:
         address = server.address
         assert run("health", "--address", address, cwd=tmp_path).returncode == 0
         with psycopg.connect(url, autocommit=True) as connection:

@@ -18,7 +18,8 @@ from sqlalchemy.engine import make_url
 
 from runtimestore import RuntimeState, RuntimeStoreClient
 from runtimestore_server.store.schema import HEAD, REVISIONS, upgrade
-from support.command import COMMAND, Serving, run
+from support.command import run, serving
+from support.server_process import COMMAND
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,12 +33,12 @@ SERVING_STATUS, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2
 
 
 def test_serve_creates_a_missing_sqlite_file_and_says_once_where_it_serves(tmp_path: Path) -> None:
-    with Serving(*ANYWHERE, "--database-url", "sqlite:///new.db", cwd=tmp_path) as server:
+    with serving(*ANYWHERE, "--database-url", "sqlite:///new.db", cwd=tmp_path) as server:
         address = server.address
         with RuntimeStoreClient(address) as client:
             assert client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE).revision == 1
-        server.tell(signal.SIGTERM)
-        assert server.exit_code() == 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
 
         assert address.startswith("127.0.0.1:")
         assert not address.endswith(":0")
@@ -50,39 +51,39 @@ def test_serve_creates_a_missing_sqlite_file_and_says_once_where_it_serves(tmp_p
 def test_serve_takes_its_two_names_from_the_environment(tmp_path: Path) -> None:
     extra = {"RUNTIMESTORE_LISTEN": "127.0.0.1:0", "RUNTIMESTORE_DATABASE_URL": "sqlite:///from-environment.db"}
 
-    with Serving(cwd=tmp_path, extra=extra) as server:
+    with serving(cwd=tmp_path, extra=extra) as server:
         assert server.address
     assert (tmp_path / "from-environment.db").exists()
 
 
 def test_serve_listens_on_a_unix_socket(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/s"
-    with Serving("--listen", address, "--database-url", "memory:", cwd=tmp_path) as server:
+    with serving("--listen", address, "--database-url", "memory:", cwd=tmp_path) as server:
         assert server.address == address
         with RuntimeStoreClient(address) as client:
             assert client.load_runtime_state(RUNTIME) is None
         assert run("health", "--address", address, cwd=tmp_path).returncode == 0
+        server.kill()
     # The socket file of a server that was killed stays; the next one takes its place.
-    with Serving("--listen", address, "--database-url", "memory:", cwd=tmp_path) as server:
+    with serving("--listen", address, "--database-url", "memory:", cwd=tmp_path) as server:
         assert server.address == address
 
 
 def test_a_store_in_memory_says_that_it_forgets_everything(tmp_path: Path) -> None:
-    with Serving(*ANYWHERE, "--database-url", "memory:", cwd=tmp_path) as server:
+    with serving(*ANYWHERE, "--database-url", "memory:", cwd=tmp_path) as server:
         assert server.address
         assert "forgets everything" in server.log
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_in_a_file_does_not_say_that_it_forgets(tmp_path: Path) -> None:
-    with Serving(*ANYWHERE, "--database-url", "sqlite:///kept.db", cwd=tmp_path) as server:
+    with serving(*ANYWHERE, "--database-url", "sqlite:///kept.db", cwd=tmp_path) as server:
         assert server.address
         assert "forgets" not in server.log
 
 
 def test_log_lines_are_json_objects_where_machines_read_them(tmp_path: Path) -> None:
-    with Serving(*ANYWHERE, "--database-url", "memory:", "--log-format", "json", cwd=tmp_path) as server:
-        server.wait_for('"event": "serving"')
+    with serving(*ANYWHERE, "--database-url", "memory:", "--log-format", "json", cwd=tmp_path) as server:
         lines = [json.loads(line) for line in server.log.splitlines()]
     assert [line["address"] for line in lines if line["event"] == "serving"]
 
@@ -165,10 +166,10 @@ def test_serve_refuses_an_empty_postgres_until_it_is_migrated(postgres_cluster: 
         assert part in told
 
     assert run("migrate", cwd=tmp_path, extra=extra).returncode == 0
-    with Serving(*ANYWHERE, cwd=tmp_path, extra=extra) as server:
+    with serving(*ANYWHERE, cwd=tmp_path, extra=extra) as server:
         assert server.address
-        server.tell(signal.SIGTERM)
-        assert server.exit_code() == 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
     postgres_cluster.drop(url)
 
 
@@ -206,7 +207,7 @@ def test_the_password_is_never_in_the_log(postgres_cluster: Cluster, tmp_path: P
     url = make_url(fresh).set(password=PASSWORD).render_as_string(hide_password=False)
     extra = {"RUNTIMESTORE_DATABASE_URL": url, "RUNTIMESTORE_LOG_LEVEL": "debug"}
 
-    with Serving(*ANYWHERE, "--health-interval-seconds", "0.1", cwd=tmp_path, extra=extra) as server:
+    with serving(*ANYWHERE, "--health-interval-seconds", "0.1", cwd=tmp_path, extra=extra) as server:
         with RuntimeStoreClient(server.address) as client:
             client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)
             with psycopg.connect(fresh, autocommit=True) as connection:
@@ -215,15 +216,15 @@ def test_the_password_is_never_in_the_log(postgres_cluster: Cluster, tmp_path: P
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
             assert client.commit_machine_lifecycle(RUNTIME, RuntimeState.RUNNING).revision == 2
-        server.tell(signal.SIGTERM)
-        assert server.exit_code() == 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
         assert "CommitMachineLifecycle" in server.log
         assert PASSWORD not in server.log
     postgres_cluster.drop(fresh)
 
 
 def test_an_address_that_is_taken_gives_one_sentence(tmp_path: Path) -> None:
-    with Serving(*ANYWHERE, "--database-url", "memory:", cwd=tmp_path) as server:
+    with serving(*ANYWHERE, "--database-url", "memory:", cwd=tmp_path) as server:
         done = run("serve", "--listen", server.address, "--database-url", "memory:", cwd=tmp_path)
 
         assert done.returncode == 1
@@ -263,7 +264,7 @@ class _HealthWatch:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_drains_the_server(tmp_path: Path, number: signal.Signals) -> None:
     arguments = (*ANYWHERE, "--database-url", f"sqlite:///{tmp_path}/store.db")
-    with Serving(*arguments, cwd=tmp_path) as server:
+    with serving(*arguments, cwd=tmp_path) as server:
         address = server.address
         with RuntimeStoreClient(address) as client, ThreadPoolExecutor(1) as pool:
             client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)
@@ -275,7 +276,7 @@ def test_a_signal_drains_the_server(tmp_path: Path, number: signal.Signals) -> N
             time.sleep(0.3)
             assert not in_flight.done()
 
-            server.tell(number)
+            server.send_signal(number)
             server.wait_for("draining")
             watch.wait_for(NOT_SERVING)
             watch.close()
@@ -285,22 +286,22 @@ def test_a_signal_drains_the_server(tmp_path: Path, number: signal.Signals) -> N
             other.close()
 
             assert in_flight.result(20).revision == 2
-        assert server.exit_code() == 0
+        assert server.wait() == 0
         assert "Traceback" not in server.log
-    with Serving(*arguments, cwd=tmp_path) as again, RuntimeStoreClient(again.address) as client:
+    with serving(*arguments, cwd=tmp_path) as again, RuntimeStoreClient(again.address) as client:
         assert client.load_runtime_state(RUNTIME) is RuntimeState.RUNNING
 
 
 @pytest.mark.slow
 def test_whoever_watches_health_does_not_hold_the_server_up(tmp_path: Path) -> None:
-    with Serving(*ANYWHERE, "--database-url", "memory:", "--grace-period-seconds", "20", cwd=tmp_path) as server:
+    with serving(*ANYWHERE, "--database-url", "memory:", "--grace-period-seconds", "20", cwd=tmp_path) as server:
         watch = _HealthWatch(server.address)
         watch.wait_for(SERVING_STATUS)
         started = time.monotonic()
 
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         watch.wait_for(NOT_SERVING)
-        code = server.exit_code()
+        code = server.wait()
         took = time.monotonic() - started
         watch.close()
 

@@ -9,7 +9,7 @@ import pytest
 
 from runtimestore import RuntimeStoreClient
 from runtimestore_server.settings import DatabaseUrl, Settings
-from support.command import Serving, run
+from support.command import run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path,
     else:
         extra["RUNTIMESTORE_CONFIG"] = str(file)
 
-    with Serving(*arguments, cwd=tmp_path, extra=extra) as server, RuntimeStoreClient(server.address) as client:
+    with serving(*arguments, cwd=tmp_path, extra=extra) as server, RuntimeStoreClient(server.address) as client:
         info = client.get_server_info()
 
     assert info.engine == "memory"

@@ -13,7 +13,8 @@ from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, se
 from support.clean_up import until
 from support.documents import inputs, new_id, ops, receipt, session
 from support.engines import DURABLE, EPHEMERAL
-from support.server import ServerProcess, in_process
+from support.server import in_process
+from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

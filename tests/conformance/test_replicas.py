@@ -14,7 +14,7 @@ from runtimestore import BoundaryReceiptExists, Commit, RequestIdReused, Revisio
 from support.calls import RUNTIME_WRITES, Store, everything, input_of, session_of
 from support.documents import input_state, new_id, ops, receipt
 from support.engines import DURABLE
-from support.server import ServerProcess
+from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import grpcurl
-from support.server_process import serving
+from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server on an empty store, as `runtimestore serve` starts it."""
-    with serving(tmp_path_factory.mktemp("store")) as found:
-        yield found
+    with ServerProcess(f"sqlite:///{tmp_path_factory.mktemp('store')}/store.db") as server:
+        yield server.address
 
 
 @pytest.fixture(scope="session")

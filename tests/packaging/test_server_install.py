@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.server_process import serving
+from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,11 +30,11 @@ with RuntimeStoreClient(sys.argv[1]) as store:
 
 
 def test_the_wheel_serves_and_takes_a_write(with_server: CleanEnvironment, tmp_path: Path) -> None:
-    with serving(
-        tmp_path, command=[with_server.command("runtimestore"), "serve"], environment={"PYTHONPATH": ""}
-    ) as address:
-        assert with_server.python(WRITE_AND_READ, address).strip() == "1"
-        assert with_server.run("runtimestore", "health", "--address", address).returncode == 0
+    command = (with_server.command("runtimestore"), "serve")
+    url = f"sqlite:///{tmp_path}/store.db"
+    with ServerProcess(url, command=command, cwd=tmp_path, environment={"PYTHONPATH": ""}) as server:
+        assert with_server.python(WRITE_AND_READ, server.address).strip() == "1"
+        assert with_server.run("runtimestore", "health", "--address", server.address).returncode == 0
 
 
 def test_the_wheel_migrates_with_the_migrations_it_carries(with_server: CleanEnvironment, tmp_path: Path) -> None:

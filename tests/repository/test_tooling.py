@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.server_process import serving
+from support.server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = Path("runtimestore/v1")
@@ -85,8 +85,8 @@ def test_make_run_serves_and_stops_when_told(tmp_path: Path, monkeypatch: pytest
     command = ["make", "-C", str(ROOT), "-o", f"{environment}/.installed", f"VENV={environment}", "run"]
 
     # Make passes the signal on, waits, and then ends by it, as a shell would.
-    with serving(tmp_path, command=command, exit_code=-signal.SIGTERM) as address:
-        assert _run(str(TOOLS / "runtimestore"), "health", "--address", address).returncode == 0
+    with ServerProcess(f"sqlite:///{tmp_path}/store.db", command=command, exit_code=-signal.SIGTERM) as server:
+        assert _run(str(TOOLS / "runtimestore"), "health", "--address", server.address).returncode == 0
     assert (tmp_path / "store.db").exists()
 
 

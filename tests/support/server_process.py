@@ -1,4 +1,4 @@
-"""The server as a process of its own, as people start it."""
+"""The server as a process of its own, as people start it: waited for, spoken to by signals, killed, stopped."""
 
 from __future__ import annotations
 
@@ -8,76 +8,139 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import time
 from queue import Empty, Queue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from types import TracebackType
 
+COMMAND = (sys.executable, "-m", "runtimestore_server")
+SERVE = (*COMMAND, "serve")
+ANY_PORT = "127.0.0.1:0"
 START_SECONDS = 60
-STOP_SECONDS = 30
-_SERVING = re.compile(r"\bserving\b.*\baddress=(\S+)")
+WAIT_SECONDS = 60
+_ADDRESS = re.compile(r'(?=.*\bserving\b).*\baddress(?:=|": ")([^\s"]+)')  # as text and as JSON
 
 
-@contextmanager
-def serving(
-    directory: Path,
-    *,
-    command: Sequence[str] = (sys.executable, "-m", "runtimestore_server", "serve"),
-    environment: Mapping[str, str] | None = None,
-    exit_code: int = 0,
-) -> Iterator[str]:
-    """The address of a server on a SQLite file in `directory`; on leaving, SIGTERM must end it with `exit_code`."""
-    settings = {"RUNTIMESTORE_LISTEN": "127.0.0.1:0", "RUNTIMESTORE_DATABASE_URL": f"sqlite:///{directory}/store.db"}
-    with subprocess.Popen(
-        command,
-        cwd=directory,
-        env=_environment({**settings, **(environment or {})}),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        lines: list[str] = []
-        address: Queue[str | None] = Queue()
-        reader = threading.Thread(target=_read, args=(process, lines, address), daemon=True)
-        reader.start()
-        try:
-            yield _address(address, lines)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)  # the group: a server behind make or a shell is meant too
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise
-            finally:
-                reader.join()
-        assert process.returncode == exit_code, "".join(lines)
-
-
-def _read(process: subprocess.Popen[str], lines: list[str], address: Queue[str | None]) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        lines.append(line)
-        if found := _SERVING.search(line):
-            address.put(found[1])
-    address.put(None)
-
-
-def _address(address: Queue[str | None], lines: list[str]) -> str:
-    try:
-        found = address.get(timeout=START_SECONDS)
-    except Empty:
-        found = None
-    if found is None:
-        raise AssertionError("the server did not come up:\n" + "".join(lines))
-    return found
-
-
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without settings that a developer's shell may hold, plus `environment`."""
+def environment_with(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment without settings that a developer's shell may hold, plus `settings`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")}
-    return {**inherited, **environment}
+    return {**inherited, **settings}
+
+
+class ServerProcess:
+    """`runtimestore serve` in a context: it serves on entering, and on leaving SIGTERM must end it with `exit_code`.
+
+    Settings are given by their names, in the environment, and `environment` has the last word. Without a database URL
+    or with `listen=None` these two are left to `arguments`, `environment` or a file. To start a server anew where
+    another one was, give its `address` as `listen`.
+    """
+
+    def __init__(
+        self,
+        database_url: str | None = None,
+        *,
+        listen: str | None = ANY_PORT,
+        command: Sequence[str] = SERVE,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        exit_code: int = 0,
+        **settings: Any,
+    ) -> None:
+        given = {"database_url": database_url, "listen": listen, **settings}
+        named = {f"RUNTIMESTORE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+        self._environment = environment_with({**named, **(environment or {})})
+        self._command = [*command, *arguments]
+        self._cwd = cwd
+        self._exit_code = exit_code
+        self._process: subprocess.Popen[str]
+        self._reader: threading.Thread
+        self.address = ""
+        self.lines: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._cwd,
+            env=self._environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        address: Queue[str | None] = Queue()
+        self._reader = threading.Thread(target=self._read, args=(address,), daemon=True)
+        self._reader.start()
+        try:
+            found = address.get(timeout=START_SECONDS)
+        except Empty:
+            found = None
+        if found is None:
+            self.kill()
+            raise AssertionError(f"the server did not come up:\n{self.log}")
+        self.address = found
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGCONT)  # one that a test has stopped would not notice
+        try:
+            code = self.wait()
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        if error is None:
+            assert code in {self._exit_code, -signal.SIGKILL}, f"exit code {code}:\n{self.log}"
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What the server has written so far."""
+        return "".join(self.lines)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has written `text`; spaces do not count, for they line columns up."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while text.replace(" ", "") not in self.log.replace(" ", ""):
+            assert self._process.poll() is None, f"it ended before it said {text!r}:\n{self.log}"
+            assert time.monotonic() < deadline, f"it did not say {text!r}:\n{self.log}"
+            time.sleep(0.02)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it is still there: to its group, for a server behind make or a shell is meant too."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+    def terminate(self) -> None:
+        """Tell it to stop, and do not wait."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended and all that it wrote is in `lines`."""
+        code = self._process.wait(WAIT_SECONDS)
+        self._reader.join(WAIT_SECONDS)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        return code
+
+    def _read(self, address: Queue[str | None]) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.lines.append(line)
+            if found := _ADDRESS.match(line):
+                address.put(found[1])
+        address.put(None)
