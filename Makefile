@@ -58,7 +58,7 @@ ruff: $(INSTALLED)
 
 .PHONY: mypy
 mypy: $(INSTALLED)
-	@$(BIN)/mypy client server migrations bench tests
+	@$(BIN)/mypy client server migrations bench scripts tests
 
 .PHONY: buf
 buf: $(INSTALLED)
@@ -91,4 +91,4 @@ build: $(INSTALLED) ## Build the sdist and the wheel into dist/
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay
 	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	@find client server migrations bench tests -name __pycache__ -type d -exec rm -rf {} +
+	@find client server migrations bench scripts tests -name __pycache__ -type d -exec rm -rf {} +

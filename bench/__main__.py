@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bench import report
-from bench.postgres import NoPostgres, PostgresServer
+from bench.postgres import MeasuredPostgres, NoPostgres
 from bench.rounds import MeasurementFailed, Plan, run
 from bench.targets import FLOOR, POSTGRES, SQLITE, Target
 
@@ -79,7 +79,7 @@ def main(command_line: Sequence[str]) -> int:
             targets.append(Target(SQLITE, folder))
         if POSTGRES in arguments.engines:
             try:
-                postgres = stack.enter_context(PostgresServer.found(arguments.postgres_url))
+                postgres = stack.enter_context(MeasuredPostgres.found(arguments.postgres_url))
             except NoPostgres as reason:
                 facts["postgres"] = f"not measured: {reason}"
             else:

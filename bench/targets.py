@@ -16,7 +16,7 @@ from runtimestore_server.demo.server_process import ServerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench.postgres import PostgresServer
+    from bench.postgres import MeasuredPostgres
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOOR, SQLITE, POSTGRES = "floor", "sqlite", "postgres"
@@ -28,7 +28,7 @@ class Target:
 
     name: str
     folder: Path
-    postgres: PostgresServer | None = field(default=None)
+    postgres: MeasuredPostgres | None = field(default=None)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[RunningTarget]:
