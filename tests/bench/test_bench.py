@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
-    *("--engines", "sqlite"),
     *("--rounds", "1"),
     *("--seconds", "0.3"),
     *("--warm-up-seconds", "0.1"),
@@ -31,7 +30,7 @@ def test_the_benchmark_prints_its_tables_and_writes_them_as_json(tmp_path: Path)
     for heading in ("AtomicApply, 4 at once", "AtomicApply, 1 at once", "PersistInputState, 1 at once", "Aims"):
         assert heading in done.stdout
     targets = json.loads(written.read_text(encoding="utf-8"))["targets"]
-    assert set(targets) == {"floor", "sqlite"}
+    assert set(targets) == {"floor", "sqlite", "postgres"}
     for target in targets.values():
         for rounds in target["measurements"].values():
             (measured,) = rounds
@@ -40,6 +39,9 @@ def test_the_benchmark_prints_its_tables_and_writes_them_as_json(tmp_path: Path)
             assert 0 < measured["p50_ms"] <= measured["p99_ms"]
         assert target["memory"]["idle_bytes"] > 0
         assert target["memory"]["large_commit"]["peak_bytes"] > 0
-    (with_four,) = targets["sqlite"]["measurements"]["many"]
-    assert with_four["writes_per_transaction"] >= 1
+    for engine in ("sqlite", "postgres"):
+        (with_four,) = targets[engine]["measurements"]["many"]
+        assert with_four["writes_per_transaction"] >= 1
+    (with_four,) = targets["postgres"]["measurements"]["many"]
+    assert with_four["postgres_cpu_us_per_call"] is not None
     assert list(tmp_path.iterdir()) == [written]
