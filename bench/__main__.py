@@ -17,6 +17,7 @@ from bench import report
 from bench.postgres import MeasuredPostgres, NoPostgres
 from bench.rounds import MeasurementFailed, Plan, run
 from bench.targets import FLOOR, POSTGRES, SQLITE, Target
+from runtimestore_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,13 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runtimes", type=int, default=64, help="how many drive the server at once")
     parser.add_argument("--channels", type=int, default=4, help="how many connections they share")
     parser.add_argument("--snapshot-bytes", type=int, default=20_000, help="the size of the session snapshot")
+    parser.add_argument(
+        "--committer-threads",
+        type=int,
+        metavar="N",
+        default=Settings.model_fields["committer_threads"].default,
+        help="how many transactions each server commits at a time; of the engines, Postgres can do more than one",
+    )
     parser.add_argument("--large-megabytes", type=float, default=60.0, help="the large commit's size; 0: none")
     parser.add_argument("--postgres-url", help="a server to use; without it one is started")
     parser.add_argument("--directory", type=Path, help="where the SQLite files go; a temporary folder in it")
@@ -67,6 +75,7 @@ def main(command_line: Sequence[str]) -> int:
         channels=arguments.channels,
         snapshot_bytes=arguments.snapshot_bytes,
         large_bytes=int(arguments.large_megabytes * 1e6),
+        committer_threads=arguments.committer_threads,
     )
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -74,9 +83,9 @@ def main(command_line: Sequence[str]) -> int:
     facts: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runtimestore-", dir=arguments.directory)))
-        targets = [Target(FLOOR, folder)]
+        targets = [Target(FLOOR, folder, plan.committer_threads)]
         if SQLITE in arguments.engines:
-            targets.append(Target(SQLITE, folder))
+            targets.append(Target(SQLITE, folder, plan.committer_threads))
         if POSTGRES in arguments.engines:
             try:
                 postgres = stack.enter_context(MeasuredPostgres.found(arguments.postgres_url))
@@ -84,7 +93,7 @@ def main(command_line: Sequence[str]) -> int:
                 facts["postgres"] = f"not measured: {reason}"
             else:
                 facts["postgres"] = postgres.facts()
-                targets.append(Target(POSTGRES, folder, postgres))
+                targets.append(Target(POSTGRES, folder, plan.committer_threads, postgres))
         try:
             with console.status("starting the servers") as status:
                 results = run(plan, targets, tell=status.update)

@@ -40,6 +40,7 @@ class Plan:
     channels: int
     snapshot_bytes: int
     large_bytes: int
+    committer_threads: int
 
     @property
     def loads(self) -> tuple[Load, Load, Load]:

@@ -28,6 +28,7 @@ class Target:
 
     name: str
     folder: Path
+    committer_threads: int
     postgres: MeasuredPostgres | None = field(default=None)
 
     @contextlib.contextmanager
@@ -41,12 +42,13 @@ class Target:
     def _process(self) -> ServerProcess:
         if self.name == FLOOR:
             return ServerProcess(("-m", "bench.floor"), cwd=ROOT)
+        options = ("--committer-threads", str(self.committer_threads))
         if self.postgres is None:
-            return ServerProcess.serve(f"sqlite:///{self.folder}/{uuid.uuid4()}.db")
+            return ServerProcess.serve(f"sqlite:///{self.folder}/{uuid.uuid4()}.db", *options)
         url = self.postgres.fresh_database()
         command = (sys.executable, "-m", "runtimestore_server", "migrate", "--database-url", url)
         subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - arguments of our own
-        return ServerProcess.serve(url)
+        return ServerProcess.serve(url, *options)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,19 +21,46 @@ TINY = (
     *("--runtimes", "4"),
     *("--snapshot-bytes", "5000"),
     *("--large-megabytes", "1"),
+    *("--committer-threads", "3"),
 )
+SERVE = ["-m", "runtimestore_server", "serve"]
+LONGEST_SECONDS = 180
+
+
+def _servers_of(bench: subprocess.Popen[str]) -> set[tuple[str, ...]]:
+    """The command lines of all servers that the benchmark starts, until it ends."""
+    servers = set()
+    while bench.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = [child.cmdline() for child in psutil.Process(bench.pid).children()]
+            servers |= {tuple(line) for line in children if line[1:4] == SERVE}
+        time.sleep(0.1)
+    return servers
 
 
 @pytest.mark.slow
 def test_the_benchmark_prints_its_tables_and_writes_them_as_json(tmp_path: Path) -> None:
     written = tmp_path / "bench.json"
     command = (sys.executable, "-m", "bench", *TINY, "--directory", str(tmp_path), "--json", str(written))
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as bench,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        seen = pool.submit(_servers_of, bench)
+        try:
+            printed, _ = bench.communicate(timeout=LONGEST_SECONDS)
+        finally:
+            bench.terminate()
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert bench.returncode == 0, printed
+    servers = seen.result()
+    assert len(servers) == 4, servers  # on each engine one for the load and one for the large commit
+    assert [server for server in servers if server[-2:] != ("--committer-threads", "3")] == []
     for heading in ("AtomicApply, 4 at once", "AtomicApply, 1 at once", "PersistInputState, 1 at once", "Aims"):
-        assert heading in done.stdout
-    targets = json.loads(written.read_text(encoding="utf-8"))["targets"]
+        assert heading in printed
+    report = json.loads(written.read_text(encoding="utf-8"))
+    assert report["plan"]["committer_threads"] == 3
+    targets = report["targets"]
     assert set(targets) == {"floor", "sqlite", "postgres"}
     for target in targets.values():
         for rounds in target["measurements"].values():
