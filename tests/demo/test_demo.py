@@ -23,23 +23,40 @@ if TYPE_CHECKING:
 
 COMMAND = (sys.executable, "-m", "runtimestore_server", "demo")
 LONGEST_SECONDS = 120
+COLUMNS = 80
 
 RECEIPT = RunBoundaryReceipt("6c6e3a6e-8b0f-4a39-9a3e-000000000001", RunApplyBoundary.RUN_START, (), 5, 0)
 ACKNOWLEDGED = Ledger(RuntimeState.IDLE, b"{}", {"1": "{}", "2": "{}"}, {Boundary(RECEIPT.run_id, 0): RECEIPT}, "{}")
 
 
-@pytest.mark.slow
-def test_the_demo_kills_a_server_in_the_middle_of_a_commit_and_finds_every_byte_again() -> None:
-    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False)
-
+def _demo() -> str:
+    """What a whole demo prints; every byte has to be there again, whichever way the crash went."""
+    environment = {**os.environ, "COLUMNS": str(COLUMNS)}
+    done = subprocess.run(
+        COMMAND, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     killed, restarted = (int(pid) for pid in re.findall(r"process (\d+) serves", done.stdout))
-    assert f"process {killed} is gone in the middle of the commit; no answer came" in done.stdout
-    assert re.search(r"\b(replayed: it had landed|applied now: it had not landed)\b", done.stdout)
+    assert f"process {killed} is gone in the middle of the commit" in done.stdout
     assert re.search(r"turn 10 .* acknowledged", done.stdout)
     assert "every byte equal: session, 10 inputs, 10 receipts, ops snapshot and state" in done.stdout
     assert not psutil.pid_exists(killed)
     assert not psutil.pid_exists(restarted)
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_kills_a_server_in_the_middle_of_a_commit_and_finds_every_byte_again() -> None:
+    # On a busy machine the answer can come before the kill; the demo says so, and there is nothing to repeat.
+    printed = _demo()
+    for _ in range(4):
+        if "the answer came a moment before" not in printed:
+            break
+        printed = _demo()
+
+    assert "no answer came" in printed
+    assert re.search(r"\b(replayed: it had landed|applied now: it had not landed)\b", printed)
+    assert [line for line in printed.splitlines() if len(line) > COLUMNS] == []
 
 
 @pytest.mark.slow

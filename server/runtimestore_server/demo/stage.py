@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from runtimestore_server.demo.runtime import Recovery
 
 SHOWN_DIGITS = 16
+UNDER_TEXT = "\n          "
+"""Begins the second line of what would be wider than 80 columns."""
 
 
 class Stage:
@@ -57,8 +59,8 @@ class Stage:
         """A turn is committed."""
         session_bytes = len(acknowledged.session or b"")
         self._say(
-            f"turn {turn:>2}   session {session_bytes:>6} B   {len(acknowledged.inputs):>2} inputs   "
-            f"{len(acknowledged.receipts):>2} receipts   revision {commit.revision:>2}   [green]acknowledged[/]"
+            f"turn {turn:>2}   session {session_bytes:>6} B  {len(acknowledged.inputs):>2} inputs  "
+            f"{len(acknowledged.receipts):>2} receipts  revision {commit.revision:>2}  [green]acknowledged[/]"
         )
         self._advance_to(turn)
 
@@ -70,7 +72,7 @@ class Stage:
     def crashed(self, pid: int, error: RuntimeStoreError | None) -> None:
         """The server is dead."""
         answer = f"no answer came ({type(error).__name__})" if error else "the answer came a moment before"
-        self._say(f"[bold red]SIGKILL[/]   process {pid} is gone in the middle of the commit; {answer}")
+        self._say(f"[bold red]SIGKILL[/]   process {pid} is gone in the middle of the commit;{UNDER_TEXT}{answer}")
         self._pause()
 
     def recovered(self, recovery: Recovery, *, landed: bool | None) -> None:
@@ -79,14 +81,15 @@ class Stage:
         state = found.runtime_state.value if found.runtime_state else "absent"
         self._say(
             f"[bold]recovery[/]  state {state}, session {len(found.session or b'')} B, {len(found.inputs)} inputs, "
-            f"{len(found.receipts)} receipts, ops snapshot {len(found.ops or '')} B"
+            f"{len(found.receipts)} receipts,{UNDER_TEXT}ops snapshot {len(found.ops or '')} B"
         )
         self._say(f"          inputs with their receipt, consumed: {len(recovery.consumed)}")
         self._say(f"          inputs without one, queued again: {len(recovery.queued)}")
         if landed is not None:
             verdict = "there, whole" if landed else "not there, no part of it"
             self._say(
-                f"          the commit without an answer is {verdict}; everything acknowledged before it is equal"
+                f"          the commit without an answer is {verdict};{UNDER_TEXT}"
+                "everything acknowledged before it is equal"
             )
 
     def repeated(self, request_id: str, commit: Commit) -> None:
@@ -94,7 +97,7 @@ class Stage:
         verdict = (
             "replayed: it had landed, nothing was changed" if commit.replayed else "applied now: it had not landed"
         )
-        self._say(f"[bold]repeat[/]    request {request_id}: {verdict}, revision {commit.revision}")
+        self._say(f"[bold]repeat[/]    request {request_id}:{UNDER_TEXT}{verdict}, revision {commit.revision}")
         self._pause()
 
     def compared(self, acknowledged: Ledger, found: Ledger) -> None:
@@ -118,7 +121,7 @@ class Stage:
         self._console.print(table)
         self._say(
             f"[bold green]every byte equal[/]: session, {len(found.inputs)} inputs, {len(found.receipts)} receipts, "
-            "ops snapshot and state are what had been acknowledged"
+            "ops snapshot and state\nare what had been acknowledged"
         )
 
     def failed(self, problem: str) -> None:
