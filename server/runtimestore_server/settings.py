@@ -19,6 +19,7 @@ from pydantic_settings import (
 from runtimestore_server.arguments import check_flags
 
 MIB = 1024 * 1024
+VALUES_IN_HELP = {"--config": "FILE", "--listen": "HOST:PORT", "--database-url": "URL"}
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -176,9 +177,24 @@ def from_command_line(arguments: list[str], *, command: str, description: str) -
         _config_file: ClassVar[Path | None] = path
 
     source: CliSettingsSource[Any] = CliSettingsSource(
-        FromCommandLine, cli_prog_name=f"runtimestore {command}", cli_parse_args=arguments
+        FromCommandLine,
+        cli_prog_name=f"runtimestore {command}",
+        cli_parse_args=arguments,
+        add_argument_method=_add_flag,
     )
     return FromCommandLine(_cli_settings_source=source)
+
+
+def _add_flag(parser: Any, *flags: str, **options: Any) -> Any:
+    """Show a flag's value by what it stands for; left alone, pydantic-settings shows the name of its Python type."""
+    unit = flags[0].rpartition("-")[2]
+    if flags[0] in VALUES_IN_HELP:
+        options["metavar"] = VALUES_IN_HELP[flags[0]]
+    elif unit in ("bytes", "seconds"):
+        options["metavar"] = unit.upper()
+    elif options.get("metavar") == "int":
+        options["metavar"] = "COUNT"
+    return parser.add_argument(*flags, **options)
 
 
 def _config_path(arguments: list[str]) -> Path | None:

@@ -128,6 +128,19 @@ def test_help_lists_every_setting_with_a_sentence_and_never_the_password(tmp_pat
     assert PASSWORD not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_help_shows_what_each_value_stands_for(tmp_path: Path, command: str) -> None:
+    told = run(command, "--help", cwd=tmp_path).stdout
+
+    shown = dict(re.findall(r"^  --(\S+) (\S+)", told, re.MULTILINE))
+    assert set(shown) == {name.replace("_", "-") for name in Settings.model_fields}
+    assert (shown["listen"], shown["database-url"], shown["config"]) == ("HOST:PORT", "URL", "FILE")
+    assert (shown["max-document-bytes"], shown["grace-period-seconds"]) == ("BYTES", "SECONDS")
+    assert shown["log-format"] == "{text,json}"
+    # No name of a Python type: those have small letters.
+    assert [value for value in shown.values() if value != value.upper() and not value.startswith("{")] == []
+
+
 def test_help_names_the_default_of_every_setting_that_is_no_secret(tmp_path: Path) -> None:
     told = _letters(run("serve", "--help", cwd=tmp_path).stdout)
 
