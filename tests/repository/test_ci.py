@@ -1,0 +1,55 @@
+"""`.ci/run` makes what it says, and ends where a tool is missing that CI must have."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _ci_run(folder: Path, *, ci: str, commands: dict[str, str]) -> tuple[int, str, list[str]]:
+    """What `.ci/run` does where nothing is installed but these commands: exit code, complaints, targets made."""
+    script, tools, made = folder / ".ci" / "run", folder / "tools", folder / "made"
+    script.parent.mkdir()
+    tools.mkdir()
+    shutil.copy(ROOT / ".ci" / "run", script)
+    for name, body in {"make": f'echo "$1" >>{made}', **commands}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    (tools / "dirname").symlink_to(shutil.which("dirname") or "")
+    done = subprocess.run(
+        [shutil.which("bash") or "bash", str(script)],
+        env={"PATH": str(tools), "CI": ci},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr, made.read_text(encoding="utf-8").split()
+
+
+@pytest.mark.parametrize("commands", [{"go": "exit 1"}, {}], ids=["go fails", "no go"])
+def test_ci_ends_where_grpcurl_cannot_be_built(tmp_path: Path, commands: dict[str, str]) -> None:
+    code, complaints, made = _ci_run(tmp_path, ci="true", commands=commands)
+
+    assert code == 1
+    assert "grpcurl could not be built" in complaints
+    assert made == ["setup"]
+
+
+@pytest.mark.parametrize("commands", [{"go": "exit 1"}, {}], ids=["go fails", "no go"])
+def test_a_developer_without_grpcurl_is_warned(tmp_path: Path, commands: dict[str, str]) -> None:
+    code, complaints, made = _ci_run(tmp_path, ci="", commands=commands)
+
+    assert code == 0
+    assert "grpcurl could not be built" in complaints
+    assert made == ["setup", "lint", "test"]
+
+
+@pytest.mark.parametrize("commands", [{"go": "exit 0"}, {"go": "exit 1", "grpcurl": ""}], ids=["built", "installed"])
+def test_nobody_complains_where_grpcurl_is_there(tmp_path: Path, commands: dict[str, str]) -> None:
+    assert _ci_run(tmp_path, ci="true", commands=commands) == (0, "", ["setup", "lint", "test"])
