@@ -22,7 +22,7 @@ from runtimestore import (
     RuntimeStoreClient,
     StoreUnavailable,
 )
-from support.command import Serving
+from support.command import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def _until(condition: object) -> None:
 def test_a_row_that_somebody_holds_does_not_hold_the_server_up(postgres_cluster: Cluster, tmp_path: Path) -> None:
     url = postgres_cluster.fresh_database()
     with (
-        Serving(*ANYWHERE, *SHORT_GRACE, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": url}) as server,
+        serving(*ANYWHERE, *SHORT_GRACE, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": url}) as server,
         RuntimeStoreClient(server.address, retry=ONCE) as client,
         psycopg.connect(url) as other,
         ThreadPoolExecutor(1) as pool,
@@ -55,11 +55,11 @@ def test_a_row_that_somebody_holds_does_not_hold_the_server_up(postgres_cluster:
         other.execute("SELECT * FROM runtimes FOR UPDATE")
         waiting = pool.submit(client.commit_machine_lifecycle, RUNTIME, RuntimeState.RUNNING)
         _until(lambda: _lock_waits(url))
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
 
         with pytest.raises(StoreUnavailable):
             waiting.result(20)
-        assert server.exit_code() == 0  # while the row is still held
+        assert server.wait() == 0  # while the row is still held
         other.rollback()
         assert other.execute("SELECT revision, runtime_state FROM runtimes").fetchall() == [(1, "idle")]
     postgres_cluster.drop(url)
@@ -97,7 +97,7 @@ def _frozen(url: str) -> Iterator[None]:
 def test_a_database_that_stands_still_does_not_hold_the_server_up(postgres_cluster: Cluster, tmp_path: Path) -> None:
     url = postgres_cluster.fresh_database()
     with (
-        Serving(*ANYWHERE, *SHORT_GRACE, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": url}) as server,
+        serving(*ANYWHERE, *SHORT_GRACE, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": url}) as server,
         RuntimeStoreClient(server.address, retry=ONCE) as client,
         ThreadPoolExecutor(2) as pool,
     ):
@@ -106,13 +106,13 @@ def test_a_database_that_stands_still_does_not_hold_the_server_up(postgres_clust
             writing = pool.submit(client.commit_machine_lifecycle, RUNTIME, RuntimeState.RUNNING)
             reading = pool.submit(client.load_runtime_state, RUNTIME)
             time.sleep(0.3)
-            server.tell(signal.SIGTERM)
+            server.send_signal(signal.SIGTERM)
 
             with pytest.raises(StoreUnavailable, match="nothing was committed"):
                 writing.result(20)
             with pytest.raises(StoreUnavailable):
                 reading.result(20)
-            assert server.exit_code() == 0
+            assert server.wait() == 0
         assert "Traceback" not in server.log
         assert "does not answer" in server.log
         _until(lambda: not _sessions(url))
@@ -134,7 +134,7 @@ def _sessions(url: str) -> int:
 def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, number: signal.Signals) -> None:
     arguments = (*ANYWHERE, "--database-url", f"sqlite:///{tmp_path}/store.db", "--grace-period-seconds", "600")
     with (
-        Serving(*arguments, cwd=tmp_path) as server,
+        serving(*arguments, cwd=tmp_path, exit_code=1) as server,
         RuntimeStoreClient(server.address, retry=ONCE) as client,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -143,12 +143,12 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, number: signal.
             other.execute("BEGIN IMMEDIATE")
             waiting = pool.submit(client.commit_machine_lifecycle, RUNTIME, RuntimeState.RUNNING)
             time.sleep(0.3)
-            server.tell(signal.SIGTERM)
+            server.send_signal(signal.SIGTERM)
             server.wait_for("draining")
             assert not waiting.done()
-            server.tell(number)
+            server.send_signal(number)
 
-            assert server.exit_code() == 1  # ten minutes before its grace period is over
+            assert server.wait() == 1  # ten minutes before its grace period is over
             with pytest.raises((CallFailed, CommitOutcomeUnknown)):
                 waiting.result(20)
         assert "told again" in server.log
@@ -176,14 +176,14 @@ def test_every_write_that_was_taken_in_is_answered_when_the_server_ends_under_lo
                 return
 
     with (
-        Serving(*arguments, cwd=tmp_path) as server,
+        serving(*arguments, cwd=tmp_path) as server,
         RuntimeStoreClient(server.address, retry=ONCE) as client,
         ThreadPoolExecutor(6) as pool,
     ):
         runs = [pool.submit(write, f"{RUNTIME}/{number}", client) for number in range(6)]
         _until(lambda: len(acknowledged) == 6)
-        server.tell(signal.SIGTERM)
-        assert server.exit_code() == 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
         stop.set()
         for run in runs:
             run.result(20)

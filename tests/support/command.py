@@ -27,6 +27,6 @@ def run(
     )
 
 
-def serving(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> ServerProcess:
+def serving(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None, exit_code: int = 0) -> ServerProcess:
     """`runtimestore serve …` with nothing set but by these arguments and this environment."""
-    return ServerProcess(listen=None, arguments=arguments, environment=extra, cwd=cwd)
+    return ServerProcess(listen=None, arguments=arguments, environment=extra, cwd=cwd, exit_code=exit_code)
