@@ -15,6 +15,7 @@ from runtimestore.errors import (
     CallFailed,
     CommitOutcomeUnknown,
     DeadlineExceeded,
+    Fenced,
     FieldViolation,
     InputStateInvalid,
     InternalError,
@@ -38,6 +39,7 @@ from runtimestore.errors import (
 )
 from runtimestore.sync import RuntimeStoreClient
 from runtimestore.types import (
+    Acquisition,
     Commit,
     CommitCounters,
     InputState,
@@ -53,6 +55,7 @@ from runtimestore.types import (
 )
 
 __all__ = [
+    "Acquisition",
     "AsyncRuntimeStoreClient",
     "BoundaryReceiptExists",
     "CallFailed",
@@ -60,6 +63,7 @@ __all__ = [
     "CommitCounters",
     "CommitOutcomeUnknown",
     "DeadlineExceeded",
+    "Fenced",
     "FieldViolation",
     "InputState",
     "InputStateInvalid",

@@ -11,6 +11,7 @@ from runtimestore._requests import BOUNDARIES, STATES
 from runtimestore._status import revision_of
 from runtimestore.errors import CallFailed, StoredValueCorrupt
 from runtimestore.types import (
+    Acquisition,
     Commit,
     CommitCounters,
     InputState,
@@ -57,6 +58,11 @@ def commit(answer: RuntimeWriteAnswer) -> Commit:
 def oauth_commit(answer: OAuthWriteAnswer) -> OAuthCommit:
     """The acknowledgement of a write of the OAuth flow snapshot."""
     return OAuthCommit(answer.version, answer.replayed)
+
+
+def acquisition(answer: admin_pb.AcquireRuntimeResponse) -> Acquisition:
+    """The right to drive a runtime."""
+    return Acquisition(answer.fence, answer.previous_owner if answer.HasField("previous_owner") else None)
 
 
 def authority_key(answer: pb.AuthAuthorityKeyResponse) -> str | None:

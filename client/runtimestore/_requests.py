@@ -35,10 +35,19 @@ BOUNDARIES: dict[RunApplyBoundary, pb.RunApplyBoundary.ValueType] = {
 
 
 class Requests:
-    """The requests of one client, all with its realm. A write gets its request id here, once for all attempts."""
+    """The requests of one client, all with its realm. A write gets its request id here, once for all attempts.
+
+    It also gets the fence of its runtime, if the client acquired it.
+    """
 
     def __init__(self, realm: str) -> None:
         self._realm = realm
+        self._fences: dict[str, int] = {}
+
+    def hold(self, runtime_id: str, fence: int) -> None:
+        """Send this fence with every write to the runtime from now on."""
+        # Not the greatest ever seen: a store that was restored from a backup counts from there.
+        self._fences[runtime_id] = fence
 
     def auth_authority_key(self) -> pb.AuthAuthorityKeyRequest:
         """Ask for the authority key."""
@@ -76,6 +85,7 @@ class Requests:
             runtime_id=runtime_id,
             request_id=_request_id(request_id),
             if_revision=if_revision,
+            fence=self._fences.get(runtime_id),
             session_delta=pb.SessionDelta(session_snapshot=session_delta),
         )
 
@@ -97,6 +107,7 @@ class Requests:
             runtime_id=runtime_id,
             request_id=_request_id(request_id),
             if_revision=if_revision,
+            fence=self._fences.get(runtime_id),
             session_delta=None if session_delta is None else pb.SessionDelta(session_snapshot=session_delta),
             receipt=_receipt(receipt),
             input_updates=map(_input_state, input_updates),
@@ -124,6 +135,7 @@ class Requests:
             runtime_id=runtime_id,
             request_id=_request_id(request_id),
             if_revision=if_revision,
+            fence=self._fences.get(runtime_id),
             state=_input_state(state),
         )
 
@@ -149,6 +161,7 @@ class Requests:
             runtime_id=runtime_id,
             request_id=_request_id(request_id),
             if_revision=if_revision,
+            fence=self._fences.get(runtime_id),
             commit=pb.MachineLifecycleCommit(runtime_state=STATES[commit]),
             input_states=map(_input_state, input_states),
         )
@@ -162,12 +175,17 @@ class Requests:
             runtime_id=runtime_id,
             request_id=_request_id(request_id),
             if_revision=if_revision,
+            fence=self._fences.get(runtime_id),
             snapshot=pb.PersistedOpsSnapshot(snapshot_json=snapshot),
         )
 
     def load_ops_lifecycle(self, runtime_id: str) -> pb.LoadOpsLifecycleRequest:
         """Ask for the registry of background operations."""
         return pb.LoadOpsLifecycleRequest(realm=self._realm, runtime_id=runtime_id)
+
+    def acquire_runtime(self, runtime_id: str, owner: str) -> admin_pb.AcquireRuntimeRequest:
+        """Ask to be the one who drives a runtime."""
+        return admin_pb.AcquireRuntimeRequest(realm=self._realm, runtime_id=runtime_id, owner=owner)
 
     def get_server_info(self) -> admin_pb.GetServerInfoRequest:
         """Ask what the server is."""

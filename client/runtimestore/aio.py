@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from runtimestore.types import (
+        Acquisition,
         Commit,
         InputState,
         Loaded,
@@ -405,10 +406,28 @@ class AsyncRuntimeStoreClient:
             self._deadline(timeout_seconds),
         )
 
+    async def acquire_runtime(
+        self, runtime_id: str, owner: str, *, timeout_seconds: float | None = None
+    ) -> Acquisition:
+        """Become the one who drives a runtime. `owner`, such as a host and a process id, is told to who is held back.
+
+        From now on every write of this client to the runtime carries the fence, and none of an older one lands any
+        more: it raises `Fenced`, also at this client when another acquires the runtime, until it acquires it again.
+        A write that carries no fence is not held back, unless the server is set to require fences.
+        """
+        acquired = await self._unary(
+            self._admin.AcquireRuntime,
+            self._requests.acquire_runtime(runtime_id, owner),
+            answers.acquisition,
+            self._deadline(timeout_seconds),
+        )
+        self._requests.hold(runtime_id, acquired.fence)
+        return acquired
+
     async def get_server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
         """Ask what the server is and what it accepts. It reads nothing from the store."""
         return await self._unary(
-            runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._connected()).GetServerInfo,
+            self._admin.GetServerInfo,
             self._requests.get_server_info(),
             answers.server_info,
             self._deadline(timeout_seconds),
@@ -427,6 +446,10 @@ class AsyncRuntimeStoreClient:
         if self._store_stub is None:
             self._store_stub = runtime_store_pb2_grpc.RuntimeStoreStub(self._connected())
         return self._store_stub
+
+    @property
+    def _admin(self) -> runtime_store_admin_pb2_grpc.RuntimeStoreAdminAsyncStub:
+        return runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._connected())
 
     def _connected(self) -> grpc.aio.Channel:
         # Not before the first call: the channel belongs to the event loop that runs when it is made.

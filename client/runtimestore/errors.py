@@ -12,6 +12,7 @@
     ├── BoundaryReceiptExists       the boundary has its receipt already
     ├── RevisionMismatch            the runtime is not at `if_revision`
     ├── RequestIdReused             the id belongs to another request
+    ├── Fenced                      another one drives the runtime now
     ├── OAuthFlowSnapshotChanged    the snapshot is not at `expected_version`
     ├── TryLater                    nothing is wrong with the request; `retry_after_seconds` says when
     │   ├── StoreUnavailable        the engine cannot be reached; nothing was committed
@@ -45,6 +46,7 @@ __all__ = [
     "CallFailed",
     "CommitOutcomeUnknown",
     "DeadlineExceeded",
+    "Fenced",
     "FieldViolation",
     "InputStateInvalid",
     "InternalError",
@@ -210,6 +212,28 @@ class RequestIdReused(RuntimeStoreError):
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
+class Fenced(RuntimeStoreError):
+    """The runtime was acquired anew and the write's fence is not the newest; nothing was written."""
+
+    reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.FENCED)
+    code = grpc.StatusCode.ABORTED
+
+    @property
+    def fence(self) -> int:
+        """The fence that the request carried."""
+        return self._number("fence")
+
+    @property
+    def current_fence(self) -> int:
+        """The newest fence of the runtime; 0 if it was never acquired."""
+        return self._number("current_fence")
+
+    @property
+    def owner(self) -> str:
+        """Who holds the newest fence."""
+        return self.metadata.get("owner", "")
+
+
 class OAuthFlowSnapshotChanged(RuntimeStoreError):
     """The OAuth flow snapshot is not at `expected_version`; nothing was written."""
 
@@ -354,6 +378,7 @@ REFUSALS: Mapping[str, type[RuntimeStoreError]] = {
         BoundaryReceiptExists,
         RevisionMismatch,
         RequestIdReused,
+        Fenced,
         OAuthFlowSnapshotChanged,
         StoreUnavailable,
         CommitOutcomeUnknown,

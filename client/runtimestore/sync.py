@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from runtimestore.types import (
+        Acquisition,
         Commit,
         InputState,
         Loaded,
@@ -396,6 +397,22 @@ class RuntimeStoreClient:
             answers.ops_lifecycle,
             self._deadline(timeout_seconds),
         )
+
+    def acquire_runtime(self, runtime_id: str, owner: str, *, timeout_seconds: float | None = None) -> Acquisition:
+        """Become the one who drives a runtime. `owner`, such as a host and a process id, is told to who is held back.
+
+        From now on every write of this client to the runtime carries the fence, and none of an older one lands any
+        more: it raises `Fenced`, also at this client when another acquires the runtime, until it acquires it again.
+        A write that carries no fence is not held back, unless the server is set to require fences.
+        """
+        acquired = self._unary(
+            self._admin.AcquireRuntime,
+            self._requests.acquire_runtime(runtime_id, owner),
+            answers.acquisition,
+            self._deadline(timeout_seconds),
+        )
+        self._requests.hold(runtime_id, acquired.fence)
+        return acquired
 
     def get_server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
         """Ask what the server is and what it accepts. It reads nothing from the store."""

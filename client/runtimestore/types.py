@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 __all__ = [
+    "Acquisition",
     "Commit",
     "CommitCounters",
     "InputState",
@@ -115,6 +116,16 @@ class Commit(NamedTuple):
 
     revision: int
     replayed: bool
+
+
+class Acquisition(NamedTuple):
+    """The right to drive a runtime: the client sends `fence` with every write to it from now on.
+
+    `previous_owner` held the runtime until now; `None` if nobody ever acquired it.
+    """
+
+    fence: int
+    previous_owner: str | None
 
 
 class OAuthCommit(NamedTuple):

@@ -1,4 +1,4 @@
-"""The service `RuntimeStoreAdmin`: questions to the server itself."""
+"""The service `RuntimeStoreAdmin`: questions to the server itself, and fences for runtimes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
-from runtimestore_server.identifiers import realm_field
+from runtimestore_server.identifiers import owner_field, realm_field, runtime_id_field
+from runtimestore_server.store import Acquisition, RuntimeKey
 
 if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
@@ -21,7 +22,11 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
 
     def __init__(self, store: Store, settings: Settings, *, schema_revision: str) -> None:
         self._store = store
-        capabilities = ["request_replay", "if_revision", *(["durable"] if store.database.durable else [])]
+        capabilities = ["request_replay", "if_revision", "fence"]
+        if store.database.durable:
+            capabilities.append("durable")
+        if settings.require_fence:
+            capabilities.append("fence_required")
         self._answer = pb.GetServerInfoResponse(
             server_version=SERVER_VERSION,
             engine=store.database.name,
@@ -54,3 +59,10 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
             )
         )
         return answer
+
+    async def AcquireRuntime(self, request: pb.AcquireRuntimeRequest, context: Any) -> pb.AcquireRuntimeResponse:
+        """Make the caller the one who drives a runtime."""
+        del context
+        runtime = RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id))
+        outcome = await self._store.commit(Acquisition(runtime, owner_field(request.owner)))
+        return pb.AcquireRuntimeResponse(fence=outcome.revision, previous_owner=outcome.previous_owner)

@@ -7,7 +7,7 @@ import difflib
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,8 +29,8 @@ class Parser(argparse.ArgumentParser):
         self.error(_described(unknown[0], flags))
 
 
-def check_flags(arguments: Sequence[str], known: Collection[str], *, command: str) -> None:
-    """See that a command line consists of known flags, each with its value.
+def check_flags(arguments: Sequence[str], known: Mapping[str, bool], *, command: str) -> None:
+    """See that a command line consists of known flags, each with its value if it is one that takes a value.
 
     Raises:
         SystemExit: it does not; the message quotes no value.
@@ -48,7 +48,7 @@ def check_flags(arguments: Sequence[str], known: Collection[str], *, command: st
                 prog=f"runtimestore {command}", usage=f"runtimestore {command} [--FLAG VALUE]…"
             )
             parser.error(_described(argument, known))
-        expects_value = not has_value
+        expects_value = known[name] and not has_value
 
 
 def _described(argument: str, known: Collection[str]) -> str:

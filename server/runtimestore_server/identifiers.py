@@ -8,6 +8,7 @@ from runtimestore.errors import FieldViolation, InvalidRequest
 
 DEFAULT_REALM = "default"
 RUNTIME_ID_MAX_BYTES = 512
+OWNER_MAX_BYTES = 256
 
 _REALM = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -67,6 +68,21 @@ def runtime_id_field(text: str) -> str:
         raise bad_field("runtime_id", "must not hold a NUL character")
     if len(text) > RUNTIME_ID_MAX_BYTES or len(text.encode()) > RUNTIME_ID_MAX_BYTES:
         raise bad_field("runtime_id", f"must have at most {RUNTIME_ID_MAX_BYTES} bytes of UTF-8")
+    return text
+
+
+def owner_field(text: str) -> str:
+    """Who acquires a runtime, as it is.
+
+    Raises:
+        InvalidRequest: it is empty, too long or holds a NUL.
+    """
+    if not text:
+        raise bad_field("owner", "is required: say who acquires, such as a host and a process id")
+    if "\0" in text:
+        raise bad_field("owner", "must not hold a NUL character")
+    if len(text.encode()) > OWNER_MAX_BYTES:
+        raise bad_field("owner", f"must have at most {OWNER_MAX_BYTES} bytes of UTF-8")
     return text
 
 

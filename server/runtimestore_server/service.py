@@ -40,6 +40,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self._store = store
         self._document_bytes = settings.max_document_bytes
         self._snapshot_bytes = settings.max_session_snapshot_bytes
+        self._require_fence = settings.require_fence
 
     async def AuthAuthorityKey(
         self, request: pb.AuthAuthorityKeyRequest, context: Context
@@ -223,6 +224,10 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
     async def _commit(self, request: Any, check: Callable[[], Write]) -> Outcome:
         """Check a request where it does not keep others waiting, then commit it."""
+        if self._require_fence and not request.HasField("fence"):
+            raise bad_field(
+                "fence", "is required by this server: acquire the runtime by AcquireRuntime and send its fence"
+            )
         size_bytes: int = request.ByteSize()
         if size_bytes > LARGE_REQUEST_BYTES:
             write = await self._store.check_aside(check, size_bytes=size_bytes)
@@ -280,6 +285,7 @@ def _common(request: Any) -> dict[str, Any]:
         "runtime": _runtime(request),
         "request_id": _request_id(request),
         "if_revision": request.if_revision if request.HasField("if_revision") else None,
+        "fence": request.fence if request.HasField("fence") else None,
     }
 
 

@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     request_retention_seconds: Positive = Field(
         24 * 3600, description="How long a request id is remembered, in seconds."
     )
+    require_fence: bool = Field(
+        False,
+        description="Refuse writes to a runtime that carry no fence: whoever writes must have acquired the runtime.",
+    )
     grace_period_seconds: float = Field(
         10.0, ge=0, description="How long calls in flight may take to finish after SIGTERM or SIGINT, in seconds."
     )
@@ -169,7 +173,11 @@ def from_command_line(arguments: list[str], *, command: str, description: str) -
         BadConfigFile: the file cannot be read.
         SystemExit: `--help` was asked for, or a flag is unknown.
     """
-    check_flags(arguments, [f"--{name.replace('_', '-')}" for name in Settings.model_fields], command=command)
+    flags = {
+        f"--{name.replace('_', '-')}": field.annotation is not bool for name, field in Settings.model_fields.items()
+    }
+    negations = {flag.replace("--", "--no-", 1): False for flag, takes_value in flags.items() if not takes_value}
+    check_flags(arguments, flags | negations, command=command)
     path = _config_path(arguments)
 
     class FromCommandLine(Settings):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.command import run
+from runtimestore import RuntimeStoreClient
+from support.command import run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,15 @@ def test_a_misspelt_flag_is_told_with_the_one_that_was_meant(tmp_path: Path) -> 
 
     assert "--database_url" in done.stderr
     assert "did you mean --database-url?" in done.stderr
+
+
+@pytest.mark.parametrize("switch", ["--require-fence", "--no-require-fence"])
+def test_a_switch_takes_no_value_and_what_comes_after_it_is_read(tmp_path: Path, switch: str) -> None:
+    with (
+        serving(switch, "--listen", "127.0.0.1:0", "--database-url", "memory:", cwd=tmp_path) as server,
+        RuntimeStoreClient(server.address) as client,
+    ):
+        assert ("fence_required" in client.get_server_info().capabilities) is not switch.startswith("--no")
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtimestore import (
+    Acquisition,
     AsyncRuntimeStoreClient,
     Commit,
     CommitCounters,
@@ -253,6 +254,20 @@ CASES = [
         pb.LoadOpsLifecycleRequest(**LOAD),
         pb.LoadOpsLifecycleResponse(revision=9),
         Loaded(None, 9),
+    ),
+    Case(
+        "acquire_runtime",
+        (RUNTIME, "host/1"),
+        admin_pb.AcquireRuntimeRequest(realm="prod", runtime_id=RUNTIME, owner="host/1"),
+        admin_pb.AcquireRuntimeResponse(fence=BIGGEST, previous_owner="host/0"),
+        Acquisition(BIGGEST, "host/0"),
+    ),
+    Case(
+        "acquire_runtime",
+        (RUNTIME, "host/1"),
+        admin_pb.AcquireRuntimeRequest(realm="prod", runtime_id=RUNTIME, owner="host/1"),
+        admin_pb.AcquireRuntimeResponse(fence=1),
+        Acquisition(1, None),
     ),
     Case(
         "get_server_info",

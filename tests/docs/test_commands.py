@@ -54,6 +54,7 @@ def test_the_readme_shows_a_line_for_every_kind_of_call() -> None:
         "RuntimeStore/LoadBoundaryReceipt",
         "RuntimeStore/LoadSessionSnapshot",
         "RuntimeStoreAdmin/GetServerInfo",
+        "RuntimeStoreAdmin/AcquireRuntime",
         "Health/Check",
         "AsyncRuntimeStoreClient",
     ):

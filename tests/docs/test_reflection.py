@@ -63,12 +63,12 @@ def test_reflection_lists_both_services_and_health(address: str, commands: Path)
     assert {STORE, ADMIN, "grpc.health.v1.Health"} <= set(listed)
 
 
-def test_reflection_lists_the_fifteen_methods_and_get_server_info(address: str, commands: Path) -> None:
+def test_reflection_lists_the_fifteen_methods_and_those_of_the_admin_service(address: str, commands: Path) -> None:
     methods = _grpcurl(commands, address, "list", STORE).split()
 
     assert sorted(methods) == sorted(f"{STORE}.{name}" for name, _, _ in CALLS)
     assert len(methods) == 15
-    assert _grpcurl(commands, address, "list", ADMIN).split() == [f"{ADMIN}.GetServerInfo"]
+    assert _grpcurl(commands, address, "list", ADMIN).split() == [f"{ADMIN}.AcquireRuntime", f"{ADMIN}.GetServerInfo"]
 
 
 def test_every_method_can_be_called_by_reflection_alone(address: str, commands: Path) -> None:

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from runtimestore_server.store import schema, tables
 from runtimestore_server.store.engines import Database, open_database
 from runtimestore_server.store.schema import HEAD, REVISIONS, SchemaNotCurrent, upgrade, upgrade_database
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Acquisition, Outcome, Write
 from support.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot, statements
 
 if TYPE_CHECKING:
@@ -163,8 +163,16 @@ def _write_everything(database: Database) -> None:
     assert written == [Outcome(1)] * 3
 
 
+def _write_everything_and_acquire(database: Database) -> None:
+    _write_everything(database)
+    assert commit(database, Acquisition(runtime(), "an owner")) == [Outcome(1)]
+
+
 # How a database of each revision is filled. An older revision needs statements of its own, as its code is gone.
-POPULATE: dict[str, Callable[[Database], None]] = {HEAD: _write_everything}
+POPULATE: dict[str, Callable[[Database], None]] = {
+    "0001": _write_everything,  # what is written since is written by other calls
+    HEAD: _write_everything_and_acquire,
+}
 
 
 @pytest.mark.parametrize("revision", REVISIONS)

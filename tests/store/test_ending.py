@@ -13,7 +13,7 @@ from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store import tables, transaction
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.ending import Ending
-from runtimestore_server.store.requests import RequestTaken
+from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.values import Outcome, Write
 from support.clean_up import until
 from support.store_writes import new_id, rows, runtime, snapshot
@@ -35,7 +35,7 @@ def test_what_is_transient_is_not_run_again_once_the_store_ends(
 
     def taken(*_: object) -> NoReturn:
         attempts.append(1)
-        raise RequestTaken
+        raise RowTaken
 
     monkeypatch.setattr(transaction, "_decide", taken)
     ending = Ending()

@@ -72,6 +72,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The credential does not open this realm."""
     INTERNAL: _ErrorReason.ValueType  # 18
     """INTERNAL. A defect of the server. The server's log has the whole story; the answer has none of it."""
+    FENCED: _ErrorReason.ValueType  # 19
+    """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written.
+    Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
+    now: stop, or acquire it again.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every refusal carries a `google.rpc.ErrorInfo` with the domain `runtimestore.v1`, one
@@ -134,4 +139,9 @@ REALM_NOT_ALLOWED: ErrorReason.ValueType  # 17
 """PERMISSION_DENIED. The credential does not open this realm."""
 INTERNAL: ErrorReason.ValueType  # 18
 """INTERNAL. A defect of the server. The server's log has the whole story; the answer has none of it."""
+FENCED: ErrorReason.ValueType  # 19
+"""ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written.
+Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
+now: stop, or acquire it again.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

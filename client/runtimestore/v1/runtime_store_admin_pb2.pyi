@@ -19,6 +19,66 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class AcquireRuntimeRequest(_message.Message):
+    """Names a runtime and who is to drive it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REALM_FIELD_NUMBER: _builtins.int
+    RUNTIME_ID_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    realm: _builtins.str
+    """The realm; empty means `default`."""
+    runtime_id: _builtins.str
+    """The runtime: 1 to 512 bytes of UTF-8 without NUL."""
+    owner: _builtins.str
+    """Who acquires it, for people who look for the one who holds it: 1 to 256 bytes of UTF-8 without NUL, such as a host and a process id. Two
+    calls with one owner get two fences.
+    """
+    def __init__(
+        self,
+        *,
+        realm: _builtins.str = ...,
+        runtime_id: _builtins.str = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "realm", b"realm", "runtime_id", b"runtime_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcquireRuntimeRequest: _TypeAlias = AcquireRuntimeRequest  # noqa: Y015
+
+@_typing.final
+class AcquireRuntimeResponse(_message.Message):
+    """The newest fence of the runtime."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FENCE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_OWNER_FIELD_NUMBER: _builtins.int
+    fence: _builtins.int
+    """To be sent with every write to this runtime. 1 at the first, and greater than every one before."""
+    previous_owner: _builtins.str
+    """Who held the runtime until now; absent if nobody ever acquired it."""
+    def __init__(
+        self,
+        *,
+        fence: _builtins.int = ...,
+        previous_owner: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_previous_owner", b"_previous_owner", "previous_owner", b"previous_owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previous_owner", b"_previous_owner", "fence", b"fence", "previous_owner", b"previous_owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__previous_owner: _TypeAlias = _typing.Literal["previous_owner"]  # noqa: Y015
+    _WhichOneofArgType__previous_owner: _TypeAlias = _typing.Literal["_previous_owner", b"_previous_owner"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__previous_owner) -> _WhichOneofReturnType__previous_owner | None: ...
+
+Global___AcquireRuntimeResponse: _TypeAlias = AcquireRuntimeResponse  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """Asks for nothing but the answer."""
 
@@ -67,7 +127,8 @@ class GetServerInfoResponse(_message.Message):
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What this server can do beyond the fifteen methods, by name, so that clients need not compare versions:
-        `request_replay`, `if_revision`, `durable` (absent for an ephemeral store).
+        `request_replay`, `if_revision`, `fence`, `durable` (absent for an ephemeral store), `fence_required` (a write to a
+        runtime without a fence is refused).
         """
 
     @_builtins.property

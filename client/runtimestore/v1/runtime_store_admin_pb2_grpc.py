@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RuntimeStoreAdminStub:
-    """What the trait lacks: questions to the server itself.
+    """What the trait lacks: questions to the server itself, and fences for runtimes with more than one candidate to drive
+    them.
     """
 
     def __init__(self, channel):
@@ -40,14 +41,32 @@ class RuntimeStoreAdminStub:
                 request_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.AcquireRuntime = channel.unary_unary(
+                '/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime',
+                request_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeRequest.SerializeToString,
+                response_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeResponse.FromString,
+                _registered_method=True)
 
 
 class RuntimeStoreAdminServicer:
-    """What the trait lacks: questions to the server itself.
+    """What the trait lacks: questions to the server itself, and fences for runtimes with more than one candidate to drive
+    them.
     """
 
     def GetServerInfo(self, request, context):
         """Tells what this server is and what it accepts. Reads nothing from the store and changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcquireRuntime(self, request, context):
+        """Makes the caller the one who drives a runtime: answers a fence, a number that grows with every call. A write that
+        carries an older fence is refused with ABORTED / FENCED, in the transaction that would have written it; once this
+        is answered, none of them lands any more. Durable before the answer. A repeat acquires once more, which does no
+        harm. It changes neither the runtime nor its revision, and the runtime need not exist yet.
+
+        A write that carries no fence is not held back by it, unless the server is set to require fences.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +80,11 @@ def add_RuntimeStoreAdminServicer_to_server(servicer, server):
                     request_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.GetServerInfoRequest.FromString,
                     response_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.GetServerInfoResponse.SerializeToString,
             ),
+            'AcquireRuntime': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcquireRuntime,
+                    request_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeRequest.FromString,
+                    response_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'runtimestore.v1.RuntimeStoreAdmin', rpc_method_handlers)
@@ -70,7 +94,8 @@ def add_RuntimeStoreAdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RuntimeStoreAdmin:
-    """What the trait lacks: questions to the server itself.
+    """What the trait lacks: questions to the server itself, and fences for runtimes with more than one candidate to drive
+    them.
     """
 
     @staticmethod
@@ -90,6 +115,33 @@ class RuntimeStoreAdmin:
             '/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo',
             runtimestore_dot_v1_dot_runtime__store__admin__pb2.GetServerInfoRequest.SerializeToString,
             runtimestore_dot_v1_dot_runtime__store__admin__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireRuntime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime',
+            runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeRequest.SerializeToString,
+            runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeResponse.FromString,
             options,
             channel_credentials,
             insecure,

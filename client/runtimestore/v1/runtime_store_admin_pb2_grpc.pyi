@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RuntimeStoreAdminStub:
-    """What the trait lacks: questions to the server itself."""
+    """What the trait lacks: questions to the server itself, and fences for runtimes with more than one candidate to drive
+    them.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +37,37 @@ class RuntimeStoreAdminStub:
     def __new__(cls, channel: _aio.Channel) -> RuntimeStoreAdminAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.GetServerInfoRequest, _runtime_store_admin_pb2.GetServerInfoResponse]
     """Tells what this server is and what it accepts. Reads nothing from the store and changes nothing."""
+    AcquireRuntime: _grpc.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.AcquireRuntimeRequest, _runtime_store_admin_pb2.AcquireRuntimeResponse]
+    """Makes the caller the one who drives a runtime: answers a fence, a number that grows with every call. A write that
+    carries an older fence is refused with ABORTED / FENCED, in the transaction that would have written it; once this
+    is answered, none of them lands any more. Durable before the answer. A repeat acquires once more, which does no
+    harm. It changes neither the runtime nor its revision, and the runtime need not exist yet.
+
+    A write that carries no fence is not held back by it, unless the server is set to require fences.
+    """
 
 @_typing.type_check_only
 class RuntimeStoreAdminAsyncStub(RuntimeStoreAdminStub):
-    """What the trait lacks: questions to the server itself."""
+    """What the trait lacks: questions to the server itself, and fences for runtimes with more than one candidate to drive
+    them.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.GetServerInfoRequest, _runtime_store_admin_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Tells what this server is and what it accepts. Reads nothing from the store and changes nothing."""
+    AcquireRuntime: _aio.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.AcquireRuntimeRequest, _runtime_store_admin_pb2.AcquireRuntimeResponse]  # type: ignore[assignment]
+    """Makes the caller the one who drives a runtime: answers a fence, a number that grows with every call. A write that
+    carries an older fence is refused with ABORTED / FENCED, in the transaction that would have written it; once this
+    is answered, none of them lands any more. Durable before the answer. A repeat acquires once more, which does no
+    harm. It changes neither the runtime nor its revision, and the runtime need not exist yet.
+
+    A write that carries no fence is not held back by it, unless the server is set to require fences.
+    """
 
 class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
-    """What the trait lacks: questions to the server itself."""
+    """What the trait lacks: questions to the server itself, and fences for runtimes with more than one candidate to drive
+    them.
+    """
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -54,5 +76,19 @@ class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_admin_pb2.GetServerInfoResponse, _abc.Awaitable[_runtime_store_admin_pb2.GetServerInfoResponse]]:
         """Tells what this server is and what it accepts. Reads nothing from the store and changes nothing."""
+
+    @_abc_1.abstractmethod
+    def AcquireRuntime(
+        self,
+        request: _runtime_store_admin_pb2.AcquireRuntimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_store_admin_pb2.AcquireRuntimeResponse, _abc.Awaitable[_runtime_store_admin_pb2.AcquireRuntimeResponse]]:
+        """Makes the caller the one who drives a runtime: answers a fence, a number that grows with every call. A write that
+        carries an older fence is refused with ABORTED / FENCED, in the transaction that would have written it; once this
+        is answered, none of them lands any more. Durable before the answer. A repeat acquires once more, which does no
+        harm. It changes neither the runtime nor its revision, and the runtime need not exist yet.
+
+        A write that carries no fence is not held back by it, unless the server is set to require fences.
+        """
 
 def add_RuntimeStoreAdminServicer_to_server(servicer: RuntimeStoreAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -557,6 +557,7 @@ class CommitSessionSnapshotRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     IF_REVISION_FIELD_NUMBER: _builtins.int
     SESSION_DELTA_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
@@ -567,6 +568,8 @@ class CommitSessionSnapshotRequest(_message.Message):
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
+    fence: _builtins.int
+    """If present, it must be the newest fence of the runtime, as AcquireRuntime answered it; else FENCED."""
     @_builtins.property
     def session_delta(self) -> Global___SessionDelta:
         """The snapshot. Required."""
@@ -579,13 +582,19 @@ class CommitSessionSnapshotRequest(_message.Message):
         request_id: _builtins.str = ...,
         if_revision: _builtins.int | None = ...,
         session_delta: Global___SessionDelta | None = ...,
+        fence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "session_delta", b"session_delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "fence", b"fence", "if_revision", b"if_revision", "session_delta", b"session_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "fence", b"fence", "if_revision", b"if_revision", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
+    _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
 
 Global___CommitSessionSnapshotRequest: _TypeAlias = CommitSessionSnapshotRequest  # noqa: Y015
@@ -630,6 +639,7 @@ class AtomicApplyRequest(_message.Message):
     RECEIPT_FIELD_NUMBER: _builtins.int
     INPUT_UPDATES_FIELD_NUMBER: _builtins.int
     SESSION_STORE_KEY_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
@@ -642,6 +652,8 @@ class AtomicApplyRequest(_message.Message):
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
     session_store_key: _builtins.str
     """The session that the delta is meant for: a UUID. With a delta it must equal the snapshot's `id`; without, it is ignored."""
+    fence: _builtins.int
+    """If present, it must be the newest fence of the runtime, as AcquireRuntime answered it; else FENCED."""
     @_builtins.property
     def session_delta(self) -> Global___SessionDelta:
         """The session snapshot, if this boundary has one."""
@@ -665,15 +677,20 @@ class AtomicApplyRequest(_message.Message):
         receipt: Global___RunBoundaryReceipt | None = ...,
         input_updates: _abc.Iterable[Global___StoredInputState] | None = ...,
         session_store_key: _builtins.str | None = ...,
+        fence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "if_revision", b"if_revision", "receipt", b"receipt", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "receipt", b"receipt", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "if_revision", b"if_revision", "input_updates", b"input_updates", "realm", b"realm", "receipt", b"receipt", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "input_updates", b"input_updates", "realm", b"realm", "receipt", b"receipt", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
+    _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
     _WhichOneofReturnType__session_store_key: _TypeAlias = _typing.Literal["session_store_key"]  # noqa: Y015
     _WhichOneofArgType__session_store_key: _TypeAlias = _typing.Literal["_session_store_key", b"_session_store_key"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
     @_typing.overload
@@ -892,6 +909,7 @@ class PersistInputStateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     IF_REVISION_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
@@ -902,6 +920,8 @@ class PersistInputStateRequest(_message.Message):
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
+    fence: _builtins.int
+    """If present, it must be the newest fence of the runtime, as AcquireRuntime answered it; else FENCED."""
     @_builtins.property
     def state(self) -> Global___StoredInputState:
         """The input. Required."""
@@ -914,13 +934,19 @@ class PersistInputStateRequest(_message.Message):
         request_id: _builtins.str = ...,
         if_revision: _builtins.int | None = ...,
         state: Global___StoredInputState | None = ...,
+        fence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "fence", b"fence", "if_revision", b"if_revision", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "fence", b"fence", "if_revision", b"if_revision", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
+    _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
 
 Global___PersistInputStateRequest: _TypeAlias = PersistInputStateRequest  # noqa: Y015
@@ -1077,6 +1103,7 @@ class CommitMachineLifecycleRequest(_message.Message):
     IF_REVISION_FIELD_NUMBER: _builtins.int
     COMMIT_FIELD_NUMBER: _builtins.int
     INPUT_STATES_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
@@ -1087,6 +1114,8 @@ class CommitMachineLifecycleRequest(_message.Message):
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
+    fence: _builtins.int
+    """If present, it must be the newest fence of the runtime, as AcquireRuntime answered it; else FENCED."""
     @_builtins.property
     def commit(self) -> Global___MachineLifecycleCommit:
         """The state to remember. Required."""
@@ -1104,13 +1133,19 @@ class CommitMachineLifecycleRequest(_message.Message):
         if_revision: _builtins.int | None = ...,
         commit: Global___MachineLifecycleCommit | None = ...,
         input_states: _abc.Iterable[Global___StoredInputState] | None = ...,
+        fence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "commit", b"commit", "if_revision", b"if_revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "commit", b"commit", "if_revision", b"if_revision", "input_states", b"input_states", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision", "input_states", b"input_states", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
+    _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
 
 Global___CommitMachineLifecycleRequest: _TypeAlias = CommitMachineLifecycleRequest  # noqa: Y015
@@ -1152,6 +1187,7 @@ class PersistOpsLifecycleRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     IF_REVISION_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
@@ -1162,6 +1198,8 @@ class PersistOpsLifecycleRequest(_message.Message):
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
+    fence: _builtins.int
+    """If present, it must be the newest fence of the runtime, as AcquireRuntime answered it; else FENCED."""
     @_builtins.property
     def snapshot(self) -> Global___PersistedOpsSnapshot:
         """The registry. Required."""
@@ -1174,13 +1212,19 @@ class PersistOpsLifecycleRequest(_message.Message):
         request_id: _builtins.str = ...,
         if_revision: _builtins.int | None = ...,
         snapshot: Global___PersistedOpsSnapshot | None = ...,
+        fence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "fence", b"fence", "if_revision", b"if_revision", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "fence", b"fence", "if_revision", b"if_revision", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
+    _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
 
 Global___PersistOpsLifecycleRequest: _TypeAlias = PersistOpsLifecycleRequest  # noqa: Y015

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from runtimestore.errors import OAuthFlowSnapshotChanged
-from runtimestore_server.store.requests import Decision, RequestMemory
+from runtimestore_server.store.requests import Decision, RequestMemory, RowTaken
 from runtimestore_server.store.tables import oauth_flow_snapshots
 from runtimestore_server.store.values import OAuthFlowWrite, Outcome
 
@@ -19,15 +19,11 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
 
 
-class SnapshotRowTaken(Exception):
-    """Another transaction wrote a realm's first snapshot meanwhile: run again, and see it."""
-
-
 def commit(database: Database, tx: Connection, batch: Sequence[OAuthFlowWrite], *, now_ms: int) -> list[Decision]:
     """Put a batch of writes to OAuth flow snapshots into the store, as if they had come one after the other.
 
     Raises:
-        RequestTaken, SnapshotRowTaken: another transaction was first; run again.
+        RowTaken: another transaction was first; run again.
     """
     versions = _lock_versions(tx, sorted({write.realm for write in batch}))
     existing = set(versions)
@@ -71,7 +67,7 @@ def _write_down(
     # A row that was not there could not be locked: there the key decides.
     first = [(realm, *row) for realm, row in sorted(rows.items()) if realm not in existing]
     if database.insert_new(tx, oauth_flow_snapshots, first) != len(first):
-        raise SnapshotRowTaken
+        raise RowTaken
     database.upsert(
         tx, oauth_flow_snapshots, [(realm, *row) for realm, row in sorted(rows.items()) if realm in existing]
     )

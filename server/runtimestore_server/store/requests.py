@@ -49,8 +49,8 @@ class Repeatable(Protocol):
         """What makes two requests the same."""
 
 
-class RequestTaken(Exception):
-    """Another transaction recorded one of the request ids meanwhile: run again, and see it."""
+class RowTaken(Exception):
+    """Another transaction inserted a row meanwhile that could not be locked before: run again, and see it."""
 
 
 class RequestMemory:
@@ -98,11 +98,11 @@ class RequestMemory:
         """Write down what was remembered, in the transaction of the writes themselves.
 
         Raises:
-            RequestTaken: another transaction was first with one of the ids.
+            RowTaken: another transaction was first with one of the ids.
         """
         rows = [(*key, fingerprint, revision, now_ms) for key, (fingerprint, revision) in sorted(self._new.items())]
         if self._database.insert_new(self._tx, requests, rows) != len(rows):
-            raise RequestTaken
+            raise RowTaken
 
 
 def sealed(key: RequestKey, fingerprint: bytes, revision: int) -> bytes:

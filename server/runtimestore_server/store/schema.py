@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision. Known without loading Alembic; a test holds it against the migrations."""
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All revisions, oldest first."""
 
 _VERSION_TABLE = "alembic_version"

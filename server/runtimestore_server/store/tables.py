@@ -68,6 +68,18 @@ runtimes = Table(
     sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 
+fences = Table(
+    "fences",
+    metadata,
+    Column("realm", _id(), primary_key=True),
+    Column("runtime_id", _id(), primary_key=True),
+    # Counts the acquisitions. There may be a fence before there is a runtime.
+    Column("fence", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("acquired_at_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
+)
+
 requests = Table(
     "requests",
     metadata,

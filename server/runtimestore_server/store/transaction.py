@@ -22,10 +22,10 @@ from runtimestore.errors import (
     StoreUnavailable,
 )
 from runtimestore_server.log import UNFORESEEN, frames
-from runtimestore_server.store import oauth_flow, requests, writes
+from runtimestore_server.store import fences, oauth_flow, requests, writes
 from runtimestore_server.store.ending import Abandoned
 from runtimestore_server.store.engines import CommitState, Fault, error_code
-from runtimestore_server.store.values import OAuthFlowWrite, Outcome, Write
+from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, Write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ UNKNOWN_LIMIT_SECONDS = 5.0
 PROBE_LOCK_SECONDS = 0.05
 """How long a write that is run alone waits for a row that another session holds."""
 
-AnyWrite = Write | OAuthFlowWrite
+AnyWrite = Write | OAuthFlowWrite | Acquisition
 
 
 class Deferred(enum.Enum):
@@ -149,7 +149,11 @@ def _attempt(
 
 def _decide(database: Database, tx: Connection, batch: Sequence[AnyWrite], now_ms: int) -> list[Decision]:
     decisions: dict[int, Decision] = {}
-    kinds: tuple[tuple[type[AnyWrite], Any], ...] = ((Write, writes.commit), (OAuthFlowWrite, oauth_flow.commit))
+    kinds: tuple[tuple[type[AnyWrite], Any], ...] = (
+        (Write, writes.commit),
+        (OAuthFlowWrite, oauth_flow.commit),
+        (Acquisition, fences.commit),
+    )
     for kind, commit in kinds:
         mine = [(position, write) for position, write in enumerate(batch) if isinstance(write, kind)]
         if mine:
@@ -184,7 +188,7 @@ def _commit_state(database: Database, batch: Sequence[AnyWrite], attempt: _Attem
     ]
     if not landed:
         return CommitState.COMMITTED  # nothing was to be committed, so every decision stands
-    identified = next((write for write in landed if write.request_id), None)
+    identified = next((write for write in landed if not isinstance(write, Acquisition) and write.request_id), None)
     deadline = time.monotonic() + UNKNOWN_LIMIT_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -207,7 +211,7 @@ def _commit_state(database: Database, batch: Sequence[AnyWrite], attempt: _Attem
 
 
 def _fault(database: Database, error: Exception) -> Fault:
-    if isinstance(error, (requests.RequestTaken, oauth_flow.SnapshotRowTaken)):
+    if isinstance(error, requests.RowTaken):
         return Fault.TRANSIENT
     if isinstance(error, Abandoned):
         return Fault.UNAVAILABLE

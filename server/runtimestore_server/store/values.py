@@ -55,10 +55,12 @@ class OpsDocument(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A write that landed: the runtime's revision, or the OAuth snapshot's version, after it."""
+    """A write that landed: the runtime's revision, the OAuth snapshot's version, or the fence, after it."""
 
     revision: int
     replayed: bool = False
+    previous_owner: str | None = None
+    """Of an acquisition: who held the runtime before, if anybody did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Write:
     runtime: RuntimeKey
     request_id: str | None = None
     if_revision: int | None = None
+    fence: int | None = None
     snapshot: SessionSnapshot | None = None
     receipt: ReceiptDocument | None = None
     inputs: tuple[InputDocument, ...] = ()
@@ -95,7 +98,10 @@ class Write:
         )
 
     def fingerprint(self) -> bytes:
-        """What makes two requests the same: every field that changes what is written or when it is refused."""
+        """What makes two requests the same: every field that changes what is written or when it is refused.
+
+        But for the fence: a writer that lost an answer and acquired the runtime anew repeats with its new one.
+        """
         return fingerprint(
             b"runtime/1",
             self.runtime.runtime_id.encode(),
@@ -106,6 +112,24 @@ class Write:
             self.ops.sha256 if self.ops else b"",
             *(part for document in self.inputs for part in (document.input_id.encode(), document.sha256)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """The wish to be the one who drives a runtime."""
+
+    runtime: RuntimeKey
+    owner: str
+
+    @property
+    def subject(self) -> RuntimeKey:
+        """What is written: two writes to one subject land in the order in which they came."""
+        return self.runtime
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of documents this write holds in memory."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError
-from runtimestore_server.store import tables
+from runtimestore_server.store import fences, tables
 from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.requests import Decision, RequestMemory
 from runtimestore_server.store.values import Outcome, RuntimeKey, Write
@@ -35,21 +35,23 @@ BoundaryKey = tuple[str, str, str, int]
 def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms: int) -> list[Decision]:
     """Put a batch of writes into the store: each lands whole or is refused whole.
 
-    The order of the statements is the order of the questions: was this request seen before, is the runtime at the
-    expected revision, is the boundary still free? What passes all three is written. The second write to a runtime sees
-    what the first one left. Nothing is decided by anything outside `tx`, so that the transaction can be run again.
+    The order of the statements is the order of the questions: was this request seen before, does the writer hold the
+    newest fence, is the runtime at the expected revision, is the boundary still free? What passes all is written. The
+    second write to a runtime sees what the first one left. Nothing is decided by anything outside `tx`, so that the
+    transaction can be run again.
 
     Raises:
-        RequestTaken: another transaction recorded a request id of this batch meanwhile; run again.
+        RowTaken: another transaction recorded a request id of this batch meanwhile; run again.
     """
     rows = _lock_runtimes(database, tx, {write.runtime for write in batch})
     memory = RequestMemory(database, tx, batch)
+    held = fences.held_by_writers(database, tx, batch)
     boundaries = _taken_boundaries(database, tx, batch)
     landing = _Landing()
     decisions: list[Decision] = []
     for write in batch:
         row = rows.get(write.runtime, _NEVER_WRITTEN)
-        decision = memory.recall(write) or _refusal(write, row, boundaries)
+        decision = memory.recall(write) or fences.refusal(write, held) or _refusal(write, row, boundaries)
         if decision is None:
             row = _RuntimeRow(row.revision + 1, write.runtime_state or row.runtime_state)
             rows[write.runtime] = landing.runtimes[write.runtime] = row

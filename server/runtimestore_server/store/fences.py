@@ -1,0 +1,99 @@
+"""Fences: one row a runtime, which says who drives it. An older writer is held back by the transaction it writes in."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runtimestore.errors import Fenced
+from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.requests import Decision, RowTaken
+from runtimestore_server.store.tables import fences
+from runtimestore_server.store.values import Acquisition, Outcome, RuntimeKey, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import sqlalchemy as sa
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+
+
+class Held(NamedTuple):
+    """The newest fence of a runtime and who holds it."""
+
+    fence: int
+    owner: str | None
+
+
+NEVER_ACQUIRED = Held(0, None)
+
+
+def commit(database: Database, tx: Connection, batch: Sequence[Acquisition], *, now_ms: int) -> list[Decision]:
+    """Give each acquisition of a batch a fence greater than all before it.
+
+    Raises:
+        RowTaken: another transaction acquired a runtime for the first time meanwhile; run again.
+    """
+    held = _held(database, tx, {acquisition.runtime for acquisition in batch}, for_change=True)
+    existing = set(held)
+    rows: dict[RuntimeKey, tuple[int, str, int]] = {}
+    decisions: list[Decision] = []
+    for acquisition in batch:
+        before = held.get(acquisition.runtime, NEVER_ACQUIRED)
+        now = held[acquisition.runtime] = Held(before.fence + 1, acquisition.owner)
+        rows[acquisition.runtime] = (now.fence, acquisition.owner, now_ms)
+        decisions.append(Outcome(now.fence, previous_owner=before.owner))
+    # A row that was not there could not be locked: there the key decides.
+    first = [(*key, *row) for key, row in sorted(rows.items()) if key not in existing]
+    if database.insert_new(tx, fences, first) != len(first):
+        raise RowTaken
+    database.upsert(tx, fences, [(*key, *row) for key, row in sorted(rows.items()) if key in existing])
+    return decisions
+
+
+def held_by_writers(database: Database, tx: Connection, batch: Sequence[Write]) -> dict[RuntimeKey, Held]:
+    """The newest fences of the runtimes that writes with a fence are about; they stay so until the transaction ends."""
+    return _held(database, tx, {write.runtime for write in batch if write.fence is not None}, for_change=False)
+
+
+def refusal(write: Write, held: dict[RuntimeKey, Held]) -> Fenced | None:
+    """Why this write may not land, if so: its fence is not the newest."""
+    if write.fence is None:
+        return None
+    newest = held.get(write.runtime, NEVER_ACQUIRED)
+    # A greater one was never handed out here, but by a store that this one was restored after: no less a stranger.
+    if write.fence == newest.fence:
+        return None
+    return Fenced(
+        f"fence {write.fence} is not the newest of this runtime, which is {newest.fence}: another one drives it now; "
+        "stop, or acquire it again",
+        metadata={
+            "runtime_id": write.runtime.runtime_id,
+            "fence": str(write.fence),
+            "current_fence": str(newest.fence),
+            "owner": newest.owner or "",
+        },
+    )
+
+
+def _held(
+    database: Database, tx: Connection, runtimes: Iterable[RuntimeKey], *, for_change: bool
+) -> dict[RuntimeKey, Held]:
+    keys = sorted(runtimes)
+    if not keys:
+        return {}
+    columns = (fences.c.realm, fences.c.runtime_id)
+    rows = tx.execute(_locked(database, for_change=for_change), database.keys(columns, keys))
+    return {RuntimeKey(row.realm, row.runtime_id): Held(row.fence, row.owner) for row in rows}
+
+
+@cache
+def _locked(database: Database, *, for_change: bool) -> sa.Select[Any]:
+    columns = (fences.c.realm, fences.c.runtime_id)
+    return (
+        select_by_key(database, columns, (*columns, fences.c.fence, fences.c.owner))
+        .order_by(*columns)
+        .with_for_update(of=fences, read=not for_change)
+    )
