@@ -141,7 +141,7 @@ def test_a_postgres_that_was_restarted_meanwhile_is_asked_for_the_record(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool, committed: bool
 ) -> None:
     # After a restart the server's start time differs, and transaction ids say nothing any more.
-    monkeypatch.setattr(type(postgres_database), "transaction_token", lambda _self, _tx: "3/12345.6789")
+    monkeypatch.setattr(type(postgres_database), "transaction_token", lambda _self, _tx: "3/12345.6789/12346.7")
     _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
 
     decisions = commit(postgres_database, *_batch(identified=identified))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 import psycopg
 
-from support.postgres import _account, _binaries, _initdb, _reachable
+from support.postgres import _account, _binaries, _reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,11 @@ done
 sleep 0.2
 rm -rf "$1"
 """
+
+
+# Not Popen's `user`: with it Python forks, and a fork of a process in which gRPC runs may crash before its exec.
+_AS_ACCOUNT = "import os, sys; os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1])); "
+_AS_ACCOUNT += "os.execv(sys.argv[3], sys.argv[3:])"
 
 
 class PostgresServer:
@@ -75,14 +81,13 @@ class PostgresServer:
         arguments = [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self._binaries / "postgres"), "-D", str(self._data), *arguments],
+                self._command("postgres", "-D", str(self._data), *arguments),
                 cwd="/",
                 env={**os.environ, "LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **self._account,
             )
         self.wait_until_ready()
 
@@ -111,7 +116,9 @@ class PostgresServer:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
         self._process.wait(STOP_SECONDS)
-        psutil.wait_procs(children, timeout=STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(_alive(child) for child in children) and time.monotonic() < deadline:
+            time.sleep(0.005)
         self._process = None
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
@@ -138,13 +145,12 @@ class PostgresServer:
     def run(self, program: str, *arguments: str) -> None:
         """Run one of Postgres' programs, such as pg_checksums, on its data."""
         done = subprocess.run(
-            [str(self._binaries / program), *arguments],
+            self._command(program, *arguments),
             cwd="/",
             env={**os.environ, "LC_ALL": "C", "PGDATA": str(self._data)},
             capture_output=True,
             text=True,
             check=False,
-            **self._account,
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
 
@@ -168,6 +174,13 @@ class PostgresServer:
         self.stop("kill")
         shutil.rmtree(self._folder)
 
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        command = [str(self._binaries / program), *arguments]
+        if not self._account:
+            return command
+        ids = (str(self._account["user"]), str(self._account["group"]))
+        return [sys.executable, "-I", "-S", "-c", _AS_ACCOUNT, *ids, *command]
+
     @property
     def _data(self) -> Path:
         return self._folder / "data"
@@ -190,11 +203,12 @@ def postgres_server() -> Iterator[PostgresServer]:
         own = folder / "first"
         own.mkdir()
         if account:
-            binaries = _reachable(binaries, folder, account)
+            if not binaries.is_relative_to("/usr"):
+                binaries = _reachable(binaries, folder, account)
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, account["user"], account["group"], follow_symlinks=False)
-        _initdb(binaries, own, account)
         server = PostgresServer(own, binaries, account)
+        server.run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
         servers.append(server)
         yield server
     finally:
@@ -209,6 +223,12 @@ def _children(process: int) -> list[psutil.Process]:
     while True:
         with contextlib.suppress(psutil.NoSuchProcess):  # one that ended while it was looked at
             return psutil.Process(process).children()
+
+
+def _alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _free_port() -> int:

@@ -187,7 +187,10 @@ def _commit_state(database: Database, batch: Sequence[AnyWrite], attempt: _Attem
         if isinstance(decision, Outcome) and not decision.replayed
     ]
     if not landed:
-        return CommitState.COMMITTED  # nothing was to be committed, so every decision stands
+        # Nothing was to be committed. Refusals stand; a replay is told once a COMMIT is answered, for what it repeats
+        # may not have reached a standby yet.
+        replays = any(isinstance(decision, Outcome) for decision in attempt.decisions)
+        return CommitState.NOT_COMMITTED if replays else CommitState.COMMITTED
     identified = next((write for write in landed if not isinstance(write, Acquisition) and write.request_id), None)
     deadline = time.monotonic() + UNKNOWN_LIMIT_SECONDS
     while time.monotonic() < deadline:
@@ -195,13 +198,16 @@ def _commit_state(database: Database, batch: Sequence[AnyWrite], attempt: _Attem
             with database.writers.connect() as connection:
                 # First the engine, then the record: a transaction that ends between the two is seen by the second.
                 state = database.commit_state(connection, attempt.token)
-                if state in (CommitState.COMMITTED, CommitState.NOT_COMMITTED):
-                    return state
-                if identified and requests.recorded(connection, identified, now_ms=attempt.now_ms):
-                    return CommitState.COMMITTED
+                if identified and state is not CommitState.NOT_COMMITTED:
+                    if requests.recorded(connection, identified, now_ms=attempt.now_ms):
+                        state = CommitState.COMMITTED
+                    elif state in (CommitState.COMMITTED, CommitState.RECORD_DECIDES):
+                        state = CommitState.NOT_COMMITTED  # whatever the engine takes for it, its record is not there
+                if state is CommitState.COMMITTED:
+                    database.settle(connection)
                 if state is CommitState.RECORD_DECIDES:
-                    return CommitState.NOT_COMMITTED if identified else CommitState.UNKNOWN
-                if state is CommitState.UNKNOWN:
+                    return CommitState.UNKNOWN
+                if state is not CommitState.IN_PROGRESS:
                     return state
         except Exception as error:  # noqa: BLE001  (as long as there is time, ask again)
             _log.info("asking what became of a commit", error=_name(error))

@@ -41,7 +41,7 @@ class CommitState(enum.Enum):
     NOT_COMMITTED = enum.auto()
     IN_PROGRESS = enum.auto()
     RECORD_DECIDES = enum.auto()
-    """It is over and the engine has forgotten it: it was committed if, and only if, what it wrote is there."""
+    """It is over and the engine cannot tell: it was committed if, and only if, what it wrote is there."""
     UNKNOWN = enum.auto()
 
 
@@ -102,6 +102,10 @@ class Database(ABC):
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
         """Wait for rows that another session holds no longer than this, until the transaction ends."""
         del tx, seconds  # where one transaction writes at a time, there are no such rows
+
+    def settle(self, tx: Connection) -> None:
+        """Commit, so that all that was committed before is as durable as an answered COMMIT makes it."""
+        tx.commit()
 
     def discard(self, connection: Connection) -> None:
         """Close a connection, with whatever state it is in, instead of giving it back to the pool."""

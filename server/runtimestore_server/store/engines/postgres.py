@@ -106,7 +106,7 @@ class PostgresDatabase(Database):
         return _FAULTS.get(state) or _FAULT_CLASSES.get(state[:2], Fault.OTHER)
 
     def transaction_token(self, tx: Connection) -> str | None:
-        """The transaction's id and the start of the server: after a restart ids may be given out again."""
+        """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
         token: str | None = tx.execute(_TOKEN).scalar_one()
         return token
 
@@ -115,12 +115,20 @@ class PostgresDatabase(Database):
         return not isinstance(error, DBAPIError) or self.classify(error) is Fault.UNAVAILABLE
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:
-        """What Postgres itself remembers of the transaction. A restart ended it, and may give its id out again."""
+        """What Postgres itself remembers of the transaction. A crash ended it, and may give its id out again."""
         if token is None:
             return CommitState.UNKNOWN
-        transaction_id, _, started = token.partition("/")
-        status = tx.execute(_STATUS, {"transaction_id": transaction_id, "started": started}).scalar_one()
-        return _COMMIT_STATES[status]
+        transaction_id, started, begun = token.split("/")
+        asked = {"transaction_id": transaction_id, "started": started, "begun": begun}
+        return _COMMIT_STATES[tx.execute(_STATUS, asked).scalar_one()]
+
+    def settle(self, tx: Connection) -> None:
+        """Commit a mark in the log: its COMMIT is answered when all before it is on disk and on synchronous standbys.
+
+        A transaction whose wait for a standby was cut short is visible as committed all the same.
+        """
+        tx.execute(_MARK)
+        tx.commit()
 
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
         """A setting of the transaction."""
@@ -134,11 +142,19 @@ class PostgresDatabase(Database):
         self.limit_lock_wait(connection, MIGRATION_LOCK_SECONDS)
 
 
-_TOKEN = sa.text("SELECT pg_current_xact_id()::text || '/' || extract(epoch FROM pg_postmaster_start_time())::text")
+_TOKEN = sa.text(
+    "SELECT pg_current_xact_id()::text || '/' || extract(epoch FROM pg_postmaster_start_time())::text"
+    " || '/' || extract(epoch FROM now())::text"
+)
+# A standby that is not promoted yet has not replayed all that it holds. One that was has ids of its own, and another
+# start. When a process crashes, Postgres begins anew under the old start time, but resets its statistics.
 _STATUS = sa.text(
-    "SELECT CASE WHEN extract(epoch FROM pg_postmaster_start_time())::text = :started"
+    "SELECT CASE WHEN pg_is_in_recovery() THEN 'in progress'"
+    " WHEN extract(epoch FROM pg_postmaster_start_time())::text = :started"
+    " AND extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()) < CAST(CAST(:begun AS text) AS numeric)"
     " THEN pg_xact_status(CAST(CAST(:transaction_id AS text) AS xid8)) END"
 )
+_MARK = sa.text("SELECT pg_logical_emit_message(true, 'runtimestore', 'settled')")
 
 _LOCK_WAIT = sa.text("SELECT set_config('lock_timeout', :milliseconds, true)")
 
