@@ -142,8 +142,12 @@ class PostgresServer:
     def pause(self) -> None:
         """Freeze all its processes: connections stay open, and nothing answers."""
         psutil.Process(self.pid).suspend()  # first the one that would start others
-        for child in self._children():
-            child.suspend()
+        frozen = [psutil.Process(self.pid), *self._children()]
+        for process in frozen:
+            process.suspend()
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(process.status() != psutil.STATUS_STOPPED for process in frozen) and time.monotonic() < deadline:
+            time.sleep(0.005)  # a signal is sent at once and heard a little later
 
     def resume(self) -> None:
         """Let them go on."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 import psycopg
 
-from support.postgres import _account, _binaries, _reachable
+from scripts.postgres_server import _account, _installed_binaries, _reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,7 +189,7 @@ class PostgresServer:
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """A server that is not started yet; it and its standbys are gone afterwards."""
-    binaries, account = _binaries(), _account()
+    binaries, account = _installed_binaries(), _account()
     # Another user has to reach it: not within pytest's own folder.
     folder = Path(tempfile.mkdtemp(prefix="pg-own-", dir="/tmp"))
     guardian = subprocess.Popen(
