@@ -14,12 +14,14 @@ from runtimestore.types import (
     Acquisition,
     Commit,
     CommitCounters,
+    CorruptInput,
     InputState,
     InputStateSeed,
     Limits,
     Loaded,
     OAuthCommit,
     OAuthFlowSnapshot,
+    ReadableInputStates,
     RunApplyBoundary,
     RunBoundaryReceipt,
     RuntimeState,
@@ -145,11 +147,12 @@ class Join(Protocol[M_contra, R_co]):
         """The value, once the stream has ended well."""
 
 
-class InputStatesJoin:
-    """Puts the batches of `LoadInputStates` together."""
+class _InputBatches:
+    """The batches of `LoadInputStates`."""
 
     def __init__(self) -> None:
         self._states: list[InputState] = []
+        self._corrupt: list[CorruptInput] = []
         self._revision: int | None = None
 
     def add(self, message: pb.LoadInputStatesResponse) -> None:
@@ -157,13 +160,29 @@ class InputStatesJoin:
         if self._revision is None:
             self._revision = message.revision
         self._states.extend(map(_input_state, message.input_states))
+        self._corrupt.extend(CorruptInput(corrupt.input_id, corrupt.description) for corrupt in message.corrupt_inputs)
 
-    def joined(self, trailing_metadata: TrailingMetadata) -> Loaded[list[InputState]]:  # noqa: ARG002  (a Join)
-        """All inputs, in the order of the stream."""
+    def _told_revision(self) -> int:
         if self._revision is None:
             # The first message is always sent: to read its absence as "no inputs" could lose a turn.
             raise CallFailed("the stream of inputs ended without a message", grpc.StatusCode.INTERNAL)
-        return Loaded(self._states, self._revision)
+        return self._revision
+
+
+class InputStatesJoin(_InputBatches):
+    """Puts the batches of `LoadInputStates` together."""
+
+    def joined(self, trailing_metadata: TrailingMetadata) -> Loaded[list[InputState]]:  # noqa: ARG002  (a Join)
+        """All inputs, in the order of the stream."""
+        return Loaded(self._states, self._told_revision())
+
+
+class ReadableInputStatesJoin(_InputBatches):
+    """Puts the batches of a `LoadInputStates` that skips damaged inputs together."""
+
+    def joined(self, trailing_metadata: TrailingMetadata) -> ReadableInputStates:  # noqa: ARG002  (a Join)
+        """The sound inputs and the names of the others, in the order of the stream."""
+        return ReadableInputStates(self._states, self._corrupt, self._told_revision())
 
 
 class SessionSnapshotJoin:

@@ -114,9 +114,9 @@ class Requests:
             session_store_key=session_store_key,
         )
 
-    def load_input_states(self, runtime_id: str) -> pb.LoadInputStatesRequest:
+    def load_input_states(self, runtime_id: str, *, skip_corrupt: bool = False) -> pb.LoadInputStatesRequest:
         """Ask for all inputs."""
-        return pb.LoadInputStatesRequest(realm=self._realm, runtime_id=runtime_id)
+        return pb.LoadInputStatesRequest(realm=self._realm, runtime_id=runtime_id, skip_corrupt=skip_corrupt)
 
     def load_boundary_receipt(self, runtime_id: str, run_id: str, sequence: int) -> pb.LoadBoundaryReceiptRequest:
         """Ask for one boundary's receipt."""

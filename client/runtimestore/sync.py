@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Loaded,
         OAuthCommit,
         OAuthFlowSnapshot,
+        ReadableInputStates,
         RunBoundaryReceipt,
         RuntimeState,
         ServerInfo,
@@ -237,6 +238,21 @@ class RuntimeStoreClient:
             self._store.LoadInputStates,
             self._requests.load_input_states(runtime_id),
             answers.InputStatesJoin,
+            self._deadline(timeout_seconds),
+        )
+
+    def load_readable_input_states(
+        self, runtime_id: str, *, timeout_seconds: float | None = None
+    ) -> ReadableInputStates:
+        """Load all inputs of a runtime that are sound, and name those that are not, as they were at one moment.
+
+        For the recovery of a runtime whose store was damaged: each input is told, either whole or by its id and what
+        is wrong with it. Writing an input again mends it.
+        """
+        return self._stream(
+            self._store.LoadInputStates,
+            self._requests.load_input_states(runtime_id, skip_corrupt=True),
+            answers.ReadableInputStatesJoin,
             self._deadline(timeout_seconds),
         )
 

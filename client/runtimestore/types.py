@@ -12,12 +12,14 @@ __all__ = [
     "Acquisition",
     "Commit",
     "CommitCounters",
+    "CorruptInput",
     "InputState",
     "InputStateSeed",
     "Limits",
     "Loaded",
     "OAuthCommit",
     "OAuthFlowSnapshot",
+    "ReadableInputStates",
     "RunApplyBoundary",
     "RunBoundaryReceipt",
     "RuntimeState",
@@ -146,6 +148,24 @@ class Loaded(NamedTuple, Generic[T]):
     """
 
     value: T
+    revision: int
+
+
+class CorruptInput(NamedTuple):
+    """An input whose stored document is not what was written; `description` is for people."""
+
+    input_id: str
+    description: str
+
+
+class ReadableInputStates(NamedTuple):
+    """All inputs of a runtime, the damaged ones by name only, and the revision that the load saw.
+
+    Every input of the runtime is in one of the two lists, each in ascending order of `input_id`.
+    """
+
+    input_states: list[InputState]
+    corrupt_inputs: list[CorruptInput]
     revision: int
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runtimestore.errors import StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server import documents
 from runtimestore_server.receipts import receipt_message
@@ -59,6 +60,24 @@ def input_message(runtime: RuntimeKey, stored: reads.StoredInput) -> pb.StoredIn
             attempt_count=seed.attempt_count,
         ),
     )
+
+
+def readable_input(
+    runtime: RuntimeKey, stored: reads.StoredInput | reads.CorruptInput, *, skip_corrupt: bool
+) -> pb.StoredInputState | pb.CorruptInput:
+    """An input, or, where corrupt ones are to be skipped, its id and what is wrong with it.
+
+    Raises:
+        StoredValueCorrupt: it is no input's document, or another input's, and is not to be skipped.
+    """
+    if isinstance(stored, reads.CorruptInput):
+        return pb.CorruptInput(input_id=stored.input_id, description=stored.description)
+    try:
+        return input_message(runtime, stored)
+    except StoredValueCorrupt as refusal:
+        if not skip_corrupt:
+            raise
+        return pb.CorruptInput(input_id=refusal.metadata["input_id"], description=refusal.message)
 
 
 def ops_message(runtime: RuntimeKey, stored: reads.StoredOps) -> pb.PersistedOpsSnapshot:

@@ -109,17 +109,23 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read all inputs of a runtime in batches."""
         del context
         runtime = _runtime(request)
-        revision, stored = await self._store.read(reads.load_input_states, runtime)
+        skip_corrupt = request.skip_corrupt
+        revision, stored = await self._store.read(reads.load_input_states, runtime, skip_corrupt=skip_corrupt)
         answer = pb.LoadInputStatesResponse(revision=revision)
         size_bytes = 0
         with self._store.sending(reads.size_bytes(stored)):
             for item in stored:
-                if size_bytes and size_bytes + len(item.state_json) > CHUNK_BYTES:
+                message = answers.readable_input(runtime, item, skip_corrupt=skip_corrupt)
+                item_bytes = message.ByteSize()
+                if size_bytes and size_bytes + item_bytes > CHUNK_BYTES:
                     yield answer
                     answer = pb.LoadInputStatesResponse(revision=revision)
                     size_bytes = 0
-                answer.input_states.append(answers.input_message(runtime, item))
-                size_bytes += len(item.state_json)
+                if isinstance(message, pb.StoredInputState):
+                    answer.input_states.append(message)
+                else:
+                    answer.corrupt_inputs.append(message)
+                size_bytes += item_bytes
             yield answer
 
     async def LoadBoundaryReceipt(

@@ -15,12 +15,14 @@ from runtimestore import (
     AsyncRuntimeStoreClient,
     Commit,
     CommitCounters,
+    CorruptInput,
     InputState,
     InputStateSeed,
     Limits,
     Loaded,
     OAuthCommit,
     OAuthFlowSnapshot,
+    ReadableInputStates,
     RunApplyBoundary,
     RunBoundaryReceipt,
     RuntimeState,
@@ -71,7 +73,7 @@ class Case:
 
     @property
     def rpc(self) -> str:
-        name = self.method.removesuffix("_with_revision").removesuffix("_with_version")
+        name = self.method.removesuffix("_with_revision").removesuffix("_with_version").replace("_readable", "")
         return name.title().replace("_", "").replace("Oauth", "OAuth")
 
 
@@ -157,6 +159,18 @@ CASES = [
         pb.LoadInputStatesRequest(**LOAD),
         [pb.LoadInputStatesResponse(revision=4), pb.LoadInputStatesResponse(input_states=[STORED])],
         Loaded([INPUT], 4),
+    ),
+    Case(
+        "load_readable_input_states",
+        (RUNTIME,),
+        pb.LoadInputStatesRequest(**LOAD, skip_corrupt=True),
+        [
+            pb.LoadInputStatesResponse(
+                input_states=[STORED], corrupt_inputs=[pb.CorruptInput(input_id=OTHER, description="bad")], revision=4
+            ),
+            pb.LoadInputStatesResponse(corrupt_inputs=[pb.CorruptInput(input_id=KEY, description="worse")]),
+        ],
+        ReadableInputStates([INPUT], [CorruptInput(OTHER, "bad"), CorruptInput(KEY, "worse")], 4),
     ),
     Case(
         "load_boundary_receipt",
@@ -381,6 +395,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
 
 def test_every_load_of_a_runtime_s_value_has_a_twin_with_the_revision() -> None:
     loads = {name for name in public(RuntimeStoreClient) if name.startswith("load_") and "oauth" not in name}
+    loads -= {"load_readable_input_states"}  # tells the revision always
     bare = {name for name in loads if not name.endswith("_with_revision")}
 
     assert len(bare) == 6

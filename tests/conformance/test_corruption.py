@@ -13,7 +13,7 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store import tables
 from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
 from support.database import change, flip_a_byte
-from support.documents import new_id, ops, receipt
+from support.documents import inputs, new_id, ops, receipt
 from support.engines import UNTYPED_COLUMNS
 from support.refusals import refused
 
@@ -307,6 +307,55 @@ async def test_the_refusal_of_a_damaged_value_shows_nothing_of_it(
     told = f"{found.message} {found.metadata}"
     assert "verifier" not in told
     assert "SELECT" not in told
+
+
+async def test_sound_inputs_can_be_had_without_the_damaged_ones_which_are_named(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    states = inputs(5, "secret text")
+    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, states)
+    damaged = [states[1].input_id, states[4].input_id]
+    for input_id in damaged:
+        await flip_a_byte(app, tables.inputs.c.state_json, realm=realm, runtime_id=runtime_id, input_id=input_id)
+
+    with pytest.raises(StoredValueCorrupt):
+        await store.load_input_states(runtime_id)
+    found = await store.load_readable_input_states(runtime_id)
+
+    assert found.input_states == [states[0], states[2], states[3]]
+    assert [corrupt.input_id for corrupt in found.corrupt_inputs] == damaged
+    assert found.revision == 1
+    for corrupt in found.corrupt_inputs:
+        assert corrupt.input_id in corrupt.description
+        assert "secret" not in corrupt.description
+
+    await store.persist_input_state(runtime_id, states[1])
+    await store.persist_input_state(runtime_id, states[4])
+    assert await store.load_readable_input_states(runtime_id) == (states, [], 3)
+
+
+async def test_damaged_inputs_that_are_skipped_are_told_in_messages_that_every_client_takes(
+    app: Application, store: Store, wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub, realm: str, runtime_id: str
+) -> None:
+    states = inputs(4, "x" * 900_000)
+    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, states)
+    await flip_a_byte(app, tables.inputs.c.sha256, realm=realm, runtime_id=runtime_id, input_id=states[2].input_id)
+
+    request = pb.LoadInputStatesRequest(realm=realm, runtime_id=runtime_id, skip_corrupt=True)
+    messages = [message async for message in wire.LoadInputStates(request)]
+
+    assert [state.input_id for message in messages for state in message.input_states] == [
+        states[number].input_id for number in (0, 1, 3)
+    ]
+    assert [corrupt.input_id for message in messages for corrupt in message.corrupt_inputs] == [states[2].input_id]
+    assert {message.revision for message in messages} == {1}
+    assert max(message.ByteSize() for message in messages) < 2 * 1024 * 1024
+
+
+async def test_skipping_the_damaged_inputs_of_a_runtime_without_any_skips_nothing(
+    store: Store, runtime_id: str
+) -> None:
+    assert await store.load_readable_input_states(runtime_id) == ([], [], 0)
 
 
 async def test_a_damaged_session_is_mended_by_the_next_snapshot(

@@ -732,19 +732,25 @@ class LoadInputStatesRequest(_message.Message):
 
     REALM_FIELD_NUMBER: _builtins.int
     RUNTIME_ID_FIELD_NUMBER: _builtins.int
+    SKIP_CORRUPT_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
+    skip_corrupt: _builtins.bool
+    """Leave damaged inputs out and name them in `corrupt_inputs`, instead of refusing the load with STORED_VALUE_CORRUPT. Every input
+    of the runtime is then either in `input_states`, sound, or in `corrupt_inputs`: none is missing in silence.
+    """
     def __init__(
         self,
         *,
         realm: _builtins.str = ...,
         runtime_id: _builtins.str = ...,
+        skip_corrupt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["realm", b"realm", "runtime_id", b"runtime_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["realm", b"realm", "runtime_id", b"runtime_id", "skip_corrupt", b"skip_corrupt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -758,25 +764,57 @@ class LoadInputStatesResponse(_message.Message):
 
     INPUT_STATES_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CORRUPT_INPUTS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The runtime's revision that this load saw, in the first message; 0 = nothing was ever written."""
     @_builtins.property
     def input_states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredInputState]:
         """Inputs, `input_id` ascending over the whole stream."""
 
+    @_builtins.property
+    def corrupt_inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CorruptInput]:
+        """Inputs that are damaged, `input_id` ascending over the whole stream. Always empty without `skip_corrupt`."""
+
     def __init__(
         self,
         *,
         input_states: _abc.Iterable[Global___StoredInputState] | None = ...,
         revision: _builtins.int = ...,
+        corrupt_inputs: _abc.Iterable[Global___CorruptInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_states", b"input_states", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrupt_inputs", b"corrupt_inputs", "input_states", b"input_states", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadInputStatesResponse: _TypeAlias = LoadInputStatesResponse  # noqa: Y015
+
+@_typing.final
+class CorruptInput(_message.Message):
+    """An input whose stored document is not what was written. Nothing of the document is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_ID_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    input_id: _builtins.str
+    """The input, as its row names it."""
+    description: _builtins.str
+    """What is wrong, in one sentence for people: the message that the load would have been refused with."""
+    def __init__(
+        self,
+        *,
+        input_id: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "input_id", b"input_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorruptInput: _TypeAlias = CorruptInput  # noqa: Y015
 
 @_typing.final
 class LoadBoundaryReceiptRequest(_message.Message):

@@ -188,7 +188,8 @@ class RuntimeStoreServicer:
 
     def LoadInputStates(self, request, context):
         """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
-        empty if there is no input, and carries the revision.
+        empty if there is no input, and carries the revision. One damaged input refuses the whole load with
+        STORED_VALUE_CORRUPT, unless `skip_corrupt` asks for all the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,7 +72,8 @@ class RuntimeStoreStub:
     """
     LoadInputStates: _grpc.UnaryStreamMultiCallable[_runtime_store_pb2.LoadInputStatesRequest, _runtime_store_pb2.LoadInputStatesResponse]
     """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
-    empty if there is no input, and carries the revision.
+    empty if there is no input, and carries the revision. One damaged input refuses the whole load with
+    STORED_VALUE_CORRUPT, unless `skip_corrupt` asks for all the others.
     """
     LoadBoundaryReceipt: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadBoundaryReceiptRequest, _runtime_store_pb2.LoadBoundaryReceiptResponse]
     """Reads the receipt of one boundary."""
@@ -144,7 +145,8 @@ class RuntimeStoreAsyncStub(RuntimeStoreStub):
     """
     LoadInputStates: _aio.UnaryStreamMultiCallable[_runtime_store_pb2.LoadInputStatesRequest, _runtime_store_pb2.LoadInputStatesResponse]  # type: ignore[assignment]
     """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
-    empty if there is no input, and carries the revision.
+    empty if there is no input, and carries the revision. One damaged input refuses the whole load with
+    STORED_VALUE_CORRUPT, unless `skip_corrupt` asks for all the others.
     """
     LoadBoundaryReceipt: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadBoundaryReceiptRequest, _runtime_store_pb2.LoadBoundaryReceiptResponse]  # type: ignore[assignment]
     """Reads the receipt of one boundary."""
@@ -255,7 +257,8 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runtime_store_pb2.LoadInputStatesResponse], _abc.AsyncIterator[_runtime_store_pb2.LoadInputStatesResponse]]:
         """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
-        empty if there is no input, and carries the revision.
+        empty if there is no input, and carries the revision. One damaged input refuses the whole load with
+        STORED_VALUE_CORRUPT, unless `skip_corrupt` asks for all the others.
         """
 
     @_abc_1.abstractmethod

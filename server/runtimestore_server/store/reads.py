@@ -41,6 +41,13 @@ class StoredInput(NamedTuple):
     state_json: bytes
 
 
+class CorruptInput(NamedTuple):
+    """An input that is damaged, and what is wrong with it."""
+
+    input_id: str
+    description: str
+
+
 class StoredOps(NamedTuple):
     """An ops document as it was written."""
 
@@ -58,16 +65,25 @@ def load_session_snapshot(tx: Connection, runtime: RuntimeKey) -> tuple[int, Sto
     return _revision(row, runtime), StoredSnapshot(row.session_id, row.sha256, row.body)
 
 
-def load_input_states(tx: Connection, runtime: RuntimeKey) -> tuple[int, list[StoredInput]]:
-    """The revision and all inputs of a runtime, `input_id` ascending."""
+def load_input_states(
+    tx: Connection, runtime: RuntimeKey, *, skip_corrupt: bool = False
+) -> tuple[int, list[StoredInput | CorruptInput]]:
+    """The revision and all inputs of a runtime, `input_id` ascending; corrupt ones among them only if asked for."""
     table = inputs
     statement = _of_runtime(table, runtime, table.c.input_id, table.c.sha256, table.c.state_json)
     rows = tx.execute(statement.order_by(table.c.input_id)).all()
     revision = _revision(rows[0] if rows else None, runtime)
-    stored = []
+    stored: list[StoredInput | CorruptInput] = []
     for row in rows:
-        if row.sha256 is not None:
+        if row.sha256 is None:
+            continue
+        try:
             verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=row.input_id)
+        except StoredValueCorrupt as refusal:
+            if not skip_corrupt:
+                raise
+            stored.append(CorruptInput(refusal.metadata["input_id"], refusal.message))
+        else:
             stored.append(StoredInput(row.input_id, row.state_json))
     return revision, stored
 
