@@ -143,7 +143,9 @@ def _attempt(
         except Exception as error:
             database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error
-        database.release_buffers(connection, sum(write.size_bytes for write in batch))
+        carried_bytes = sum(write.size_bytes for write in batch)
+        database.after_commit(connection, writes=len(batch), carried_bytes=carried_bytes)
+        database.release_buffers(connection, carried_bytes)
         return decisions
 
 

@@ -107,6 +107,10 @@ class Database(ABC):
         """Commit, so that all that was committed before is as durable as an answered COMMIT makes it."""
         tx.commit()
 
+    def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
+        """What the engine needs once a transaction was committed. Never raises: the transaction stands."""
+        del connection, writes, carried_bytes
+
     def discard(self, connection: Connection) -> None:
         """Close a connection, with whatever state it is in, instead of giving it back to the pool."""
         connection.invalidate()

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
+from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.database import LARGE_BYTES, POOL_TIMEOUT_SECONDS, Database, Fault, Row
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 
@@ -47,6 +48,7 @@ class SqliteDatabase(Database):
         self.writers = self._engine(url, pool_size=2)
         event.listen(self.writers, "begin", _begin_immediate)
         self.readers = self._engine(url, pool_size=reader_threads)
+        self._checkpoints = Checkpoints()
 
     @staticmethod
     def _engine(url: URL, *, pool_size: int) -> Engine:
@@ -107,6 +109,11 @@ class SqliteDatabase(Database):
         code = getattr(cause, "sqlite_errorcode", None)
         return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
 
+    def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
+        """Bring the log into the file from time to time."""
+        driver: Any = connection.connection.driver_connection
+        self._checkpoints.after_commit(driver, writes * WRITE_BYTES + carried_bytes)
+
     def migration_lock(self, connection: Connection) -> None:
         """Nothing to do: BEGIN IMMEDIATE is the lock."""
 
@@ -121,6 +128,9 @@ class MemoryDatabase(SqliteDatabase):
         self.writers = self._engine(make_url("sqlite+pysqlite:///:memory:"), pool_size=1)
         event.listen(self.writers, "begin", _begin_immediate)
         self.readers = self.writers
+
+    def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
+        """Nothing: there is no log."""
 
     def discard(self, connection: Connection) -> None:
         """End its transaction and no more: the one connection is the store."""
@@ -158,6 +168,7 @@ def _configure(connection: sqlite3.Connection, record: object) -> None:
     cursor = connection.cursor()
     _use_write_ahead_log(cursor)  # readers do not wait for the writer
     cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
+    cursor.execute("PRAGMA wal_autocheckpoint = 0")  # it would not tell that it failed: see checkpoints.py
     cursor.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
     cursor.close()
 

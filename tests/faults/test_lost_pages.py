@@ -1,0 +1,163 @@
+"""Syncs that fail, on a disk that then has lost what was not synced: an acknowledgement still holds."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runtimestore import CommitOutcomeUnknown, StoreUnavailable
+from runtimestore_server.store.schema import upgrade
+from support.calls import Store, input_of
+from support.documents import new_id
+from support.lost_pages import LostPages, compiled
+from support.server import ServerProcess, in_process
+from support.turns import ONCE, Turns, acknowledged, refusals
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.torture import Trial
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    file = tmp_path / "store.db"
+    upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def disk(library: Path, database: Path) -> LostPages:
+    return LostPages(library, database, database.parent / "disk")
+
+
+def _server(database: Path, disk: LostPages) -> ServerProcess:
+    server = ServerProcess(f"sqlite:///{database}")
+    server._environment.update(disk.environment)
+    return server
+
+
+async def _check(url: str, writers: list[Turns]) -> None:
+    """See that all that was acknowledged is in a database, and that SQLite finds nothing wrong with it."""
+    async with in_process(url) as app, Store(app.address) as store:
+        for writer in writers:
+            await writer.check(store)
+        with app.store.database.readers.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalars().all() == ["ok"]
+
+
+@pytest.mark.usefixtures("runner")
+async def test_a_write_whose_sync_fails_is_not_acknowledged_and_lands_once_syncs_work_again(
+    database: Path, disk: LostPages
+) -> None:
+    runtime_id, request_id = "rt:sync", new_id()
+    with _server(database, disk) as server:
+        async with Store(server.address, retry=ONCE) as store:
+            assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
+            if not disk.syncs("w"):
+                pytest.skip("this Python's SQLite cannot be reached by LD_PRELOAD")
+            with disk.failing(log=True):
+                for _ in range(3):
+                    with pytest.raises((CommitOutcomeUnknown, StoreUnavailable)) as refused:
+                        await store.persist_input_state(runtime_id, input_of("b"), request_id=request_id)
+                    assert refused.value.store_error == "write_failed"
+                assert await store.load_input_states(runtime_id) == [input_of("a")]
+
+            assert await store.persist_input_state(runtime_id, input_of("b"), request_id=request_id) == (2, False)
+            assert await store.load_input_states(runtime_id) == [input_of("b")]
+            server.kill()
+    assert disk.syncs("W") >= 3
+
+    async with in_process(disk.after_power_loss(database.parent / "after")) as app, Store(app.address) as store:
+        assert await store.load_input_states(runtime_id) == [input_of("b")]
+
+
+@pytest.mark.usefixtures("runner")
+async def test_a_checkpoint_whose_sync_fails_after_a_partial_one_loses_nothing(database: Path, disk: LostPages) -> None:
+    writer = Turns("rt:checkpoint", size_bytes=600_000)
+    with _server(database, disk) as server:
+        async with Store(server.address, retry=ONCE) as store:
+            for _ in range(3):
+                assert await writer.take(store)
+            reader = sqlite3.connect(database)
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM runtimes").fetchall()
+            for _ in range(9):
+                assert await writer.take(store)  # past 4 MiB: a checkpoint copies as much as the reader lets it
+            reader.close()
+            with disk.failing(database=True):
+                for _ in range(9):
+                    assert await writer.take(store)  # the log is synced: these are durable
+            assert disk.syncs("D") >= 1
+            for _ in range(20):
+                assert await writer.take(store)  # a checkpoint works, and the log is begun anew
+            assert disk.syncs("d") >= 1
+            server.kill()
+
+    await _check(disk.after_power_loss(database.parent / "after"), [writer])
+
+
+@pytest.mark.usefixtures("runner")
+async def test_what_was_acknowledged_survives_the_loss_of_power_whichever_syncs_have_failed(
+    trial: Trial, tmp_path: Path, library: Path
+) -> None:
+    rounds, seconds = trial.rounds(short=2, long=40), trial.rounds(short=1, long=4)
+    turns = failed = partial_readers = 0
+    reasons: set[str] = set()
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        database = folder / "store.db"
+        upgrade(f"sqlite:///{database}")
+        disk = LostPages(library, database, folder / "disk")
+        writers = [Turns(f"rt:{name}", size_bytes=trial.random.choice((500, 60_000, 300_000))) for name in range(6)]
+        with _server(database, disk) as server:
+            async with Store(server.address, retry=ONCE) as store:
+                stop = asyncio.Event()
+                writing = [asyncio.create_task(writer.go_on(store, stop)) for writer in writers]
+                partial_readers += await _trouble(trial, disk, database, seconds)
+                server.kill()  # with syncs failing or not, in the middle of whatever is done
+                stop.set()
+                await asyncio.gather(*writing)
+        await _check(disk.after_power_loss(folder / "after"), writers)
+        turns += acknowledged(writers)
+        failed += disk.syncs("DW")
+        reasons |= set(refusals(writers))
+    assert failed
+    trial.record(
+        rounds=rounds,
+        acknowledged_turns=turns,
+        failed_syncs=failed,
+        readers_in_the_way=partial_readers,
+        lost_turns=0,
+        reasons=", ".join(sorted(reasons)),
+    )
+
+
+async def _trouble(trial: Trial, disk: LostPages, database: Path, seconds: float) -> int:
+    """Let syncs fail and work again, and readers stand in the way of checkpoints; how many readers did."""
+    loop, readers = asyncio.get_running_loop(), 0
+    end = loop.time() + seconds
+    while loop.time() < end:
+        disk.fail(database=trial.random.random() < 0.5, log=trial.random.random() < 0.3)
+        reader = sqlite3.connect(database)
+        try:
+            if trial.random.random() < 0.5:
+                reader.execute("BEGIN")
+                reader.execute("SELECT * FROM runtimes").fetchall()
+                readers += 1
+            await asyncio.sleep(trial.random.uniform(0.02, 0.3))
+        finally:
+            reader.close()
+    if trial.random.random() < 0.5:
+        disk.fail(database=False, log=False)
+        await asyncio.sleep(trial.random.uniform(0.0, 0.3))
+    return readers
