@@ -213,6 +213,8 @@ def _commit_state(database: Database, batch: Sequence[AnyWrite], attempt: _Attem
                     return state
         except Exception as error:  # noqa: BLE001  (as long as there is time, ask again)
             _log.info("asking what became of a commit", error=_name(error))
+            if database.classify(error) is Fault.READ_ONLY:
+                break  # that lasts, and other writers must not wait for it
         gate.ending.wait(0.05)
         time.sleep(0.01)  # `wait` returns at once while the server ends
     return CommitState.UNKNOWN

@@ -6,17 +6,22 @@ import enum
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import event
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import sqlalchemy as sa
-    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.engine import Connection, Engine, ExceptionContext
+    from sqlalchemy.pool import ConnectionPoolEntry
     from sqlalchemy.sql.expression import FromClause
 
 Row = tuple[Any, ...]
 
 LARGE_BYTES = 8 * 1024 * 1024
 """A connection that carried this much at once keeps buffers of that size: it is closed, and the next one is new."""
+
+_READ_ONLY = "runtimestore takes no writes"
 
 POOL_TIMEOUT_SECONDS = 30.0
 """How long a thread waits for a connection of its pool; more means that the sizes of pools and threads disagree."""
@@ -123,6 +128,25 @@ class Database(ABC):
     @abstractmethod
     def migration_lock(self, connection: Connection) -> None:
         """Wait until no other process migrates; held until the transaction ends."""
+
+    def _reopen_when_read_only(self, engine: Engine) -> None:
+        """Close a connection that takes no writes once it is given back: it would not take them later either.
+
+        A file that was opened without the right to write, a session that began while the database was read-only or
+        that leads to a server which is a standby now: all of them stay what they are.
+        """
+
+        def look(context: ExceptionContext) -> None:
+            error = context.sqlalchemy_exception
+            if context.connection is not None and error is not None and self.classify(error) is Fault.READ_ONLY:
+                context.connection.info[_READ_ONLY] = True
+
+        def given_back(_driver: object, record: ConnectionPoolEntry) -> None:
+            if record.info.pop(_READ_ONLY, False):
+                record.invalidate()
+
+        event.listen(engine, "handle_error", look)
+        event.listen(engine, "checkin", given_back)
 
     def dispose(self) -> None:
         """Close every connection."""

@@ -45,6 +45,7 @@ class PostgresDatabase(Database):
         url = url.set(drivername="postgresql+psycopg")
         # One more than the committers: maintenance, and the question what became of a COMMIT.
         self.writers = self._engine(url, pool_size=committer_threads + 1)
+        self._reopen_when_read_only(self.writers)
         # One statement a read is one snapshot; without BEGIN and COMMIT around it, it is one round trip too.
         self.readers = self._engine(url, pool_size=reader_threads).execution_options(isolation_level="AUTOCOMMIT")
 

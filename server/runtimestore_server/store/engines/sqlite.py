@@ -47,6 +47,7 @@ class SqliteDatabase(Database):
         # Two connections: the committer's, and one for maintenance beside it.
         self.writers = self._engine(url, pool_size=2)
         event.listen(self.writers, "begin", _begin_immediate)
+        self._reopen_when_read_only(self.writers)
         self.readers = self._engine(url, pool_size=reader_threads)
         self._checkpoints = Checkpoints()
 
