@@ -18,6 +18,7 @@ from runtimestore.v1 import (
     runtime_store_pb2_grpc,
 )
 from runtimestore_server.admin import RuntimeStoreAdminService
+from runtimestore_server.health import HealthService
 from runtimestore_server.interceptors import Arrivals, interceptors
 from runtimestore_server.service import RuntimeStoreService
 from runtimestore_server.store import Store, schema
@@ -72,7 +73,7 @@ class Application:
         self.store: Store
         self._arrivals = Arrivals()
         self._server: grpc.aio.Server
-        self._health: health.aio.HealthServicer
+        self._health: HealthService
         self._watching: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
@@ -107,7 +108,7 @@ class Application:
         runtime_store_admin_pb2_grpc.add_RuntimeStoreAdminServicer_to_server(
             RuntimeStoreAdminService(self.store, settings, schema_revision=schema_revision), server
         )
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:

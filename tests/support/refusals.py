@@ -33,7 +33,11 @@ async def refused(call: Any) -> WireRefusal:
     """How a call, unary or streaming, was refused; fails if it was not."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await _finished(call)
-    error = failed.value
+    return details(failed.value)
+
+
+def details(error: grpc.aio.AioRpcError) -> WireRefusal:
+    """What the error of a call carries."""
     trailing = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailing.get("grpc-status-details-bin", b""))
     info = error_details_pb2.ErrorInfo()

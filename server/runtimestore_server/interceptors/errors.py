@@ -46,7 +46,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         known = self._wrapped.get(method)
         # Generated code makes one handler per method and server, so comparing the function is enough.
-        behaviour = handler.unary_unary or handler.unary_stream
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_stream
         if known is not None and known[0] == behaviour:
             return known[1]
         wrapped = _wrap(method, handler)
@@ -103,7 +103,6 @@ def _wrap(method: str, handler: Any) -> Any:
             request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
-    # A stream that is no generator writes by itself, as the health service's Watch does; it is not ours.
     if inspect.isasyncgenfunction(handler.unary_stream):
         stream = handler.unary_stream
 
@@ -123,7 +122,52 @@ def _wrap(method: str, handler: Any) -> Any:
             request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
-    return handler  # nor is the bidirectional stream of server reflection
+    return _wrap_writing_stream(method, handler) if handler.unary_stream else _wrap_stream_stream(method, handler)
+
+
+def _wrap_writing_stream(method: str, handler: Any) -> Any:
+    """A stream that is no generator writes by itself, as the health service's Watch does."""
+    write_all = handler.unary_stream
+
+    async def unary_stream(request: Any, context: Context) -> None:
+        started = time.perf_counter()
+        try:
+            if request is _MALFORMED:
+                raise _malformed()  # noqa: TRY301  (so that there is one way out of here)
+            await write_all(request, context)
+        except Exception as error:  # noqa: BLE001  (this is the one place where all of them end)
+            await _refuse(method, error, context, started)
+
+    return grpc.unary_stream_rpc_method_handler(
+        unary_stream,
+        request_deserializer=_lenient(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _wrap_stream_stream(method: str, handler: Any) -> Any:
+    """A stream of requests, such as server reflection's."""
+    answers = handler.stream_stream
+
+    async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if request is _MALFORMED:
+                raise _malformed()
+            yield request
+
+    async def stream_stream(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        started = time.perf_counter()
+        try:
+            async for answer in answers(checked(requests), context):
+                yield answer
+        except Exception as error:  # noqa: BLE001  (this is the one place where all of them end)
+            await _refuse(method, error, context, started)
+
+    return grpc.stream_stream_rpc_method_handler(
+        stream_stream,
+        request_deserializer=_lenient(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
 
 
 async def _refuse(method: str, error: Exception, context: Context, started: float) -> None:
