@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import Commit, CommitOutcomeUnknown, DeadlineExceeded, RetryPolicy, StoreUnavailable
-from runtimestore_server.store import transaction
+from runtimestore_server.store import commit_outcome
 from runtimestore_server.store.engines import open_database
 from support.calls import Store
 from support.clean_up import until
@@ -61,7 +61,7 @@ async def _landed(database: Database, realm: str, life: Life, *, turn: int) -> i
 async def test_whatever_is_answered_to_a_write_whose_commit_was_cut_is_the_truth(
     postgres_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, trial: Trial, realm: str
 ) -> None:
-    monkeypatch.setattr(transaction, "UNKNOWN_LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(commit_outcome, "UNKNOWN_LIMIT_SECONDS", 0.2)
     wanted = trial.rounds(short=16, long=1000)
     lives = [Life(f"rt:{number}", identified=number != 0) for number in range(6)]
     turns = Counter(dict.fromkeys(lives, 1))

@@ -14,9 +14,9 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.schema import upgrade
+from scripts.postgres_server import _account
 from support.calls import Store
 from support.disk import MIB, SmallDisk, small_disk
-from support.postgres import _account
 from support.server import ServerProcess
 from support.turns import ONCE, Turns, acknowledged, refusals
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from runtimestore.errors import CommitOutcomeUnknown, RequestIdReused
-from runtimestore_server.store import tables, transaction
+from runtimestore_server.store import commit_outcome, tables
 from runtimestore_server.store.values import Outcome, Write
 from support.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
 
@@ -111,7 +111,7 @@ def test_the_refusals_of_a_batch_whose_commit_was_not_answered_stand(
 def test_an_engine_that_stays_away_after_commit_leaves_the_outcome_unknown_and_the_id_settles_it(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
-    monkeypatch.setattr(transaction, "UNKNOWN_LIMIT_SECONDS", 0.3)
+    monkeypatch.setattr(commit_outcome, "UNKNOWN_LIMIT_SECONDS", 0.3)
     away: list[bool] = []
     terminate = _terminated(postgres_database, committed=committed)
 

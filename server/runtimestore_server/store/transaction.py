@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import random
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -23,8 +23,9 @@ from runtimestore.errors import (
 )
 from runtimestore_server.log import UNFORESEEN, frames
 from runtimestore_server.store import fences, oauth_flow, requests, writes
+from runtimestore_server.store.commit_outcome import Attempt, found_out
 from runtimestore_server.store.ending import Abandoned
-from runtimestore_server.store.engines import CommitState, Fault, error_code
+from runtimestore_server.store.engines import CommitState, Fault, error_name
 from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, Write
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 TRANSIENT_LIMIT_SECONDS = 20.0
 """How long a batch is run again on transient errors before its writers are told that the store is unavailable."""
-
-UNKNOWN_LIMIT_SECONDS = 5.0
-"""How long the truth about a COMMIT is sought before its writers are told that it is unknown."""
 
 PROBE_LOCK_SECONDS = 0.05
 """How long a write that is run alone waits for a row that another session holds."""
@@ -59,18 +57,10 @@ DEFERRED = Deferred.DEFERRED
 _log = structlog.get_logger(__name__)
 
 
-class _Attempt(NamedTuple):
-    """What a transaction decided, and what identifies it if its COMMIT is not answered."""
-
-    decisions: list[Decision]
-    token: str | None
-    now_ms: int
-
-
 class _CommitFailed(Exception):
     """COMMIT itself raised; the decisions of the attempt hold if it was committed all the same."""
 
-    def __init__(self, cause: Exception, attempt: _Attempt) -> None:
+    def __init__(self, cause: Exception, attempt: Attempt) -> None:
         super().__init__("COMMIT failed")
         self.cause = cause
         self.attempt = attempt
@@ -92,11 +82,11 @@ def commit_batch(
             return [*_attempt(database, batch, gate, lock_wait_seconds)], True
         except _CommitFailed as failed:
             if database.commit_is_ambiguous(failed.cause):
-                state = _commit_state(database, batch, failed.attempt, gate)
+                state = found_out(database, batch, failed.attempt, gate)
                 if state is CommitState.COMMITTED:
                     return [*failed.attempt.decisions], True
                 if state is CommitState.UNKNOWN:
-                    _log.warning("commit outcome unknown", writes=len(batch), error=_name(failed.cause))
+                    _log.warning("commit outcome unknown", writes=len(batch), error=error_name(failed.cause))
                     return [unknown() for _ in batch], False
             error = failed.cause
         except Exception as raised:  # noqa: BLE001  (whatever it is, each writer must be answered)
@@ -133,7 +123,7 @@ def _attempt(
             if lock_wait_seconds is not None:
                 database.limit_lock_wait(connection, lock_wait_seconds)
             decisions = _decide(database, connection, batch, now_ms)
-            attempt = _Attempt(decisions, database.transaction_token(connection), now_ms)
+            attempt = Attempt(decisions, database.transaction_token(connection), now_ms)
             gate.enter()
         except BaseException:
             transaction.rollback()
@@ -181,45 +171,6 @@ def _one_by_one(
     return decisions, any(isinstance(decision, Outcome) for decision in decisions)
 
 
-def _commit_state(database: Database, batch: Sequence[AnyWrite], attempt: _Attempt, gate: CommitGate) -> CommitState:
-    """Reconnect and find out: from the engine, or by a request that was recorded in the same transaction."""
-    landed = [
-        write
-        for write, decision in zip(batch, attempt.decisions, strict=True)
-        if isinstance(decision, Outcome) and not decision.replayed
-    ]
-    if not landed:
-        # Nothing was to be committed. Refusals stand; a replay is told once a COMMIT is answered, for what it repeats
-        # may not have reached a standby yet.
-        replays = any(isinstance(decision, Outcome) for decision in attempt.decisions)
-        return CommitState.NOT_COMMITTED if replays else CommitState.COMMITTED
-    identified = next((write for write in landed if not isinstance(write, Acquisition) and write.request_id), None)
-    deadline = time.monotonic() + UNKNOWN_LIMIT_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            with database.writers.connect() as connection:
-                # First the engine, then the record: a transaction that ends between the two is seen by the second.
-                state = database.commit_state(connection, attempt.token)
-                if identified and state is not CommitState.NOT_COMMITTED:
-                    if requests.recorded(connection, identified, now_ms=attempt.now_ms):
-                        state = CommitState.COMMITTED
-                    elif state in (CommitState.COMMITTED, CommitState.RECORD_DECIDES):
-                        state = CommitState.NOT_COMMITTED  # whatever the engine takes for it, its record is not there
-                if state is CommitState.COMMITTED:
-                    database.settle(connection)
-                if state is CommitState.RECORD_DECIDES:
-                    return CommitState.UNKNOWN
-                if state is not CommitState.IN_PROGRESS:
-                    return state
-        except Exception as error:  # noqa: BLE001  (as long as there is time, ask again)
-            _log.info("asking what became of a commit", error=_name(error))
-            if database.classify(error) is Fault.READ_ONLY:
-                break  # that lasts, and other writers must not wait for it
-        gate.ending.wait(0.05)
-        time.sleep(0.01)  # `wait` returns at once while the server ends
-    return CommitState.UNKNOWN
-
-
 def _fault(database: Database, error: Exception) -> Fault:
     if isinstance(error, requests.RowTaken):
         return Fault.TRANSIENT
@@ -231,16 +182,9 @@ def _fault(database: Database, error: Exception) -> Fault:
 def _log_failure(fault: Fault, error: Exception, *, writes: int) -> None:
     if fault is Fault.OTHER:
         # Without the exception's text: drivers quote parameters in it, and those hold documents.
-        _log.error("write failed", error=_name(error), writes=writes, traceback=frames(error))
+        _log.error("write failed", error=error_name(error), writes=writes, traceback=frames(error))
     else:
-        _log.warning("write not committed", fault=fault.value, error=_name(error), writes=writes)
-
-
-def _name(error: BaseException) -> str:
-    """What an error is, without what drivers quote in its text."""
-    cause = getattr(error, "orig", None) or error
-    code = error_code(cause)
-    return f"{type(cause).__name__}({code})" if code else type(cause).__name__
+        _log.warning("write not committed", fault=fault.value, error=error_name(error), writes=writes)
 
 
 def unknown() -> CommitOutcomeUnknown:

@@ -17,7 +17,7 @@ from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatab
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["CommitState", "Database", "Fault", "error_code", "open_database", "parse_url"]
+__all__ = ["CommitState", "Database", "Fault", "error_name", "open_database", "parse_url"]
 
 
 def open_database(url: str, *, committer_threads: int, reader_threads: int) -> Database:
@@ -34,9 +34,11 @@ def open_database(url: str, *, committer_threads: int, reader_threads: int) -> D
     return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
 
 
-def error_code(error: BaseException) -> str | None:
-    """The code that a driver's error bears, such as `40001` or `SQLITE_BUSY`."""
-    return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+def error_name(error: BaseException) -> str:
+    """What an error is, such as `OperationalError(SQLITE_BUSY)`, without what drivers quote in its text."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return f"{type(cause).__name__}({code})" if code else type(cause).__name__
 
 
 def parse_url(url: str) -> URL:
