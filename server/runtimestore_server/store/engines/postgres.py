@@ -35,6 +35,10 @@ MIGRATION_LOCK_SECONDS = 10
 CONNECT_TIMEOUT_SECONDS = 5
 
 
+class CommitInDoubt(Exception):
+    """Postgres answered COMMIT with a warning: it was committed here, but the wait for a standby was cut short."""
+
+
 class PostgresDatabase(Database):
     """A Postgres database through psycopg 3."""
 
@@ -69,6 +73,7 @@ class PostgresDatabase(Database):
             },
         )
         event.listen(engine, "connect", _configure)
+        _doubt_warnings(engine.dialect)
         return engine
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
@@ -96,7 +101,7 @@ class PostgresDatabase(Database):
 
     def classify(self, error: Exception) -> Fault:
         """By SQLSTATE; an error without one is the connection's."""
-        if isinstance(error, PoolTimeoutError):
+        if isinstance(error, (PoolTimeoutError, CommitInDoubt)):
             return Fault.UNAVAILABLE
         if not isinstance(error, DBAPIError):
             return Fault.OTHER
@@ -183,6 +188,32 @@ _FAULT_CLASSES = {
     "57": Fault.UNAVAILABLE,  # operator intervention: shutdown, crash, recovery
     "58": Fault.UNAVAILABLE,  # system errors: I/O
 }
+
+
+def _doubt_warnings(dialect: sa.Dialect) -> None:
+    """Have a COMMIT that is answered with a warning raise CommitInDoubt.
+
+    Whatever cancels a statement, `statement_timeout` too, ends the wait for a synchronous standby and no more: COMMIT
+    is answered as if the standby had the transaction.
+    """
+    commit = dialect.do_commit
+
+    def do_commit(connection: Any) -> None:
+        severities: list[str | None] = []
+
+        def noted(diagnostic: Any) -> None:
+            severities.append(diagnostic.severity_nonlocalized)
+
+        driver = connection.driver_connection
+        driver.add_notice_handler(noted)
+        try:
+            commit(connection)
+        finally:
+            driver.remove_notice_handler(noted)
+        if "WARNING" in severities:
+            raise CommitInDoubt
+
+    dialect.do_commit = do_commit  # type: ignore[assignment, method-assign]  # the one place where COMMIT is sent
 
 
 def _is_operational(error: DBAPIError) -> bool:
