@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -86,6 +87,7 @@ def _serve(arguments: list[str]) -> int:
 
 async def _serve_until_told(settings: Settings) -> bool:
     """Serve until a signal says to end; whether every thread has ended then."""
+    from runtimestore import RuntimeStoreError
     from runtimestore_server.app import Application
 
     told = asyncio.Event()
@@ -102,6 +104,9 @@ async def _serve_until_told(settings: Settings) -> bool:
     async with Application(settings) as app:
         if app.store.database.ephemeral:
             _log.warning("this store is in memory only: it forgets everything when it stops")
+        with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
+            if warnings := await app.store.durability_warnings():
+                _log.warning("durability settings are off", settings="; ".join(warnings))
         _log.info("serving", address=app.address, engine=app.store.database.name)
         await told.wait()
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)

@@ -75,7 +75,7 @@ async def test_whatever_is_answered_to_a_write_whose_commit_was_cut_is_the_truth
             wire.fates.extend(trial.random.choice(CUTS) for _ in range(trial.random.choice((1, 1, 2, 4))))
             wire.away_after_cut = trial.random.random() < 0.05
             # Long where the truth can be had, however busy the machine; short where it cannot.
-            monkeypatch.setattr(transaction, "UNKNOWN_LIMIT_SECONDS", 0.2 if wire.away_after_cut else 60)
+            monkeypatch.setattr(commit_outcome, "UNKNOWN_LIMIT_SECONDS", 0.2 if wire.away_after_cut else 60)
             chosen = trial.random.sample(lives, trial.random.randint(1, len(lives)))
             told = await asyncio.gather(*(life.send(store, turns[life]) for life in chosen), return_exceptions=True)
             reachable = not wire.away

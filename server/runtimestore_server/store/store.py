@@ -117,6 +117,10 @@ class Store:
             self._store_id = await self.read(schema.store_id)
         return f"runtimestore:{self._store_id}:{realm}"
 
+    async def durability_warnings(self) -> list[str]:
+        """What the engine's settings take from the promises: a sentence each."""
+        return await self.read(self.database.durability_warnings)
+
     async def check(self) -> None:
         """See that the engine answers and the schema is current.
 

@@ -108,6 +108,11 @@ class Database(ABC):
         """Wait for rows that another session holds no longer than this, until the transaction ends."""
         del tx, seconds  # where one transaction writes at a time, there are no such rows
 
+    def durability_warnings(self, tx: Connection) -> list[str]:
+        """What the engine's settings take from the promises, a sentence each that begins with the setting."""
+        del tx
+        return []
+
     def settle(self, tx: Connection) -> None:
         """Commit, so that all that was committed before is as durable as an answered COMMIT makes it."""
         tx.commit()

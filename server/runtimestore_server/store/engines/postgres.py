@@ -140,6 +140,16 @@ class PostgresDatabase(Database):
         """A setting of the transaction."""
         tx.execute(_LOCK_WAIT, {"milliseconds": str(int(seconds * 1000))})
 
+    def durability_warnings(self, tx: Connection) -> list[str]:
+        """Of the settings that decide what a crash or a failover may cost, those that are off for this connection."""
+        settings = {row.name: row.setting for row in tx.execute(_SETTINGS)}
+        risky = _RISKY if settings["synchronous_standby_names"] else _RISKY_ALONE
+        return [
+            f"{name} = {settings[name]}: {meaning}"
+            for (name, value), meaning in risky.items()
+            if settings[name] == value
+        ]
+
     def migration_lock(self, connection: Connection) -> None:
         """An advisory lock of the transaction, on a number that no other program is likely to use."""
         self.limit_lock_wait(connection, 0)  # without limit: whoever migrates may take long
@@ -163,6 +173,19 @@ _STATUS = sa.text(
 _MARK = sa.text("SELECT pg_logical_emit_message(true, 'runtimestore', 'settled')")
 
 _LOCK_WAIT = sa.text("SELECT set_config('lock_timeout', :milliseconds, true)")
+
+_RISKY_ALONE = {
+    ("fsync", "off"): "a crash of the machine may destroy the whole database",
+    ("full_page_writes", "off"): "a crash of the machine may leave damaged pages",
+    ("synchronous_commit", "off"): "a crash of Postgres loses writes that were acknowledged just before",
+    ("data_checksums", "off"): "damage by the disk is noticed in documents, not in indexes and other rows",
+}
+_RISKY = _RISKY_ALONE | {
+    ("synchronous_commit", "local"): "a failover loses writes that were acknowledged just before",
+}
+_SETTINGS = sa.text("SELECT name, setting FROM pg_settings WHERE name = ANY (:names)").bindparams(
+    names=[*{name for name, _ in _RISKY}, "synchronous_standby_names"]
+)
 
 _COMMIT_STATES = {
     "committed": CommitState.COMMITTED,
