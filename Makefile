@@ -48,6 +48,10 @@ test-fast: $(INSTALLED) ## Run the tests that take no fresh environment, no big 
 torture: $(INSTALLED) ## Run the tests of faults in their long form, under an hour; JSON in torture-latest.json
 	@$(BIN)/python -m pytest tests/faults tests/crash --torture --torture-report torture-latest.json $(ARGS)
 
+.PHONY: figures
+figures: $(INSTALLED) ## Write the figures of the last `make torture` into docs/guarantees.md
+	@$(BIN)/python -m scripts.figures torture-latest.json
+
 .PHONY: lint
 lint: $(INSTALLED) ruff mypy buf ## Check style, types and protos
 
