@@ -157,3 +157,13 @@ def test_a_shown_database_url_hides_the_whole_password(password: str) -> None:
     shown = str(DatabaseUrl(f"postgresql://app:{password}@host/store"))
 
     assert shown == "postgresql://app:***@host/store"
+
+
+def test_a_database_url_may_name_several_hosts_and_hides_its_password_too() -> None:
+    url = f"postgresql://app:{PASSWORD}@/store?host=db1:5432&host=db2:5433&target_session_attrs=read-write"
+
+    settings = Settings(_env_file=None, database_url=DatabaseUrl(url))
+
+    assert PASSWORD not in str(settings.database_url)
+    assert "db1:5432" in str(settings.database_url)
+    assert settings.database_url.get_secret_value() == url

@@ -107,6 +107,20 @@ def test_the_refusals_of_a_batch_whose_commit_was_not_answered_stand(
     assert landed == [Outcome(1)] * 3
 
 
+def test_a_replay_is_told_when_a_commit_was_answered(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What it repeats may be committed here and not have reached a standby: the answer of COMMIT tells that it has.
+    write = Write(runtime(), new_id(), runtime_state="idle")
+    commit(postgres_database, write)
+    commits: list[int] = []
+    event.listen(postgres_database.writers, "commit", lambda _connection: commits.append(1))
+    called = _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=True))
+
+    assert commit(postgres_database, write) == [Outcome(1, replayed=True)]
+    assert (len(called), len(commits)) == (1, 2)
+
+
 @truth
 def test_an_engine_that_stays_away_after_commit_leaves_the_outcome_unknown_and_the_id_settles_it(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch, committed: bool
