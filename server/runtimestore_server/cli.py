@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, health, demo, version."""
+"""The command line: serve, migrate, verify, health, demo, version."""
 
 from __future__ import annotations
 
@@ -191,6 +191,18 @@ def _demo(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _verify(arguments: list[str]) -> int:
+    from runtimestore_server.verify import main
+
+    try:
+        return main(arguments)
+    except Exception as error:
+        if (problem := _engine_problem(error)) is None:
+            raise
+        _complain(problem)
+        return 2
+
+
 def _engine_problem(error: Exception) -> str | None:
     """What to tell an operator whose database does not answer; None for any other error."""
     from sqlalchemy.exc import DBAPIError
@@ -208,6 +220,7 @@ def _complain(sentence: str) -> None:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "migrate": _migrate,
+    "verify": _verify,
     "health": _health,
     "demo": _demo,
     "version": _version,

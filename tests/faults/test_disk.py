@@ -31,7 +31,7 @@ def _database(folder: Path) -> Path:
 async def test_a_full_disk_refuses_by_name_keeps_what_was_acknowledged_and_needs_no_restart(
     trial: Trial, tmp_path: Path
 ) -> None:
-    rounds = trial.rounds(short=3, long=60)
+    rounds = trial.rounds(short=3, long=30)
     writers = [Turns(f"rt:{name}", size_bytes=size) for name, size in enumerate((500, 40_000, 200_000))]
     with small_disk(tmp_path / "disk", size_bytes=64 * MIB) as disk:
         database = _database(disk.folder)

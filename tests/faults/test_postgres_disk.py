@@ -74,7 +74,7 @@ def _connected(url: str) -> psycopg.Connection:
 async def test_a_full_disk_of_postgres_refuses_by_name_and_needs_no_restart(
     trial: Trial, url: str, disk: SmallDisk
 ) -> None:
-    rounds = trial.rounds(short=2, long=40)
+    rounds = trial.rounds(short=2, long=20)
     writers = [Turns(f"rt:{name}", size_bytes=size) for name, size in enumerate((500, 40_000, 200_000))]
     with ServerProcess(url) as server:
         async with Store(server.address, retry=ONCE) as store:

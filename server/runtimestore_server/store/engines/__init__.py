@@ -5,6 +5,7 @@ Both are driven synchronously: writers and readers have an SQLAlchemy engine eac
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatab
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["CommitState", "Database", "Fault", "error_name", "open_database", "parse_url"]
+__all__ = ["CommitState", "Database", "Fault", "error_name", "missing_file", "open_database", "parse_url"]
 
 
 def open_database(url: str, *, committer_threads: int, reader_threads: int) -> Database:
@@ -32,6 +33,15 @@ def open_database(url: str, *, committer_threads: int, reader_threads: int) -> D
     if parsed.get_backend_name() == "sqlite":
         return SqliteDatabase(parsed, reader_threads=reader_threads)
     return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
+
+
+def missing_file(url: str) -> str | None:
+    """The file that a URL names and that is not there; None where there is one, or where it names no file."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    file = str(parsed.database)
+    return None if file.startswith("file:") or Path(file).exists() else file
 
 
 def error_name(error: BaseException) -> str:

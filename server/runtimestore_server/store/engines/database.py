@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import contextlib
+    from collections.abc import Iterator, Sequence
 
     import sqlalchemy as sa
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
@@ -133,6 +134,19 @@ class Database(ABC):
     @abstractmethod
     def migration_lock(self, connection: Connection) -> None:
         """Wait until no other process migrates; held until the transaction ends."""
+
+    @abstractmethod
+    def snapshot(self) -> contextlib.AbstractContextManager[Connection]:
+        """A transaction that reads and sees one moment throughout, and streams what a statement finds."""
+
+    def integrity_problems(self, tx: Connection) -> Iterator[str]:
+        """What the engine finds wrong with its own file, if it can look."""
+        del tx
+        yield from ()
+
+    def is_damage(self, error: Exception) -> bool:
+        """Whether an error of a read says that what is stored cannot be read."""
+        return self.classify(error) is Fault.CORRUPT
 
     def _reopen_when_read_only(self, engine: Engine) -> None:
         """Close a connection that takes no writes once it is given back: it would not take them later either.

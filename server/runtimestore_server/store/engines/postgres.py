@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from runtimestore_server.store.engines.database import (
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.sql.expression import Executable, FromClause
@@ -149,6 +150,13 @@ class PostgresDatabase(Database):
             for (name, value), meaning in risky.items()
             if settings[name] == value
         ]
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One read-only transaction at REPEATABLE READ; a standby will do as well."""
+        with self.writers.connect() as connection:
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            yield connection.execution_options(**options)
 
     def migration_lock(self, connection: Connection) -> None:
         """An advisory lock of the transaction, on a number that no other program is likely to use."""

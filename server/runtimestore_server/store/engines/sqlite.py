@@ -23,7 +23,7 @@ from runtimestore_server.store.engines.database import LARGE_BYTES, POOL_TIMEOUT
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.sql.expression import FromClause
@@ -109,6 +109,24 @@ class SqliteDatabase(Database):
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
         return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One read transaction on a connection that hands out text even where it is damaged."""
+        with self.readers.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.text_factory = lambda text: text.decode(errors="surrogateescape")
+            try:
+                connection.exec_driver_sql("BEGIN")
+                yield connection
+            finally:
+                self.discard(connection)
+
+    def integrity_problems(self, tx: Connection) -> Iterator[str]:
+        """Up to a hundred lines of SQLite's own check of pages and indexes."""
+        for (line,) in tx.exec_driver_sql("PRAGMA integrity_check(100)"):
+            if line != "ok":
+                yield " ".join(line.split())
 
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Bring the log into the file from time to time."""

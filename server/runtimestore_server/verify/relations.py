@@ -1,0 +1,131 @@
+"""What is asked of rows together: nothing without its runtime, each projection as its snapshot says, no lost input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from runtimestore_server.receipts import receipt_message
+from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.tables import (
+    inputs,
+    oauth_flow_snapshots,
+    ops_snapshots,
+    receipts,
+    requests,
+    runtimes,
+    session_snapshots,
+    sessions,
+)
+from runtimestore_server.verify.findings import Finding, Severity
+from runtimestore_server.verify.rows import finding, session_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.verify.rows import Row
+
+OF_A_RUNTIME = (session_snapshots, inputs, receipts, ops_snapshots, sessions)
+
+_PROJECTED = ("created_at_ms", "updated_at_ms", "message_count", "total_tokens")
+
+
+def raw(table: sa.Table, *columns: sa.Column[Any]) -> list[sa.ColumnElement[Any]]:
+    """Columns as the driver hands them out: a damaged value must not stop whoever looks for it."""
+    return [sa.type_coerce(column, sa.types.NullType()).label(column.name) for column in columns or table.columns]
+
+
+def without_a_runtime(tx: Connection) -> Iterator[Finding]:
+    """Rows of a runtime that has no row of its own: every write makes that one first, and nothing deletes it."""
+    for table in OF_A_RUNTIME:
+        same = sa.and_(table.c.realm == runtimes.c.realm, table.c.runtime_id == runtimes.c.runtime_id)
+        statement = (
+            sa.select(*raw(table, *table.primary_key))
+            .select_from(table.outerjoin(runtimes, same))
+            .where(runtimes.c.realm.is_(None))
+            .order_by(*table.primary_key)
+        )
+        for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
+            yield finding("no_runtime", table, dict(row), "there is no such runtime in the table runtimes")
+
+
+def projection(tx: Connection, row: Row) -> Iterator[Finding]:
+    """The row in `sessions` that was written with a snapshot, if the snapshot itself is sound."""
+    session = session_of(row)
+    if session is None:
+        return
+    of_session = (sessions.c.realm == row["realm"], sessions.c.session_id == session.session_id)
+    found = tx.execute(sa.select(*raw(sessions)).where(*of_session)).mappings().one_or_none()
+    if found is None:
+        yield finding("no_projection", session_snapshots, row, "there is no row of this session in the table sessions")
+    elif found["runtime_id"] != row["runtime_id"]:
+        # The session may have moved on to another runtime; then that one has a snapshot of it.
+        other = sa.select(session_snapshots.c.realm).where(
+            session_snapshots.c.realm == row["realm"],
+            session_snapshots.c.runtime_id == found["runtime_id"],
+            session_snapshots.c.session_id == session.session_id,
+        )
+        if tx.execute(other).first() is None:
+            yield finding("projection_mismatch", sessions, dict(found), "runtime_id has no snapshot of this session")
+    else:
+        wrong = [name for name in _PROJECTED if found[name] != getattr(session, name)]
+        if wrong:
+            yield finding(
+                "projection_mismatch", sessions, dict(found), f"not what the snapshot says: {', '.join(wrong)}"
+            )
+
+
+def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iterator[Finding]:
+    """Receipts that name inputs which are not there. Every row is a sound receipt."""
+    named = [
+        (row["realm"], row["runtime_id"], input_id)
+        for row in rows
+        for input_id in receipt_message(row["receipt"]).contributing_input_ids
+    ]
+    if not named:
+        return
+    columns = (inputs.c.realm, inputs.c.runtime_id, inputs.c.input_id)
+    keys = sorted(set(named))
+    there = {tuple(row) for row in tx.execute(select_by_key(database, columns, columns), database.keys(columns, keys))}
+    for row in rows:
+        lost = [
+            input_id
+            for input_id in receipt_message(row["receipt"]).contributing_input_ids
+            if (row["realm"], row["runtime_id"], input_id) not in there
+        ]
+        if lost:
+            told = finding("input_missing", receipts, row, f"names inputs that are not stored: {', '.join(lost)}")
+            # A runtime sends all its inputs with a receipt, but nothing makes another client do so.
+            yield Finding(told.kind, told.table, told.key, told.description, Severity.WARNING)
+
+
+def requests_from_the_future(tx: Connection) -> Iterator[Finding]:
+    """Remembered requests whose answer no runtime of their realm, and no OAuth snapshot, has come to."""
+    reached = (
+        sa.union_all(
+            sa.select(runtimes.c.realm, runtimes.c.revision),
+            sa.select(oauth_flow_snapshots.c.realm, oauth_flow_snapshots.c.version.label("revision")),
+        )
+    ).subquery()
+    largest = (
+        sa.select(reached.c.realm, sa.func.max(reached.c.revision).label("revision"))
+        .group_by(reached.c.realm)
+        .subquery()
+    )
+    statement = (
+        sa.select(*raw(requests, *requests.primary_key))
+        .select_from(requests.outerjoin(largest, requests.c.realm == largest.c.realm))
+        .where(requests.c.revision > sa.func.coalesce(largest.c.revision, 0))
+        .order_by(*requests.primary_key)
+    )
+    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
+        yield finding(
+            "revision_out_of_order",
+            requests,
+            dict(row),
+            "its answer is a revision that nothing in its realm has reached",
+        )

@@ -1,0 +1,157 @@
+"""What is asked of a single row: its digest, its document, and whether its columns say what the document says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtimestore.errors import InvalidField, StoredValueCorrupt
+from runtimestore_server import documents
+from runtimestore_server.identifiers import canonical_uuid
+from runtimestore_server.receipts import receipt_message
+from runtimestore_server.service import RUNTIME_STATES
+from runtimestore_server.store import reads, tables
+from runtimestore_server.verify.findings import Finding
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from runtimestore_server.store.values import SessionSnapshot
+
+Row = dict[str, Any]
+Check = Callable[[Row], Iterator[Finding]]
+
+FINGERPRINT_BYTES = 32
+
+
+class _InputId(msgspec.Struct):
+    input_id: str
+
+
+class _EpochId(msgspec.Struct):
+    epoch_id: str
+
+
+def key_of(table: sa.Table, row: Row) -> dict[str, str]:
+    """The primary key of a row, for people."""
+    return {column.name: str(row[column.name]).encode(errors="replace").decode() for column in table.primary_key}
+
+
+def finding(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
+    """A finding in a row."""
+    return Finding(kind, table.name, key_of(table, row), description)
+
+
+def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
+    """Whether the row passes the check that every load makes."""
+    try:
+        reads.verify(row[document], row["sha256"], table)
+    except StoredValueCorrupt:
+        yield finding("digest_mismatch", table, row, f"{document} does not match its SHA-256")
+
+
+def session_of(row: Row) -> SessionSnapshot | None:
+    """What the projection says of a snapshot's document; None if it cannot be read."""
+    try:
+        return documents.session_snapshot(row["body"], belongs_to=None, limit_bytes=len(row["body"]))
+    except InvalidField:
+        return None
+
+
+def session_snapshot(row: Row) -> Iterator[Finding]:
+    """A session's document."""
+    table = tables.session_snapshots
+    if damaged := list(sound(table, "body", row)):
+        yield from damaged
+        return
+    session = session_of(row)
+    if session is None:
+        yield finding("document_invalid", table, row, "body is no session document, though its SHA-256 is right")
+    elif session.session_id != row["session_id"]:
+        yield finding("column_mismatch", table, row, "session_id is not the id of the document")
+
+
+def input_state(row: Row) -> Iterator[Finding]:
+    """An input's document."""
+    yield from _identified(tables.inputs, "state_json", "input_id", _InputId, row)
+
+
+def ops_snapshot(row: Row) -> Iterator[Finding]:
+    """An ops document."""
+    yield from _identified(tables.ops_snapshots, "snapshot_json", "epoch_id", _EpochId, row)
+
+
+def _identified(
+    table: sa.Table, document: str, column: str, kind: type[_InputId | _EpochId], row: Row
+) -> Iterator[Finding]:
+    if damaged := list(sound(table, document, row)):
+        yield from damaged
+        return
+    try:
+        told = getattr(msgspec.json.decode(row[document], type=kind), column)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        yield finding("document_invalid", table, row, f"{document} has no {column}, though its SHA-256 is right")
+        return
+    if not _is_uuid(row[column], told):
+        yield finding("column_mismatch", table, row, f"{column} is not the one of the document")
+
+
+def receipt(row: Row) -> Iterator[Finding]:
+    """A receipt."""
+    table = tables.receipts
+    if damaged := list(sound(table, "receipt", row)):
+        yield from damaged
+        return
+    try:
+        told = receipt_message(row["receipt"])
+    except (ValueError, KeyError):
+        yield finding("document_invalid", table, row, "receipt cannot be decoded, though its SHA-256 is right")
+        return
+    if (told.run_id, f"{told.sequence:0{tables.UINT64_DIGITS}d}") != (row["run_id"], row["sequence"]):
+        yield finding("column_mismatch", table, row, "run_id or sequence is not the one of the receipt")
+
+
+def oauth_flow_snapshot(row: Row) -> Iterator[Finding]:
+    """An OAuth flow snapshot; the bytes are opaque."""
+    yield from sound(tables.oauth_flow_snapshots, "snapshot_json", row)
+    yield from _counted(tables.oauth_flow_snapshots, "version", row)
+
+
+def runtime(row: Row) -> Iterator[Finding]:
+    """A runtime's own row."""
+    yield from _counted(tables.runtimes, "revision", row)
+    if row["runtime_state"] is not None and row["runtime_state"] not in RUNTIME_STATES.values():
+        yield finding("unknown_state", tables.runtimes, row, "runtime_state is none of the seven")
+
+
+def request(row: Row) -> Iterator[Finding]:
+    """A remembered request."""
+    yield from _counted(tables.requests, "revision", row)
+    fingerprint = row["fingerprint"]
+    if not isinstance(fingerprint, bytes) or len(fingerprint) != FINGERPRINT_BYTES:
+        yield finding("column_mismatch", tables.requests, row, "fingerprint is no SHA-256")
+    if not _is_uuid(row["request_id"], row["request_id"]):
+        yield finding("column_mismatch", tables.requests, row, "request_id is no UUID as the store spells it")
+
+
+def _is_uuid(stored: object, told: object) -> bool:
+    return isinstance(told, str) and stored is not None and canonical_uuid(told) == stored
+
+
+def _counted(table: sa.Table, column: str, row: Row) -> Iterator[Finding]:
+    if not isinstance(row[column], int) or row[column] < 1:
+        yield finding("revision_out_of_order", table, row, f"{column} is not 1 or more, though the row is there")
+
+
+CHECKS: dict[sa.Table, Check] = {
+    tables.runtimes: runtime,
+    tables.session_snapshots: session_snapshot,
+    tables.inputs: input_state,
+    tables.receipts: receipt,
+    tables.ops_snapshots: ops_snapshot,
+    tables.oauth_flow_snapshots: oauth_flow_snapshot,
+    tables.requests: request,
+}
+"""The check of each table whose rows can be judged alone."""

@@ -1,0 +1,120 @@
+"""The walk through a whole store: one consistent snapshot, rows in key order, a bounded number of them in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import sqlalchemy as sa
+
+from runtimestore_server.store import schema, tables
+from runtimestore_server.verify import relations, rows
+from runtimestore_server.verify.findings import Finding, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.verify.rows import Row
+
+ROWS_AT_ONCE = {
+    tables.session_snapshots: 1,  # each may be as large as a message
+    tables.inputs: 16,
+    tables.ops_snapshots: 16,
+    tables.oauth_flow_snapshots: 16,
+}
+"""How many rows of a table are held in memory; 500 of those that are small."""
+SMALL_ROWS_AT_ONCE = 500
+
+
+class Progress(Protocol):
+    """Who wants to see how far it is."""
+
+    def begin(self, table: str, rows: int) -> None:
+        """A table is begun."""
+
+    def advance(self, rows: int) -> None:
+        """So many more rows of it are done."""
+
+    def found(self, finding: Finding) -> None:
+        """Something is wrong."""
+
+
+def verify(database: Database, progress: Progress) -> Report:
+    """Look at every row of a database whose schema is current. Writes nothing; servers may go on meanwhile.
+
+    Raises:
+        SchemaNotCurrent: it cannot be verified by this version; the message says what to do.
+    """
+    started = time.monotonic()
+    report = Report(database.name, schema.check(database).revision or "")
+
+    def note(finding: Finding) -> None:
+        report.findings.append(finding)
+        progress.found(finding)
+
+    with database.snapshot() as tx:
+        with _tolerating(database, tx, note, ""):
+            for problem in database.integrity_problems(tx):
+                note(Finding("engine_damage", "", {}, problem))
+        for table in rows.CHECKS:
+            report.rows[table.name] = 0
+            with _tolerating(database, tx, note, table.name):
+                progress.begin(table.name, tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+                for some in _batches(tx, table):
+                    for found in _of_batch(database, tx, table, some):
+                        note(found)
+                    report.rows[table.name] += len(some)
+                    progress.advance(len(some))
+        for check in (relations.without_a_runtime, relations.requests_from_the_future):
+            with _tolerating(database, tx, note, ""):
+                for found in check(tx):
+                    note(found)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@contextlib.contextmanager
+def _tolerating(database: Database, tx: Connection, note: Callable[[Finding], None], table: str) -> Iterator[None]:
+    """What the engine cannot read is a finding; the rest is looked at all the same."""
+    savepoint = tx.begin_nested()  # an error would else be the end of the whole transaction on Postgres
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        savepoint.rollback()
+        if not database.is_damage(error):
+            raise
+        note(Finding("engine_damage", table, {}, "the engine cannot read all of what it keeps here"))
+    else:
+        savepoint.commit()
+
+
+def _batches(tx: Connection, table: sa.Table) -> Iterator[list[Row]]:
+    at_once = ROWS_AT_ONCE.get(table, SMALL_ROWS_AT_ONCE)
+    statement = sa.select(*relations.raw(table)).order_by(*table.primary_key)
+    with tx.execute(statement.execution_options(yield_per=at_once)) as found:
+        for some in found.mappings().partitions(at_once):
+            yield [dict(row) for row in some]
+
+
+def _of_batch(database: Database, tx: Connection, table: sa.Table, some: list[Row]) -> Iterator[Finding]:
+    sound = []
+    for row in some:
+        damaged = list(rows.CHECKS[table](row))
+        yield from damaged
+        if not damaged and _can_be_asked_for(table, row):
+            sound.append(row)
+    if table is tables.session_snapshots:
+        for row in sound:
+            yield from relations.projection(tx, row)
+    if table is tables.receipts:
+        yield from relations.lost_inputs(database, tx, sound)
+
+
+def _can_be_asked_for(table: sa.Table, row: Row) -> bool:
+    """Whether the key can be sent to the engine; a damaged one belongs to no runtime, which is told anyway."""
+    values = [row[column.name] for column in table.primary_key]
+    return all(isinstance(value, str) and value.isprintable() for value in values)
