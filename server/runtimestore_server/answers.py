@@ -86,7 +86,7 @@ def ops_message(runtime: RuntimeKey, stored: reads.StoredOps) -> pb.PersistedOps
     Raises:
         StoredValueCorrupt: it is no ops document, or its epoch is not the stored one.
     """
-    if not documents.is_ops(stored.snapshot_json, stored.epoch_id):
+    if documents.epoch_id(stored.snapshot_json, stored_id=stored.epoch_id) != stored.epoch_id:
         raise reads.corrupt("ops_snapshots", "has the epoch_id of another ops document", **runtime._asdict())
     return pb.PersistedOpsSnapshot(snapshot_json=stored.snapshot_json.decode(), epoch_id=stored.epoch_id)
 

@@ -174,8 +174,8 @@ def ops_snapshot(snapshot: pb.PersistedOpsSnapshot, *, limit_bytes: int) -> OpsD
     body = snapshot.snapshot_json.encode()
     within(limit_bytes, len(body), field, "max_document_bytes")
     document = _decode(_ops_decoder, body, OpsSnapshotInvalid, field)
-    epoch_id = _document_uuid(document.epoch_id, OpsSnapshotInvalid, f"{field}.epoch_id")
-    return OpsDocument(epoch_id, body, sha256(body).digest())
+    named = _document_uuid(document.epoch_id, OpsSnapshotInvalid, f"{field}.epoch_id")
+    return OpsDocument(named, body, sha256(body).digest())
 
 
 class InputSeed(msgspec.Struct, frozen=True):
@@ -235,14 +235,14 @@ def is_session(body: bytes, session_id: str) -> bool:
         return True
 
 
-def is_ops(snapshot_json: bytes, epoch_id: str) -> bool:
-    """Whether a stored ops document has this epoch, as far as its nesting lets it be read here."""
+def epoch_id(snapshot_json: bytes, *, stored_id: str) -> str | None:
+    """The epoch of a stored ops document; None if it names none. Where it is nested too deep, `stored_id`."""
     try:
-        return canonical_uuid(_lenient(_ops_decoder, snapshot_json).epoch_id) == epoch_id
+        return canonical_uuid(_lenient(_ops_decoder, snapshot_json).epoch_id)
     except msgspec.DecodeError:
-        return False
+        return None
     except RecursionError:
-        return True
+        return stored_id
 
 
 def within(limit_bytes: int, size_bytes: int, field: str, limit: str) -> None:

@@ -199,9 +199,23 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
     ),
     "a fingerprint": (
         lambda app: _insert(app, tables.requests, **_request_row(fingerprint=b"short")),
-        "column_mismatch",
+        "seal_mismatch",
         "requests",
         {"request_id": id_of("request")},
+    ),
+    "a seal": (
+        lambda app: _insert(app, tables.requests, **_request_row(fingerprint=bytes(48))),
+        "seal_mismatch",
+        "requests",
+        {"request_id": id_of("request")},
+    ),
+    "a fence": (
+        lambda app: _insert(
+            app, tables.fences, realm="default", runtime_id="rt:fenced", fence=0, owner="o", acquired_at_ms=1
+        ),
+        "revision_out_of_order",
+        "fences",
+        {"runtime_id": "rt:fenced"},
     ),
 }
 

@@ -80,7 +80,7 @@ class RequestMemory:
         if fingerprint != sealed(key, write.fingerprint(), revision):
             if fingerprint == write.fingerprint():
                 return Outcome(revision, replayed=True)  # recorded by a version that sealed nothing
-            if len(fingerprint) > SHA256_BYTES and fingerprint != sealed(key, fingerprint[:SHA256_BYTES], revision):
+            if not is_sound(*key, fingerprint, revision):
                 return corrupt(requests.name, "does not match its seal", **key._asdict())
             return RequestIdReused(
                 f"request_id {write.request_id} was used for another request; mint a new id for each new write",
@@ -112,6 +112,17 @@ def sealed(key: RequestKey, fingerprint: bytes, revision: int) -> bytes:
     """
     framed = b"\0".join((*(part.encode(errors="surrogateescape") for part in key), b"%d" % revision, fingerprint))
     return fingerprint + sha256(framed).digest()[:SEAL_BYTES]
+
+
+def is_sound(realm: object, request_id: object, fingerprint: object, revision: object) -> bool:
+    """Whether a row is as it was recorded, by its seal; an older version recorded the fingerprint alone."""
+    if not (isinstance(realm, str) and isinstance(request_id, str)):
+        return False
+    if not (isinstance(fingerprint, bytes) and isinstance(revision, int)):
+        return False
+    if len(fingerprint) == SHA256_BYTES:
+        return True
+    return fingerprint == sealed(RequestKey(realm, request_id), fingerprint[:SHA256_BYTES], revision)
 
 
 def recorded(tx: Connection, write: Repeatable, *, now_ms: int) -> bool:

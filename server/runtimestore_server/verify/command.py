@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from runtimestore_server.arguments import Parser
 from runtimestore_server.verify.findings import Severity
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from runtimestore_server.verify.findings import Finding, Report
 
 CLEAN, FOUND, CANNOT = 0, 1, 2
+
+RECURSION_LIMIT = 5000
 
 MANUAL = """\
 Look at every row of a store and tell what is not as it was written.
@@ -32,6 +35,8 @@ what it finds (error, unless it says warning):
   no_projection          a snapshot without its row in the list of sessions
   projection_mismatch    a row in the list of sessions that is not what the snapshot says
   revision_out_of_order  a revision below 1, or a remembered answer that its realm has not reached
+  seal_mismatch          a remembered request whose row does not match its seal; a repeat of it answers
+                         STORED_VALUE_CORRUPT
   unknown_state          a runtime state that is none of the seven
   engine_damage          the engine says that its own file is damaged (SQLite: PRAGMA integrity_check)
   input_missing          warning: a receipt names inputs that are not stored; a runtime sends them with it, but
@@ -51,12 +56,11 @@ examples:
 
 def main(arguments: list[str]) -> int:
     """Verify the store that the arguments, the environment and the file they name give; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="runtimestore verify",
         description=MANUAL,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--database-url", metavar="URL", help="the store, as for `runtimestore serve` (or RUNTIMESTORE_DATABASE_URL)"
@@ -83,6 +87,8 @@ def main(arguments: list[str]) -> int:
     if missing := missing_file(url):
         return _cannot(f"there is no file {missing}; see --database-url")
     database = open_database(url, committer_threads=1, reader_threads=1)
+    # What a server could read, however deep it nests, is read here too.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
     try:
         with _Shown(findings=not parsed.json) as shown:
             report = verify(database, shown)

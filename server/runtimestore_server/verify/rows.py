@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from runtimestore.errors import InvalidField, StoredValueCorrupt
 from runtimestore_server import documents
-from runtimestore_server.identifiers import canonical_uuid
+from runtimestore_server.answers import RUNTIME_STATES
 from runtimestore_server.receipts import receipt_message
-from runtimestore_server.service import RUNTIME_STATES
-from runtimestore_server.store import reads, tables
+from runtimestore_server.store import reads, requests, tables
 from runtimestore_server.verify.findings import Finding
 
 if TYPE_CHECKING:
@@ -22,16 +19,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Check = Callable[[Row], Iterator[Finding]]
-
-FINGERPRINT_BYTES = 32
-
-
-class _InputId(msgspec.Struct):
-    input_id: str
-
-
-class _EpochId(msgspec.Struct):
-    epoch_id: str
 
 
 def key_of(table: sa.Table, row: Row) -> dict[str, str]:
@@ -75,26 +62,28 @@ def session_snapshot(row: Row) -> Iterator[Finding]:
 
 def input_state(row: Row) -> Iterator[Finding]:
     """An input's document."""
-    yield from _identified(tables.inputs, "state_json", "input_id", _InputId, row)
+    table = tables.inputs
+    if damaged := list(sound(table, "state_json", row)):
+        yield from damaged
+        return
+    told = documents.input_seed(row["state_json"], stored_id=row["input_id"]).input_id
+    yield from _named_as(table, row, "state_json", "input_id", told)
 
 
 def ops_snapshot(row: Row) -> Iterator[Finding]:
     """An ops document."""
-    yield from _identified(tables.ops_snapshots, "snapshot_json", "epoch_id", _EpochId, row)
-
-
-def _identified(
-    table: sa.Table, document: str, column: str, kind: type[_InputId | _EpochId], row: Row
-) -> Iterator[Finding]:
-    if damaged := list(sound(table, document, row)):
+    table = tables.ops_snapshots
+    if damaged := list(sound(table, "snapshot_json", row)):
         yield from damaged
         return
-    try:
-        told = getattr(msgspec.json.decode(row[document], type=kind), column)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    told = documents.epoch_id(row["snapshot_json"], stored_id=row["epoch_id"])
+    yield from _named_as(table, row, "snapshot_json", "epoch_id", told)
+
+
+def _named_as(table: sa.Table, row: Row, document: str, column: str, told: str | None) -> Iterator[Finding]:
+    if told is None:
         yield finding("document_invalid", table, row, f"{document} has no {column}, though its SHA-256 is right")
-        return
-    if not _is_uuid(row[column], told):
+    elif told != row[column]:
         yield finding("column_mismatch", table, row, f"{column} is not the one of the document")
 
 
@@ -129,15 +118,15 @@ def runtime(row: Row) -> Iterator[Finding]:
 def request(row: Row) -> Iterator[Finding]:
     """A remembered request."""
     yield from _counted(tables.requests, "revision", row)
-    fingerprint = row["fingerprint"]
-    if not isinstance(fingerprint, bytes) or len(fingerprint) != FINGERPRINT_BYTES:
-        yield finding("column_mismatch", tables.requests, row, "fingerprint is no SHA-256")
-    if not _is_uuid(row["request_id"], row["request_id"]):
-        yield finding("column_mismatch", tables.requests, row, "request_id is no UUID as the store spells it")
+    if not requests.is_sound(row["realm"], row["request_id"], row["fingerprint"], row["revision"]):
+        yield finding("seal_mismatch", tables.requests, row, "the row does not match its seal")
 
 
-def _is_uuid(stored: object, told: object) -> bool:
-    return isinstance(told, str) and stored is not None and canonical_uuid(told) == stored
+def fence(row: Row) -> Iterator[Finding]:
+    """The newest fence of a runtime."""
+    yield from _counted(tables.fences, "fence", row)
+    if not isinstance(row["owner"], str) or not row["owner"]:
+        yield finding("column_mismatch", tables.fences, row, "owner is no text")
 
 
 def _counted(table: sa.Table, column: str, row: Row) -> Iterator[Finding]:
@@ -153,5 +142,6 @@ CHECKS: dict[sa.Table, Check] = {
     tables.ops_snapshots: ops_snapshot,
     tables.oauth_flow_snapshots: oauth_flow_snapshot,
     tables.requests: request,
+    tables.fences: fence,
 }
 """The check of each table whose rows can be judged alone."""
