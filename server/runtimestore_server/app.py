@@ -19,7 +19,7 @@ from runtimestore.v1 import (
 )
 from runtimestore_server.admin import RuntimeStoreAdminService
 from runtimestore_server.health import HealthService
-from runtimestore_server.interceptors import Arrivals, interceptors
+from runtimestore_server.interceptors import Admission, Arrivals, interceptors
 from runtimestore_server.service import RuntimeStoreService
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
@@ -38,6 +38,13 @@ SERVICES = (
     runtime_store_pb2.DESCRIPTOR.services_by_name["RuntimeStore"].full_name,
     runtime_store_admin_pb2.DESCRIPTOR.services_by_name["RuntimeStoreAdmin"].full_name,
 )
+
+WRITES = frozenset(
+    f"/{SERVICES[0]}/{method.name}"
+    for method in runtime_store_pb2.DESCRIPTOR.services_by_name["RuntimeStore"].methods
+    if not method.name.startswith(("Load", "AuthAuthorityKey"))
+)
+"""The paths of the methods that write."""
 
 LAST_BYTES_SECONDS = 0.5
 """How long answers that were handed to gRPC may take to leave before the connections are closed."""
@@ -102,7 +109,8 @@ class Application:
     async def _serve(self, schema_revision: str) -> None:
         settings = self.settings
         self._server = server = grpc.aio.server(
-            interceptors=interceptors(self._arrivals), options=channel_options(settings)
+            interceptors=interceptors(Admission(WRITES, self.store.overload), self._arrivals),
+            options=channel_options(settings),
         )
         runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(RuntimeStoreService(self.store, settings), server)
         runtime_store_admin_pb2_grpc.add_RuntimeStoreAdminServicer_to_server(

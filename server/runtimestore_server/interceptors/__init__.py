@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runtimestore_server.interceptors.admission import Admission
 from runtimestore_server.interceptors.arrivals import Arrivals
 from runtimestore_server.interceptors.errors import ErrorInterceptor
 
@@ -11,14 +12,16 @@ if TYPE_CHECKING:
     import grpc.aio
 
 
-def interceptors(arrivals: Arrivals) -> list[grpc.aio.ServerInterceptor]:
+def interceptors(admission: Admission, arrivals: Arrivals) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors of a server, outermost first."""
     return [
-        # Outermost: whatever raises within becomes a status here, once, from its class.
+        # Outermost: whom it turns away costs nothing of what is within. It ends those calls by itself.
+        admission,
+        # Around the others: whatever raises within becomes a status here, once, from its class.
         ErrorInterceptor(),
         # Within, so that the refusals of a server that ends become statuses too.
         arrivals,
     ]
 
 
-__all__ = ["Arrivals", "interceptors"]
+__all__ = ["Admission", "Arrivals", "interceptors"]

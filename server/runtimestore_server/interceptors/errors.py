@@ -93,7 +93,7 @@ def _wrap(method: str, handler: Any) -> Any:
                     raise _malformed()  # noqa: TRY301  (so that there is one way out of here)
                 answer = await unary(request, context)
             except Exception as error:
-                await _refuse(method, error, context, started)
+                await refuse(method, error, context, started)
                 raise AssertionError("unreachable: abort raises") from error
             _log.debug("served", method=method, seconds=round(time.perf_counter() - started, 6))
             return answer
@@ -114,7 +114,7 @@ def _wrap(method: str, handler: Any) -> Any:
                 async for message in stream(request, context):
                     yield message
             except Exception as error:  # noqa: BLE001  (this is the one place where all of them end)
-                await _refuse(method, error, context, started)
+                await refuse(method, error, context, started)
             _log.debug("served", method=method, seconds=round(time.perf_counter() - started, 6))
 
         return grpc.unary_stream_rpc_method_handler(
@@ -136,7 +136,7 @@ def _wrap_writing_stream(method: str, handler: Any) -> Any:
                 raise _malformed()  # noqa: TRY301  (so that there is one way out of here)
             await write_all(request, context)
         except Exception as error:  # noqa: BLE001  (this is the one place where all of them end)
-            await _refuse(method, error, context, started)
+            await refuse(method, error, context, started)
 
     return grpc.unary_stream_rpc_method_handler(
         unary_stream,
@@ -161,7 +161,7 @@ def _wrap_stream_stream(method: str, handler: Any) -> Any:
             async for answer in answers(checked(requests), context):
                 yield answer
         except Exception as error:  # noqa: BLE001  (this is the one place where all of them end)
-            await _refuse(method, error, context, started)
+            await refuse(method, error, context, started)
 
     return grpc.stream_stream_rpc_method_handler(
         stream_stream,
@@ -170,8 +170,8 @@ def _wrap_stream_stream(method: str, handler: Any) -> Any:
     )
 
 
-async def _refuse(method: str, error: Exception, context: Context, started: float) -> None:
-    """End the call with the status of `error`; always raises."""
+async def refuse(method: str, error: Exception, context: Context, started: float) -> None:
+    """End the call, which began at `started`, with the status of `error`; always raises."""
     if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
         raise error
     if isinstance(error, RuntimeStoreError):

@@ -79,21 +79,27 @@ class Committer:
         if self._closed:
             raise StoreUnavailable("the store is closed; nothing was committed")
         waiting = Waiting(write, self._loop.create_future())
-        if len(self._waiting) >= self._max_waiting_writes:
-            raise Overloaded(
-                f"{len(self._waiting)} writes are waiting; try again later",
-                metadata={"waiting_writes": str(len(self._waiting))},
-            )
-        # A write larger than the whole bound must still find its way in when nothing else waits.
-        if self._waiting_bytes and self._waiting_bytes + waiting.size_bytes > self._max_waiting_bytes:
-            raise Overloaded(
-                f"{self._waiting_bytes} bytes are waiting; try again later",
-                metadata={"waiting_bytes": str(self._waiting_bytes)},
-            )
+        if (refusal := self.overload(waiting.size_bytes)) is not None:
+            raise refusal
         self._waiting.add(waiting)
         self._waiting_bytes += waiting.size_bytes
         self._lanes[hash(write.subject) % len(self._lanes)].put(waiting)
         return await waiting.answer
+
+    def overload(self, size_bytes: int = 0) -> Overloaded | None:
+        """Why no write of this size can be taken in now; None if one can."""
+        if len(self._waiting) >= self._max_waiting_writes:
+            return Overloaded(
+                f"{len(self._waiting)} writes are waiting; try again later",
+                metadata={"waiting_writes": str(len(self._waiting))},
+            )
+        # A write larger than the whole bound must still find its way in when nothing else waits.
+        if self._waiting_bytes and self._waiting_bytes + size_bytes > self._max_waiting_bytes:
+            return Overloaded(
+                f"{self._waiting_bytes} bytes are waiting; try again later",
+                metadata={"waiting_bytes": str(self._waiting_bytes)},
+            )
+        return None
 
     def answer(self, batch: Sequence[Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop."""

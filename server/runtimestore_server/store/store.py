@@ -81,6 +81,10 @@ class Store:
         """
         return await self._committer.commit(write)
 
+    def overload(self) -> Overloaded | None:
+        """Why no write can be taken in now, however small; None if one can."""
+        return self._committer.overload()
+
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What a function of `tx` reads, on a reader thread.
 

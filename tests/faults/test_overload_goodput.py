@@ -1,0 +1,181 @@
+"""Under many times the load that it can take, a server refuses the rest in words and goes on with what it took in."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from support.calls import Store, input_of
+from support.clean_up import until
+from support.database import held_commits
+from support.engines import DURABLE
+from support.flood import Flood
+from support.footprint import PeakMemory, pid_of
+from support.garbage import SERVICE
+from support.refusals import is_refusal, refused
+from support.requests import WRITES
+from support.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from runtimestore_server.app import Application
+    from support.torture import Trial
+
+MIB = 1024 * 1024
+WAITING_WRITES = 32
+CAN_TAKE = 24
+"""So many callers at once, who wait for their answers, keep a server busy and never meet its bound."""
+TEN_TIMES = 320
+SNAPSHOT_BYTES = 4_000
+WINDOW_SECONDS = 1.0
+TRY_LATER = "RESOURCE_EXHAUSTED OVERLOADED retry"
+OVERLOADED = f"{TRY_LATER} waiting_writes"
+
+
+class Window(NamedTuple):
+    """What a server did under one load."""
+
+    writes_per_second: float
+    written: int
+    answers: dict[str, int]
+    most_bytes: int
+
+
+async def _window(server: ServerProcess, store: Store, *, at_once: int, patient: bool) -> Window:
+    pid = pid_of(server)
+    first = (await store.get_server_info()).commits.writes
+    with (
+        PeakMemory(pid) as memory,
+        Flood(server.address, at_once=at_once, snapshot_bytes=SNAPSHOT_BYTES, patient=patient) as flood,
+    ):
+        await _written(store, 2 * WAITING_WRITES)
+        await asyncio.sleep(WINDOW_SECONDS / 3)
+        began, before = time.monotonic(), (await store.get_server_info()).commits.writes
+        await asyncio.sleep(WINDOW_SECONDS)
+        await _is_serving(server.address)
+        after, ended = (await store.get_server_info()).commits.writes, time.monotonic()
+    last = (await store.get_server_info()).commits.writes
+    return Window((after - before) / (ended - began), last - first, dict(flood.answers), memory.peak_bytes)
+
+
+async def _written(store: Store, count: int) -> None:
+    """Wait until so many more writes are there."""
+    first = (await store.get_server_info()).commits.writes
+    while (await store.get_server_info()).commits.writes < first + count:  # noqa: ASYNC110  (another process writes)
+        await asyncio.sleep(0.02)
+
+
+async def _is_serving(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "runtimestore.v1.RuntimeStore"):
+            found = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=60)
+            assert found.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.slow
+@pytest.mark.needs(DURABLE)
+async def test_ten_times_the_load_is_refused_in_words_in_bounded_memory_and_the_rest_is_written(
+    fresh_url: str, trial: Trial
+) -> None:
+    with ServerProcess(fresh_url, max_waiting_writes=WAITING_WRITES) as server:
+        async with Store(server.address) as store:
+            assert (await store.get_server_info()).limits.max_waiting_writes == WAITING_WRITES
+            for patient in (True, False) if trial.long else (False,):
+                peaks, overloads = [], []
+                for _ in range(trial.rounds(short=1, long=3)):
+                    peaks.append(await _window(server, store, at_once=CAN_TAKE, patient=patient))
+                    overloads.append(await _window(server, store, at_once=TEN_TIMES, patient=patient))
+                _record(trial, "patient" if patient else "impatient", peaks, overloads)
+                _judge(peaks, overloads)
+
+
+def _judge(peaks: list[Window], overloads: list[Window]) -> None:
+    for found in peaks:
+        assert set(found.answers) == {"OK"}
+    for found in overloads:
+        assert set(found.answers) == {"OK", OVERLOADED}
+        # Each answer was true; what was taken in when its caller left is written all the same.
+        assert found.answers["OK"] <= found.written <= found.answers["OK"] + TEN_TIMES
+        assert found.most_bytes <= peaks[0].most_bytes + 64 * MIB + TEN_TIMES * 8 * SNAPSHOT_BYTES
+
+
+def _record(trial: Trial, name: str, peaks: list[Window], overloads: list[Window]) -> None:
+    """The figures, of which none is asserted: callers and server share their cores, and each refusal takes of both."""
+    peak = statistics.median(found.writes_per_second for found in peaks)
+    goodput = statistics.median(found.writes_per_second for found in overloads)
+    trial.record(
+        **{
+            f"{name}: peak, writes a second": round(peak),
+            f"{name}: under ten times the load": round(goodput),
+            f"{name}: ratio": round(goodput / peak, 2),
+            f"{name}: refusals": sum(found.answers[OVERLOADED] for found in overloads),
+            f"{name}: most MiB": max(found.most_bytes for found in overloads) // MIB,
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.needs(DURABLE)
+async def test_documents_of_64_mib_that_find_no_room_are_refused_in_bounded_memory(
+    fresh_url: str, trial: Trial
+) -> None:
+    at_once = trial.rounds(short=2, long=8)
+    document_bytes = 64 * MIB
+    with ServerProcess(fresh_url, max_waiting_bytes=document_bytes) as server:
+        async with Store(server.address, timeout_seconds=120) as store:
+            limits = (await store.get_server_info()).limits
+            with (
+                PeakMemory(pid_of(server)) as memory,
+                Flood(server.address, at_once=at_once, snapshot_bytes=document_bytes, patient=True) as flood,
+            ):
+                await _written(store, trial.rounds(short=1, long=8))
+                await _is_serving(server.address)
+    refusals = flood.answers - Counter(OK=flood.answers["OK"])
+    trial.record(written=flood.answers["OK"], refused=refusals.total())
+    trial.record(idle_mib=memory.first_bytes // MIB, most_mib=memory.peak_bytes // MIB)
+    assert set(refusals) <= {f"{TRY_LATER} waiting_bytes"}
+    # A call that is being received or parsed holds its document several times, and so does what is written. What was
+    # refused stays nowhere, however long it goes on.
+    in_flight_bytes = at_once * document_bytes + limits.max_waiting_bytes
+    assert memory.peak_bytes <= memory.first_bytes + 5 * in_flight_bytes
+
+
+async def test_a_write_that_finds_no_room_is_refused_before_its_message_is_received(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
+) -> None:
+    over = asyncio.Event()
+
+    async def never() -> AsyncIterator[bytes]:
+        await over.wait()
+        if not over.is_set():
+            yield b""
+
+    async with (
+        serve(max_waiting_writes=1) as app,
+        Store(app.address) as store,
+        grpc.aio.insecure_channel(app.address) as opened,
+    ):
+        channel: Any = opened  # typed for messages; these calls send none
+        with held_commits(app) as go_on:
+            waiting = asyncio.create_task(store.persist_input_state(runtime_id, input_of("a")))
+            await until(lambda: app.store._committer.waiting_writes == 1)
+
+            for method in WRITES:
+                found = await refused(channel.stream_unary(f"{SERVICE}{method}")(never(), timeout=60))
+                is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+                assert found.metadata["waiting_writes"] == "1"
+                assert found.retry_delay_seconds
+            over.set()
+            go_on.set()
+            assert (await waiting).revision == 1
