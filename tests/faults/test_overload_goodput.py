@@ -38,6 +38,8 @@ CAN_TAKE = 24
 TEN_TIMES = 320
 SNAPSHOT_BYTES = 4_000
 WINDOW_SECONDS = 1.0
+GOODPUT = 0.8
+"""The part of the peak that is still written under ten times the load, as long as callers come back when they are told."""
 TRY_LATER = "RESOURCE_EXHAUSTED OVERLOADED retry"
 OVERLOADED = f"{TRY_LATER} waiting_writes"
 
@@ -98,6 +100,8 @@ async def test_ten_times_the_load_is_refused_in_words_in_bounded_memory_and_the_
                     overloads.append(await _window(server, store, at_once=TEN_TIMES, patient=patient))
                 _record(trial, "patient" if patient else "impatient", peaks, overloads)
                 _judge(peaks, overloads)
+                if patient:
+                    assert _ratio(peaks, overloads) >= GOODPUT
 
 
 def _judge(peaks: list[Window], overloads: list[Window]) -> None:
@@ -110,15 +114,21 @@ def _judge(peaks: list[Window], overloads: list[Window]) -> None:
         assert found.most_bytes <= peaks[0].most_bytes + 64 * MIB + TEN_TIMES * 8 * SNAPSHOT_BYTES
 
 
+def _ratio(peaks: list[Window], overloads: list[Window]) -> float:
+    """Medians of windows that took turns: callers and server share their cores with whatever else runs there."""
+    peak = statistics.median(found.writes_per_second for found in peaks)
+    return statistics.median(found.writes_per_second for found in overloads) / peak
+
+
 def _record(trial: Trial, name: str, peaks: list[Window], overloads: list[Window]) -> None:
-    """The figures, of which none is asserted: callers and server share their cores, and each refusal takes of both."""
+    """The figures. Callers who come back at once, whatever they are told, use the server up: no ratio is promised."""
     peak = statistics.median(found.writes_per_second for found in peaks)
     goodput = statistics.median(found.writes_per_second for found in overloads)
     trial.record(
         **{
             f"{name}: peak, writes a second": round(peak),
             f"{name}: under ten times the load": round(goodput),
-            f"{name}: ratio": round(goodput / peak, 2),
+            f"{name}: ratio": round(_ratio(peaks, overloads), 2),
             f"{name}: refusals": sum(found.answers[OVERLOADED] for found in overloads),
             f"{name}: most MiB": max(found.most_bytes for found in overloads) // MIB,
         }

@@ -29,7 +29,12 @@ WAIT_SECONDS = 20
 @contextlib.asynccontextmanager
 async def _committer(database: Database, **bounds: int) -> AsyncIterator[Committer]:
     before = threading.enumerate()
-    usual = {"threads": 1, "max_batch_writes": 64, "max_waiting_writes": 1000, "max_waiting_bytes": 1_000_000}
+    usual: dict[str, Any] = {
+        "threads": 1,
+        "max_batch_writes": 64,
+        "max_waiting_writes": 1000,
+        "max_waiting_bytes": 1_000_000,
+    }
     committer = Committer(database, **{**usual, **bounds})
     try:
         yield committer

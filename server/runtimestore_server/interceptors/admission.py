@@ -1,9 +1,4 @@
-"""Writes beyond the bound are refused before their messages are received.
-
-To receive and to parse a request only to refuse it costs nearly what it costs to serve it: under many times the load
-that the store can take, refusals alone would use the server up. At the door a refusal costs its headers, and a large
-document is never sent.
-"""
+"""Writes beyond the bound are refused before their messages are received, so that nothing of them fills the memory."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtimestore.errors import Overloaded, StoreUnavailable
+from runtimestore_server.store.comebacks import Comebacks
 from runtimestore_server.store.lane import Lane, Waiting
 from runtimestore_server.store.transaction import unknown
 from runtimestore_server.store.values import Outcome
@@ -49,6 +50,7 @@ class Committer:
         max_batch_writes: int,
         max_waiting_writes: int,
         max_waiting_bytes: int,
+        comebacks: Comebacks | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._max_waiting_writes = max_waiting_writes
@@ -56,6 +58,7 @@ class Committer:
         self._waiting: set[Waiting] = set()
         self._waiting_bytes = 0
         self._closed = False
+        self._comebacks = comebacks or Comebacks()
         self.counters = CommitCounters()
         self._lanes = [
             Lane(database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over)
@@ -92,12 +95,14 @@ class Committer:
             return Overloaded(
                 f"{len(self._waiting)} writes are waiting; try again later",
                 metadata={"waiting_writes": str(len(self._waiting))},
+                retry_after_seconds=self._comebacks.seconds(),
             )
         # A write larger than the whole bound must still find its way in when nothing else waits.
         if self._waiting_bytes and self._waiting_bytes + size_bytes > self._max_waiting_bytes:
             return Overloaded(
                 f"{self._waiting_bytes} bytes are waiting; try again later",
                 metadata={"waiting_bytes": str(self._waiting_bytes)},
+                retry_after_seconds=self._comebacks.seconds(),
             )
         return None
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtimestore.errors import Overloaded, StoreUnavailable
+from runtimestore_server.store.comebacks import Comebacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +35,13 @@ class Readers:
     looked at it.
     """
 
-    def __init__(self, *, threads: int, max_waiting: int, max_waiting_bytes: int) -> None:
+    def __init__(
+        self, *, threads: int, max_waiting: int, max_waiting_bytes: int, comebacks: Comebacks | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         self._max_waiting = max_waiting
+        self._comebacks = comebacks or Comebacks()
         self._max_waiting_bytes = max_waiting_bytes
         self._items: set[_Item] = set()
         self._waiting_bytes = 0
@@ -57,12 +61,14 @@ class Readers:
             raise Overloaded(
                 f"{len(self._items)} loads are waiting; try again later",
                 metadata={"waiting_reads": str(len(self._items))},
+                retry_after_seconds=self._comebacks.seconds(),
             )
         # One that is larger than the whole bound must still find its way in when nothing else waits.
         if size_bytes and self._waiting_bytes and self._waiting_bytes + size_bytes > self._max_waiting_bytes:
             raise Overloaded(
                 f"{self._waiting_bytes} bytes of requests wait to be checked; try again later",
                 metadata={"waiting_bytes": str(self._waiting_bytes)},
+                retry_after_seconds=self._comebacks.seconds(),
             )
         item = _Item(work, size_bytes, self._loop.create_future())
         self._items.add(item)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import Overloaded, RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
+from runtimestore_server.store.comebacks import Comebacks
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.readers import Readers
@@ -42,17 +43,20 @@ class Store:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
+        self._comebacks = Comebacks()
         self._committer = Committer(
             database,
             threads=settings.committer_threads,
             max_batch_writes=settings.max_batch_writes,
             max_waiting_writes=settings.max_waiting_writes,
             max_waiting_bytes=settings.max_waiting_bytes,
+            comebacks=self._comebacks,
         )
         self._readers = Readers(
             threads=settings.reader_threads,
             max_waiting=settings.max_waiting_reads,
             max_waiting_bytes=settings.max_waiting_bytes,
+            comebacks=self._comebacks,
         )
         self._max_sending_bytes = settings.max_waiting_bytes
         self._sending_bytes = 0
@@ -147,6 +151,7 @@ class Store:
             raise Overloaded(
                 f"{self._sending_bytes} bytes are being sent; try again later",
                 metadata={"sending_bytes": str(self._sending_bytes)},
+                retry_after_seconds=self._comebacks.seconds(),
             )
         self._sending_bytes += size_bytes
         try:
