@@ -67,8 +67,7 @@ async def test_a_full_disk_refuses_by_name_keeps_what_was_acknowledged_and_needs
 async def _until_all_are_refused(store: Store, writers: list[Turns]) -> None:
     """Take turns until there is no room for the smallest."""
     for writer in sorted(writers, key=lambda writer: -writer._size_bytes):
-        while await writer.take(store):
-            pass
+        await writer.until_refused(store)
 
 
 async def test_a_log_that_cannot_grow_refuses_the_write_whole_and_takes_it_when_it_can(
@@ -84,8 +83,7 @@ async def test_a_log_that_cannot_grow_refuses_the_write_whole_and_takes_it_when_
                 log_bytes = (tmp_path / "store.db-wal").stat().st_size
                 limit = trial.random.randrange(4096, max(log_bytes, 8192))
                 with limited_file_size(server._process.pid, limit):
-                    while await writer.take(store):
-                        pass
+                    await writer.until_refused(store)
                     await writer.check(store, last_turns=2)
                 assert await writer.take(store)
             server.kill()

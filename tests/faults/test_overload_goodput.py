@@ -39,7 +39,7 @@ TEN_TIMES = 320
 SNAPSHOT_BYTES = 4_000
 WINDOW_SECONDS = 1.0
 GOODPUT = 0.8
-"""The part of the peak that is still written under ten times the load, as long as callers come back when they are told."""
+"""What part of the peak is still written under ten times the load, if callers come back when they are told."""
 TRY_LATER = "RESOURCE_EXHAUSTED OVERLOADED retry"
 OVERLOADED = f"{TRY_LATER} waiting_writes"
 

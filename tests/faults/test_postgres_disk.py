@@ -83,8 +83,7 @@ async def test_a_full_disk_of_postgres_refuses_by_name_and_needs_no_restart(
                     assert await writer.take(store)
                 disk.fill(leave_bytes=trial.random.randrange(MIB // 2))
                 for writer in reversed(writers):
-                    while await writer.take(store):
-                        pass
+                    await writer.until_refused(store)
                 for writer in writers:
                     await writer.check(store, last_turns=2)  # loads go on
                 disk.make_room()

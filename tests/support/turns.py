@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 ONCE = RetryPolicy(max_attempts=1)
 
+MOST_TURNS = 5000
+"""More than fit on any of the small disks of the tests between two refusals."""
+
 
 class Turns:
     """One runtime's turns. A turn that was refused is tried again under its request id, until it is acknowledged."""
@@ -41,6 +44,13 @@ class Turns:
             return False
         self.acknowledged += 1
         return True
+
+    async def until_refused(self, store: Store) -> None:
+        """Take turns until one is refused, which must happen."""
+        for _ in range(MOST_TURNS):
+            if not await self.take(store):
+                return
+        raise AssertionError(f"{MOST_TURNS} turns were acknowledged, and none refused")
 
     async def go_on(self, store: Store, until: asyncio.Event) -> None:
         """Take turns until told to stop."""
