@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
+from collections.abc import Sequence
+
+Address = str | Sequence[str]
+"""Where the servers are: one address, or several of which each call takes the next."""
+
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """Twice what a server accepts by default, so that nothing it accepts is unreadable."""
 
 
-def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+_BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+
+
+def target_of(address: Address) -> str:
+    """What gRPC calls a target: one address as it is, several as the list that they are.
+
+    Raises:
+        ValueError: there is none, or they cannot be one target; the message says the cure.
+    """
+    if isinstance(address, str):
+        if not address:
+            raise ValueError("address is empty; give HOST:PORT, unix:PATH, or several of HOST:PORT")
+        return address
+    addresses = list(address)
+    if not addresses:
+        raise ValueError("address is an empty list; give at least one HOST:PORT")
+    if len(addresses) == 1:
+        return target_of(addresses[0])
+    kinds = {_literal(one) for one in addresses}
+    if len(kinds) > 1:
+        raise ValueError("address mixes IPv4 and IPv6; give addresses of one kind, or one dns:///NAME:PORT")
+    return f"{kinds.pop()}:{','.join(addresses)}"
+
+
+def _literal(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    try:
+        found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        found = None
+    if found is None or not colon or not port.isdecimal() or (found.version == 6) != host.startswith("["):  # noqa: PLR2004  (IPv6)
+        raise ValueError(
+            f"address {address!r} is one of several, which must be IP addresses with a port, such as 10.0.0.7:50051 or "
+            "[fd00::7]:50051; for a name with several addresses give dns:///NAME:PORT alone"
+        )
+    return f"ipv{found.version}"
+
+
+def channel_options(address: Address, max_message_bytes: int) -> list[tuple[str, int | str]]:
     """The arguments of a channel."""
+    options = _options(max_message_bytes)
+    if target_of(address).startswith(("dns:", "ipv4:", "ipv6:")):
+        # Without it gRPC stays with the first address that answers, and with it alone.
+        options.append(("grpc.service_config", _BALANCED))
+    return options
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),

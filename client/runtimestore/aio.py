@@ -13,7 +13,9 @@ from runtimestore._channel import (
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TIMEOUT_SECONDS,
+    Address,
     channel_options,
+    target_of,
 )
 from runtimestore._requests import RequestId, Requests
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, Rounds
@@ -49,9 +51,11 @@ R = TypeVar("R")
 class AsyncRuntimeStoreClient:
     """A client of one server and one realm.
 
-    `address` is `host:port` or `unix:/path`. `timeout_seconds` is the budget of a whole call, its retries and pauses
-    included; each method takes another for itself. `max_message_bytes` limits a message in either direction. With
-    `channel` the caller hands a channel over, such as one with TLS, sets its options and closes it.
+    `address` is `host:port`, `unix:/path` or a gRPC target such as `dns:///name:port`. Several `ip:port` in a list, or
+    a name with several addresses, are balanced: each call takes the next one that answers. `timeout_seconds` is the
+    budget of a whole call, its retries and pauses included; each method takes another for itself.
+    `max_message_bytes` limits a message in either direction. With `channel` the caller hands a channel over, such as
+    one with TLS, sets its options and closes it.
 
     It may be built anywhere and belongs to the event loop of its first call. Any number of calls may run at once.
 
@@ -77,7 +81,7 @@ class AsyncRuntimeStoreClient:
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: Address = DEFAULT_ADDRESS,
         *,
         realm: str = "",
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
@@ -86,6 +90,7 @@ class AsyncRuntimeStoreClient:
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         self._address = address
+        target_of(address)  # what cannot be one is told here, not at the first call
         self._requests = Requests(realm)
         self._timeout_seconds = timeout_seconds
         self._max_message_bytes = max_message_bytes
@@ -96,7 +101,7 @@ class AsyncRuntimeStoreClient:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._address}>"
+        return f"<{type(self).__name__} {target_of(self._address)}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -470,7 +475,9 @@ class AsyncRuntimeStoreClient:
     def _connected(self) -> grpc.aio.Channel:
         # Not before the first call: the channel belongs to the event loop that runs when it is made.
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=channel_options(self._max_message_bytes))
+            self._channel = grpc.aio.insecure_channel(
+                target_of(self._address), options=channel_options(self._address, self._max_message_bytes)
+            )
         return self._channel
 
     def _deadline(self, timeout_seconds: float | None) -> Deadline:

@@ -12,7 +12,9 @@ from runtimestore._channel import (
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TIMEOUT_SECONDS,
+    Address,
     channel_options,
+    target_of,
 )
 from runtimestore._requests import RequestId, Requests
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, Rounds
@@ -48,9 +50,11 @@ R = TypeVar("R")
 class RuntimeStoreClient:
     """A client of one server and one realm.
 
-    `address` is `host:port` or `unix:/path`. `timeout_seconds` is the budget of a whole call, its retries and pauses
-    included; each method takes another for itself. `max_message_bytes` limits a message in either direction. With
-    `channel` the caller hands a channel over, such as one with TLS, sets its options and closes it.
+    `address` is `host:port`, `unix:/path` or a gRPC target such as `dns:///name:port`. Several `ip:port` in a list, or
+    a name with several addresses, are balanced: each call takes the next one that answers. `timeout_seconds` is the
+    budget of a whole call, its retries and pauses included; each method takes another for itself.
+    `max_message_bytes` limits a message in either direction. With `channel` the caller hands a channel over, such as
+    one with TLS, sets its options and closes it.
 
     Any number of threads may use it at once.
 
@@ -76,7 +80,7 @@ class RuntimeStoreClient:
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: Address = DEFAULT_ADDRESS,
         *,
         realm: str = "",
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
@@ -89,13 +93,15 @@ class RuntimeStoreClient:
         self._timeout_seconds = timeout_seconds
         self._retry = retry
         self._owns_channel = channel is None
-        self._channel = channel or grpc.insecure_channel(address, options=channel_options(max_message_bytes))
+        self._channel = channel or grpc.insecure_channel(
+            target_of(address), options=channel_options(address, max_message_bytes)
+        )
         self._store = runtime_store_pb2_grpc.RuntimeStoreStub(self._channel)
         self._admin = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._channel)
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._address}>"
+        return f"<{type(self).__name__} {target_of(self._address)}>"
 
     def __enter__(self) -> Self:
         return self

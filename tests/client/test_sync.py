@@ -125,9 +125,11 @@ def test_a_refusal_of_a_later_version_is_repeated_if_it_says_when_to_come_back(
     assert wire.clock.pauses == [0.5]
 
 
-def test_pauses_double_and_the_fifth_failure_reaches_the_caller(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_double_and_the_last_failure_of_a_bounded_number_reaches_the_caller(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("random.uniform", lambda _least, most: most)
-    loading = wire.calling(lambda: wire.client().load_runtime_state(RUNTIME))
+    loading = wire.calling(lambda: wire.client(retry=RetryPolicy(max_attempts=5)).load_runtime_state(RUNTIME))
     for _ in range(5):
         wire.answer("LoadRuntimeState", GONE)
 
@@ -135,6 +137,19 @@ def test_pauses_double_and_the_fifth_failure_reaches_the_caller(wire: Wire, monk
     assert isinstance(error, CallFailed)
     assert error.code is grpc.StatusCode.UNAVAILABLE
     assert wire.clock.pauses == [0.1, 0.2, 0.4, 0.8]
+
+
+def test_by_default_the_deadline_alone_bounds_how_often_a_call_is_repeated(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _least, most: most)
+    writing = wire.calling(lambda: wire.client().persist_input_state(RUNTIME, INPUT))
+    requests = [wire.answer("PersistInputState", GONE) for _ in range(12)]
+
+    wire.answer("PersistInputState", pb.PersistInputStateResponse(revision=1))
+    assert writing.result(WAIT_SECONDS).revision == 1
+    assert len({request.request_id for request in requests}) == 1
+    assert wire.clock.pauses == [0.1, 0.2, 0.4, 0.8, 1.6] + [2.0] * 7
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""A client that knows several servers: each call takes the next one that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
+from runtimestore._channel import target_of
+from support.scripted_store import Script, scripted_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RUNTIME = "rt:session:one"
+WAIT_SECONDS = 20
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("store:50051", "store:50051"),
+        ("unix:/run/s", "unix:/run/s"),
+        ("dns:///store:50051", "dns:///store:50051"),
+        (["store:50051"], "store:50051"),
+        (("127.0.0.1:1", "10.0.0.7:2"), "ipv4:127.0.0.1:1,10.0.0.7:2"),
+        (["[::1]:1", "[fd00::7]:2"], "ipv6:[::1]:1,[fd00::7]:2"),
+    ],
+)
+def test_one_address_is_a_target_as_it_is_and_several_are_one_list(address: str | Sequence[str], target: str) -> None:
+    assert target_of(address) == target
+
+
+@pytest.mark.parametrize(
+    ("address", "cure"),
+    [
+        ("", "HOST:PORT"),
+        ([], "at least one"),
+        (["127.0.0.1:1", "[::1]:2"], "one kind"),
+        (["store-1:1", "store-2:1"], "dns:///"),
+        (["127.0.0.1", "127.0.0.2:1"], "with a port"),
+        (["127.0.0.1:1", "unix:/run/s"], "IP addresses"),
+        (["::1:1", "[::1]:2"], "IP addresses"),
+    ],
+)
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+def test_addresses_that_cannot_be_one_target_are_refused_at_once_and_the_cure_is_told(
+    client: type[AsyncRuntimeStoreClient | RuntimeStoreClient], address: str | Sequence[str], cure: str
+) -> None:
+    with pytest.raises(ValueError, match="address") as found:
+        client(address)
+    assert cure in str(found.value)
+
+
+def _free_address() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
+def _asked(script: Script) -> int:
+    return len(script.requests["LoadRuntimeState"])
+
+
+async def _until_asked(store: AsyncRuntimeStoreClient, script: Script) -> None:
+    asked = _asked(script)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while _asked(script) == asked:
+            await store.load_runtime_state(RUNTIME)
+
+
+def test_calls_are_spread_over_all_servers_and_go_on_while_one_is_away() -> None:
+    async def scenario() -> None:
+        one, two = _free_address(), _free_address()
+        first, second = Script(), Script()
+        async with scripted_store(first, one), AsyncRuntimeStoreClient([one, two]) as store:
+            async with scripted_store(second, two):
+                await _until_asked(store, first)
+                await _until_asked(store, second)
+                before = _asked(first), _asked(second)
+                for _ in range(20):
+                    await store.load_runtime_state(RUNTIME)
+                spread = _asked(first) - before[0], _asked(second) - before[1]
+                assert spread == (10, 10)
+            for _ in range(20):
+                await store.load_runtime_state(RUNTIME)  # the second one is away
+            async with scripted_store(second, two):
+                await _until_asked(store, second)
+
+    asyncio.run(scenario())
+
+
+def test_a_list_of_servers_is_balanced_by_the_client_for_threads_too() -> None:
+    async def scenario() -> None:
+        one, two = _free_address(), _free_address()
+        first, second = Script(), Script()
+        async with scripted_store(first, one), scripted_store(second, two):
+
+            def call() -> None:
+                with RuntimeStoreClient([one, two]) as store:
+                    for _ in range(200):
+                        store.load_runtime_state(RUNTIME)
+                        if _asked(first) and _asked(second):
+                            return
+
+            await asyncio.to_thread(call)
+        assert _asked(first)
+        assert _asked(second)
+
+    asyncio.run(scenario())
