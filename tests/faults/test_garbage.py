@@ -18,7 +18,7 @@ from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from support.accepted import Accepted
 from support.documents import new_id
 from support.engines import DURABLE
-from support.footprint import handles, pid_of, resident_bytes, settled
+from support.footprint import Handles, handles, pid_of, resident_bytes, settled
 from support.garbage import REFLECTION, SERVICE, UNKNOWN, WATCH, Garbage, garbage
 from support.hostile_bytes import hostile_bytes
 from support.hostile_json import CANARY
@@ -39,6 +39,12 @@ LIMITS: dict[str, Any] = {
     "reader_threads": 1,  # a pool that is whole from the first load on, so that its connections can be counted
 }
 AT_ONCE = 32
+CONNECTION_BYTES = 4096
+FILES_OF_A_CONNECTION = 3
+"""A socket, or SQLite's file, log and index."""
+TWO_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""glibc gives each thread an arena of its own, up to eight a core, and each keeps the most that it ever held: growth
+that takes tens of thousands of calls to end, and hides whether anything else grows."""
 THREADS_OF_GRPC = 4
 """So many gRPC may start, and keep, in its own pool."""
 _LOGGED = re.compile(r"\S+ \[(info|warning)\] (serving|refused|drain\w*|stopp\w*) ")
@@ -47,6 +53,7 @@ STREAMS = (f"{SERVICE}LoadInputStates", f"{SERVICE}LoadSessionSnapshot", WATCH)
 # Answers to a request that somebody could have meant: conditions that were not met.
 CONDITIONS = {
     (grpc.StatusCode.ABORTED, "REVISION_MISMATCH"),
+    (grpc.StatusCode.ABORTED, "FENCED"),
     (grpc.StatusCode.ABORTED, "OAUTH_FLOW_SNAPSHOT_CHANGED"),
     (grpc.StatusCode.ALREADY_EXISTS, "BOUNDARY_RECEIPT_EXISTS"),
     (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
@@ -179,7 +186,7 @@ async def test_garbage_is_refused_in_words_or_kept_to_the_byte_and_leaves_nothin
 ) -> None:
     calls = trial.rounds(short=650, long=42_000)
     connections = trial.rounds(short=100, long=8_000)
-    with ServerProcess(fresh_url, **LIMITS) as server:
+    with ServerProcess(fresh_url, environment=TWO_ARENAS, **LIMITS) as server:
         pid = pid_of(server)
         # Without a pool of its own a test after this one would meet the connection that was misused here.
         async with grpc.aio.insecure_channel(
@@ -187,25 +194,31 @@ async def test_garbage_is_refused_in_words_or_kept_to_the_byte_and_leaves_nothin
         ) as channel:
             wire: rpc.RuntimeStoreAsyncStub = rpc.RuntimeStoreStub(channel)
             attack = Attack(channel, realm, trial)
-            await attack.calls(max(300, calls // 10))
-            await attack.connections(server.address, max(50, connections // 4))
+            await attack.calls(calls // 2)
+            await attack.connections(server.address, connections // 2)
             await _honest(wire, f"{realm}-warm")
             before_bytes = resident_bytes(pid)
             baseline = handles(pid, fresh_url)
 
-            await attack.calls(calls)
-            await attack.connections(server.address, connections)
+            await attack.calls(calls // 2)
+            await attack.connections(server.address, connections // 2)
 
             after_bytes = resident_bytes(pid)
             trial.record(calls=calls, connections=connections, accepted=attack.accepted.count, **attack.answers)
             trial.record(resident_mib_before=before_bytes // MIB, resident_mib_after=after_bytes // MIB)
             await _honest(wire, f"{realm}-then")
             trial.record(values_read_back=await attack.accepted.read_back(wire))
-            left = settled(pid, fresh_url, baseline._replace(threads=baseline.threads + THREADS_OF_GRPC))
-            assert (left.files, left.connections) == (baseline.files, baseline.connections)
-            assert left.threads <= baseline.threads + THREADS_OF_GRPC
-            # What an allocator keeps varies; ten kilobytes lost in each hundredth request would already be over this.
-            assert after_bytes <= 1.2 * before_bytes + 30 * MIB
+            most = Handles(
+                files=baseline.files + FILES_OF_A_CONNECTION,
+                threads=baseline.threads + THREADS_OF_GRPC,
+                connections=baseline.connections + 1,  # of the maintenance, which comes once a minute
+            )
+            left = settled(pid, fresh_url, most)
+            assert all(count <= bound for count, bound in zip(left, most, strict=True)), (left, most)
+            # The second half of the load must find what it needs: what an allocator keeps varies by a tenth and some
+            # mebibytes, and gRPC's core keeps a kilobyte or two of each connection that is misused. In the long form
+            # three kilobytes lost in each request are over this.
+            assert after_bytes <= 1.1 * before_bytes + 16 * MIB + connections // 2 * CONNECTION_BYTES
         # One line an event, and none of them an error; a traceback would stand on lines of its own.
         assert [line for line in server.lines if not _LOGGED.match(line)] == []
 

@@ -69,6 +69,7 @@ class ServerProcess:
             env=self._environment,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",  # a reader that dies of a byte lets the server stand still at its full pipe
             start_new_session=True,
         )
         address: Queue[str | None] = Queue()
