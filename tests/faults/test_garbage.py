@@ -47,7 +47,7 @@ TWO_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 that takes tens of thousands of calls to end, and hides whether anything else grows."""
 THREADS_OF_GRPC = 4
 """So many gRPC may start, and keep, in its own pool."""
-_LOGGED = re.compile(r"\S+ \[(info|warning)\] (serving|refused|drain\w*|stopp\w*) ")
+_LOGGED = re.compile(r"\S+ \[(info|warning)\] (serving|refused|drain\w*|stopp\w*|durability settings are off) ")
 STREAMS = (f"{SERVICE}LoadInputStates", f"{SERVICE}LoadSessionSnapshot", WATCH)
 
 # Answers to a request that somebody could have meant: conditions that were not met.
