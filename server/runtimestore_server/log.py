@@ -12,10 +12,18 @@ import structlog
 UNFORESEEN = "an unforeseen error; the server's log has the whole story"
 """All that a caller is told of an error that nobody foresaw; `frames` are for the log."""
 
+_HUNG_UP = "ExecuteBatchError"
+"""What gRPC raises, and logs with a traceback, where a call is gone that it wanted to answer."""
+
 
 def frames(error: BaseException) -> list[str]:
     """Where an error came from, without its text: drivers quote parameters in it, and those hold documents."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's is no mere caller who hung up before the answer; such a line quotes what was called."""
+    return not (record.exc_info and record.exc_info[0] is not None and record.exc_info[0].__name__ == _HUNG_UP)
 
 
 def configure(*, level: str, style: str) -> None:
@@ -39,3 +47,4 @@ def configure(*, level: str, style: str) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s [%(levelname)s] %(name)s %(message)s"
     )
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_interest)
