@@ -163,6 +163,13 @@ def _bad_message(random: random.Random) -> bytes:
     )
 
 
+def calls_out_of_time(path: str, count: int) -> bytes:
+    """So many calls of a method that are given no time, so that each is over when the server comes to answer it."""
+    flags = END_HEADERS | END_STREAM
+    calls = (_call(path, (b"grpc-timeout", b"0n"), stream=stream, flags=flags) for stream in range(1, 2 * count, 2))
+    return PREFACE + frame(SETTINGS) + b"".join(calls)
+
+
 def _rapid_resets(random: random.Random) -> bytes:
     calls = (
         _call(_path(random), stream=stream) + frame(RST_STREAM, b"\0\0\0\x08", stream=stream)
