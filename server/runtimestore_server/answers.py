@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server import documents
+from runtimestore_server import stored_documents
 from runtimestore_server.receipts import receipt_message
 from runtimestore_server.store import reads
 
@@ -31,7 +31,7 @@ def session_info(runtime: RuntimeKey, revision: int, stored: reads.StoredSnapsho
     Raises:
         StoredValueCorrupt: the stored session id is not the document's.
     """
-    if not documents.is_session(stored.body, stored.session_id):
+    if not stored_documents.is_session(stored.body, stored.session_id):
         raise reads.corrupt("session_snapshots", "has the id of another session", **runtime._asdict())
     return pb.SessionSnapshotInfo(
         session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
@@ -45,7 +45,7 @@ def input_message(runtime: RuntimeKey, stored: reads.StoredInput) -> pb.StoredIn
         StoredValueCorrupt: it is no input's document, or another input's.
     """
     key = {**runtime._asdict(), "input_id": stored.input_id}
-    seed = documents.input_seed(stored.state_json, stored_id=stored.input_id)
+    seed = stored_documents.input_seed(stored.state_json, stored_id=stored.input_id)
     if seed.input_id is None:
         raise reads.corrupt("inputs", "is no input's document", **key)
     if seed.input_id != stored.input_id:
@@ -86,7 +86,7 @@ def ops_message(runtime: RuntimeKey, stored: reads.StoredOps) -> pb.PersistedOps
     Raises:
         StoredValueCorrupt: it is no ops document, or its epoch is not the stored one.
     """
-    if documents.epoch_id(stored.snapshot_json, stored_id=stored.epoch_id) != stored.epoch_id:
+    if stored_documents.epoch_id(stored.snapshot_json, stored_id=stored.epoch_id) != stored.epoch_id:
         raise reads.corrupt("ops_snapshots", "has the epoch_id of another ops document", **runtime._asdict())
     return pb.PersistedOpsSnapshot(snapshot_json=stored.snapshot_json.decode(), epoch_id=stored.epoch_id)
 

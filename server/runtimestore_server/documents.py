@@ -1,4 +1,4 @@
-"""The envelopes of the JSON documents: what is required of them and what is read out of them.
+"""The envelopes of the JSON documents that are sent: what is required of them and what is listed of them.
 
 A document is checked where the store depends on it and passes untouched everywhere else, because payloads change with
 nearly every release of the runtimes. What a check refuses names the field by its path.
@@ -23,6 +23,7 @@ from runtimestore.errors import (
     SessionSnapshotInvalid,
 )
 from runtimestore_server.identifiers import canonical_uuid, uuid_field
+from runtimestore_server.lenient_json import lenient
 from runtimestore_server.store.values import InputDocument, OpsDocument, SessionSnapshot
 
 if TYPE_CHECKING:
@@ -32,10 +33,6 @@ T = TypeVar("T")
 
 UINT64_MAX = 2**64 - 1
 INT64_MAX = 2**63 - 1
-SEED_TEXT_MAX_CHARACTERS = 256
-"""A longer text in a document is no phase and no run id that a person wants to see."""
-
-ID_STANDS_WITHIN_BYTES = 1024
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 _UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -69,10 +66,6 @@ class _Session(msgspec.Struct):
     usage: _Usage | msgspec.UnsetType = msgspec.UNSET
 
 
-class _SessionId(msgspec.Struct):
-    id: str
-
-
 class _Input(msgspec.Struct):
     input_id: str
     current_state: str
@@ -82,28 +75,9 @@ class _Ops(msgspec.Struct):
     epoch_id: str
 
 
-class _Seed(msgspec.Struct):
-    input_id: str | None = None
-    current_state: str = ""
-    last_run_id: str | None = None
-    last_boundary_sequence: int | None = None
-    attempt_count: int | None = None
-
-
-class _LooseSeed(msgspec.Struct):
-    input_id: msgspec.Raw = msgspec.Raw()
-    current_state: msgspec.Raw = msgspec.Raw()
-    last_run_id: msgspec.Raw = msgspec.Raw()
-    last_boundary_sequence: msgspec.Raw = msgspec.Raw()
-    attempt_count: msgspec.Raw = msgspec.Raw()
-
-
 _session_decoder = msgspec.json.Decoder(_Session)
-_session_id_decoder = msgspec.json.Decoder(_SessionId)
 _input_decoder = msgspec.json.Decoder(_Input)
 _ops_decoder = msgspec.json.Decoder(_Ops)
-_seed_decoder = msgspec.json.Decoder(_Seed)
-_loose_seed_decoder = msgspec.json.Decoder(_LooseSeed)
 
 
 def session_snapshot(body: bytes, *, belongs_to: str | None, limit_bytes: int) -> SessionSnapshot:
@@ -178,73 +152,6 @@ def ops_snapshot(snapshot: pb.PersistedOpsSnapshot, *, limit_bytes: int) -> OpsD
     return OpsDocument(named, body, sha256(body).digest())
 
 
-class InputSeed(msgspec.Struct, frozen=True):
-    """What a person wants to see of an input's document, and whose it is."""
-
-    input_id: str | None = None
-    """The input's id in its canonical form; None if the document names none."""
-    phase: str = ""
-    last_run_id: str | None = None
-    last_boundary_sequence: int | None = None
-    attempt_count: int | None = None
-
-
-def input_seed(state_json: bytes, *, stored_id: str) -> InputSeed:
-    """The seed of a stored document; what it lacks or holds in another type or range is absent.
-
-    How deep a document may nest depends on the thread that reads it, and must never keep one from its owner: where it
-    is too deep here, `stored_id` is believed.
-    """
-    try:
-        seed = _lenient(_seed_decoder, state_json)
-    except (msgspec.DecodeError, RecursionError):
-        try:
-            loose = _lenient(_loose_seed_decoder, state_json)
-        except msgspec.DecodeError:
-            return InputSeed()
-        except RecursionError:
-            return InputSeed(input_id=stored_id)
-        seed = _Seed(
-            input_id=_or_default(loose.input_id, str, None),
-            current_state=_or_default(loose.current_state, str, ""),
-            last_run_id=_or_default(loose.last_run_id, str, None),
-            last_boundary_sequence=_or_default(loose.last_boundary_sequence, int, None),
-            attempt_count=_or_default(loose.attempt_count, int, None),
-        )
-    return InputSeed(
-        input_id=canonical_uuid(seed.input_id or ""),
-        phase=_short(seed.current_state) or "",
-        last_run_id=_short(seed.last_run_id),
-        last_boundary_sequence=_in_range(seed.last_boundary_sequence, UINT64_MAX),
-        attempt_count=_in_range(seed.attempt_count, 2**32 - 1),
-    )
-
-
-def is_session(body: bytes, session_id: str) -> bool:
-    """Whether a stored session document has this id, as far as its nesting lets it be read here."""
-    if not isinstance(session_id, str) or canonical_uuid(session_id) != session_id:
-        return False  # damaged: SQLite even keeps values of another type
-    # Nearly always the id stands near the beginning, spelt as it is stored: no need to parse megabytes to find it.
-    if session_id.encode() in body[:ID_STANDS_WITHIN_BYTES]:
-        return True
-    try:
-        return canonical_uuid(_lenient(_session_id_decoder, body).id) == session_id
-    except msgspec.DecodeError:
-        return False
-    except RecursionError:
-        return True
-
-
-def epoch_id(snapshot_json: bytes, *, stored_id: str) -> str | None:
-    """The epoch of a stored ops document; None if it names none. Where it is nested too deep, `stored_id`."""
-    try:
-        return canonical_uuid(_lenient(_ops_decoder, snapshot_json).epoch_id)
-    except msgspec.DecodeError:
-        return None
-    except RecursionError:
-        return stored_id
-
-
 def within(limit_bytes: int, size_bytes: int, field: str, limit: str) -> None:
     """Refuse what is over a limit.
 
@@ -264,7 +171,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[Invalid
     if not body.isascii():
         _check_utf8(body, refusal, field)
     try:
-        return _lenient(decoder, body)
+        return lenient(decoder, body)
     except msgspec.ValidationError as error:
         path, description = _located(str(error))
         raise _invalid(refusal, field + path, description) from None
@@ -272,31 +179,6 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[Invalid
         raise _invalid(refusal, field, f"must be a JSON document: {error}") from None
     except RecursionError:
         raise _invalid(refusal, field, "is nested too deeply to be read") from None
-
-
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
-)
-"""An escape of a JSON string: a pair of surrogates, half of one, or any other."""
-
-
-def _lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """What msgspec reads in `body`, also where a string elsewhere holds half of a surrogate pair.
-
-    That is JSON, some languages write it, and it is none of the store's business; msgspec alone refuses it.
-
-    Raises:
-        msgspec.DecodeError, RecursionError: as `decode` does.
-    """
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        whole = _ESCAPE.sub(lambda found: rb"\ufffd" if found["lone"] else found[0], body)
-        if whole == body:
-            raise
-        return decoder.decode(whole)
 
 
 _CHUNK_BYTES = 1024 * 1024
@@ -337,24 +219,3 @@ def _document_uuid(text: str, refusal: type[InvalidField], field: str) -> str:
     if canonical is None:
         raise _invalid(refusal, field, "must be a UUID")
     return canonical
-
-
-D = TypeVar("D")
-
-
-def _or_default(raw: msgspec.Raw, kind: type[T], default: D) -> T | D:
-    if not raw:
-        return default
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, RecursionError):
-        return default
-
-
-def _short(text: str | None) -> str | None:
-    # A seed is told beside its document: a long text would be sent twice, and make the message too large to be read.
-    return text if text is None or len(text) <= SEED_TEXT_MAX_CHARACTERS else None
-
-
-def _in_range(number: int | None, largest: int) -> int | None:
-    return number if number is not None and 0 <= number <= largest else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import InvalidField, StoredValueCorrupt
-from runtimestore_server import documents
+from runtimestore_server import documents, stored_documents
 from runtimestore_server.answers import RUNTIME_STATES
 from runtimestore_server.receipts import receipt_message
 from runtimestore_server.store import reads, requests, tables
@@ -66,7 +66,7 @@ def input_state(row: Row) -> Iterator[Finding]:
     if damaged := list(sound(table, "state_json", row)):
         yield from damaged
         return
-    told = documents.input_seed(row["state_json"], stored_id=row["input_id"]).input_id
+    told = stored_documents.input_seed(row["state_json"], stored_id=row["input_id"]).input_id
     yield from _named_as(table, row, "state_json", "input_id", told)
 
 
@@ -76,7 +76,7 @@ def ops_snapshot(row: Row) -> Iterator[Finding]:
     if damaged := list(sound(table, "snapshot_json", row)):
         yield from damaged
         return
-    told = documents.epoch_id(row["snapshot_json"], stored_id=row["epoch_id"])
+    told = stored_documents.epoch_id(row["snapshot_json"], stored_id=row["epoch_id"])
     yield from _named_as(table, row, "snapshot_json", "epoch_id", told)
 
 
