@@ -19,7 +19,7 @@ from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from support.accepted import Accepted
 from support.documents import new_id
 from support.engines import DURABLE
-from support.footprint import Handles, handles, pid_of, resident_bytes, settled
+from support.footprint import handles, pid_of, resident_bytes, settled, with_spares
 from support.garbage import REFLECTION, SERVICE, UNKNOWN, WATCH, Garbage, garbage
 from support.heap import ProbedServer
 from support.hostile_bytes import calls_out_of_time, hostile_bytes
@@ -42,8 +42,6 @@ LIMITS: dict[str, Any] = {
     "reader_threads": 1,  # a pool that is whole from the first load on, so that its connections can be counted
 }
 AT_ONCE = 32
-THREADS_OF_GRPC = 4
-"""So many gRPC may start, and keep, in its own pool."""
 PARTS = 12
 """After so many parts of the calls, and of the connections, the heap is looked at."""
 
@@ -235,13 +233,7 @@ async def test_garbage_is_refused_in_words_or_kept_to_the_byte_and_leaves_nothin
             trial.record(resident_mib_before=before_bytes // MIB, resident_mib_after=after_bytes // MIB)
             await _honest(wire, f"{realm}-then")
             trial.record(values_read_back=await attack.accepted.read_back(wire))
-            # Postgres' pool opens its spare connection once health is asked while every other one commits.
-            spare = int(fresh_url.startswith("postgresql"))
-            bounds = Handles(
-                files=baseline.files + spare,
-                threads=baseline.threads + THREADS_OF_GRPC,
-                connections=baseline.connections + spare,
-            )
+            bounds = with_spares(baseline)
             left = settled(pid, fresh_url, bounds)
             assert all(now <= bound for now, bound in zip(left, bounds, strict=True)), (left, bounds)
             if trial.long:

@@ -25,6 +25,21 @@ class Handles(NamedTuple):
     connections: int
 
 
+FILES_OF_A_CONNECTION = 3
+"""A socket; or SQLite's file, log and index."""
+THREADS_OF_GRPC = 4
+"""So many gRPC may start later, and keep, in its own pool."""
+
+
+def with_spares(baseline: Handles) -> Handles:
+    """A baseline, and what a server opens later and keeps: a connection for maintenance, which comes once a minute."""
+    return Handles(
+        files=baseline.files + FILES_OF_A_CONNECTION,
+        threads=baseline.threads + THREADS_OF_GRPC,
+        connections=baseline.connections + 1,
+    )
+
+
 def pid_of(server: ServerProcess) -> int:
     """The process id of a server."""
     return server._process.pid
