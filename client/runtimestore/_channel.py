@@ -14,6 +14,10 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """Twice what a server accepts by default, so that nothing it accepts is unreadable."""
 
+_SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:", "ipv4:", "ipv6:")
+"""What gRPC reads by itself, and refuses at once if it cannot."""
+
+_LAST_PORT = 65535
 
 _BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
@@ -22,12 +26,10 @@ def target_of(address: Address) -> str:
     """What gRPC calls a target: one address as it is, several as the list that they are.
 
     Raises:
-        ValueError: there is none, or they cannot be one target; the message says the cure.
+        ValueError: there is none, it lacks its port, or they cannot be one target; the message says the cure.
     """
     if isinstance(address, str):
-        if not address:
-            raise ValueError("address is empty; give HOST:PORT, unix:PATH, or several of HOST:PORT")
-        return address
+        return address if address.startswith(_SCHEMES) else _with_port(address)
     addresses = list(address)
     if not addresses:
         raise ValueError("address is an empty list; give at least one HOST:PORT")
@@ -39,13 +41,33 @@ def target_of(address: Address) -> str:
     return f"{kinds.pop()}:{','.join(addresses)}"
 
 
+def _with_port(address: str) -> str:
+    """The address, of `HOST:PORT` or `dns:` before it. Without a port gRPC would call 443, and wait."""
+    name = address.removeprefix("dns:")
+    if name != address and name.startswith("//"):
+        name = name.removeprefix("//").partition("/")[2]  # what is between the slashes is the name server to ask
+    if "," in name:
+        raise ValueError(
+            f"address {address!r} seems to be several in one text; give a list, such as "
+            '["10.0.0.7:50051", "10.0.0.8:50051"]'
+        )
+    host, _, port = name.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not host or "/" in host or (":" in host and not bracketed) or not _is_port(port):
+        raise ValueError(
+            f"address {address!r} is not HOST:PORT, such as store:50051 or [::1]:50051, nor unix:PATH, nor "
+            "dns:///NAME:PORT"
+        )
+    return address
+
+
 def _literal(address: str) -> str:
     host, colon, port = address.rpartition(":")
     try:
         found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         found = None
-    if found is None or not colon or not port.isdecimal() or (found.version == 6) != host.startswith("["):  # noqa: PLR2004  (IPv6)
+    if found is None or not colon or not _is_port(port) or (found.version == 6) != host.startswith("["):  # noqa: PLR2004  (IPv6)
         raise ValueError(
             f"address {address!r} is one of several, which must be IP addresses with a port, such as 10.0.0.7:50051 or "
             "[fd00::7]:50051; for a name with several addresses give dns:///NAME:PORT alone"
@@ -53,10 +75,14 @@ def _literal(address: str) -> str:
     return f"ipv{found.version}"
 
 
-def channel_options(address: Address, max_message_bytes: int) -> list[tuple[str, int | str]]:
-    """The arguments of a channel."""
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 1 <= int(text) <= _LAST_PORT
+
+
+def channel_options(target: str, max_message_bytes: int) -> list[tuple[str, int | str]]:
+    """The arguments of a channel to what `target_of` made."""
     options = _options(max_message_bytes)
-    if target_of(address).startswith(("dns:", "ipv4:", "ipv6:")):
+    if target.startswith(("dns:", "ipv4:", "ipv6:")):
         # Without it gRPC stays with the first address that answers, and with it alone.
         options.append(("grpc.service_config", _BALANCED))
     return options

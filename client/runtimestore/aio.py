@@ -89,8 +89,7 @@ class AsyncRuntimeStoreClient:
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
         channel: grpc.aio.Channel | None = None,
     ) -> None:
-        self._address = address
-        target_of(address)  # what cannot be one is told here, not at the first call
+        self._target = target_of(address)  # what cannot be one is told here, not at the first call
         self._requests = Requests(realm)
         self._timeout_seconds = timeout_seconds
         self._max_message_bytes = max_message_bytes
@@ -101,7 +100,7 @@ class AsyncRuntimeStoreClient:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {target_of(self._address)}>"
+        return f"<{type(self).__name__} {self._target}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -476,7 +475,7 @@ class AsyncRuntimeStoreClient:
         # Not before the first call: the channel belongs to the event loop that runs when it is made.
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(
-                target_of(self._address), options=channel_options(self._address, self._max_message_bytes)
+                self._target, options=channel_options(self._target, self._max_message_bytes)
             )
         return self._channel
 

@@ -88,20 +88,20 @@ class RuntimeStoreClient:
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
         channel: grpc.Channel | None = None,
     ) -> None:
-        self._address = address
+        self._target = target_of(address)
         self._requests = Requests(realm)
         self._timeout_seconds = timeout_seconds
         self._retry = retry
         self._owns_channel = channel is None
         self._channel = channel or grpc.insecure_channel(
-            target_of(address), options=channel_options(address, max_message_bytes)
+            self._target, options=channel_options(self._target, max_message_bytes)
         )
         self._store = runtime_store_pb2_grpc.RuntimeStoreStub(self._channel)
         self._admin = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._channel)
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {target_of(self._address)}>"
+        return f"<{type(self).__name__} {self._target}>"
 
     def __enter__(self) -> Self:
         return self

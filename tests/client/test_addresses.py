@@ -25,6 +25,10 @@ WAIT_SECONDS = 20
         ("store:50051", "store:50051"),
         ("unix:/run/s", "unix:/run/s"),
         ("dns:///store:50051", "dns:///store:50051"),
+        ("dns://10.0.0.53/store:50051", "dns://10.0.0.53/store:50051"),
+        ("dns:store:50051", "dns:store:50051"),
+        ("[::1]:50051", "[::1]:50051"),
+        ("ipv4:127.0.0.1:1,10.0.0.7:2", "ipv4:127.0.0.1:1,10.0.0.7:2"),
         (["store:50051"], "store:50051"),
         (("127.0.0.1:1", "10.0.0.7:2"), "ipv4:127.0.0.1:1,10.0.0.7:2"),
         (["[::1]:1", "[fd00::7]:2"], "ipv6:[::1]:1,[fd00::7]:2"),
@@ -44,6 +48,18 @@ def test_one_address_is_a_target_as_it_is_and_several_are_one_list(address: str 
         (["127.0.0.1", "127.0.0.2:1"], "with a port"),
         (["127.0.0.1:1", "unix:/run/s"], "IP addresses"),
         (["::1:1", "[::1]:2"], "IP addresses"),
+        (["127.0.0.1:1", "127.0.0.2:65536"], "with a port"),
+        ("127.0.0.1", "HOST:PORT"),
+        ("[::1]", "HOST:PORT"),
+        ("::1:50051", "[::1]:50051"),
+        ("store:65536", "HOST:PORT"),
+        ("store:http", "HOST:PORT"),
+        (":50051", "HOST:PORT"),
+        ("http://store:50051", "dns:///NAME:PORT"),
+        ("dns:///store", "dns:///NAME:PORT"),
+        ("dns://store:50051", "dns:///NAME:PORT"),
+        ("127.0.0.1:1,127.0.0.1:2", "give a list"),
+        (["store"], "HOST:PORT"),
     ],
 )
 @pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
@@ -53,6 +69,16 @@ def test_addresses_that_cannot_be_one_target_are_refused_at_once_and_the_cure_is
     with pytest.raises(ValueError, match="address") as found:
         client(address)
     assert cure in str(found.value)
+
+
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+def test_a_client_keeps_to_the_addresses_it_was_given_whatever_becomes_of_the_list(
+    client: type[AsyncRuntimeStoreClient | RuntimeStoreClient],
+) -> None:
+    addresses = ["127.0.0.1:1", "127.0.0.1:2"]
+    found = client(addresses)
+    addresses.clear()
+    assert "ipv4:127.0.0.1:1,127.0.0.1:2" in repr(found)
 
 
 def _free_address() -> str:

@@ -409,7 +409,7 @@ def test_a_stream_that_the_client_gives_up_is_not_sent_to_its_end(transport: str
         if transport == "async":
             loading = store.load_session_snapshot(RUNTIME)
         else:
-            blocking = RuntimeStoreClient(store._address)
+            blocking = RuntimeStoreClient(store._target)
             loading = asyncio.to_thread(blocking.load_session_snapshot, RUNTIME)
         with pytest.raises(CallFailed, match="twice") as raised:
             await loading
