@@ -5,50 +5,116 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-import psycopg
 import pytest
+import sqlalchemy as sa
 
-from runtimestore import AsyncRuntimeStoreClient
+from runtimestore import AsyncRuntimeStoreClient, CallFailed, RuntimeStoreClient, RuntimeStoreError
+from runtimestore._retry import Attempts
+from runtimestore_server.store import tables
+from runtimestore_server.store.engines import open_database
 from support.documents import input_state, receipt, session
 from support.engines import DURABLE
 from support.server_process import ServerProcess
+from support.threaded import threaded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
     from support.postgres import Cluster
     from support.torture import Trial
 
-RUNTIMES = 16
+BY_TASKS = 12
+BY_THREADS = 4  # the event loop's executor has five threads at least, and one has to be left for the restarts
+
+PAUSE_SECONDS = 0.02
+"""What a runtime does between two turns, so that a server that starts finds some of the processor free."""
+
+PATIENCE_SECONDS = 120
+"""How long nobody may get on before the test gives up."""
 
 pytestmark = pytest.mark.usefixtures("runner")
 
 
-@dataclass
+@pytest.fixture
+def repeats(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """After what the clients sent a call again: their callers see nothing of it."""
+    found: Counter[str] = Counter()
+    real = Attempts.pause_after
+
+    def pause_after(attempts: Attempts, error: RuntimeStoreError) -> float | None:
+        pause = real(attempts, error)
+        if pause is not None:
+            found[f"repeated_after_{error.code.name if isinstance(error, CallFailed) else error.reason}".lower()] += 1
+        return pause
+
+    monkeypatch.setattr(Attempts, "pause_after", pause_after)
+    return found
+
+
 class _Load:
-    """Runtimes that live one turn after the other through a client, with its default settings."""
+    """Runtimes that live one turn after the other through both clients, with their default settings."""
 
-    store: AsyncRuntimeStoreClient
-    turns: Counter[str] = field(default_factory=Counter)
-    replayed: int = 0
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._stack = ExitStack()
+        self._by_tasks = AsyncRuntimeStoreClient(addresses)
+        self._by_threads = threaded(self._stack.enter_context(RuntimeStoreClient(addresses)))
+        self._stopping = False
+        self._lives: list[asyncio.Task[None]] = []
+        self.turns: Counter[str] = Counter()
+        """How many turns of each runtime were acknowledged."""
+        self.replayed = 0
+        self.failures: list[RuntimeStoreError] = []
 
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(RUNTIMES):
-                group.create_task(self._live(f"rt:{number}"))
+    async def __aenter__(self) -> Self:
+        stores = [self._by_tasks] * BY_TASKS + [self._by_threads] * BY_THREADS
+        self._lives = [asyncio.create_task(self._live(store, f"rt:{number}")) for number, store in enumerate(stores)]
+        return self
 
-    async def _live(self, runtime_id: str) -> None:
-        while not self.stop.is_set():
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping = True
+        if kind:
+            for life in self._lives:
+                life.cancel()
+        ended = await asyncio.gather(*self._lives, return_exceptions=True)
+        await self._by_tasks.close()
+        self._stack.close()
+        if not kind:
+            assert ended == [None] * len(self._lives)
+
+    async def go_on(self) -> None:
+        """Wait until each has lived two more turns: the first may have been under way before."""
+        wanted = {f"rt:{number}": self.turns[f"rt:{number}"] + 2 for number in range(len(self._lives))}
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while any(self.turns[runtime_id] < turn for runtime_id, turn in wanted.items()):
+                await asyncio.sleep(PAUSE_SECONDS)
+                assert not any(life.done() for life in self._lives), (self.failures, self._lives)
+
+    async def _live(self, store: AsyncRuntimeStoreClient, runtime_id: str) -> None:
+        while not self._stopping:
             turn = self.turns[runtime_id] + 1
             body = session(f"{runtime_id}, turn {turn}")
-            # Without if_revision, so that a write that happened twice would pass, and be seen in the revision.
-            commit = await self.store.atomic_apply(runtime_id, body, receipt(), [input_state(str(turn))])
-            assert commit.revision == turn
-            self.turns[runtime_id] = turn
-            self.replayed += commit.replayed
-            assert await self.store.load_session_snapshot_with_revision(runtime_id) == (body, turn)
+            try:
+                # Without if_revision, so that a write that happened twice would pass, and be seen in the revision.
+                commit = await store.atomic_apply(runtime_id, body, receipt(), [input_state(str(turn))])
+                assert commit.revision == turn
+                self.turns[runtime_id] = turn
+                self.replayed += commit.replayed
+                assert await store.load_session_snapshot_with_revision(runtime_id) == (body, turn)
+            except RuntimeStoreError as failure:
+                self.failures.append(failure)
+                return
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def report(self, trial: Trial, repeats: Counter[str], *, restarts: int) -> None:
+        """Record what happened, the failures before they fail the test."""
+        writes = self.turns.total()
+        trial.record(restarts=restarts, writes=writes, replayed=self.replayed, failures=len(self.failures), **repeats)
+        assert self.failures == []
 
 
 async def _restart(servers: ExitStack, old: ServerProcess, url: str) -> ServerProcess:
@@ -57,54 +123,59 @@ async def _restart(servers: ExitStack, old: ServerProcess, url: str) -> ServerPr
     return await asyncio.to_thread(servers.enter_context, ServerProcess(url, listen=old.address))
 
 
+def _stored(url: str) -> tuple[dict[str, int], dict[str, int]]:
+    """The revision of each runtime, and how many receipts it has."""
+    database = open_database(url, committer_threads=1, reader_threads=1)
+    receipts = sa.select(tables.receipts.c.runtime_id, sa.func.count()).group_by(tables.receipts.c.runtime_id)
+    with database.readers.connect() as connection:
+        found = connection.execute(sa.select(tables.runtimes.c.runtime_id, tables.runtimes.c.revision)).all()
+        counted = connection.execute(receipts).all()
+    database.dispose()
+    return {row[0]: row[1] for row in found}, {row[0]: row[1] for row in counted}
+
+
+async def _writes_taken(address: str) -> int:
+    async with AsyncRuntimeStoreClient(address) as one:
+        return (await one.get_server_info()).commits.writes
+
+
 async def test_three_servers_restarted_one_after_the_other_fail_no_call_and_write_nothing_twice(
-    postgres_cluster: Cluster, trial: Trial
+    postgres_cluster: Cluster, trial: Trial, repeats: Counter[str]
 ) -> None:
     url = postgres_cluster.fresh_database()
     rounds = trial.rounds(short=1, long=10)
     with ExitStack() as servers:
         running = [servers.enter_context(ServerProcess(url)) for _ in range(3)]
-        async with AsyncRuntimeStoreClient([server.address for server in running]) as store:
-            load = _Load(store)
-            living = asyncio.create_task(load.run())
+        async with _Load([server.address for server in running]) as load:
             for _ in range(rounds):
                 for position, old in enumerate(running):
+                    await load.go_on()
                     await asyncio.sleep(trial.random.uniform(0, 0.3))
                     running[position] = await _restart(servers, old, url)
-                    assert not living.done(), living
-            await asyncio.sleep(0.3)
-            load.stop.set()
-            await living
-    with psycopg.connect(url) as connection:
-        stored, receipts = (
-            {str(runtime_id): int(count) for runtime_id, count in connection.execute(statement)}
-            for statement in (
-                "SELECT runtime_id, revision FROM runtimes",
-                "SELECT runtime_id, count(*) FROM receipts GROUP BY 1",
-            )
-        )
-    assert stored == receipts == dict(load.turns)
-    trial.record(
-        restarts=3 * rounds, writes=load.turns.total(), loads=load.turns.total(), replayed=load.replayed, failures=0
-    )
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                # Every one of them is found again, also the one that was away last.
+                while not all([await _writes_taken(server.address) for server in running]):
+                    await load.go_on()
+        load.report(trial, repeats, restarts=3 * rounds)
+    revisions, receipts = _stored(url)
+    assert revisions == receipts == dict(load.turns)
     postgres_cluster.drop(url)
 
 
 @pytest.mark.needs(DURABLE)
-async def test_one_server_restarted_under_load_fails_no_call(fresh_url: str, trial: Trial) -> None:
+async def test_one_server_restarted_under_load_fails_no_call_and_writes_nothing_twice(
+    fresh_url: str, trial: Trial, repeats: Counter[str]
+) -> None:
     rounds = trial.rounds(short=1, long=10)
     with ExitStack() as servers:
         server = servers.enter_context(ServerProcess(fresh_url))
-        async with AsyncRuntimeStoreClient(server.address) as store:
-            load = _Load(store)
-            living = asyncio.create_task(load.run())
+        async with _Load([server.address]) as load:
             for _ in range(rounds):
-                await asyncio.sleep(trial.random.uniform(0.1, 0.4))
+                await load.go_on()
+                await asyncio.sleep(trial.random.uniform(0, 0.4))
                 server = await _restart(servers, server, fresh_url)
-                assert not living.done(), living
-            await asyncio.sleep(0.3)
-            load.stop.set()
-            await living
-            for runtime_id, turns in load.turns.items():
-                assert (await store.load_session_snapshot_with_revision(runtime_id)).revision == turns
-    trial.record(restarts=rounds, writes=load.turns.total(), replayed=load.replayed, failures=0)
+            await load.go_on()
+        load.report(trial, repeats, restarts=rounds)
+    assert repeats, "nobody met the server while it was away"
+    revisions, receipts = _stored(fresh_url)
+    assert revisions == receipts == dict(load.turns)
