@@ -1,8 +1,11 @@
-"""From what was read to messages. A digest vouches for a document; the document vouches for the columns beside it."""
+"""From the tables to messages. A digest vouches for a document; the document vouches for the columns beside it.
+
+What takes a transaction runs on a reader thread, for to look into a large document may take long.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -11,6 +14,8 @@ from runtimestore_server.receipts import receipt_message
 from runtimestore_server.store import reads
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from runtimestore_server.store import RuntimeKey
 
 RUNTIME_STATES = {
@@ -25,31 +30,89 @@ RUNTIME_STATES = {
 _STATES_BY_NAME = {name: number for number, name in RUNTIME_STATES.items()}
 
 
-def session_info(runtime: RuntimeKey, revision: int, stored: reads.StoredSnapshot) -> pb.SessionSnapshotInfo:
-    """What stands before a session's bytes.
+class ReadableInput(NamedTuple):
+    """A sound input and its seed."""
+
+    stored: reads.StoredInput
+    seed: stored_documents.InputSeed
+
+
+def session(tx: Connection, runtime: RuntimeKey) -> tuple[int, reads.StoredSnapshot | None]:
+    """The revision and the session snapshot of a runtime.
 
     Raises:
-        StoredValueCorrupt: the stored session id is not the document's.
+        StoredValueCorrupt: it is damaged, or the stored session id is not the document's.
     """
-    if not stored_documents.is_session(stored.body, stored.session_id):
+    revision, stored = reads.load_session_snapshot(tx, runtime)
+    if stored is not None and not stored_documents.is_session(stored.body, stored.session_id):
         raise reads.corrupt("session_snapshots", "has the id of another session", **runtime._asdict())
-    return pb.SessionSnapshotInfo(
-        session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
-    )
+    return revision, stored
 
 
-def input_message(runtime: RuntimeKey, stored: reads.StoredInput) -> pb.StoredInputState:
-    """An input with its seed.
+def input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tuple[int, ReadableInput | None]:
+    """The revision of a runtime and one of its inputs.
 
     Raises:
-        StoredValueCorrupt: it is no input's document, or another input's.
+        StoredValueCorrupt: it is damaged, no input's document, or another input's.
     """
+    revision, stored = reads.load_input_state(tx, runtime, input_id)
+    return revision, _readable(runtime, stored) if stored is not None else None
+
+
+def input_states(
+    tx: Connection, runtime: RuntimeKey, *, skip_corrupt: bool
+) -> tuple[int, list[ReadableInput | reads.CorruptInput]]:
+    """The revision and all inputs of a runtime; corrupt ones among them only if asked for.
+
+    Raises:
+        StoredValueCorrupt: one is damaged, no input's document, or another input's, and none is to be skipped.
+    """
+    revision, found = reads.load_input_states(tx, runtime, skip_corrupt=skip_corrupt)
+    checked: list[ReadableInput | reads.CorruptInput] = []
+    for item in found:
+        try:
+            checked.append(item if isinstance(item, reads.CorruptInput) else _readable(runtime, item))
+        except StoredValueCorrupt as refusal:
+            if not skip_corrupt:
+                raise
+            checked.append(reads.CorruptInput(refusal.metadata["input_id"], refusal.message))
+    return revision, checked
+
+
+def _readable(runtime: RuntimeKey, stored: reads.StoredInput) -> ReadableInput:
     key = {**runtime._asdict(), "input_id": stored.input_id}
     seed = stored_documents.input_seed(stored.state_json, stored_id=stored.input_id)
     if seed.input_id is None:
         raise reads.corrupt("inputs", "is no input's document", **key)
     if seed.input_id != stored.input_id:
         raise reads.corrupt("inputs", "has the id of another input", **key)
+    return ReadableInput(stored, seed)
+
+
+def ops(tx: Connection, runtime: RuntimeKey) -> tuple[int, reads.StoredOps | None]:
+    """The revision and the ops document of a runtime.
+
+    Raises:
+        StoredValueCorrupt: it is damaged, no ops document, or its epoch is not the stored one.
+    """
+    revision, stored = reads.load_ops_lifecycle(tx, runtime)
+    if stored is not None:
+        named = stored_documents.epoch_id(stored.snapshot_json, stored_id=stored.epoch_id)
+        if named != stored.epoch_id:
+            raise reads.corrupt("ops_snapshots", "has the epoch_id of another ops document", **runtime._asdict())
+    return revision, stored
+
+
+def session_info(revision: int, stored: reads.StoredSnapshot) -> pb.SessionSnapshotInfo:
+    """What stands before a session's bytes."""
+    return pb.SessionSnapshotInfo(
+        session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
+    )
+
+
+def input_message(found: ReadableInput) -> pb.StoredInputState:
+    """An input with its seed."""
+    stored, seed = found
     return pb.StoredInputState(
         input_id=stored.input_id,
         state_json=stored.state_json.decode(),
@@ -62,32 +125,8 @@ def input_message(runtime: RuntimeKey, stored: reads.StoredInput) -> pb.StoredIn
     )
 
 
-def readable_input(
-    runtime: RuntimeKey, stored: reads.StoredInput | reads.CorruptInput, *, skip_corrupt: bool
-) -> pb.StoredInputState | pb.CorruptInput:
-    """An input, or, where corrupt ones are to be skipped, its id and what is wrong with it.
-
-    Raises:
-        StoredValueCorrupt: it is no input's document, or another input's, and is not to be skipped.
-    """
-    if isinstance(stored, reads.CorruptInput):
-        return pb.CorruptInput(input_id=stored.input_id, description=stored.description)
-    try:
-        return input_message(runtime, stored)
-    except StoredValueCorrupt as refusal:
-        if not skip_corrupt:
-            raise
-        return pb.CorruptInput(input_id=refusal.metadata["input_id"], description=refusal.message)
-
-
-def ops_message(runtime: RuntimeKey, stored: reads.StoredOps) -> pb.PersistedOpsSnapshot:
-    """An ops document with its epoch.
-
-    Raises:
-        StoredValueCorrupt: it is no ops document, or its epoch is not the stored one.
-    """
-    if stored_documents.epoch_id(stored.snapshot_json, stored_id=stored.epoch_id) != stored.epoch_id:
-        raise reads.corrupt("ops_snapshots", "has the epoch_id of another ops document", **runtime._asdict())
+def ops_message(stored: reads.StoredOps) -> pb.PersistedOpsSnapshot:
+    """An ops document with its epoch."""
     return pb.PersistedOpsSnapshot(snapshot_json=stored.snapshot_json.decode(), epoch_id=stored.epoch_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -49,6 +50,12 @@ WRITES = frozenset(
 LAST_BYTES_SECONDS = 0.5
 """How long answers that were handed to gRPC may take to leave before the connections are closed."""
 
+LAST_SECONDS = 1.5
+"""How much of the grace period is for what comes after everything is answered."""
+
+CROSSING_SECONDS = 0.3
+"""How long a server that ends waits for callers that come one upon the other."""
+
 QUIET_SECONDS = 0.1
 """How long no call may be in flight before a server that ends closes its connections, within the last bytes' time."""
 
@@ -57,6 +64,10 @@ HURRY_SECONDS = 2.0
 
 STREAMS_PER_CONNECTION = 10_000
 """How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
+
+
+PENDING_CALLS = 100_000
+"""How many calls may have arrived and not be begun."""
 
 
 class CannotServe(Exception):
@@ -119,6 +130,8 @@ class Application:
         self._health = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        if settings.listen.startswith("unix:") and _answers(settings.listen.removeprefix("unix:")):
+            raise CannotServe(f"cannot listen on {settings.listen}: a server answers there; choose another --listen")
         try:
             port = server.add_insecure_port(settings.listen)
         except RuntimeError:
@@ -141,10 +154,12 @@ class Application:
         A database that does not answer in that time holds nothing up: its callers are told so.
         """
         deadline = time.monotonic() + self.settings.grace_period_seconds
+        # What comes after the drain takes its time out of the same.
+        last_seconds = min(LAST_SECONDS, self.settings.grace_period_seconds / 4)
         self._watching.cancel()
         await asyncio.wait([self._watching])
         await self._health.enter_graceful_shutdown()
-        await self.drain(deadline - LAST_BYTES_SECONDS)
+        await self.drain(deadline - last_seconds)
         # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
         await self._server.stop(max(0.0, min(deadline - time.monotonic(), LAST_BYTES_SECONDS)))
         self.ended = await self.store.close()
@@ -162,7 +177,7 @@ class Application:
         await self._idle(deadline)
         self.store.abandon()
         # Calls that crossed our going are told to try again, as long as they come one upon the other.
-        await self._idle(time.monotonic() + LAST_BYTES_SECONDS, quiet_seconds=QUIET_SECONDS)
+        await self._idle(time.monotonic() + CROSSING_SECONDS, quiet_seconds=QUIET_SECONDS)
 
     async def _idle(self, deadline: float, *, quiet_seconds: float = 0.0) -> None:
         """Wait until nothing is in flight, for `quiet_seconds` on end, but no longer than until `deadline`."""
@@ -198,12 +213,25 @@ class Application:
             await self._health.set(service, status)
 
 
+def _answers(path: str) -> bool:
+    """Whether somebody serves on a Unix socket; the file of one that was killed stays, and gRPC replaces any."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
     """The gRPC options of the server."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # whatever was accepted, under whatever limits then, can be read
         ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        # Beyond its own bounds gRPC cancels calls without a word; ours refuse them with a reason.
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
         # Clients may ping an idle connection this often without being sent away.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

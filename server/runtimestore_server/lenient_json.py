@@ -9,10 +9,12 @@ import msgspec
 
 T = TypeVar("T")
 
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
-)
-"""An escape of a JSON string: a pair of surrogates, half of one, or any other."""
+_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+"""What looks like a pair of surrogate escapes, or like half of one. Other escapes are not looked at: there are many."""
+
+_ONE = 6
+"""The length of one such escape."""
+_REPLACEMENT = rb"\ufffd"
 
 
 def lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -28,7 +30,17 @@ def lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        whole = _ESCAPE.sub(lambda found: rb"\ufffd" if found["lone"] else found[0], body)
+        whole = _SURROGATE.sub(lambda found: _made_whole(body, found), body)
         if whole == body:
             raise
         return decoder.decode(whole)
+
+
+def _made_whole(body: bytes, found: re.Match[bytes]) -> bytes:
+    start, escape = found.start(), found[0]
+    before = start
+    while before and body[before - 1] == ord("\\"):
+        before -= 1
+    if (start - before) % 2:  # the first backslash is itself escaped, so that what follows it is text
+        return escape[:_ONE] + (_REPLACEMENT if len(escape) > _ONE else b"")
+    return escape if len(escape) > _ONE else _REPLACEMENT

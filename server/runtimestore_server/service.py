@@ -109,22 +109,22 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read all inputs of a runtime in batches."""
         del context
         runtime = _runtime(request)
-        skip_corrupt = request.skip_corrupt
-        revision, stored = await self._store.read(reads.load_input_states, runtime, skip_corrupt=skip_corrupt)
+        revision, found = await self._store.read(answers.input_states, runtime, skip_corrupt=request.skip_corrupt)
         answer = pb.LoadInputStatesResponse(revision=revision)
         size_bytes = 0
-        with self._store.sending(reads.size_bytes(stored)):
-            for item in stored:
-                message = answers.readable_input(runtime, item, skip_corrupt=skip_corrupt)
-                item_bytes = message.ByteSize()
+        with self._store.sending(reads.size_bytes(found)):
+            for item in found:
+                item_bytes = (
+                    len(item.stored.state_json) if isinstance(item, answers.ReadableInput) else len(item.description)
+                )
                 if size_bytes and size_bytes + item_bytes > CHUNK_BYTES:
                     yield answer
                     answer = pb.LoadInputStatesResponse(revision=revision)
                     size_bytes = 0
-                if isinstance(message, pb.StoredInputState):
-                    answer.input_states.append(message)
+                if isinstance(item, answers.ReadableInput):
+                    answer.input_states.append(answers.input_message(item))
                 else:
-                    answer.corrupt_inputs.append(message)
+                    answer.corrupt_inputs.add(input_id=item.input_id, description=item.description)
                 size_bytes += item_bytes
             yield answer
 
@@ -143,12 +143,12 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> AsyncIterator[pb.LoadSessionSnapshotResponse]:
         """Read the session snapshot of a runtime: its description, then its bytes in chunks."""
         runtime = _runtime(request)
-        revision, stored = await self._store.read(reads.load_session_snapshot, runtime)
+        revision, stored = await self._store.read(answers.session, runtime)
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
         with self._store.sending(len(stored.body)):
-            yield pb.LoadSessionSnapshotResponse(info=answers.session_info(runtime, revision, stored))
+            yield pb.LoadSessionSnapshotResponse(info=answers.session_info(revision, stored))
             for start in range(0, len(stored.body), CHUNK_BYTES):
                 yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
 
@@ -172,9 +172,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read one input's state."""
         del context
         input_id = uuid_field(request.input_id, "input_id")
-        runtime = _runtime(request)
-        revision, stored = await self._store.read(reads.load_input_state, runtime, input_id)
-        state = answers.input_message(runtime, stored) if stored is not None else None
+        revision, found = await self._store.read(answers.input_state, _runtime(request), input_id)
+        state = answers.input_message(found) if found is not None else None
         return pb.LoadInputStateResponse(state=state, revision=revision)
 
     async def LoadRuntimeState(
@@ -223,9 +222,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> pb.LoadOpsLifecycleResponse:
         """Read the registry of background operations."""
         del context
-        runtime = _runtime(request)
-        revision, stored = await self._store.read(reads.load_ops_lifecycle, runtime)
-        snapshot = answers.ops_message(runtime, stored) if stored is not None else None
+        revision, stored = await self._store.read(answers.ops, _runtime(request))
+        snapshot = answers.ops_message(stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 
     async def _commit(self, request: Any, check: Callable[[], Write]) -> Outcome:

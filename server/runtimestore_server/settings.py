@@ -67,7 +67,9 @@ class Settings(BaseSettings):
             "store that forgets everything when it stops."
         ),
     )
-    max_message_bytes: Positive = Field(128 * MIB, description="The largest gRPC message taken in, in bytes.")
+    max_message_bytes: Positive = Field(
+        128 * MIB, le=2**31 - 1, description="The largest gRPC message taken in, in bytes."
+    )
     max_session_snapshot_bytes: Positive = Field(
         120 * MIB, description="The largest session snapshot taken in, in bytes."
     )
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
     )
     reader_threads: Positive = Field(4, description="How many loads run at a time.")
     request_retention_seconds: Positive = Field(
-        24 * 3600, description="How long a request id is remembered, in seconds."
+        24 * 3600, le=100 * 366 * 24 * 3600, description="How long a request id is remembered, in seconds."
     )
     require_fence: bool = Field(
         False,

@@ -67,9 +67,18 @@ def test_a_switch_takes_no_value_and_what_comes_after_it_is_read(tmp_path: Path,
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])
-def test_a_password_with_an_at_sign_is_told_how_to_be_written_and_not_shown(tmp_path: Path, command: str) -> None:
-    url = "postgresql://app:correct@horse-7b1@127.0.0.1:1/store"
-
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:correct@horse-7b1@127.0.0.1:1/store",
+        "postgresql://app:p@horse/w0rd@127.0.0.1:1/store",
+        "postgresql://app:horse/w0rd@127.0.0.1:1/store",
+        "postgresql://app:horse?w0rd@127.0.0.1:1/store",
+    ],
+)
+def test_a_password_that_would_be_cut_is_told_how_to_be_written_and_not_shown(
+    tmp_path: Path, command: str, url: str
+) -> None:
     done = run(command, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": url})
 
     assert done.returncode == 2

@@ -66,6 +66,10 @@ def test_serve_listens_on_a_unix_socket(tmp_path: Path) -> None:
         with RuntimeStoreClient(address) as client:
             assert client.load_runtime_state(RUNTIME) is None
         assert run("health", "--address", address, cwd=tmp_path).returncode == 0
+        taken = run("serve", "--listen", address, "--database-url", "memory:", cwd=tmp_path)
+        assert taken.returncode == 1
+        assert "answers there" in taken.stderr
+        assert run("health", "--address", address, cwd=tmp_path).returncode == 0
         server.kill()
     # The socket file of a server that was killed stays; the next one takes its place.
     with serving("--listen", address, "--database-url", "memory:", cwd=tmp_path) as server:
@@ -170,6 +174,24 @@ def test_serve_refuses_an_empty_postgres_until_it_is_migrated(postgres_cluster: 
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
     postgres_cluster.drop(url)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_postgres_that_is_not_encoded_in_utf_8_is_refused_in_one_sentence(
+    postgres_cluster: Cluster, tmp_path: Path, encoding: str, command: str
+) -> None:
+    name = f"test_{encoding.lower()}_{command}"
+    with psycopg.connect(postgres_cluster.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+
+    done = run(command, cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": postgres_cluster.url(name)})
+
+    assert done.returncode == 1
+    assert encoding in done.stderr
+    assert "UTF8" in done.stderr
+    assert "Traceback" not in done.stderr
+    postgres_cluster.drop(postgres_cluster.url(name))
 
 
 def test_a_postgres_that_cannot_be_reached_gives_one_sentence_without_the_password(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from runtimestore import RuntimeState, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store import tables
 from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
-from support.database import change, flip_a_byte
+from support.database import change, flip_a_byte, rows
 from support.documents import inputs, new_id, ops, receipt
 from support.engines import UNTYPED_COLUMNS
 from support.refusals import refused
@@ -187,6 +187,66 @@ async def test_a_revision_that_no_write_left_is_data_loss(
         await store.load_runtime_state(runtime_id)
 
     assert found.value.metadata["table"] == "runtimes"
+
+
+@pytest.mark.parametrize("revision", [0, -5, 2**63 - 1])
+async def test_a_write_to_a_runtime_with_a_damaged_revision_is_data_loss_and_deletes_and_changes_nothing(
+    app: Application, store: Store, realm: str, runtime_id: str, revision: int
+) -> None:
+    await store.persist_input_state(runtime_id, input_of("a"))
+    await change(app, tables.runtimes, {"revision": revision}, realm=realm, runtime_id=runtime_id)
+    before = await rows(app, tables.runtimes, realm=realm)
+
+    for if_revision in (None, 2):
+        with pytest.raises(StoredValueCorrupt) as found:
+            await store.persist_input_state(runtime_id, input_of("b"), if_revision=if_revision)
+        assert found.value.metadata["table"] == "runtimes"
+
+    assert await rows(app, tables.runtimes, realm=realm) == before
+    with pytest.raises(StoredValueCorrupt):  # and not "absent"
+        await store.load_input_states(runtime_id)
+
+
+async def test_a_write_over_a_damaged_count_is_data_loss(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    await store.persist_auth_oauth_flow_snapshot(b"first")
+    await change(app, tables.oauth_flow_snapshots, {"version": -5}, realm=realm)
+    with pytest.raises(StoredValueCorrupt):
+        await store.persist_auth_oauth_flow_snapshot(b"second")
+
+    await store.acquire_runtime(runtime_id, "a")
+    await change(app, tables.fences, {"fence": 0}, realm=realm, runtime_id=runtime_id)
+    with pytest.raises(StoredValueCorrupt):
+        await store.acquire_runtime(runtime_id, "b")
+    with pytest.raises(StoredValueCorrupt):
+        await store.persist_input_state(runtime_id, input_of("a"))
+
+
+@pytest.mark.needs(UNTYPED_COLUMNS)
+async def test_an_input_that_is_no_bytes_any_more_is_mended_by_writing_it_again(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    await store.persist_input_state(runtime_id, input_of("a"))
+    with app.store.database.writers.begin() as connection:
+        connection.exec_driver_sql("UPDATE inputs SET state_json = CAST(X'ff41' AS TEXT) WHERE realm = ?", (realm,))
+
+    await store.atomic_apply(runtime_id, receipt=receipt(), input_updates=[input_of("a")])
+
+    assert await store.load_input_states(runtime_id) == [input_of("a")]
+
+
+async def test_a_request_whose_date_is_damaged_is_not_forgotten_and_not_believed(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    request_id = new_id()
+    await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
+    await change(app, tables.requests, {"recorded_at_ms": 1}, realm=realm, request_id=request_id)
+
+    await app.store._readers.run(app.store._forget_some)
+
+    with pytest.raises(StoredValueCorrupt):
+        await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
 
 
 @pytest.mark.parametrize("column", ["fingerprint", "revision"])

@@ -104,6 +104,16 @@ def _held_readers(app: Application) -> Iterator[None]:
         del busy
 
 
+async def test_that_every_thread_for_loads_is_busy_does_not_make_a_server_unready(
+    serve: Callable[..., AbstractAsyncContextManager[Application]],
+) -> None:
+    async with serve(max_waiting_reads=2, reader_threads=2) as app:
+        await until(lambda: app.store._readers.waiting == 0)
+        with _held_readers(app):
+            await until(lambda: app.store._readers.waiting == 2)
+            await asyncio.wait_for(app.store.check(), 20)
+
+
 async def test_loads_beyond_the_bound_are_overloaded(
     serve: Callable[..., AbstractAsyncContextManager[Application]],
 ) -> None:

@@ -19,9 +19,10 @@ from runtimestore import (
     SessionKeyMismatch,
 )
 from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.store.requests import SHA256_BYTES, RequestKey, sealed
 from runtimestore_server.store.tables import requests
 from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of
-from support.database import change
+from support.database import change, rows
 from support.documents import input_state, new_id, ops, receipt, session
 from support.refusals import refused
 
@@ -329,7 +330,13 @@ async def test_an_id_past_its_retention_is_forgotten_and_a_younger_one_is_not(
     await store.persist_input_state(runtime_id, input_of("b"), request_id=young)
     for request_id, left_ms in ((old, -1), (young, 60_000)):
         recorded_at_ms = time.time_ns() // 1_000_000 - retention_ms + left_ms
-        await change(app, requests, {"recorded_at_ms": recorded_at_ms}, realm=realm, request_id=request_id)
+        (row,) = await rows(app, requests, realm=realm, request_id=request_id)
+        # As if it had been recorded then: the seal is over the date, too.
+        fingerprint = sealed(
+            RequestKey(realm, request_id), row["fingerprint"][:SHA256_BYTES], row["revision"], recorded_at_ms
+        )
+        aged = {"recorded_at_ms": recorded_at_ms, "fingerprint": fingerprint}
+        await change(app, requests, aged, realm=realm, request_id=request_id)
 
     # What the server does once a minute.
     await app.store._readers.run(app.store._forget_some)

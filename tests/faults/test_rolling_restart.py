@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 BY_TASKS = 12
 BY_THREADS = 4  # the event loop's executor has five threads at least, and one has to be left for the restarts
 
+LARGE = 3_000_000
+LARGE_EVERY = 10
+"""Which turns write a large session, and read it as a stream: an end finds some of them half done."""
+
 POLL_SECONDS = 0.02
 
 PATIENCE_SECONDS = 120
@@ -56,7 +60,9 @@ def repeats(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 class _Load:
     """Runtimes that live one turn after the other through both clients, with their default settings."""
 
-    def __init__(self, addresses: Sequence[str], trial: Trial) -> None:
+    def __init__(self, addresses: Sequence[str], trial: Trial, repeats: Counter[str]) -> None:
+        self._trial = trial
+        self._repeats = repeats
         # A server that starts beside busy ones takes seconds: the short form leaves it some of the processor.
         self._pause_seconds = 0.0 if trial.long else 0.1
         self._stack = ExitStack()
@@ -66,8 +72,8 @@ class _Load:
         self._lives: list[asyncio.Task[None]] = []
         self.turns: Counter[str] = Counter()
         """How many turns of each runtime were acknowledged."""
-        self.replayed = 0
-        self.failures: list[RuntimeStoreError] = []
+        self._replayed = 0
+        self._failures: list[RuntimeStoreError] = []
 
     async def __aenter__(self) -> Self:
         stores = [self._by_tasks] * BY_TASKS + [self._by_threads] * BY_THREADS
@@ -84,7 +90,11 @@ class _Load:
         ended = await asyncio.gather(*self._lives, return_exceptions=True)
         await self._by_tasks.close()
         self._stack.close()
+        self._trial.record(
+            writes=self.turns.total(), replayed=self._replayed, failures=len(self._failures), **self._repeats
+        )
         if not kind:
+            assert self._failures == []
             assert ended == [None] * len(self._lives)
 
     async def go_on(self) -> None:
@@ -93,29 +103,23 @@ class _Load:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while any(self.turns[runtime_id] < turn for runtime_id, turn in wanted.items()):
                 await asyncio.sleep(POLL_SECONDS)
-                assert not any(life.done() for life in self._lives), (self.failures, self._lives)
+                assert not any(life.done() for life in self._lives), (self._failures, self._lives)
 
     async def _live(self, store: AsyncRuntimeStoreClient, runtime_id: str) -> None:
         while not self._stopping:
             turn = self.turns[runtime_id] + 1
-            body = session(f"{runtime_id}, turn {turn}")
+            body = session(f"{runtime_id}, turn {turn}" + "x" * (LARGE if turn % LARGE_EVERY == 0 else 0))
             try:
                 # Without if_revision, so that a write that happened twice would pass, and be seen in the revision.
                 commit = await store.atomic_apply(runtime_id, body, receipt(), [input_state(str(turn))])
                 assert commit.revision == turn
                 self.turns[runtime_id] = turn
-                self.replayed += commit.replayed
+                self._replayed += commit.replayed
                 assert await store.load_session_snapshot_with_revision(runtime_id) == (body, turn)
             except RuntimeStoreError as failure:
-                self.failures.append(failure)
+                self._failures.append(failure)
                 return
             await asyncio.sleep(self._pause_seconds)
-
-    def report(self, trial: Trial, repeats: Counter[str], *, restarts: int) -> None:
-        """Record what happened, the failures before they fail the test."""
-        writes = self.turns.total()
-        trial.record(restarts=restarts, writes=writes, replayed=self.replayed, failures=len(self.failures), **repeats)
-        assert self.failures == []
 
 
 async def _restart(servers: ExitStack, old: ServerProcess, url: str) -> ServerProcess:
@@ -147,7 +151,7 @@ async def test_three_servers_restarted_one_after_the_other_fail_no_call_and_writ
     rounds = trial.rounds(short=1, long=10)
     with ExitStack() as servers:
         running = [servers.enter_context(ServerProcess(url)) for _ in range(3)]
-        async with _Load([server.address for server in running], trial) as load:
+        async with _Load([server.address for server in running], trial, repeats) as load:
             for _ in range(rounds):
                 for position, old in enumerate(running):
                     await load.go_on()
@@ -157,7 +161,7 @@ async def test_three_servers_restarted_one_after_the_other_fail_no_call_and_writ
                 # Every one of them is found again, also the one that was away last.
                 while not all([await _writes_taken(server.address) for server in running]):
                     await load.go_on()
-        load.report(trial, repeats, restarts=3 * rounds)
+    trial.record(restarts=3 * rounds)
     revisions, receipts = _stored(url)
     assert revisions == receipts == dict(load.turns)
     postgres_cluster.drop(url)
@@ -170,13 +174,13 @@ async def test_one_server_restarted_under_load_fails_no_call_and_writes_nothing_
     rounds = trial.rounds(short=1, long=10)
     with ExitStack() as servers:
         server = servers.enter_context(ServerProcess(fresh_url))
-        async with _Load([server.address], trial) as load:
+        async with _Load([server.address], trial, repeats) as load:
             for _ in range(rounds):
                 await load.go_on()
                 await asyncio.sleep(trial.random.uniform(0, 0.4))
                 server = await _restart(servers, server, fresh_url)
             await load.go_on()
-        load.report(trial, repeats, restarts=rounds)
+    trial.record(restarts=rounds)
     assert repeats, "nobody met the server while it was away"
     revisions, receipts = _stored(fresh_url)
     assert revisions == receipts == dict(load.turns)

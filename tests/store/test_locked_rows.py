@@ -13,7 +13,7 @@ from runtimestore_server.store import lane, tables
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome, Write
 from support.clean_up import until
-from support.store_writes import commit, new_id, oauth, rows, runtime, snapshot
+from support.store_writes import commit, new_id, oauth, rows, runtime, snapshot, statements
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -77,6 +77,21 @@ async def test_the_neighbours_of_a_write_that_waits_for_a_row_land_and_it_lands_
 
         assert await _answers(waiting) == [Outcome(2), Outcome(3), Outcome(4)]
         assert committer.waiting_writes == 0
+
+
+async def test_many_rows_that_are_held_cost_their_neighbours_no_wait_for_each(postgres_database: Database) -> None:
+    held = [runtime() for _ in range(100)]
+    commit(postgres_database, *(Write(key, runtime_state="idle") for key in held))
+    async with _committer(postgres_database) as committer:
+        with statements(postgres_database.writers) as seen, _locked(postgres_database, tables.runtimes):
+            waiting = await _all(committer, *(Write(key, runtime_state="running") for key in held))
+            neighbours = await _all(committer, *(Write(runtime(), runtime_state="idle") for _ in range(20)))
+            assert await _answers(neighbours) == [Outcome(1)] * 20
+            tries = sum("lock_timeout" in statement for statement in seen)
+            assert not any(task.done() for task in waiting)
+
+        assert tries < len(held)  # which each took fifty milliseconds
+        assert await _answers(waiting) == [Outcome(2)] * 100
 
 
 async def test_a_locked_realm_of_oauth_flows_keeps_no_runtime_waiting(postgres_database: Database) -> None:

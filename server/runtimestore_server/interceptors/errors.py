@@ -206,7 +206,7 @@ def status_of(refusal: RuntimeStoreError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(refusal.retry_after_seconds * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message)
+    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message[:METADATA_VALUE_LIMIT])
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)

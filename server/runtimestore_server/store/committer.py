@@ -144,7 +144,8 @@ class Committer:
         for waiting in self._waiting:
             if waiting.answer.done():
                 continue
-            if waiting.gate is not None and waiting.gate.begun:
+            gate = waiting.gate  # once: its lane may take it away meanwhile
+            if gate is not None and gate.begun:
                 waiting.answer.set_exception(unknown())
             else:
                 waiting.answer.set_exception(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runtimestore.errors import Fenced
+from runtimestore.errors import Fenced, StoredValueCorrupt
 from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.requests import Decision, RowTaken
 from runtimestore_server.store.tables import fences
 from runtimestore_server.store.values import Acquisition, Outcome, RuntimeKey, Write
@@ -42,6 +43,9 @@ def commit(database: Database, tx: Connection, batch: Sequence[Acquisition], *, 
     decisions: list[Decision] = []
     for acquisition in batch:
         before = held.get(acquisition.runtime, NEVER_ACQUIRED)
+        if acquisition.runtime in held and not is_count(before.fence):
+            decisions.append(_damaged(acquisition.runtime))
+            continue
         now = held[acquisition.runtime] = Held(before.fence + 1, acquisition.owner)
         rows[acquisition.runtime] = (now.fence, acquisition.owner, now_ms)
         decisions.append(Outcome(now.fence, previous_owner=before.owner))
@@ -58,11 +62,17 @@ def held_by_writers(database: Database, tx: Connection, batch: Sequence[Write]) 
     return _held(database, tx, {write.runtime for write in batch if write.fence is not None}, for_change=False)
 
 
-def refusal(write: Write, held: dict[RuntimeKey, Held]) -> Fenced | None:
+def _damaged(runtime: RuntimeKey) -> StoredValueCorrupt:
+    return corrupt(fences.name, "has no fence", **runtime._asdict())
+
+
+def refusal(write: Write, held: dict[RuntimeKey, Held]) -> Fenced | StoredValueCorrupt | None:
     """Why this write may not land, if so: its fence is not the newest."""
     if write.fence is None:
         return None
     newest = held.get(write.runtime, NEVER_ACQUIRED)
+    if write.runtime in held and not is_count(newest.fence):
+        return _damaged(write.runtime)
     # A greater one was never handed out here, but by a store that this one was restored after: no less a stranger.
     if write.fence == newest.fence:
         return None

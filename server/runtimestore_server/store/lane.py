@@ -108,7 +108,7 @@ class Lane:
         with self._wake:
             while True:
                 if self._set_aside and (self.ending.told or time.monotonic() >= self._next_probe):
-                    return [self._oldest_set_aside().popleft()]
+                    return self._first_of_each_set_aside()
                 if batch := self._take():
                     return batch
                 if self._closing and not self._set_aside:
@@ -129,12 +129,12 @@ class Lane:
             batch.append(self._queue.popleft())
         return batch
 
-    def _oldest_set_aside(self) -> deque[Waiting]:
-        """Who is tried next: in turns, by moving each to the end."""
-        subject = next(iter(self._set_aside))
-        group = self._set_aside.pop(subject)
-        self._set_aside[subject] = group
-        return group
+    def _first_of_each_set_aside(self) -> list[Waiting]:
+        """Who is tried next; where there are many, the others have their turn at the next try."""
+        subjects = list(self._set_aside)[: self._max_batch_writes]
+        for subject in subjects:
+            self._set_aside[subject] = self._set_aside.pop(subject)
+        return [self._set_aside[subject].popleft() for subject in subjects]
 
     def _settle(self, batch: Sequence[Waiting], decisions: Sequence[Decision | Deferred], *, committed: bool) -> None:
         """Hand over what is decided, and set aside what is not."""
@@ -150,8 +150,8 @@ class Lane:
             self._set_aside.setdefault(waiting.write.subject, deque()).appendleft(waiting)
         if deferred:
             self._next_probe = time.monotonic() + PROBE_PAUSE_SECONDS
-        else:
-            self._bring_back(batch[0].write.subject)
+        for subject in {waiting.write.subject for waiting, _ in decided} - {w.write.subject for w in deferred}:
+            self._bring_back(subject)
         decided += [(waiting, refusal_of(Fault.LOCKED, store_error="write_failed")) for waiting in self._out_of_time()]
         if decided:
             self._deliver([waiting for waiting, _ in decided], [decision for _, decision in decided], committed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from runtimestore.errors import OAuthFlowSnapshotChanged
+from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.requests import Decision, RequestMemory, RowTaken
 from runtimestore_server.store.tables import oauth_flow_snapshots
 from runtimestore_server.store.values import OAuthFlowWrite, Outcome
@@ -33,6 +34,8 @@ def commit(database: Database, tx: Connection, batch: Sequence[OAuthFlowWrite], 
     for write in batch:
         version = versions.get(write.realm, 0)
         decision = memory.recall(write)
+        if decision is None and write.realm in versions and not is_count(version):
+            decision = corrupt(oauth_flow_snapshots.name, "has no version", realm=write.realm)
         if decision is None and write.expected_version not in (None, version):
             decision = OAuthFlowSnapshotChanged(
                 f"the OAuth flow snapshot is at version {version}, not at {write.expected_version}; "

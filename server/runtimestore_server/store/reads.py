@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from runtimestore_server.store.values import RuntimeKey
 
 
+INT64_MAX = 2**63 - 1
+
+
 class StoredSnapshot(NamedTuple):
     """A session snapshot as it was written."""
 
@@ -143,7 +146,7 @@ def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | N
     if row is None:
         return 0, None
     verify(row.snapshot_json, row.sha256, table, realm=realm)
-    if not isinstance(row.version, int) or row.version < 1:
+    if not is_count(row.version):
         raise corrupt(table.name, "has no version", realm=realm)
     return row.version, row.snapshot_json
 
@@ -159,14 +162,18 @@ def verify(value: bytes, digest: bytes, table: sa.Table, **key: str) -> None:
         raise corrupt(table.name, "does not match its SHA-256", **key)
 
 
+def is_count(value: object) -> bool:
+    """Whether a stored value is a count that a write left, and that one more write can raise."""
+    return isinstance(value, int) and 1 <= value < INT64_MAX
+
+
 def _revision(row: Any, runtime: RuntimeKey) -> int:
     """The revision in a row of `_of_runtime`; 0 if there is none."""
     if row is None:
         return 0
-    revision: object = row.revision
-    if not isinstance(revision, int) or revision < 1:
+    if not is_count(row.revision):
         raise corrupt(runtimes.name, "has no revision", **runtime._asdict())
-    return revision
+    return int(row.revision)
 
 
 def corrupt(table: str, what: str, **key: str) -> StoredValueCorrupt:

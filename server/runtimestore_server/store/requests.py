@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import RequestIdReused, RuntimeStoreError
 from runtimestore_server.store.keyed import select_by_key
-from runtimestore_server.store.reads import corrupt
+from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.tables import requests
 from runtimestore_server.store.values import Outcome
 
@@ -32,6 +32,14 @@ class RequestKey(NamedTuple):
 
     realm: str
     request_id: str
+
+
+class _Known(NamedTuple):
+    """A remembered request."""
+
+    fingerprint: bytes
+    revision: int
+    sound: bool = True
 
 
 class Repeatable(Protocol):
@@ -59,14 +67,16 @@ class RequestMemory:
     def __init__(self, database: Database, tx: Connection, batch: Iterable[Repeatable]) -> None:
         self._database = database
         self._tx = tx
-        self._known: dict[RequestKey, tuple[bytes, int]] = {}
-        self._new: dict[RequestKey, tuple[bytes, int]] = {}
+        self._known: dict[RequestKey, _Known] = {}
+        self._new: dict[RequestKey, _Known] = {}
         keys = sorted({RequestKey(write.realm, write.request_id) for write in batch if write.request_id})
         if keys:
             columns = (requests.c.realm, requests.c.request_id)
-            known = select_by_key(database, columns, (*columns, requests.c.fingerprint, requests.c.revision))
-            for row in tx.execute(known, database.keys(columns, keys)):
-                self._known[RequestKey(row.realm, row.request_id)] = (row.fingerprint, row.revision)
+            recorded = (*columns, requests.c.fingerprint, requests.c.revision, requests.c.recorded_at_ms)
+            for row in tx.execute(select_by_key(database, columns, recorded), database.keys(columns, keys)):
+                sound = is_sound(*row)
+                fingerprint = row.fingerprint[:SHA256_BYTES] if sound else b""
+                self._known[RequestKey(row.realm, row.request_id)] = _Known(fingerprint, row.revision, sound=sound)
 
     def recall(self, write: Repeatable) -> Decision | None:
         """The first answer to this request, or the refusal of an id used for another; None if it is new."""
@@ -76,23 +86,20 @@ class RequestMemory:
         known = self._known.get(key)
         if known is None:
             return None
-        fingerprint, revision = known
-        if fingerprint != sealed(key, write.fingerprint(), revision):
-            if fingerprint == write.fingerprint():
-                return Outcome(revision, replayed=True)  # recorded by a version that sealed nothing
-            if not is_sound(*key, fingerprint, revision):
-                return corrupt(requests.name, "does not match its seal", **key._asdict())
+        if not known.sound:
+            return corrupt(requests.name, "does not match its seal", **key._asdict())
+        if known.fingerprint != write.fingerprint():
             return RequestIdReused(
                 f"request_id {write.request_id} was used for another request; mint a new id for each new write",
                 metadata={"request_id": write.request_id},
             )
-        return Outcome(revision, replayed=True)
+        return Outcome(known.revision, replayed=True)
 
     def remember(self, write: Repeatable, revision: int) -> None:
         """Take note that this write lands with `revision`."""
         if write.request_id:
             key = RequestKey(write.realm, write.request_id)
-            self._known[key] = self._new[key] = (sealed(key, write.fingerprint(), revision), revision)
+            self._known[key] = self._new[key] = _Known(write.fingerprint(), revision)
 
     def record(self, now_ms: int) -> None:
         """Write down what was remembered, in the transaction of the writes themselves.
@@ -100,29 +107,33 @@ class RequestMemory:
         Raises:
             RowTaken: another transaction was first with one of the ids.
         """
-        rows = [(*key, fingerprint, revision, now_ms) for key, (fingerprint, revision) in sorted(self._new.items())]
+        rows = [
+            (*key, sealed(key, known.fingerprint, known.revision, now_ms), known.revision, now_ms)
+            for key, known in sorted(self._new.items())
+        ]
         if self._database.insert_new(self._tx, requests, rows) != len(rows):
             raise RowTaken
 
 
-def sealed(key: RequestKey, fingerprint: bytes, revision: int) -> bytes:
-    """The stored form of a fingerprint: behind it a seal over the whole row, in which a damaged answer shows.
+def sealed(key: RequestKey, fingerprint: bytes, revision: int, recorded_at_ms: int) -> bytes:
+    """The stored form of a fingerprint: behind it a seal over the whole row, in which any damage shows.
 
     Without it one flipped bit would turn a harmless repeat into "used for another request", which is a false failure.
     """
-    framed = b"\0".join((*(part.encode(errors="surrogateescape") for part in key), b"%d" % revision, fingerprint))
+    ids = (part.encode(errors="surrogateescape") for part in key)
+    framed = b"\0".join((*ids, b"%d" % revision, b"%d" % recorded_at_ms, fingerprint))
     return fingerprint + sha256(framed).digest()[:SEAL_BYTES]
 
 
-def is_sound(realm: object, request_id: object, fingerprint: object, revision: object) -> bool:
+def is_sound(realm: object, request_id: object, fingerprint: object, revision: object, recorded_at_ms: object) -> bool:
     """Whether a row is as it was recorded, by its seal; an older version recorded the fingerprint alone."""
-    if not (isinstance(realm, str) and isinstance(request_id, str)):
+    if not (isinstance(realm, str) and isinstance(request_id, str) and isinstance(fingerprint, bytes)):
         return False
-    if not (isinstance(fingerprint, bytes) and isinstance(revision, int)):
+    if not (is_count(revision) and isinstance(revision, int) and isinstance(recorded_at_ms, int)):
         return False
     if len(fingerprint) == SHA256_BYTES:
         return True
-    return fingerprint == sealed(RequestKey(realm, request_id), fingerprint[:SHA256_BYTES], revision)
+    return fingerprint == sealed(RequestKey(realm, request_id), fingerprint[:SHA256_BYTES], revision, recorded_at_ms)
 
 
 def recorded(tx: Connection, write: Repeatable, *, now_ms: int) -> bool:
@@ -135,20 +146,25 @@ def recorded(tx: Connection, write: Repeatable, *, now_ms: int) -> bool:
     row = tx.execute(statement).one_or_none()
     if row is None:
         return False
-    return bool(
-        row.fingerprint == sealed(RequestKey(write.realm, write.request_id or ""), write.fingerprint(), row.revision)
-    )
+    key = RequestKey(write.realm, write.request_id or "")
+    return bool(row.fingerprint == sealed(key, write.fingerprint(), row.revision, now_ms))
 
 
 def forget(tx: Connection, *, before_ms: int, most: int) -> int:
-    """Delete up to `most` requests recorded before `before_ms`; how many were."""
+    """Delete up to `most` requests recorded before `before_ms`; how many were. Not those whose date is damaged."""
     old = (
-        sa.select(requests.c.realm, requests.c.request_id)
+        sa.select(
+            requests.c.realm,
+            requests.c.request_id,
+            requests.c.fingerprint,
+            requests.c.revision,
+            requests.c.recorded_at_ms,
+        )
         .where(requests.c.recorded_at_ms < before_ms)
         .order_by(requests.c.recorded_at_ms)
         .limit(most)
     )
-    found = [tuple(row) for row in tx.execute(old)]
+    found = [RequestKey(row.realm, row.request_id) for row in tx.execute(old) if is_sound(*row)]
     if found:
         by_key = sa.and_(requests.c.realm == sa.bindparam("r"), requests.c.request_id == sa.bindparam("i"))
         tx.execute(sa.delete(requests).where(by_key), [{"r": realm, "i": request_id} for realm, request_id in found])

@@ -98,9 +98,9 @@ def check(database: Database) -> SchemaState:
         SchemaNotCurrent: it cannot; the message says what to do.
     """
     with database.readers.connect() as connection:
-        state = inspect(connection)
-    problem = state.problem()
-    if problem:
+        problem = database.problem(connection)
+        state = inspect(connection) if problem is None else None
+    if state is None or (problem := state.problem()):
         raise SchemaNotCurrent(problem)
     return state
 
@@ -127,6 +127,8 @@ def upgrade_database(database: Database) -> tuple[str | None, str]:
         SchemaNotCurrent: it holds another program's tables, or a revision from the future.
     """
     with database.readers.connect() as connection:
+        if problem := database.problem(connection):
+            raise SchemaNotCurrent(problem)
         state = inspect(connection)
     if state.current:
         return state.revision, HEAD

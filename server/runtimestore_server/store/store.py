@@ -31,7 +31,7 @@ T = TypeVar("T")
 FORGET_BATCH = 1000
 FORGET_INTERVAL_SECONDS = 60.0
 
-CLOSE_SECONDS = 1.0
+CLOSE_SECONDS = 0.3
 """How long threads may take to end when nothing waits for them any more; what a database keeps is left behind."""
 
 
@@ -58,6 +58,8 @@ class Store:
             max_waiting_bytes=settings.max_waiting_bytes,
             comebacks=self._comebacks,
         )
+        # Of its own: that every thread for loads is busy does not mean that the engine does not answer.
+        self._checker = Readers(threads=1, max_waiting=1, max_waiting_bytes=0)
         self._max_sending_bytes = settings.max_waiting_bytes
         self._sending_bytes = 0
         self._retention_ms = settings.request_retention_seconds * 1000
@@ -135,7 +137,7 @@ class Store:
         Raises:
             StoreUnavailable: it is not so; the message says why.
         """
-        problem = (await self.read(schema.inspect)).problem()
+        problem = (await self._checker.run(lambda: self._read(schema.inspect))).problem()
         if problem:
             raise StoreUnavailable(problem)
 
@@ -172,6 +174,7 @@ class Store:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
         self._committer.abandon()
         self._readers.abandon()
+        self._checker.abandon()
 
     async def close(self) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether no thread had to be left behind."""
@@ -179,6 +182,7 @@ class Store:
         await asyncio.wait([self._forgetting])
         ended = await self._committer.close(within_seconds=CLOSE_SECONDS)
         ended &= await self._readers.close(within_seconds=CLOSE_SECONDS)
+        ended &= await self._checker.close(within_seconds=CLOSE_SECONDS)
         self.database.dispose()
         return ended
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.ending import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
+    from runtimestore_server.store.values import RuntimeKey
 
 TRANSIENT_LIMIT_SECONDS = 20.0
 """How long a batch is run again on transient errors before its writers are told that the store is unavailable."""
@@ -105,7 +106,9 @@ def _give_up(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, fault: Fault, error: Exception
 ) -> tuple[list[Decision | Deferred], bool]:
     """What becomes of a batch that is not run again as it is."""
-    if fault in (Fault.OTHER, Fault.LOCKED) and len(batch) > 1:
+    if fault is Fault.LOCKED and len(batch) > 1:
+        return _without_those_held(database, batch, gate)
+    if fault is Fault.OTHER and len(batch) > 1:
         return _one_by_one(database, batch, gate)
     if fault is Fault.LOCKED:
         return [DEFERRED], False
@@ -152,6 +155,36 @@ def _decide(database: Database, tx: Connection, batch: Sequence[AnyWrite], now_m
             decided = commit(database, tx, [write for _, write in mine], now_ms=now_ms)
             decisions.update(zip((position for position, _ in mine), decided, strict=True))
     return [decisions[position] for position in range(len(batch))]
+
+
+def _without_those_held(
+    database: Database, batch: Sequence[AnyWrite], gate: CommitGate
+) -> tuple[list[Decision | Deferred], bool]:
+    """At once what needs no row that another session holds; what does is deferred, without a wait for each."""
+    try:
+        held = _held_runtimes(database, {write.runtime for write in batch if isinstance(write, Write)})
+    except Exception as error:  # noqa: BLE001  (then each is tried alone)
+        _log.info("asking which rows are held", error=error_name(error))
+        held = set()
+    if not held:
+        return _one_by_one(database, batch, gate)  # it is a row of another kind
+    free = [write for write in batch if write.subject not in held]
+    decided, committed = _free(database, free, gate)
+    answers = iter(decided)
+    return [DEFERRED if write.subject in held else next(answers) for write in batch], committed
+
+
+def _free(database: Database, batch: Sequence[AnyWrite], gate: CommitGate) -> tuple[list[Decision | Deferred], bool]:
+    if not batch:
+        return [], False
+    return commit_batch(database, batch, gate, lock_wait_seconds=PROBE_LOCK_SECONDS)
+
+
+def _held_runtimes(database: Database, runtimes: set[RuntimeKey]) -> set[RuntimeKey]:
+    with database.writers.connect() as connection, connection.begin() as transaction:
+        held = writes.held_by_others(database, connection, sorted(runtimes))
+        transaction.rollback()
+    return held
 
 
 def _one_by_one(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError
 from runtimestore_server.store import fences, tables
 from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.requests import Decision, RequestMemory
 from runtimestore_server.store.values import Outcome, RuntimeKey, Write
 
@@ -43,7 +44,7 @@ def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms
     Raises:
         RowTaken: another transaction recorded a request id of this batch meanwhile; run again.
     """
-    rows = _lock_runtimes(database, tx, {write.runtime for write in batch})
+    rows, made = _lock_runtimes(database, tx, {write.runtime for write in batch})
     memory = RequestMemory(database, tx, batch)
     held = fences.held_by_writers(database, tx, batch)
     boundaries = _taken_boundaries(database, tx, batch)
@@ -51,7 +52,12 @@ def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms
     decisions: list[Decision] = []
     for write in batch:
         row = rows.get(write.runtime, _NEVER_WRITTEN)
-        decision = memory.recall(write) or fences.refusal(write, held) or _refusal(write, row, boundaries)
+        decision = (
+            memory.recall(write)
+            or _damage(write.runtime, rows, made)
+            or fences.refusal(write, held)
+            or _refusal(write, row, boundaries)
+        )
         if decision is None:
             row = _RuntimeRow(row.revision + 1, write.runtime_state or row.runtime_state)
             rows[write.runtime] = landing.runtimes[write.runtime] = row
@@ -63,8 +69,15 @@ def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms
         decisions.append(decision)
     landing.write_down(database, tx)
     memory.record(now_ms)
-    _drop_unwritten(database, tx, rows)
+    _drop_unwritten(database, tx, [key for key in made if rows[key].revision == 0])
     return decisions
+
+
+def _damage(key: RuntimeKey, rows: dict[RuntimeKey, _RuntimeRow], made: set[RuntimeKey]) -> RuntimeStoreError | None:
+    """The refusal to count on from a row whose revision no write left."""
+    if key not in rows or key in made or is_count(rows[key].revision):
+        return None
+    return corrupt(tables.runtimes.name, "has no revision", **key._asdict())
 
 
 def _refusal(write: Write, row: _RuntimeRow, boundaries: set[BoundaryKey]) -> RuntimeStoreError | None:
@@ -141,16 +154,32 @@ def _insert_receipts(database: Database, tx: Connection, rows: list[tuple[Any, .
         raise RuntimeError("a receipt appeared under a locked runtime")
 
 
-def _lock_runtimes(database: Database, tx: Connection, runtimes: Iterable[RuntimeKey]) -> dict[RuntimeKey, _RuntimeRow]:
-    """The runtimes' rows, locked until the transaction ends: nobody else changes them or their boundaries."""
+def _lock_runtimes(
+    database: Database, tx: Connection, runtimes: Iterable[RuntimeKey]
+) -> tuple[dict[RuntimeKey, _RuntimeRow], set[RuntimeKey]]:
+    """The runtimes' rows, locked until the transaction ends: nobody else changes them or their boundaries.
+
+    Beside them the keys of those that were made only to be locked.
+    """
     keys = sorted(runtimes)
     found = _select_runtimes(database, tx, keys)
+    made: set[RuntimeKey] = set()
     if database.concurrent_writers and len(found) < len(keys):
         # A row that is not there cannot be locked: make it, then look at what the key decided.
         missing = [(*key, 0, None) for key in keys if key not in found]
         database.insert_new(tx, tables.runtimes, missing)
-        found |= _select_runtimes(database, tx, [RuntimeKey(*row[:2]) for row in missing])
-    return found
+        made = {RuntimeKey(*row[:2]) for row in missing}
+        found |= _select_runtimes(database, tx, sorted(made))
+    return found, made
+
+
+def held_by_others(database: Database, tx: Connection, keys: Sequence[RuntimeKey]) -> set[RuntimeKey]:
+    """The runtimes whose rows another session holds now; asked without waiting for any."""
+    columns = (tables.runtimes.c.realm, tables.runtimes.c.runtime_id)
+    every = select_by_key(database, columns, columns)
+    there = {RuntimeKey(*row) for row in tx.execute(every, database.keys(columns, keys))}
+    free = every.with_for_update(of=tables.runtimes, skip_locked=True)
+    return there - {RuntimeKey(*row) for row in tx.execute(free, database.keys(columns, keys))}
 
 
 def _select_runtimes(database: Database, tx: Connection, keys: Sequence[RuntimeKey]) -> dict[RuntimeKey, _RuntimeRow]:
@@ -159,9 +188,8 @@ def _select_runtimes(database: Database, tx: Connection, keys: Sequence[RuntimeK
     return {RuntimeKey(row.realm, row.runtime_id): _RuntimeRow(row.revision, row.runtime_state) for row in rows}
 
 
-def _drop_unwritten(database: Database, tx: Connection, rows: dict[RuntimeKey, _RuntimeRow]) -> None:
+def _drop_unwritten(database: Database, tx: Connection, unwritten: Sequence[RuntimeKey]) -> None:
     """Take back the rows made for locking if nothing was written: a refused request leaves nothing."""
-    unwritten = [key for key, row in rows.items() if row.revision == 0]
     if unwritten:
         columns = (tables.runtimes.c.realm, tables.runtimes.c.runtime_id)
         tx.execute(_delete_unwritten(database), database.keys(columns, unwritten))
@@ -201,7 +229,7 @@ def _sound_inputs(database: Database) -> sa.Select[Any]:
     table = tables.inputs
     columns = (table.c.realm, table.c.runtime_id, table.c.input_id)
     selected = select_by_key(database, columns, (*columns, table.c.sha256))
-    return selected.where(table.c.sha256 == sa.func.sha256(table.c.state_json))
+    return selected.where(table.c.sha256 == database.sha256_of(table.c.state_json))
 
 
 @cache

@@ -118,7 +118,9 @@ def runtime(row: Row) -> Iterator[Finding]:
 def request(row: Row) -> Iterator[Finding]:
     """A remembered request."""
     yield from _counted(tables.requests, "revision", row)
-    if not requests.is_sound(row["realm"], row["request_id"], row["fingerprint"], row["revision"]):
+    if not requests.is_sound(
+        row["realm"], row["request_id"], row["fingerprint"], row["revision"], row["recorded_at_ms"]
+    ):
         yield finding("seal_mismatch", tables.requests, row, "the row does not match its seal")
 
 

@@ -66,7 +66,9 @@ def parse_url(url: str) -> URL:
         raise ValueError("sqlite:///FILE needs a file; for a store without one say memory:")
     if backend not in ("sqlite", "postgresql", "postgres"):
         raise ValueError("must begin with sqlite:///, postgresql:// or be memory:")
-    if parsed.host and "@" in parsed.host:
-        # Else a part of the password would be looked up as a host, and told.
-        raise ValueError("a password with @ in it must be written with %40")
+    if backend != "sqlite":
+        # Else a part of the password would be looked up as a host or a database, and told.
+        authority, at, rest = url.partition("//")[2].partition("@")
+        if at and (set("/?#") & set(authority) or "@" in rest.partition("?")[0]):
+            raise ValueError("a password with @, /, ? or # in it must be written with %40, %2F, %3F or %23")
     return parsed

@@ -6,13 +6,13 @@ import enum
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from sqlalchemy import event
 
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Iterator, Sequence
 
-    import sqlalchemy as sa
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
     from sqlalchemy.sql.expression import FromClause
@@ -104,6 +104,15 @@ class Database(ABC):
         """What became of the transaction `token`; asked on a new connection."""
         del tx, token
         return CommitState.UNKNOWN
+
+    def problem(self, connection: Connection) -> str | None:
+        """Why this database cannot keep what the store puts into it, and the cure; None if it can."""
+        del connection
+        return None
+
+    def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+        """The SHA-256 of the bytes in a column; NULL of what is no bytes."""
+        return sa.func.sha256(column)
 
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
         """Wait for rows that another session holds no longer than this, until the transaction ends."""

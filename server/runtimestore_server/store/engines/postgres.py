@@ -52,7 +52,8 @@ class PostgresDatabase(Database):
         self.writers = self._engine(url, pool_size=committer_threads + 1)
         self._reopen_when_read_only(self.writers)
         # One statement a read is one snapshot; without BEGIN and COMMIT around it, it is one round trip too.
-        self.readers = self._engine(url, pool_size=reader_threads).execution_options(isolation_level="AUTOCOMMIT")
+        # One more than the threads for loads: the health check.
+        self.readers = self._engine(url, pool_size=reader_threads + 1).execution_options(isolation_level="AUTOCOMMIT")
 
     @staticmethod
     def _engine(url: URL, *, pool_size: int) -> Engine:
@@ -65,6 +66,7 @@ class PostgresDatabase(Database):
             connect_args={
                 "application_name": "runtimestore",
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "client_encoding": "utf8",  # whatever the database is in: SQL_ASCII would come as bytes
                 "cursor_factory": _binary_cursor(),
                 # A host that vanished is noticed within half a minute, not in two hours.
                 "keepalives_idle": 10,
@@ -136,6 +138,14 @@ class PostgresDatabase(Database):
         """
         tx.execute(_MARK)
         tx.commit()
+
+    def problem(self, connection: Connection) -> str | None:
+        """Ids are any Unicode text."""
+        driver: Any = connection.connection.driver_connection
+        encoding = driver.info.parameter_status("server_encoding")
+        if encoding == "UTF8":
+            return None
+        return f"the database is encoded in {encoding}, not in UTF8: make one with ENCODING 'UTF8' TEMPLATE template0"
 
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
         """A setting of the transaction."""

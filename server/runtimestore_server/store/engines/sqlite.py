@@ -48,7 +48,8 @@ class SqliteDatabase(Database):
         self.writers = self._engine(url, pool_size=2)
         event.listen(self.writers, "begin", _begin_immediate)
         self._reopen_when_read_only(self.writers)
-        self.readers = self._engine(url, pool_size=reader_threads)
+        # One more than the threads for loads: the health check.
+        self.readers = self._engine(url, pool_size=reader_threads + 1)
         self._checkpoints = Checkpoints()
 
     @staticmethod
@@ -103,6 +104,10 @@ class SqliteDatabase(Database):
         if not isinstance(cause, sqlite3.Error) or code is None:
             return Fault.OTHER
         return _FAULTS.get(code & 0xFF, Fault.OTHER)
+
+    def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+        """SQLite keeps values of any type, and text that is no UTF-8 would end the statement."""
+        return sa.case((sa.func.typeof(column) == "blob", sa.func.sha256(column)), else_=sa.null())
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
         """A failed write or sync of the log: the commit record may yet be found there after a crash."""
