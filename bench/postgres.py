@@ -12,7 +12,8 @@ import psycopg
 from psycopg import sql
 
 from bench import usage
-from scripts.postgres_server import NoPostgres, PostgresServer
+from scripts.postgres_installation import NoPostgres
+from scripts.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

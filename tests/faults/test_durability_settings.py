@@ -8,7 +8,7 @@ import pytest
 
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.schema import upgrade
-from support.postgres_server import PostgresServer, postgres_server
+from scripts.postgres_server import PostgresServer
 from support.server import ServerProcess
 
 if TYPE_CHECKING:
@@ -20,9 +20,8 @@ WARNED = "durability settings are off"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    with postgres_server() as found:
-        found.start()
-        upgrade(found.url())
+    with PostgresServer(tcp=True) as found:
+        upgrade(found.url)
         found.stop("fast")
         found.run("pg_checksums", "--enable", "--no-sync")
         found.start()
@@ -40,8 +39,8 @@ def _warnings(url: str) -> list[str]:
 
 
 def test_a_postgres_that_keeps_what_it_acknowledges_is_served_without_a_warning(server: PostgresServer) -> None:
-    assert _warnings(server.url()) == []
-    with ServerProcess(server.url()) as serving:
+    assert _warnings(server.url) == []
+    with ServerProcess(server.url) as serving:
         assert WARNED not in serving.log
 
 
@@ -49,8 +48,8 @@ def test_every_setting_that_is_off_is_told_in_one_line(server: PostgresServer) -
     server.restart("fast", fsync="off", full_page_writes="off", synchronous_commit="off")
     try:
         told = ["fsync = off", "full_page_writes = off", "synchronous_commit = off"]
-        assert _warnings(server.url()) == told
-        with ServerProcess(server.url()) as serving:
+        assert _warnings(server.url) == told
+        with ServerProcess(server.url) as serving:
             (line,) = [line for line in serving.lines if WARNED in line]
             assert all(setting in line for setting in told), line
     finally:
@@ -60,7 +59,7 @@ def test_every_setting_that_is_off_is_told_in_one_line(server: PostgresServer) -
 def test_a_setting_of_the_database_or_the_role_counts(server: PostgresServer) -> None:
     server.execute("ALTER DATABASE postgres SET synchronous_commit = off")
     try:
-        assert _warnings(server.url()) == ["synchronous_commit = off"]
+        assert _warnings(server.url) == ["synchronous_commit = off"]
     finally:
         server.execute("ALTER DATABASE postgres RESET synchronous_commit")
 
@@ -68,9 +67,9 @@ def test_a_setting_of_the_database_or_the_role_counts(server: PostgresServer) ->
 def test_a_commit_that_does_not_wait_for_the_standby_is_told_where_there_is_one(server: PostgresServer) -> None:
     server.execute("ALTER ROLE postgres SET synchronous_commit = local")
     try:
-        assert _warnings(server.url()) == []
+        assert _warnings(server.url) == []
         server.restart("fast", synchronous_standby_names="*")
-        assert _warnings(server.url()) == ["synchronous_commit = local"]
+        assert _warnings(server.url) == ["synchronous_commit = local"]
     finally:
         server.restart("fast")
         server.execute("ALTER ROLE postgres RESET synchronous_commit")
@@ -80,7 +79,7 @@ def test_missing_checksums_are_told(server: PostgresServer) -> None:
     server.stop("fast")
     server.run("pg_checksums", "--disable", "--no-sync")
     server.start()
-    assert _warnings(server.url()) == ["data_checksums = off"]
+    assert _warnings(server.url) == ["data_checksums = off"]
     server.stop("fast")
     server.run("pg_checksums", "--enable", "--no-sync")
     server.start()

@@ -11,9 +11,9 @@ import pytest
 from runtimestore import CommitOutcomeUnknown, RetryPolicy, StoreUnavailable
 from runtimestore_server.store.engines import CommitState, open_database
 from runtimestore_server.store.schema import upgrade
+from scripts.postgres_server import PostgresServer
 from support.calls import Store
 from support.lives import Life
-from support.postgres_server import PostgresServer, postgres_server
 from support.server import in_process
 from support.writers import Writers
 
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 ONCE = RetryPolicy(max_attempts=1)
 
+# A standby says soon how far it is, and asks soon for a primary that is back.
+SETTINGS = {"wal_receiver_status_interval": "1", "wal_retrieve_retry_interval": "100ms"}
+
 
 class Pair:
     """A primary and its synchronous standby, until the one dies; then the standby is primary, and gets one itself."""
 
-    def __init__(self, first: PostgresServer) -> None:
-        self.primary = first
-        self.primary.start()
-        upgrade(self.primary.url())
+    def __init__(self, servers: contextlib.ExitStack) -> None:
+        self._servers = servers
+        self.primary = servers.enter_context(PostgresServer(tcp=True, settings=SETTINGS))
+        upgrade(self.primary.url)
         self.standby = self._followed()
 
     @property
@@ -54,14 +57,12 @@ class Pair:
     def renew(self) -> None:
         """A new standby where the dead primary was, at its address; then writes wait for it."""
         port = self.primary.port
-        self.primary.remove()
+        self.primary.close()
         self.primary = self.standby
         self.standby = self._followed(port)
 
     def _followed(self, port: int | None = None) -> PostgresServer:
-        standby = self.primary.standby()
-        standby.port = port or standby.port
-        standby.start()
+        standby = self._servers.enter_context(self.primary.standby(port=port))
         self.primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
         return standby
 
@@ -87,10 +88,8 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    with postgres_server() as first:
-        found = Pair(first)
-        yield found
-        found.stop()
+    with contextlib.ExitStack() as servers:
+        yield Pair(servers)
 
 
 def _landed(pair: Pair, realm: str, turns: Mapping[Life, int]) -> None:
@@ -161,8 +160,8 @@ async def _waiting(pair: Pair, writing: asyncio.Task[Commit], *, other_than: int
 
 @pytest.mark.slow
 def test_a_standby_that_still_replays_is_not_believed_about_a_commit(pair: Pair) -> None:
-    primary = open_database(pair.primary.url(), committer_threads=1, reader_threads=1)
-    standby = open_database(pair.standby.url(), committer_threads=1, reader_threads=1)
+    primary = open_database(pair.primary.url, committer_threads=1, reader_threads=1)
+    standby = open_database(pair.standby.url, committer_threads=1, reader_threads=1)
     with primary.writers.begin() as connection:
         token = primary.transaction_token(connection)
     with standby.readers.connect() as connection:

@@ -14,7 +14,7 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.schema import upgrade
-from scripts.postgres_server import _account
+from scripts.postgres_installation import Account
 from support.calls import Store
 from support.disk import MIB, SmallDisk, small_disk
 from support.server import ServerProcess
@@ -45,9 +45,7 @@ def disk(own_cluster: Cluster) -> Iterator[SmallDisk]:
     above.chmod(0o755)
     try:
         with small_disk(above / "disk", size_bytes=64 * MIB) as found:
-            account = _account()
-            if account:
-                os.chown(found.folder, account["user"], account["group"])
+            Account.found().give(found.folder)
             yield found
     finally:
         shutil.rmtree(above)

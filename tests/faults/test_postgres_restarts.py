@@ -10,10 +10,10 @@ import pytest
 from runtimestore import CommitOutcomeUnknown, RetryPolicy
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Outcome
+from scripts.postgres_server import PostgresServer
 from support.calls import Store
 from support.lives import Life
 from support.postgres import Cluster
-from support.postgres_server import PostgresServer, postgres_server
 from support.server import in_process
 from support.store_writes import commit
 from support.writers import Writers
@@ -27,19 +27,18 @@ if TYPE_CHECKING:
 ONCE = RetryPolicy(max_attempts=1)
 
 # Nothing but a COMMIT writes the log to the disk, so that a crash loses what was not committed.
-UNHURRIED = {"wal_writer_delay": "10s"}
+SETTINGS = {"wal_writer_delay": "10s"}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    with postgres_server() as found:
-        found.start(**UNHURRIED)
+    with PostgresServer(tcp=True, settings=SETTINGS) as found:
         yield found
 
 
 @pytest.fixture
 def url(server: PostgresServer) -> Iterator[str]:
-    cluster = Cluster(server.url())
+    cluster = Cluster(server.url)
     found = cluster.fresh_database()
     yield found
     cluster.drop(found)
@@ -70,13 +69,13 @@ async def test_a_server_outlasts_every_end_of_its_postgres_and_nothing_acknowled
                 case 0:
                     await asyncio.to_thread(server.crash)
                 case 1:
-                    await asyncio.to_thread(server.restart, "fast", **UNHURRIED)
+                    await asyncio.to_thread(server.restart, "fast")
                 case 2:
-                    await asyncio.to_thread(server.restart, "immediate", **UNHURRIED)
+                    await asyncio.to_thread(server.restart, "immediate")
                 case _:
                     await asyncio.to_thread(server.stop, "kill")
                     await asyncio.sleep(trial.random.uniform(0, 0.5))
-                    await asyncio.to_thread(server.start, **UNHURRIED)
+                    await asyncio.to_thread(server.start)
         await writers.go_on()
 
     with database.readers.connect() as connection:

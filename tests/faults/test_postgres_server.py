@@ -1,4 +1,4 @@
-"""The Postgres that tests of faults break: it can be stopped, crashed and frozen, and is gone afterwards."""
+"""The Postgres that tests of faults break: it can be stopped, killed, frozen and followed, and is gone afterwards."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import psutil
 import psycopg
 import pytest
 
+from scripts.postgres_installation import Account, ProgramFailed
 from scripts.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def server() -> Iterator[PostgresServer]:
     assert not found.folder.exists()
 
 
-@pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
+@pytest.mark.parametrize("mode", ["smart", "fast", "immediate", "kill"])
 def test_what_was_committed_is_there_after_a_restart_on_the_same_port(server: PostgresServer, mode: str) -> None:
     before = (server.pid, server.port)
     with psycopg.connect(server.url, autocommit=True) as connection:
@@ -45,17 +46,79 @@ def test_what_was_committed_is_there_after_a_restart_on_the_same_port(server: Po
         connection.execute("INSERT INTO kept VALUES (%s)", [mode])
     recoveries = server.log.count("automatic recovery in progress")
 
-    server.stop(mode)  # type: ignore[arg-type]  # one of the three
+    server.stop(mode)  # type: ignore[arg-type]  # one of the four
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(server.url)
     server.start()
 
     assert not psutil.pid_exists(before[0])
     assert server.port == before[1]
-    assert server.log.count("automatic recovery in progress") - recoveries == (mode == "immediate")
+    assert server.log.count("automatic recovery in progress") - recoveries == (mode in {"immediate", "kill"})
     with psycopg.connect(server.url) as connection:
         assert (mode,) in connection.execute("SELECT mode FROM kept").fetchall()
         assert connection.execute("SHOW max_connections").fetchall() == [("17",)]
+
+
+def test_a_kill_leaves_none_of_its_processes(server: PostgresServer) -> None:
+    with psycopg.connect(server.url):
+        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
+        server.stop("kill")
+    assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    server.start()
+
+
+def test_a_crash_ends_every_connection_and_the_same_postmaster_goes_on(server: PostgresServer) -> None:
+    before = server.pid
+    with psycopg.connect(server.url) as other:
+        server.crash()
+        with pytest.raises(psycopg.OperationalError):
+            other.execute("SELECT 1")
+    assert server.pid == before
+    assert server.execute("SELECT 1") == [(1,)]
+
+
+def test_the_settings_of_a_start_last_until_the_next(server: PostgresServer) -> None:
+    server.restart("fast", max_connections=19)
+    assert server.execute("SHOW max_connections") == [("19",)]
+    server.restart("fast")
+    assert server.execute("SHOW max_connections") == [("17",)]
+
+
+def test_a_program_runs_on_its_data_or_says_why_not(server: PostgresServer) -> None:
+    with pytest.raises(ProgramFailed, match="cluster must be shut down"):
+        server.run("pg_checksums", "--enable", "--no-sync")
+    server.stop("fast")
+    server.run("pg_checksums", "--enable", "--no-sync")
+    server.start()
+    assert server.execute("SHOW data_checksums") == [("on",)]
+
+
+def test_none_of_its_processes_is_roots(server: PostgresServer) -> None:
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
+    ids = [{*process.uids(), *process.gids()} for process in processes]
+    account = Account.found()
+    assert ids == [{account.user_id, account.group_id}] * len(processes)
+    assert account.user_id != 0
+    assert (server.folder.stat().st_uid, server.data.stat().st_uid) == (account.user_id, account.user_id)
+
+
+@pytest.mark.parametrize("tcp", [True, False], ids=["by TCP", "by the socket"])
+def test_a_standby_has_what_its_primary_has_and_takes_writes_once_promoted(tcp: bool) -> None:
+    with PostgresServer(tcp=tcp) as primary, primary.standby() as standby:
+        primary.execute("CREATE TABLE followed (id int)")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            standby.execute("CREATE TABLE refused (id int)")
+        primary.stop("fast")  # which sends all of it before it ends
+        standby.promote()
+        standby.execute("INSERT INTO followed VALUES (1)")
+
+        with standby.standby(port=primary.port) as successor:
+            assert successor.url == primary.url or not tcp
+            assert successor.execute("SELECT pg_is_in_recovery(), * FROM followed") == [(True, 1)]
+            successor.close()
+            assert not successor.folder.exists()
+    assert not primary.folder.exists()
+    assert not standby.folder.exists()
 
 
 def test_a_frozen_server_answers_when_it_is_woken(server: PostgresServer) -> None:
