@@ -92,14 +92,21 @@ class Attempts:
         self._deadline = deadline
         self._request_id = request_id
         self._made = 0
+        self._last: RuntimeStoreError | None = None
 
     def next_timeout_seconds(self) -> float:
         """Begin an attempt; it may take as long as this.
 
         Raises:
-            DeadlineExceeded: no time is left for one.
+            DeadlineExceeded: no time is left for the first one.
+            RuntimeStoreError: no time is left for another one; the failure of the last.
         """
-        left = self._deadline.remaining_seconds()
+        try:
+            left = self._deadline.remaining_seconds()
+        except DeadlineExceeded:
+            if self._last is not None:
+                raise self._last from None  # why it failed says more than that time is up
+            raise
         self._made += 1
         return left
 
@@ -113,6 +120,7 @@ class Attempts:
             error.metadata.setdefault("request_id", self._request_id)
         if self._used_up() or not self._may_repeat(error):
             return None
+        self._last = error
         pause = (error.retry_after_seconds or 0.0) + self._policy.pause_seconds(self._made)
         # With no time for another attempt the error at hand says more than a deadline.
         return pause if pause < self._deadline.left_seconds() else None

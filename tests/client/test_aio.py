@@ -310,7 +310,7 @@ def test_a_call_outlasts_a_restart_of_the_server(tmp_path: Path) -> None:
 
 def test_a_server_that_never_was_there_is_told_as_unavailable(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with AsyncRuntimeStoreClient(f"unix:{tmp_path}/nobody", retry=AT_ONCE, timeout_seconds=1) as store:
+        async with AsyncRuntimeStoreClient(f"unix:{tmp_path}/nobody", retry=RetryPolicy(max_attempts=3)) as store:
             with pytest.raises(CallFailed) as raised:
                 await store.load_runtime_state(RUNTIME)
         assert raised.value.code is grpc.StatusCode.UNAVAILABLE
