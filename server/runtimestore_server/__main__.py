@@ -20,6 +20,8 @@ def main() -> int:
             "pip install 'runtimestore[server]'\n"
         )
         return 1
+    except KeyboardInterrupt:  # while the modules are loaded
+        return 130
     return run(sys.argv[1:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -78,3 +79,12 @@ def test_version_tells_the_version(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout == f"runtimestore {version('runtimestore')}\n"
     assert re.search(r"\d+\.\d+", done.stdout)
+
+
+def test_ctrl_c_while_it_still_loads_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "structlog.py").write_text("raise KeyboardInterrupt\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    ended = run("version", cwd=tmp_path, extra={"PYTHONPATH": path})
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
