@@ -57,7 +57,7 @@ def test_a_row_that_somebody_holds_does_not_hold_the_server_up(postgres_cluster:
         _until(lambda: _lock_waits(url))
         server.send_signal(signal.SIGTERM)
 
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="another session"):
             waiting.result(20)
         assert server.wait() == 0  # while the row is still held
         other.rollback()

@@ -51,6 +51,19 @@ def test_serve_creates_a_missing_sqlite_file_and_says_once_where_it_serves(tmp_p
     connection.close()
 
 
+def test_a_new_sqlite_file_is_its_owners_alone_and_one_that_exists_stays_as_it_is(tmp_path: Path) -> None:
+    shared = tmp_path / "shared.db"
+    shared.touch()
+    shared.chmod(0o640)
+    for name, mode in (("new.db", 0o600), ("shared.db", 0o640)):
+        with serving(*ANYWHERE, "--database-url", f"sqlite:///{name}", cwd=tmp_path) as server:
+            with RuntimeStoreClient(server.address) as client:
+                client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)
+            # The log beside it holds the same secrets; SQLite gives it the mode of the file.
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob(f"{name}*")}
+        assert modes == {name: mode, f"{name}-wal": mode, f"{name}-shm": mode}
+
+
 def test_serve_takes_its_two_names_from_the_environment(tmp_path: Path) -> None:
     extra = {"RUNTIMESTORE_LISTEN": "127.0.0.1:0", "RUNTIMESTORE_DATABASE_URL": "sqlite:///from-environment.db"}
 

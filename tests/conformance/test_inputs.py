@@ -152,6 +152,9 @@ async def test_what_a_document_lacks_or_holds_in_another_type_is_absent_in_the_s
         ({"last_boundary_sequence": UINT64_MAX}, InputStateSeed("queued", last_boundary_sequence=UINT64_MAX)),
         ({"last_boundary_sequence": UINT64_MAX + 1}, InputStateSeed("queued")),
         ({"last_boundary_sequence": 0, "last_run_id": {}}, InputStateSeed("queued", last_boundary_sequence=0)),
+        # Nobody wants to see a long one, and it would be sent twice.
+        ({"phase": "x" * 256, "last_run_id": "y" * 256}, InputStateSeed("x" * 256, last_run_id="y" * 256)),
+        ({"phase": "x" * 257, "last_run_id": "y" * 257}, InputStateSeed("")),
     ]
     for fields, seed in cases:
         state = input_state(**fields)

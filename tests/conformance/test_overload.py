@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,12 @@ from support.database import held_commits
 from support.documents import new_id, session
 from support.refusals import WireRefusal, is_refusal, refused
 from support.requests import request_of
+from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from runtimestore_server.app import Application
 
@@ -112,6 +115,21 @@ async def test_that_every_thread_for_loads_is_busy_does_not_make_a_server_unread
         with _held_readers(app):
             await until(lambda: app.store._readers.waiting == 2)
             await asyncio.wait_for(app.store.check(), 20)
+
+
+async def test_thousands_of_calls_that_arrive_while_a_server_stands_still_are_all_answered(tmp_path: Path) -> None:
+    once = RetryPolicy(max_attempts=1)
+    with ServerProcess(f"sqlite:///{tmp_path}/store.db") as server:
+        async with Store(server.address, retry=once) as store:
+            await store.load_runtime_state("rt:session:x")
+            server.send_signal(signal.SIGSTOP)
+            calls = [asyncio.ensure_future(store.auth_authority_key()) for _ in range(3000)]
+            await asyncio.sleep(1)  # they are in the server's socket then, or as many of them as it holds
+            server.send_signal(signal.SIGCONT)
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    # Beyond 1,000 that wait gRPC would cancel them, which tells their callers nothing.
+    assert {type(answer) for answer in answers} == {str}
 
 
 async def test_loads_beyond_the_bound_are_overloaded(

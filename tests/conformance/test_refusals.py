@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from runtimestore.errors import REFUSALS
+from runtimestore.errors import REFUSALS, Fenced
 from runtimestore.v1 import error_reason_pb2
 from runtimestore.v1 import runtime_store_pb2 as pb
 from support.documents import new_id, session
@@ -176,3 +176,19 @@ async def test_anything_unforeseen_is_answered_bland(
 
     is_refusal(found, grpc.StatusCode.INTERNAL, "INTERNAL", "internal")
     assert found.retry_delay_seconds is None
+
+
+async def test_a_refusal_is_never_too_large_for_the_headers_that_carry_it(
+    app: Application, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise Fenced("m" * 100_000, metadata={"current_fence": "2", "owner": "o" * 100_000})
+
+    monkeypatch.setattr(app.store, "commit", fail)
+
+    found = await _call(wire, "PersistInputState")
+
+    is_refusal(found, grpc.StatusCode.ABORTED, "FENCED", "write_failed")
+    assert found.message == "m" * 1024
+    assert found.metadata["owner"] == "o" * 1024
+    assert found.metadata["current_fence"] == "2"

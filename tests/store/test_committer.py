@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from runtimestore.errors import InternalError, Overloaded, RevisionMismatch
-from runtimestore_server.store import tables
+from runtimestore_server.store import lane, tables
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome, Write
 from support.clean_up import threads_left
@@ -127,9 +127,24 @@ async def test_a_transaction_takes_no_more_writes_than_it_may(database: Database
         assert committer.counters.transactions == 1 + 3
 
 
+async def test_a_transaction_takes_no_more_bytes_than_it_may_unless_one_write_has_more(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "MAX_BATCH_BYTES", 1000)
+    async with _committer(database) as committer:
+        with _held(database) as go_on:
+            tasks = await _waiting(committer, _sized(1))
+            await _until_taken(committer)
+            tasks += await _waiting(committer, *(_sized(size) for size in (600, 400, 1, 5000, 1)))
+            go_on.set()
+            assert await asyncio.gather(*tasks) == [Outcome(1)] * 6
+
+        assert committer.counters.transactions == 1 + len([(600, 400), (1,), (5000,), (1,)])
+
+
 async def _until_taken(committer: Committer) -> None:
-    (lane,) = committer._lanes
-    while lane._queue:  # noqa: ASYNC110  (the lane is a thread and knows no asyncio.Event)
+    (only,) = committer._lanes
+    while only._queue:  # noqa: ASYNC110  (the lane is a thread and knows no asyncio.Event)
         await asyncio.sleep(0.001)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import sqlalchemy as sa
 import structlog.testing
 
 from runtimestore.errors import InternalError
@@ -104,3 +105,12 @@ def test_no_log_line_of_a_failing_write_holds_a_document_or_a_secret(
     told = repr(lines) + caplog.text + printed.out + printed.err + "".join(str(decision) for decision in decisions)
     for private in (SECRET.decode(), TEXT):
         assert private not in told
+
+
+def test_the_text_of_an_error_of_the_engine_holds_no_parameter(database: Database) -> None:
+    # Nothing of ours prints it; a tool that watches exceptions would.
+    with database.writers.connect() as connection, pytest.raises(sa.exc.SQLAlchemyError) as raised:
+        connection.execute(sa.text("SELECT :given FROM no_such_table"), {"given": TEXT})
+
+    assert "no_such_table" in str(raised.value)
+    assert TEXT not in str(raised.value)

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from runtimestore.errors import RevisionMismatch, StoreUnavailable
 from runtimestore_server.store import lane, tables
 from runtimestore_server.store.committer import Committer
+from runtimestore_server.store.ending import Ending
+from runtimestore_server.store.transaction import DEFERRED, commit_batch
 from runtimestore_server.store.values import Outcome, Write
 from support.clean_up import until
 from support.store_writes import commit, new_id, oauth, rows, runtime, snapshot, statements
@@ -87,7 +89,7 @@ async def test_many_rows_that_are_held_cost_their_neighbours_no_wait_for_each(po
             waiting = await _all(committer, *(Write(key, runtime_state="running") for key in held))
             neighbours = await _all(committer, *(Write(runtime(), runtime_state="idle") for _ in range(20)))
             assert await _answers(neighbours) == [Outcome(1)] * 20
-            tries = sum("lock_timeout" in statement for statement in seen)
+            tries = sum("lock_timeout" in statement for statement, _ in seen)
             assert not any(task.done() for task in waiting)
 
         assert tries < len(held)  # which each took fifty milliseconds
@@ -104,6 +106,36 @@ async def test_a_locked_realm_of_oauth_flows_keeps_no_runtime_waiting(postgres_d
             assert not waiting[0].done()
 
         assert await _answers(waiting) == [Outcome(2)]
+
+
+def test_many_writes_that_need_one_row_cost_one_wait_for_it(postgres_database: Database) -> None:
+    commit(postgres_database, oauth(b"first"))
+    neighbour = Write(runtime(), runtime_state="idle")
+    batch: list[AnyWrite] = [*(oauth(b"%d" % version, expected_version=version) for version in range(1, 21)), neighbour]
+    with statements(postgres_database.writers) as seen, _locked(postgres_database, tables.oauth_flow_snapshots):
+        decisions, committed = commit_batch(postgres_database, batch, Ending().gate())
+        tries = sum("lock_timeout" in statement for statement, _ in seen)
+
+    assert (decisions, committed) == ([DEFERRED] * 20 + [Outcome(1)], True)
+    assert tries == 2  # one for the row, which takes fifty milliseconds, and one for the neighbour
+
+
+async def test_a_write_set_aside_is_told_that_it_is_not_there_though_its_neighbours_were_committed(
+    postgres_database: Database,
+) -> None:
+    key = runtime()
+    commit(postgres_database, Write(key, runtime_state="idle"))
+    async with _committer(postgres_database) as committer:
+        with _locked(postgres_database, tables.runtimes):
+            together = await _all(
+                committer, Write(key, runtime_state="running"), Write(runtime(), runtime_state="idle")
+            )
+            assert await asyncio.wait_for(together[1], WAIT_SECONDS) == Outcome(1)
+            committer.abandon()
+            (told,) = await _answers(together[:1])
+
+    assert type(told) is StoreUnavailable
+    assert [row["revision"] for row in rows(postgres_database, tables.runtimes)] == [1, 1]
 
 
 async def test_who_waits_for_a_row_too_long_is_told_that_nothing_was_committed(
