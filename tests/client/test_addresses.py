@@ -10,6 +10,7 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
 from runtimestore._channel import target_of
+from support.name_server import name_server
 from support.scripted_store import Script, scripted_store
 
 if TYPE_CHECKING:
@@ -119,20 +120,43 @@ def test_calls_are_spread_over_all_servers_and_go_on_while_one_is_away() -> None
     asyncio.run(scenario())
 
 
+def _until_both_are_asked(address: str | list[str], first: Script, second: Script) -> None:
+    with RuntimeStoreClient(address) as store:
+        for _ in range(200):
+            store.load_runtime_state(RUNTIME)
+            if _asked(first) and _asked(second):
+                return
+
+
 def test_a_list_of_servers_is_balanced_by_the_client_for_threads_too() -> None:
     async def scenario() -> None:
         one, two = _free_address(), _free_address()
         first, second = Script(), Script()
         async with scripted_store(first, one), scripted_store(second, two):
+            await asyncio.to_thread(_until_both_are_asked, [one, two], first, second)
+        assert _asked(first)
+        assert _asked(second)
 
-            def call() -> None:
-                with RuntimeStoreClient([one, two]) as store:
-                    for _ in range(200):
-                        store.load_runtime_state(RUNTIME)
-                        if _asked(first) and _asked(second):
-                            return
+    asyncio.run(scenario())
 
-            await asyncio.to_thread(call)
+
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+def test_a_name_with_several_addresses_is_balanced_over_all_of_them(
+    client: type[AsyncRuntimeStoreClient | RuntimeStoreClient],
+) -> None:
+    async def scenario() -> None:
+        one = _free_address()
+        port = one.rpartition(":")[2]
+        first, second = Script(), Script()
+        with name_server("store.test", ["127.0.0.1", "127.0.0.2"]) as names:
+            address = f"dns://{names}/store.test:{port}"
+            async with scripted_store(first, one), scripted_store(second, f"127.0.0.2:{port}"):
+                if client is AsyncRuntimeStoreClient:
+                    async with AsyncRuntimeStoreClient(address) as store:
+                        await _until_asked(store, first)
+                        await _until_asked(store, second)
+                else:
+                    await asyncio.to_thread(_until_both_are_asked, address, first, second)
         assert _asked(first)
         assert _asked(second)
 
