@@ -20,7 +20,7 @@ from runtimestore.v1 import (
 )
 from runtimestore_server.admin import RuntimeStoreAdminService
 from runtimestore_server.health import HealthService
-from runtimestore_server.interceptors import Admission, Arrivals, interceptors
+from runtimestore_server.interceptors import Admission, Arrivals, Receiving, interceptors
 from runtimestore_server.service import RuntimeStoreService
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
@@ -65,6 +65,8 @@ HURRY_SECONDS = 2.0
 STREAMS_PER_CONNECTION = 10_000
 """How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
 
+WINDOW_BYTES = 256 * 1024
+"""How much of a message may come before it is being received. As much of it takes one round trip."""
 
 PENDING_CALLS = 100_000
 """How many calls may have arrived and not be begun."""
@@ -90,6 +92,7 @@ class Application:
         """After the context: whether every thread has ended. One that a database keeps is left behind."""
         self.store: Store
         self._arrivals = Arrivals()
+        self._receiving = Receiving(at_once=settings.max_receiving_writes)
         self._server: grpc.aio.Server
         self._health: HealthService
         self._watching: asyncio.Task[None]
@@ -120,7 +123,7 @@ class Application:
     async def _serve(self, schema_revision: str) -> None:
         settings = self.settings
         self._server = server = grpc.aio.server(
-            interceptors=interceptors(Admission(WRITES, self.store.overload), self._arrivals),
+            interceptors=interceptors(Admission(WRITES, self.store.overload, self._receiving), self._arrivals),
             options=channel_options(settings),
         )
         runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(RuntimeStoreService(self.store, settings), server)
@@ -232,6 +235,10 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         # Beyond its own bounds gRPC cancels calls without a word; ours refuse them with a reason.
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        # What is not received yet holds as much as its window lets in. Left to itself gRPC widens the windows of a busy
+        # connection until every message that waits is there whole.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
         # Clients may ping an idle connection this often without being sent away.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -90,6 +90,13 @@ class Settings(BaseSettings):
             "again may wait to be checked, and as many be on their way to readers."
         ),
     )
+    max_receiving_writes: Positive = Field(
+        16,
+        description=(
+            "How many writes' messages are received at the same time, each of which may be as large as "
+            "max_message_bytes; more wait their turn."
+        ),
+    )
     max_waiting_reads: Positive = Field(
         1024, description="How many loads may wait for a reader thread before more are answered OVERLOADED."
     )

@@ -13,15 +13,18 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.app import WINDOW_BYTES
 from support.calls import Store, input_of
 from support.clean_up import until
 from support.database import held_commits
+from support.documents import session
 from support.engines import DURABLE
 from support.flood import Flood
 from support.footprint import PeakMemory, pid_of
 from support.garbage import SERVICE
-from support.refusals import is_refusal, refused
-from support.requests import WRITES
+from support.refusals import details, is_refusal, refused
+from support.requests import WRITES, request_of
 from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -159,6 +162,53 @@ async def test_documents_of_64_mib_that_find_no_room_are_refused_in_bounded_memo
     # refused stays nowhere, however long it goes on.
     in_flight_bytes = at_once * document_bytes + limits.max_waiting_bytes
     assert memory.peak_bytes <= memory.first_bytes + 5 * in_flight_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.needs(DURABLE)
+async def test_many_large_documents_that_come_at_once_are_received_a_few_at_a_time(
+    fresh_url: str, trial: Trial
+) -> None:
+    at_once, document_bytes = trial.rounds(short=80, long=400), 5 * MIB
+    delta = pb.SessionDelta(session_snapshot=session("x" * (document_bytes - 1000)))
+    with ServerProcess(
+        fresh_url,
+        environment={"MALLOC_ARENA_MAX": "2"},
+        max_receiving_writes=4,
+        max_waiting_bytes=2 * document_bytes,
+    ) as server:
+        connections: list[Any] = [
+            grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(4)
+        ]
+        try:
+            with PeakMemory(pid_of(server)) as memory:
+                calls = [
+                    connections[number % len(connections)].unary_unary(f"{SERVICE}CommitSessionSnapshot")(
+                        request_of(
+                            "CommitSessionSnapshot", runtime_id=str(number), session_delta=delta
+                        ).SerializeToString(),
+                        timeout=120,
+                    )
+                    for number in range(at_once)
+                ]
+                answers = Counter([await _answer(call) for call in calls])
+        finally:
+            for connection in connections:
+                await connection.close()
+    trial.record(at_once=at_once, written=answers["OK"], refused=answers.total() - answers["OK"])
+    trial.record(sent_mib=at_once * document_bytes // MIB, idle_mib=memory.first_bytes // MIB)
+    trial.record(most_mib=memory.peak_bytes // MIB)
+    assert set(answers) <= {"OK", "OVERLOADED"}
+    held_bytes = (4 + 2 * 2) * document_bytes  # being received, waiting to be checked, waiting for its transaction
+    assert memory.peak_bytes <= memory.first_bytes + 5 * held_bytes + at_once * WINDOW_BYTES
+
+
+async def _answer(call: Any) -> str:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return details(error).reason
+    return "OK"
 
 
 async def test_a_write_that_finds_no_room_is_refused_before_its_message_is_received(

@@ -93,6 +93,7 @@ def _wrap(method: str, handler: Any) -> Any:
                     raise _malformed()  # noqa: TRY301  (so that there is one way out of here)
                 answer = await unary(request, context)
             except Exception as error:
+                request = None  # see there why nothing of it must stay in this frame
                 await refuse(method, error, context, started)
                 raise AssertionError("unreachable: abort raises") from error
             _log.debug("served", method=method, seconds=round(time.perf_counter() - started, 6))
@@ -183,6 +184,9 @@ async def refuse(method: str, error: Exception, context: Context, started: float
         _log.error("call failed", method=method, error=type(error).__name__, traceback=frames(error))
         refusal = InternalError(UNFORESEEN)
     status = status_of(refusal)
+    # A caught error and its frames hold each other, and with them the request: megabytes, until the garbage collector
+    # comes by, which counts objects and not bytes.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
     await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 
 

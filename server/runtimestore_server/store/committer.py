@@ -89,12 +89,12 @@ class Committer:
         self._lanes[hash(write.subject) % len(self._lanes)].put(waiting)
         return await waiting.answer
 
-    def overload(self, size_bytes: int = 0) -> Overloaded | None:
-        """Why no write of this size can be taken in now; None if one can."""
-        if len(self._waiting) >= self._max_waiting_writes:
+    def overload(self, size_bytes: int = 0, *, arriving: int = 0) -> Overloaded | None:
+        """Why no write of this size can be taken in now, when so many are arriving before it; None if one can."""
+        if (waiting_writes := len(self._waiting) + arriving) >= self._max_waiting_writes:
             return Overloaded(
-                f"{len(self._waiting)} writes are waiting; try again later",
-                metadata={"waiting_writes": str(len(self._waiting))},
+                f"{waiting_writes} writes are waiting; try again later",
+                metadata={"waiting_writes": str(waiting_writes)},
                 retry_after_seconds=self._comebacks.seconds(),
             )
         # A write larger than the whole bound must still find its way in when nothing else waits.

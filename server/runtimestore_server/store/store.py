@@ -87,9 +87,9 @@ class Store:
         """
         return await self._committer.commit(write)
 
-    def overload(self) -> Overloaded | None:
-        """Why no write can be taken in now, however small; None if one can."""
-        return self._committer.overload()
+    def overload(self, arriving: int = 0) -> Overloaded | None:
+        """Why no write can be taken in now, however small, when so many are arriving before it; None if one can."""
+        return self._committer.overload(arriving=arriving)
 
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What a function of `tx` reads, on a reader thread.
