@@ -200,6 +200,8 @@ _RISKY_ALONE = {
 }
 _RISKY = _RISKY_ALONE | {
     ("synchronous_commit", "local"): "a failover loses writes that were acknowledged just before",
+    ("synchronous_commit", "remote_write"): "a failover loses writes that were acknowledged just before, if the "
+    "standby's machine went down too",
 }
 _SETTINGS = sa.text("SELECT name, setting FROM pg_settings WHERE name = ANY (:names)").bindparams(
     names=[*{name for name, _ in _RISKY}, "synchronous_standby_names"]
@@ -234,8 +236,8 @@ _FAULT_CLASSES = {
 def _doubt_warnings(dialect: sa.Dialect) -> None:
     """Have a COMMIT that is answered with a warning raise CommitInDoubt.
 
-    Whatever cancels a statement, `statement_timeout` too, ends the wait for a synchronous standby and no more: COMMIT
-    is answered as if the standby had the transaction.
+    Whatever cancels a COMMIT ends its wait for a synchronous standby and no more: it is answered as if the standby had
+    the transaction.
     """
     commit = dialect.do_commit
 
@@ -268,6 +270,8 @@ def _configure(connection: Any, record: object) -> None:
     connection.autocommit = True
     # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
     connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+    # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
+    connection.execute("SET client_min_messages = warning")
     connection.autocommit = False
 
     # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
