@@ -14,6 +14,14 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """Twice what a server accepts by default, so that nothing it accepts is unreadable."""
 
+KEEPALIVE_TIME_MS = 10_000
+"""How long a connection with calls on it may be silent before it is asked for a sign of life."""
+KEEPALIVE_TIMEOUT_MS = 10_000
+"""How long that sign may take; on a slow network it comes behind megabytes.
+
+Both together must leave time for a repeat within `DEFAULT_TIMEOUT_SECONDS`.
+"""
+
 _SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:", "ipv4:", "ipv6:")
 """What gRPC reads by itself, and refuses at once if it cannot."""
 
@@ -98,6 +106,11 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         # gRPC fails every call while it waits to connect again: at first a second, more than a restart takes.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
+        # A server that hangs, or whose machine is gone, answers no ping: its calls fail, and go on at another one.
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # what gRPC really goes by; a minute by itself
+        ("grpc.http2.max_pings_without_data", 0),
         # A refusal's details travel in the trailing metadata, for which gRPC allows 8 KiB.
         ("grpc.max_metadata_size", 64 * 1024),
         # Closing a client closes its connection, and no client inherits another's failed one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,19 @@ class Requests:
     def __init__(self, realm: str) -> None:
         self._realm = realm
         self._fences: dict[str, int] = {}
+        self._holding = threading.Lock()
 
-    def hold(self, runtime_id: str, fence: int) -> None:
-        """Send this fence with every write to the runtime from now on."""
-        # Not the greatest ever seen: a store that was restored from a backup counts from there.
-        self._fences[runtime_id] = fence
+    def held(self, runtime_id: str) -> int | None:
+        """The fence that is sent with writes to the runtime; `None` if the client did not acquire it."""
+        return self._fences.get(runtime_id)
+
+    def hold(self, runtime_id: str, fence: int, *, instead_of: int | None) -> None:
+        """Send this fence with every write to the runtime from now on; `instead_of` was held when it was asked for."""
+        with self._holding:
+            held = self._fences.get(runtime_id)
+            # Of two that were asked for at once the greater is the newer, whichever was answered last. But not the
+            # greatest ever seen: a store that was restored from a backup counts from there.
+            self._fences[runtime_id] = fence if held is None or held == instead_of else max(fence, held)
 
     def auth_authority_key(self) -> pb.AuthAuthorityKeyRequest:
         """Ask for the authority key."""
@@ -183,9 +192,11 @@ class Requests:
         """Ask for the registry of background operations."""
         return pb.LoadOpsLifecycleRequest(realm=self._realm, runtime_id=runtime_id)
 
-    def acquire_runtime(self, runtime_id: str, owner: str) -> admin_pb.AcquireRuntimeRequest:
+    def acquire_runtime(self, runtime_id: str, owner: str, request_id: RequestId) -> admin_pb.AcquireRuntimeRequest:
         """Ask to be the one who drives a runtime."""
-        return admin_pb.AcquireRuntimeRequest(realm=self._realm, runtime_id=runtime_id, owner=owner)
+        return admin_pb.AcquireRuntimeRequest(
+            realm=self._realm, runtime_id=runtime_id, owner=owner, request_id=_request_id(request_id)
+        )
 
     def get_server_info(self) -> admin_pb.GetServerInfoRequest:
         """Ask what the server is."""

@@ -10,19 +10,40 @@ from dataclasses import dataclass
 import grpc
 
 from runtimestore.errors import (
+    BoundaryReceiptExists,
     CallFailed,
     CommitOutcomeUnknown,
     DeadlineExceeded,
+    Fenced,
+    InvalidField,
     OAuthFlowSnapshotChanged,
     Overloaded,
+    RequestIdReused,
+    RevisionMismatch,
     RuntimeStoreError,
+    SessionKeyMismatch,
     StoreUnavailable,
 )
 
 __all__ = ["Attempts", "Deadline", "RetryPolicy", "Rounds"]
 
 _NOTHING_COMMITTED = (StoreUnavailable, Overloaded)
-"""The server promises that the call left no trace: even a write without a request id may be repeated."""
+"""The server promises that the attempt left no trace: even a write without a request id may be repeated."""
+
+_UNDECIDED = (CommitOutcomeUnknown, CallFailed)
+"""What leaves open whether the attempt was committed."""
+
+_DECIDED = (
+    SessionKeyMismatch,
+    InvalidField,
+    BoundaryReceiptExists,
+    RequestIdReused,
+    RevisionMismatch,
+    Fenced,
+    OAuthFlowSnapshotChanged,
+)
+"""What no attempt of the same request can have escaped: the server first looks whether it knows the request, and what
+it compares with only grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,7 @@ class Attempts:
         self._request_id = request_id
         self._made = 0
         self._last: RuntimeStoreError | None = None
+        self._in_doubt = False
 
     def next_timeout_seconds(self) -> float:
         """Begin an attempt; it may take as long as this.
@@ -105,25 +127,40 @@ class Attempts:
             left = self._deadline.remaining_seconds()
         except DeadlineExceeded:
             if self._last is not None:
-                raise self._last from None  # why it failed says more than that time is up
+                raise self.told(self._last) from None  # why it failed says more than that time is up
             raise
         self._made += 1
         return left
 
     def pause_after(self, error: RuntimeStoreError) -> float | None:
-        """How many seconds to wait before the next attempt; `None` if the caller has to be told of this error.
+        """How many seconds to wait before the next attempt; `None` if the caller has to be `told` of this error.
 
         An error that is told names the request id, also one that the client chose: with it a caller can still find
         out what became of the write, by sending it once more.
         """
         if self._request_id:
             error.metadata.setdefault("request_id", self._request_id)
+            self._in_doubt = self._in_doubt or isinstance(error, _UNDECIDED)
         if self._used_up() or not self._may_repeat(error):
             return None
         self._last = error
         pause = (error.retry_after_seconds or 0.0) + self._policy.pause_seconds(self._made)
         # With no time for another attempt the error at hand says more than a deadline.
         return pause if pause < self._deadline.left_seconds() else None
+
+    def told(self, error: RuntimeStoreError) -> RuntimeStoreError:
+        """What the caller is told when the last attempt ended with `error`: the truth about all of them.
+
+        A server that says "nothing was committed" says so of the attempt that it saw.
+        """
+        if not self._in_doubt or isinstance(error, _UNDECIDED + _DECIDED):
+            return error
+        return CommitOutcomeUnknown(
+            "an earlier attempt of this write was not answered, so it may or may not be there; repeat it with the same "
+            f"request_id. The last attempt failed: {error.message}",
+            metadata={**error.metadata, "last_reason": error.reason},
+            retry_after_seconds=error.retry_after_seconds,
+        )
 
     def _used_up(self) -> bool:
         return self._policy.max_attempts is not None and self._made >= self._policy.max_attempts

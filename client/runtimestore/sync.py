@@ -420,20 +420,29 @@ class RuntimeStoreClient:
             self._deadline(timeout_seconds),
         )
 
-    def acquire_runtime(self, runtime_id: str, owner: str, *, timeout_seconds: float | None = None) -> Acquisition:
+    def acquire_runtime(
+        self,
+        runtime_id: str,
+        owner: str,
+        *,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Acquisition:
         """Become the one who drives a runtime. `owner`, such as a host and a process id, is told to who is held back.
 
         From now on every write of this client to the runtime carries the fence, and none of an older one lands any
         more: it raises `Fenced`, also at this client when another acquires the runtime, until it acquires it again.
-        A write that carries no fence is not held back, unless the server is set to require fences.
+        A write that carries no fence is not held back, unless the server is set to require fences. A write that is
+        under way while its own client acquires the runtime anew carries the older fence.
         """
+        instead_of = self._requests.held(runtime_id)
         acquired = self._unary(
             self._admin.AcquireRuntime,
-            self._requests.acquire_runtime(runtime_id, owner),
+            self._requests.acquire_runtime(runtime_id, owner, request_id),
             answers.acquisition,
             self._deadline(timeout_seconds),
         )
-        self._requests.hold(runtime_id, acquired.fence)
+        self._requests.hold(runtime_id, acquired.fence, instead_of=instead_of)
         return acquired
 
     def get_server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
@@ -501,5 +510,5 @@ class RuntimeStoreClient:
                 error = refusal_of(call.code(), call.details(), call.trailing_metadata())
                 pause_seconds = attempts.pause_after(error)
                 if pause_seconds is None or self._closed:
-                    raise error from failed
+                    raise attempts.told(error) from failed
             time.sleep(pause_seconds)

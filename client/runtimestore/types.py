@@ -123,7 +123,8 @@ class Commit(NamedTuple):
 class Acquisition(NamedTuple):
     """The right to drive a runtime: the client sends `fence` with every write to it from now on.
 
-    `previous_owner` held the runtime until now; `None` if nobody ever acquired it.
+    `previous_owner` held the runtime until now; `None` if nobody ever acquired it, and where the answer to a first
+    attempt was lost.
     """
 
     fence: int

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
-from runtimestore_server.identifiers import owner_field, realm_field, runtime_id_field
+from runtimestore_server.identifiers import owner_field, realm_field, request_id_field, runtime_id_field
 from runtimestore_server.store import Acquisition, RuntimeKey
 
 if TYPE_CHECKING:
@@ -64,5 +64,8 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         """Make the caller the one who drives a runtime."""
         del context
         runtime = RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id))
-        outcome = await self._store.commit(Acquisition(runtime, owner_field(request.owner)))
-        return pb.AcquireRuntimeResponse(fence=outcome.revision, previous_owner=outcome.previous_owner)
+        acquisition = Acquisition(runtime, owner_field(request.owner), request_id_field(request.request_id))
+        outcome = await self._store.commit(acquisition)
+        return pb.AcquireRuntimeResponse(
+            fence=outcome.revision, previous_owner=outcome.previous_owner, replayed=outcome.replayed
+        )

@@ -86,6 +86,15 @@ def owner_field(text: str) -> str:
     return text
 
 
+def request_id_field(text: str) -> str | None:
+    """The canonical form of a request's `request_id`; None if it carries none.
+
+    Raises:
+        InvalidRequest: it is no UUID.
+    """
+    return uuid_field(text, "request_id") if text else None
+
+
 def bad_field(field: str, description: str) -> InvalidRequest:
     """The refusal of one field; `description` says the cure."""
     return InvalidRequest(

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from runtimestore_server import answers, documents
-from runtimestore_server.identifiers import bad_field, realm_field, runtime_id_field, uuid_field
+from runtimestore_server.identifiers import (
+    bad_field,
+    realm_field,
+    request_id_field,
+    runtime_id_field,
+    uuid_field,
+)
 from runtimestore_server.receipts import receipt_document
 from runtimestore_server.store import OAuthFlowWrite, RuntimeKey, Write, reads
 
@@ -268,7 +274,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         documents.within(self._document_bytes, len(snapshot_json), "snapshot_json", "max_document_bytes")
         return OAuthFlowWrite(
             realm=realm_field(request.realm),
-            request_id=_request_id(request),
+            request_id=request_id_field(request.request_id),
             snapshot_json=snapshot_json,
             sha256=sha256(snapshot_json).digest(),
             expected_version=expected_version,
@@ -279,15 +285,11 @@ def _runtime(request: Any) -> RuntimeKey:
     return RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id))
 
 
-def _request_id(request: Any) -> str | None:
-    return uuid_field(request.request_id, "request_id") if request.request_id else None
-
-
 def _common(request: Any) -> dict[str, Any]:
     """What every write to a runtime carries."""
     return {
         "runtime": _runtime(request),
-        "request_id": _request_id(request),
+        "request_id": request_id_field(request.request_id),
         "if_revision": request.if_revision if request.HasField("if_revision") else None,
         "fence": request.fence if request.HasField("fence") else None,
     }

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
+from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient, _channel
 from runtimestore._channel import target_of
 from support.name_server import name_server
 from support.scripted_store import Script, scripted_store
+from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 RUNTIME = "rt:session:one"
 WAIT_SECONDS = 20
@@ -138,6 +140,39 @@ def test_a_list_of_servers_is_balanced_by_the_client_for_threads_too() -> None:
         assert _asked(second)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+def test_calls_to_a_server_that_hangs_go_on_at_another_one(
+    client: type[AsyncRuntimeStoreClient | RuntimeStoreClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_channel, "KEEPALIVE_TIME_MS", 300)
+    monkeypatch.setattr(_channel, "KEEPALIVE_TIMEOUT_MS", 300)
+
+    async def scenario(addresses: list[str], hang: Callable[[], None]) -> None:
+        if client is AsyncRuntimeStoreClient:
+            async with AsyncRuntimeStoreClient(addresses) as store:
+                await asyncio.gather(*(store.load_runtime_state(RUNTIME) for _ in range(10)))
+                hang()
+                await asyncio.gather(*(store.persist_auth_oauth_flow_snapshot(b"x") for _ in range(10)))
+                for _ in range(10):
+                    assert await store.load_runtime_state(RUNTIME) is None
+        else:
+            await asyncio.to_thread(_call_while_one_hangs, addresses, hang)
+
+    with ServerProcess("memory:") as one, ServerProcess("memory:", exit_code=-signal.SIGKILL) as two:
+        asyncio.run(scenario([one.address, two.address], lambda: two.send_signal(signal.SIGSTOP)))
+        two.kill()
+
+
+def _call_while_one_hangs(addresses: list[str], hang: Callable[[], None]) -> None:
+    with RuntimeStoreClient(addresses) as store:
+        for _ in range(10):
+            store.load_runtime_state(RUNTIME)
+        hang()
+        for _ in range(10):
+            store.persist_auth_oauth_flow_snapshot(b"x")
 
 
 @pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])

@@ -272,16 +272,18 @@ CASES = [
     Case(
         "acquire_runtime",
         (RUNTIME, "host/1"),
-        admin_pb.AcquireRuntimeRequest(realm="prod", runtime_id=RUNTIME, owner="host/1"),
+        admin_pb.AcquireRuntimeRequest(realm="prod", runtime_id=RUNTIME, owner="host/1", request_id=KEY),
         admin_pb.AcquireRuntimeResponse(fence=BIGGEST, previous_owner="host/0"),
         Acquisition(BIGGEST, "host/0"),
+        {"request_id": KEY},
     ),
     Case(
         "acquire_runtime",
         (RUNTIME, "host/1"),
-        admin_pb.AcquireRuntimeRequest(realm="prod", runtime_id=RUNTIME, owner="host/1"),
+        admin_pb.AcquireRuntimeRequest(realm="prod", runtime_id=RUNTIME, owner="host/1", request_id=KEY),
         admin_pb.AcquireRuntimeResponse(fence=1),
         Acquisition(1, None),
+        {"request_id": KEY},
     ),
     Case(
         "get_server_info",

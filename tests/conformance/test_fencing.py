@@ -10,7 +10,7 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, Fenced, InvalidRequest, RetryPolicy, RuntimeState
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
-from runtimestore.v1 import runtime_store_admin_pb2_grpc
+from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
 from support.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of
 from support.clean_up import until
 from support.database import held_commits, statements
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from runtimestore.v1 import runtime_store_pb2_grpc
     from runtimestore_server.app import Application
 
 every_write = pytest.mark.parametrize("write", RUNTIME_WRITES, ids=lambda write: write.__name__)
@@ -118,15 +117,54 @@ async def test_a_fence_that_was_never_handed_out_is_refused(
     assert found.metadata["runtime_id"] == runtime_id
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fence", [0, 1])
 async def test_a_fence_for_a_runtime_that_nobody_acquired_is_refused(
-    wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub, realm: str, runtime_id: str
+    wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub, realm: str, runtime_id: str, method: str, fence: int
 ) -> None:
-    request = request_of("PersistInputState", realm=realm, runtime_id=runtime_id, fence=1)
+    request = request_of(method, realm=realm, runtime_id=runtime_id, fence=fence)
 
-    found = await refused(wire.PersistInputState(request))
+    found = await refused(getattr(wire, method)(request))
 
     is_refusal(found, grpc.StatusCode.ABORTED, "FENCED", "write_failed")
     assert (found.metadata["current_fence"], found.metadata["owner"]) == ("0", "")
+    assert "nobody has acquired" in found.message
+
+
+async def test_an_acquisition_with_one_request_id_is_made_once(
+    channel: grpc.aio.Channel, client: Store, realm: str, runtime_id: str
+) -> None:
+    admin = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
+    request = admin_pb.AcquireRuntimeRequest(
+        realm=realm, runtime_id=runtime_id, owner="me", request_id=new_id().upper()
+    )
+    first, second = await asyncio.gather(admin.AcquireRuntime(request), admin.AcquireRuntime(request))
+    assert {(answer.fence, answer.replayed) for answer in (first, second)} == {(1, False), (1, True)}
+    # An attempt that comes late does not hold back whoever made it, nor whoever acquired the runtime since.
+    assert (await client.acquire_runtime(runtime_id, "another")).fence == 2
+    late = await admin.AcquireRuntime(request)
+    assert (late.fence, late.replayed, late.HasField("previous_owner")) == (1, True, False)
+    assert (await client.persist_input_state(runtime_id, input_of("a"))).revision == 1
+
+    request.owner = "somebody else"
+    is_refusal(
+        await refused(admin.AcquireRuntime(request)),
+        grpc.StatusCode.ALREADY_EXISTS,
+        "REQUEST_ID_REUSED",
+        "write_failed",
+    )
+    write = request_of("PersistInputState", realm=realm, runtime_id=runtime_id, request_id=request.request_id)
+    stub = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
+    is_refusal(
+        await refused(stub.PersistInputState(write)),
+        grpc.StatusCode.ALREADY_EXISTS,
+        "REQUEST_ID_REUSED",
+        "write_failed",
+    )
+    request.request_id = "no UUID"
+    found = await refused(admin.AcquireRuntime(request))
+    is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "internal")
+    assert list(found.violations) == ["request_id"]
 
 
 async def test_the_fences_of_one_realm_say_nothing_about_another(app: Application, runtime_id: str) -> None:
@@ -159,6 +197,14 @@ async def test_an_acquisition_names_a_realm_and_a_runtime(channel: grpc.aio.Chan
     assert list(found.violations) == list(changed)
 
 
+async def _refused_with_fence_0(app: Application, runtime_id: str) -> None:
+    async with grpc.aio.insecure_channel(app.address) as channel:
+        stub = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
+        for method in METHODS:
+            found = await refused(getattr(stub, method)(request_of(method, runtime_id=runtime_id, fence=0)))
+            assert found.reason == "FENCED"
+
+
 @every_write
 async def test_a_server_that_requires_fences_refuses_a_write_without_one_and_says_what_to_do(
     serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str, write: RuntimeWrite
@@ -172,6 +218,7 @@ async def test_a_server_that_requires_fences_refuses_a_write_without_one_and_say
 
         await store.acquire_runtime(runtime_id, "a")
         assert (await write(store, runtime_id, "a")).revision == 1
+        await _refused_with_fence_0(app, f"{runtime_id}/never-acquired")
         # What belongs to no runtime needs no fence.
         assert (await store.persist_auth_oauth_flow_snapshot(b"flow")).version == 1
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)runtimestore/v1/runtime_store_admin.proto\x12\x0fruntimestore.v1\"I\n\x15\x41\x63quireRuntimeRequest\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x12\n\nruntime_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\"W\n\x16\x41\x63quireRuntimeResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x1b\n\x0eprevious_owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x11\n\x0f_previous_owner\"%\n\x14GetServerInfoRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"\xc9\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x17\n\x0fschema_revision\x18\x03 \x01(\t\x12\'\n\x06limits\x18\x04 \x01(\x0b\x32\x17.runtimestore.v1.Limits\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x30\n\x07\x63ommits\x18\x06 \x01(\x0b\x32\x1f.runtimestore.v1.CommitCounters\"\xd8\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x04\x12\"\n\x1amax_session_snapshot_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12max_document_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12max_waiting_writes\x18\x04 \x01(\r\x12\x19\n\x11max_waiting_bytes\x18\x05 \x01(\x04\x12!\n\x19request_retention_seconds\x18\x06 \x01(\x04\x12\x19\n\x11max_waiting_reads\x18\x07 \x01(\r\"Y\n\x0e\x43ommitCounters\x12\x14\n\x0ctransactions\x18\x01 \x01(\x04\x12\x0e\n\x06writes\x18\x02 \x01(\x04\x12\x10\n\x08refusals\x18\x03 \x01(\x04\x12\x0f\n\x07replays\x18\x04 \x01(\x04\x32\xd6\x01\n\x11RuntimeStoreAdmin\x12^\n\rGetServerInfo\x12%.runtimestore.v1.GetServerInfoRequest\x1a&.runtimestore.v1.GetServerInfoResponse\x12\x61\n\x0e\x41\x63quireRuntime\x12&.runtimestore.v1.AcquireRuntimeRequest\x1a\'.runtimestore.v1.AcquireRuntimeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)runtimestore/v1/runtime_store_admin.proto\x12\x0fruntimestore.v1\"]\n\x15\x41\x63quireRuntimeRequest\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x12\n\nruntime_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"i\n\x16\x41\x63quireRuntimeResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x1b\n\x0eprevious_owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x42\x11\n\x0f_previous_owner\"%\n\x14GetServerInfoRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"\xc9\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x17\n\x0fschema_revision\x18\x03 \x01(\t\x12\'\n\x06limits\x18\x04 \x01(\x0b\x32\x17.runtimestore.v1.Limits\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x30\n\x07\x63ommits\x18\x06 \x01(\x0b\x32\x1f.runtimestore.v1.CommitCounters\"\xd8\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x04\x12\"\n\x1amax_session_snapshot_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12max_document_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12max_waiting_writes\x18\x04 \x01(\r\x12\x19\n\x11max_waiting_bytes\x18\x05 \x01(\x04\x12!\n\x19request_retention_seconds\x18\x06 \x01(\x04\x12\x19\n\x11max_waiting_reads\x18\x07 \x01(\r\"Y\n\x0e\x43ommitCounters\x12\x14\n\x0ctransactions\x18\x01 \x01(\x04\x12\x0e\n\x06writes\x18\x02 \x01(\x04\x12\x10\n\x08refusals\x18\x03 \x01(\x04\x12\x0f\n\x07replays\x18\x04 \x01(\x04\x32\xd6\x01\n\x11RuntimeStoreAdmin\x12^\n\rGetServerInfo\x12%.runtimestore.v1.GetServerInfoRequest\x1a&.runtimestore.v1.GetServerInfoResponse\x12\x61\n\x0e\x41\x63quireRuntime\x12&.runtimestore.v1.AcquireRuntimeRequest\x1a\'.runtimestore.v1.AcquireRuntimeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runtimestore.v1.runtime_sto
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ACQUIRERUNTIMEREQUEST']._serialized_start=62
-  _globals['_ACQUIRERUNTIMEREQUEST']._serialized_end=135
-  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_start=137
-  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_end=224
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=226
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=263
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=266
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=467
-  _globals['_LIMITS']._serialized_start=470
-  _globals['_LIMITS']._serialized_end=686
-  _globals['_COMMITCOUNTERS']._serialized_start=688
-  _globals['_COMMITCOUNTERS']._serialized_end=777
-  _globals['_RUNTIMESTOREADMIN']._serialized_start=780
-  _globals['_RUNTIMESTOREADMIN']._serialized_end=994
+  _globals['_ACQUIRERUNTIMEREQUEST']._serialized_end=155
+  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_start=157
+  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_end=262
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=264
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=301
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=304
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=505
+  _globals['_LIMITS']._serialized_start=508
+  _globals['_LIMITS']._serialized_end=724
+  _globals['_COMMITCOUNTERS']._serialized_start=726
+  _globals['_COMMITCOUNTERS']._serialized_end=815
+  _globals['_RUNTIMESTOREADMIN']._serialized_start=818
+  _globals['_RUNTIMESTOREADMIN']._serialized_end=1032
 # @@protoc_insertion_point(module_scope)

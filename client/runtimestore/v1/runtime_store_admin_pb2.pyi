@@ -27,6 +27,7 @@ class AcquireRuntimeRequest(_message.Message):
     REALM_FIELD_NUMBER: _builtins.int
     RUNTIME_ID_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The realm; empty means `default`."""
     runtime_id: _builtins.str
@@ -35,16 +36,19 @@ class AcquireRuntimeRequest(_message.Message):
     """Who acquires it, for people who look for the one who holds it: 1 to 256 bytes of UTF-8 without NUL, such as a host and a process id. Two
     calls with one owner get two fences.
     """
+    request_id: _builtins.str
+    """A UUID, the same in every repeat of this acquisition; empty for none."""
     def __init__(
         self,
         *,
         realm: _builtins.str = ...,
         runtime_id: _builtins.str = ...,
         owner: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "realm", b"realm", "runtime_id", b"runtime_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -58,19 +62,23 @@ class AcquireRuntimeResponse(_message.Message):
 
     FENCE_FIELD_NUMBER: _builtins.int
     PREVIOUS_OWNER_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     fence: _builtins.int
     """To be sent with every write to this runtime. 1 at the first, and greater than every one before."""
     previous_owner: _builtins.str
-    """Who held the runtime until now; absent if nobody ever acquired it."""
+    """Who held the runtime until now; absent if nobody ever acquired it, and in a replay."""
+    replayed: _builtins.bool
+    """True if this acquisition was made before, by a request with this `request_id`."""
     def __init__(
         self,
         *,
         fence: _builtins.int = ...,
         previous_owner: _builtins.str | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_previous_owner", b"_previous_owner", "previous_owner", b"previous_owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previous_owner", b"_previous_owner", "fence", b"fence", "previous_owner", b"previous_owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_previous_owner", b"_previous_owner", "fence", b"fence", "previous_owner", b"previous_owner", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__previous_owner: _TypeAlias = _typing.Literal["previous_owner"]  # noqa: Y015
     _WhichOneofArgType__previous_owner: _TypeAlias = _typing.Literal["_previous_owner", b"_previous_owner"]  # noqa: Y015

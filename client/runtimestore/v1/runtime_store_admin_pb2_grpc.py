@@ -63,8 +63,11 @@ class RuntimeStoreAdminServicer:
     def AcquireRuntime(self, request, context):
         """Makes the caller the one who drives a runtime: answers a fence, a number that grows with every call. A write that
         carries an older fence is refused with ABORTED / FENCED, in the transaction that would have written it; once this
-        is answered, none of them lands any more. Durable before the answer. A repeat acquires once more, which does no
-        harm. It changes neither the runtime nor its revision, and the runtime need not exist yet.
+        is answered, none of them lands any more. Durable before the answer. It changes neither the runtime nor its
+        revision, and the runtime need not exist yet.
+
+        A repeat with the same `request_id` is answered with the same fence. Without one it acquires once more, and an
+        attempt that was given up may still come after its repeat and hold back whoever made both.
 
         A write that carries no fence is not held back by it, unless the server is set to require fences.
         """

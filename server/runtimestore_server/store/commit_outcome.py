@@ -49,7 +49,7 @@ def found_out(
         # may not have reached a standby yet.
         replays = any(isinstance(decision, Outcome) for decision in attempt.decisions)
         return CommitState.NOT_COMMITTED if replays else CommitState.COMMITTED
-    identified = next((write for write in landed if not isinstance(write, Acquisition) and write.request_id), None)
+    identified = next((write for write in landed if write.request_id), None)
     deadline = time.monotonic() + UNKNOWN_LIMIT_SECONDS
     while time.monotonic() < deadline:
         try:

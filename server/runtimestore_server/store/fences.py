@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runtimestore.errors import Fenced, StoredValueCorrupt
 from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.reads import corrupt, is_count
-from runtimestore_server.store.requests import Decision, RowTaken
+from runtimestore_server.store.requests import Decision, RequestMemory, RowTaken
 from runtimestore_server.store.tables import fences
 from runtimestore_server.store.values import Acquisition, Outcome, RuntimeKey, Write
 
@@ -35,25 +35,32 @@ def commit(database: Database, tx: Connection, batch: Sequence[Acquisition], *, 
     """Give each acquisition of a batch a fence greater than all before it.
 
     Raises:
-        RowTaken: another transaction acquired a runtime for the first time meanwhile; run again.
+        RowTaken: another transaction acquired a runtime for the first time, or recorded a request id, meanwhile; run
+            again.
     """
     held = _held(database, tx, {acquisition.runtime for acquisition in batch}, for_change=True)
     existing = set(held)
+    memory = RequestMemory(database, tx, batch)
     rows: dict[RuntimeKey, tuple[int, str, int]] = {}
     decisions: list[Decision] = []
     for acquisition in batch:
+        if known := memory.recall(acquisition):
+            decisions.append(known)
+            continue
         before = held.get(acquisition.runtime, NEVER_ACQUIRED)
         if acquisition.runtime in held and not is_count(before.fence):
             decisions.append(_damaged(acquisition.runtime))
             continue
         now = held[acquisition.runtime] = Held(before.fence + 1, acquisition.owner)
         rows[acquisition.runtime] = (now.fence, acquisition.owner, now_ms)
+        memory.remember(acquisition, now.fence)
         decisions.append(Outcome(now.fence, previous_owner=before.owner))
     # A row that was not there could not be locked: there the key decides.
     first = [(*key, *row) for key, row in sorted(rows.items()) if key not in existing]
     if database.insert_new(tx, fences, first) != len(first):
         raise RowTaken
     database.upsert(tx, fences, [(*key, *row) for key, row in sorted(rows.items()) if key in existing])
+    memory.record(now_ms)
     return decisions
 
 
@@ -73,12 +80,16 @@ def refusal(write: Write, held: dict[RuntimeKey, Held]) -> Fenced | StoredValueC
     newest = held.get(write.runtime, NEVER_ACQUIRED)
     if write.runtime in held and not is_count(newest.fence):
         return _damaged(write.runtime)
-    # A greater one was never handed out here, but by a store that this one was restored after: no less a stranger.
-    if write.fence == newest.fence:
+    # A greater one was never handed out here, but by a store that this one was restored after: no less a stranger. And
+    # none fits a runtime that nobody acquired: there is no row that would hold an acquisition up until this is written.
+    if write.runtime in held and write.fence == newest.fence:
         return None
+    if write.runtime in held:
+        problem = f"is not the newest of this runtime, which is {newest.fence}: another one drives it now; stop, or"
+    else:
+        problem = "is none of this runtime, which nobody has acquired;"
     return Fenced(
-        f"fence {write.fence} is not the newest of this runtime, which is {newest.fence}: another one drives it now; "
-        "stop, or acquire it again",
+        f"fence {write.fence} {problem} acquire it again",
         metadata={
             "runtime_id": write.runtime.runtime_id,
             "fence": str(write.fence),

@@ -120,6 +120,12 @@ class Acquisition:
 
     runtime: RuntimeKey
     owner: str
+    request_id: str | None = None
+
+    @property
+    def realm(self) -> str:
+        """The realm in which the request id is unique."""
+        return self.runtime.realm
 
     @property
     def subject(self) -> RuntimeKey:
@@ -130,6 +136,10 @@ class Acquisition:
     def size_bytes(self) -> int:
         """How many bytes of documents this write holds in memory."""
         return 0
+
+    def fingerprint(self) -> bytes:
+        """What makes two requests the same."""
+        return fingerprint(b"acquire/1", self.runtime.runtime_id.encode(), self.owner.encode())
 
 
 @dataclass(frozen=True, slots=True)

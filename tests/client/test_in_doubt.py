@@ -1,0 +1,173 @@
+"""What a caller is told of a write that was tried several times: the truth about all attempts, not about the last."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from runtimestore import AsyncRuntimeStoreClient, Commit, CommitOutcomeUnknown, RetryPolicy, RuntimeStoreClient
+from runtimestore._retry import Attempts, Deadline
+from runtimestore.errors import REFUSALS, InvalidField, RuntimeStoreError, StoreUnavailable
+from runtimestore.types import InputState
+from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
+from runtimestore.v1 import runtime_store_pb2 as pb
+from support.scripted_store import Failure, Script, refusal, scripted_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUNTIME = "rt:session:1"
+INPUT = InputState("0189f7a0-0000-7000-8000-000000000001", "{}")
+LOST = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+CANCELLED = Failure(grpc.StatusCode.CANCELLED, "CANCELLED")
+UNKNOWN = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.0)
+AT_ONCE = RetryPolicy(initial_backoff_seconds=0.0, max_backoff_seconds=0.0, max_attempts=2)
+
+DECIDED = {
+    name
+    for name, refused in REFUSALS.items()
+    if issubclass(refused, InvalidField)
+    or name
+    in {
+        "SESSION_KEY_MISMATCH",
+        "BOUNDARY_RECEIPT_EXISTS",
+        "REQUEST_ID_REUSED",
+        "REVISION_MISMATCH",
+        "FENCED",
+        "OAUTH_FLOW_SNAPSHOT_CHANGED",
+    }
+}
+"""What is true of every attempt of one request."""
+
+
+async def _call(kind: str, address: str, call: Callable[[Any], Any], **settings: Any) -> Any:
+    """What a call through either client comes to: its answer, or its error."""
+    settings = {"retry": AT_ONCE, "timeout_seconds": 20.0, **settings}
+    if kind == "aio":
+        async with AsyncRuntimeStoreClient(address, **settings) as store:
+            return (await asyncio.gather(call(store), return_exceptions=True))[0]
+
+    def calling() -> Any:
+        with RuntimeStoreClient(address, **settings) as store:
+            try:
+                return call(store)
+            except RuntimeStoreError as error:
+                return error
+
+    return await asyncio.to_thread(calling)
+
+
+def _told(kind: str, *answers: Any, method: str = "PersistInputState", call: Any = None, **settings: Any) -> Any:
+    async def scenario() -> Any:
+        script = Script()
+        script.answer(method, *answers)
+        async with scripted_store(script) as address:
+            found = await _call(
+                kind, address, call or (lambda store: store.persist_input_state(RUNTIME, INPUT)), **settings
+            )
+        assert len(script.requests[method]) == len(answers)
+        return found
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+@pytest.mark.parametrize("first", [LOST, CANCELLED, UNKNOWN], ids=["lost", "cancelled", "unknown"])
+@pytest.mark.parametrize("last", REFUSALS)
+def test_that_nothing_was_committed_is_not_told_of_a_write_whose_earlier_attempt_may_have_been(
+    kind: str, first: Failure, last: str
+) -> None:
+    told = _told(kind, first, refusal(last, grpc.StatusCode.UNAVAILABLE, metadata={"store_error": "write_failed"}))
+
+    assert type(told) is (REFUSALS[last] if last in DECIDED else CommitOutcomeUnknown)
+    assert uuid.UUID(told.request_id)  # with which the caller can find out
+    if type(told) is not REFUSALS[last]:
+        assert told.metadata["last_reason"] == last
+        assert "scripted" in told.message  # what the last attempt said
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+@pytest.mark.parametrize("reason", ["STORE_UNAVAILABLE", "STORE_FULL", "STORE_READ_ONLY", "OVERLOADED"])
+def test_a_write_of_which_every_attempt_was_refused_is_told_as_what_it_was(kind: str, reason: str) -> None:
+    away = refusal("STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.0)
+
+    assert type(_told(kind, away, refusal(reason, grpc.StatusCode.UNAVAILABLE))) is REFUSALS[reason]
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_a_write_in_doubt_for_whose_repeat_no_time_is_left_is_told_as_such(kind: str) -> None:
+    later = refusal("STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=3600)
+    policy = RetryPolicy(initial_backoff_seconds=0.0, max_backoff_seconds=0.0)
+
+    assert type(_told(kind, LOST, later, retry=policy)) is CommitOutcomeUnknown
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_a_load_is_never_in_doubt(kind: str) -> None:
+    told = _told(
+        kind,
+        LOST,
+        refusal("STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
+        method="LoadRuntimeState",
+        call=lambda store: store.load_runtime_state(RUNTIME),
+    )
+
+    assert type(told) is REFUSALS["STORE_UNAVAILABLE"]
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_a_repeated_acquisition_keeps_its_request_id(kind: str) -> None:
+    async def scenario() -> list[Any]:
+        script = Script()
+        script.answer("AcquireRuntime", LOST, admin_pb.AcquireRuntimeResponse(fence=1, replayed=True))
+        async with scripted_store(script) as address:
+            assert (await _call(kind, address, lambda store: store.acquire_runtime(RUNTIME, "me"))).fence == 1
+        return script.requests["AcquireRuntime"]
+
+    first, second = asyncio.run(scenario())
+    assert uuid.UUID(first.request_id)
+    assert first == second
+
+
+def test_of_two_acquisitions_at_once_the_newer_fence_is_held_and_a_later_one_always() -> None:
+    fences: list[int | None] = []
+
+    async def acquired(request: Any, _context: object) -> Any:
+        fence, seconds = {"slow": (1, 0.3), "fast": (2, 0.0), "of a restored store": (1, 0.0)}[request.owner]
+        await asyncio.sleep(seconds)
+        return admin_pb.AcquireRuntimeResponse(fence=fence)
+
+    async def written(request: Any, _context: object) -> Any:
+        fences.append(request.fence if request.HasField("fence") else None)
+        return pb.PersistInputStateResponse(revision=1)
+
+    async def scenario() -> None:
+        script = Script()
+        script.answer("AcquireRuntime", acquired, acquired, acquired)
+        script.answer("PersistInputState", written, written, written)
+        async with scripted_store(script) as address, AsyncRuntimeStoreClient(address) as store:
+            assert await store.persist_input_state(RUNTIME, INPUT) == Commit(1, replayed=False)
+            await asyncio.gather(store.acquire_runtime(RUNTIME, "slow"), store.acquire_runtime(RUNTIME, "fast"))
+            await store.persist_input_state(RUNTIME, INPUT)
+            await store.acquire_runtime(RUNTIME, "of a restored store")
+            await store.persist_input_state(RUNTIME, INPUT)
+
+    asyncio.run(scenario())
+    assert fences == [None, 2, 1]
+
+
+def test_a_write_in_doubt_whose_deadline_passes_in_a_pause_is_told_as_such() -> None:
+    policy = RetryPolicy(initial_backoff_seconds=0.0, max_backoff_seconds=0.0)
+    attempts = Attempts(policy, Deadline(0.05), "an id")
+    attempts.next_timeout_seconds()
+    attempts.pause_after(CommitOutcomeUnknown("lost"))
+    attempts.pause_after(StoreUnavailable("nothing was committed"))
+    time.sleep(0.06)
+
+    with pytest.raises(CommitOutcomeUnknown):
+        attempts.next_timeout_seconds()
