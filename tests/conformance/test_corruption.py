@@ -14,11 +14,12 @@ from runtimestore_server.store import tables
 from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
 from support.database import change, flip_a_byte, rows
 from support.documents import inputs, new_id, ops, receipt
-from support.engines import UNTYPED_COLUMNS
+from support.engines import DURABLE, UNTYPED_COLUMNS
 from support.refusals import refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     import sqlalchemy as sa
 
@@ -427,3 +428,19 @@ async def test_a_damaged_session_is_mended_by_the_next_snapshot(
     await store.commit_session_snapshot(runtime_id, session_of("a"))
 
     assert await store.load_session_snapshot(runtime_id) == session_of("a")
+
+
+@pytest.mark.needs(DURABLE)
+@pytest.mark.parametrize("damaged", ["", "none", new_id().upper()])
+async def test_a_store_id_that_is_none_is_data_loss_and_names_no_authority(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], damaged: str
+) -> None:
+    async with serve() as app, Store(app.address) as store:
+        await change(app, tables.store_identity, {"store_id": damaged})
+
+        with pytest.raises(StoredValueCorrupt) as found:
+            await store.auth_authority_key()
+
+        assert found.value.metadata["table"] == "store_identity"
+        assert found.value.store_error == "read_failed"
+        assert (await store.persist_auth_oauth_flow_snapshot(b"flow")).version == 1

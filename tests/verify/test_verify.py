@@ -47,12 +47,23 @@ async def _filled(store: Store) -> None:
         # Each runtime has a session of its own: the helpers give all of them the same.
         await store.commit_session_snapshot(name, session("text", session_id=id_of(f"session of {name}")))
     await store.persist_auth_oauth_flow_snapshot(b"flow", request_id=new_id())
+    for _ in range(20):  # more often than anything was written
+        await store.acquire_runtime("rt:acquired", "somebody")
 
 
 async def _insert(app: Application, table: sa.Table, **values: Any) -> None:
     def write() -> None:
         with app.store.database.writers.begin() as connection:
             connection.execute(sa.insert(table).values(**values))
+
+    await asyncio.to_thread(write)
+
+
+async def _delete(app: Application, table: sa.Table, **key: Any) -> None:
+    def write() -> None:
+        with app.store.database.writers.begin() as connection:
+            statement = sa.delete(table).where(*(table.c[name] == value for name, value in key.items()))
+            assert connection.execute(statement).rowcount == 1
 
     await asyncio.to_thread(write)
 
@@ -208,6 +219,24 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         "seal_mismatch",
         "requests",
         {"request_id": id_of("request")},
+    ),
+    "a snapshot that is gone": (
+        lambda app: _delete(app, tables.session_snapshots, **OF),
+        "no_snapshot",
+        "sessions",
+        SESSION_OF,
+    ),
+    "the store's id": (
+        lambda app: change(app, tables.store_identity, {"store_id": "none"}),
+        "column_mismatch",
+        "store_identity",
+        {},
+    ),
+    "the store's id that is gone": (
+        lambda app: _delete(app, tables.store_identity),
+        "column_mismatch",
+        "store_identity",
+        {},
     ),
     "a fence": (
         lambda app: _insert(

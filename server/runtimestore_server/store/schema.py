@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.reads import corrupt
 from runtimestore_server.store.tables import store_identity
 
 if TYPE_CHECKING:
@@ -162,9 +164,18 @@ def migrations_config() -> Config:
 
 
 def store_id(connection: Connection) -> str:
-    """The id of this store, minted by the first migration."""
-    value: str = connection.execute(_store_id()).scalar_one()
-    return value
+    """The id of this store, minted by the first migration.
+
+    Raises:
+        StoredValueCorrupt: it is gone, or no UUID.
+    """
+    found: object = connection.execute(_store_id()).scalar_one_or_none()
+    try:
+        if isinstance(found, str) and str(uuid.UUID(found)) == found:
+            return found
+    except ValueError:
+        pass
+    raise corrupt(store_identity.name, "is no UUID", singleton="1")
 
 
 @cache

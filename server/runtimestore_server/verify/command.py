@@ -30,9 +30,11 @@ written meanwhile; on Postgres it is one long read-only transaction.
 what it finds (error, unless it says warning):
   digest_mismatch        a document or receipt does not match the SHA-256 beside it; loads answer STORED_VALUE_CORRUPT
   document_invalid       its SHA-256 is right, but it is no document that the store would have taken
-  column_mismatch        a column (session_id, input_id, epoch_id, run_id, ...) is not what the document says
+  column_mismatch        a column (session_id, input_id, epoch_id, run_id, ...) is not what the document says, or the
+                         store's own id is none
   no_runtime             a row belongs to a runtime that has no row itself
   no_projection          a snapshot without its row in the list of sessions
+  no_snapshot            a row in the list of sessions whose runtime has no snapshot
   projection_mismatch    a row in the list of sessions that is not what the snapshot says
   revision_out_of_order  a revision below 1, or a remembered answer that its realm has not reached
   seal_mismatch          a remembered request whose row does not match its seal; a repeat of it answers

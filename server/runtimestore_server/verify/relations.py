@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.receipts import receipt_message
+from runtimestore_server.store import schema
 from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.tables import (
+    fences,
     inputs,
     oauth_flow_snapshots,
     ops_snapshots,
@@ -17,6 +20,7 @@ from runtimestore_server.store.tables import (
     runtimes,
     session_snapshots,
     sessions,
+    store_identity,
 )
 from runtimestore_server.verify.findings import Finding, Severity
 from runtimestore_server.verify.rows import finding, session_of
@@ -51,6 +55,30 @@ def without_a_runtime(tx: Connection) -> Iterator[Finding]:
         )
         for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
             yield finding("no_runtime", table, dict(row), "there is no such runtime in the table runtimes")
+
+
+def sessions_without_a_snapshot(tx: Connection) -> Iterator[Finding]:
+    """Rows in `sessions` whose runtime is there, but no snapshot of it: they are written together, never deleted."""
+    of_it = sa.and_(
+        sessions.c.realm == session_snapshots.c.realm, sessions.c.runtime_id == session_snapshots.c.runtime_id
+    )
+    its = sa.and_(sessions.c.realm == runtimes.c.realm, sessions.c.runtime_id == runtimes.c.runtime_id)
+    statement = (
+        sa.select(*raw(sessions, *sessions.primary_key))
+        .select_from(sessions.join(runtimes, its).outerjoin(session_snapshots, of_it))
+        .where(session_snapshots.c.realm.is_(None))
+        .order_by(*sessions.primary_key)
+    )
+    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
+        yield finding("no_snapshot", sessions, dict(row), "its runtime has no session snapshot at all")
+
+
+def identity(tx: Connection) -> Iterator[Finding]:
+    """The store's own id, which names its authority."""
+    try:
+        schema.store_id(tx)
+    except StoredValueCorrupt:
+        yield Finding("column_mismatch", store_identity.name, {}, "store_id is no UUID, or its row is gone")
 
 
 def projection(tx: Connection, row: Row) -> Iterator[Finding]:
@@ -104,11 +132,12 @@ def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iter
 
 
 def requests_from_the_future(tx: Connection) -> Iterator[Finding]:
-    """Remembered requests whose answer no runtime of their realm, and no OAuth snapshot, has come to."""
+    """Remembered requests whose answer no runtime or fence of their realm, and no OAuth snapshot, has come to."""
     reached = (
         sa.union_all(
             sa.select(runtimes.c.realm, runtimes.c.revision),
             sa.select(oauth_flow_snapshots.c.realm, oauth_flow_snapshots.c.version.label("revision")),
+            sa.select(fences.c.realm, fences.c.fence.label("revision")),
         )
     ).subquery()
     largest = (
@@ -129,3 +158,7 @@ def requests_from_the_future(tx: Connection) -> Iterator[Finding]:
             dict(row),
             "its answer is a revision that nothing in its realm has reached",
         )
+
+
+OF_ALL = (without_a_runtime, sessions_without_a_snapshot, requests_from_the_future, identity)
+"""What is asked of whole tables, once the rows have been looked at."""

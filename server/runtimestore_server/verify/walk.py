@@ -69,7 +69,7 @@ def verify(database: Database, progress: Progress) -> Report:
                         note(found)
                     report.rows[table.name] += len(some)
                     progress.advance(len(some))
-        for check in (relations.without_a_runtime, relations.requests_from_the_future):
+        for check in relations.OF_ALL:
             with _tolerating(database, tx, note, ""):
                 for found in check(tx):
                     note(found)
