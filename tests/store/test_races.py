@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore.errors import BoundaryReceiptExists, RequestIdReused
-from runtimestore_server.store import oauth_flow, tables, writes
-from runtimestore_server.store.values import Outcome, RuntimeKey, Write
+from runtimestore_server.store import fences, oauth_flow, tables, writes
+from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, RuntimeKey, Write
 from support.store_writes import boundary, commit, document, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from runtimestore_server.store.transaction import AnyWrite
 
 WAIT_SECONDS = 20
+COMMIT: dict[type, Any] = {
+    Write: writes.commit,
+    OAuthFlowWrite: oauth_flow.commit,
+    Acquisition: fences.commit,
+}
 
 
 @pytest.fixture
@@ -39,8 +44,7 @@ def _race(
     """`second` is committed by a thread of its own and meets the open transaction of `first`, which then ends."""
     with database.writers.connect() as connection:
         transaction = connection.begin()
-        write = writes.commit if isinstance(first, Write) else oauth_flow.commit
-        (decision,) = write(database, connection, [first], now_ms=1)  # type: ignore[list-item]  # either kind of write
+        (decision,) = COMMIT[type(first)](database, connection, [first], now_ms=1)
         other: Future[list[Decision]] = pool.submit(commit, database, second)
         _wait_until_one_waits(database)
         assert not other.done()
@@ -157,6 +161,33 @@ def test_the_first_oauth_snapshots_of_two_servers_both_count(
 ) -> None:
     assert _race(postgres_database, pool, oauth(b"one"), oauth(b"two")) == (Outcome(1), Outcome(2))
     assert [row["snapshot_json"] for row in rows(postgres_database, tables.oauth_flow_snapshots)] == [b"two"]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["never acquired", "acquired before"])
+def test_two_servers_that_acquire_a_runtime_at_once_get_a_fence_each(
+    postgres_database: Database, pool: ThreadPoolExecutor, known: bool
+) -> None:
+    key = runtime()
+    if known:
+        commit(postgres_database, Acquisition(key, "before"))
+
+    assert _race(postgres_database, pool, Acquisition(key, "here"), Acquisition(key, "there")) == (
+        Outcome(1 + known, previous_owner="before" if known else None),
+        Outcome(2 + known, previous_owner="here"),
+    )
+    assert [(row["fence"], row["owner"]) for row in rows(postgres_database, tables.fences)] == [(2 + known, "there")]
+
+
+def test_an_acquisition_whose_rival_rolled_back_gets_the_first_fence(
+    postgres_database: Database, pool: ThreadPoolExecutor
+) -> None:
+    key = runtime()
+
+    _, acquired = _race(
+        postgres_database, pool, Acquisition(key, "here"), Acquisition(key, "there"), first_commits=False
+    )
+
+    assert acquired == Outcome(1)
 
 
 def _commit_rounds(
