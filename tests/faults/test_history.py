@@ -1,25 +1,27 @@
-"""What several clients were told while things broke: each runtime's history is linearisable."""
+"""What several clients were told while things broke: the history of each key, of every call, is linearisable."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from runtimestore import AsyncRuntimeStoreClient, RetryPolicy
-from support.documents import new_id
+from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, StoreUnavailable
 from support.engines import DURABLE
-from support.history import History
+from support.history import Caller, OAuthHistory, RuntimeHistory
 from support.linearisable import Call, linearisable
 from support.reply_proxy import ReplyProxy
 from support.server import in_process
 from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Iterator
 
+    from runtimestore import Commit
+    from support.history import History
     from support.torture import Trial
 
 RUNTIMES = 4
@@ -28,47 +30,55 @@ IN_VAIN_SECONDS = 0.05
 """A pause after a call in vain: one for each that nobody answers would fill the history."""
 
 
-async def _compare_and_swap(history: History, store: AsyncRuntimeStoreClient, stop: asyncio.Event) -> None:
-    revision = await history.load(store) or 0
+@dataclass
+class Histories:
+    """The histories of some runtimes, and of the realm's OAuth snapshot."""
+
+    runtimes: list[RuntimeHistory] = field(default_factory=lambda: [RuntimeHistory() for _ in range(RUNTIMES)])
+    oauth: OAuthHistory = field(default_factory=OAuthHistory)
+
+    def __iter__(self) -> Iterator[History]:
+        """Each of them is judged alone."""
+        yield from (*self.runtimes, self.oauth)
+
+
+async def _compare_and_swap(history: RuntimeHistory, caller: Caller, stop: asyncio.Event) -> None:
+    revision = await history.load(caller) or 0
     while not stop.is_set():
-        told = await history.write(store, if_revision=revision)
+        told = await history.write(caller, if_revision=revision)
         if told is None:
             await asyncio.sleep(IN_VAIN_SECONDS)
-            told = await history.load(store)
+            told = await history.load(caller)
         revision = revision if told is None else told
 
 
-async def _write(history: History, store: AsyncRuntimeStoreClient, stop: asyncio.Event) -> None:
+async def _again_and_again(
+    call: Callable[[Caller], Awaitable[int | None]], caller: Caller, stop: asyncio.Event
+) -> None:
     while not stop.is_set():
-        if await history.write(store) is None:
+        if await call(caller) is None:
             await asyncio.sleep(IN_VAIN_SECONDS)
 
 
-async def _read(history: History, store: AsyncRuntimeStoreClient, stop: asyncio.Event) -> None:
-    number = 0
-    while not stop.is_set():
-        if await history.load(store) is None:
-            await asyncio.sleep(IN_VAIN_SECONDS)
-        await history.load_receipt(store, number)
-        number += 1
-
-
-async def _drive(histories: Sequence[History], stores: Sequence[AsyncRuntimeStoreClient], stop: asyncio.Event) -> None:
-    """Two writers and a reader a runtime, until told; every second store gives up after one attempt."""
+async def _drive(histories: Histories, callers: Iterator[tuple[Caller, Caller]], stop: asyncio.Event) -> None:
+    """Two writers and a reader a key, until told; every second caller gives up after one attempt."""
     async with asyncio.TaskGroup() as group:
-        for position, history in enumerate(histories):
-            patient, hasty = stores[2 * position], stores[2 * position + 1]
+        for history, (patient, hasty) in zip(histories.runtimes, callers, strict=False):
             group.create_task(_compare_and_swap(history, hasty, stop))
-            group.create_task(_write(history, patient, stop))
-            group.create_task(_read(history, patient, stop))
+            group.create_task(_again_and_again(history.write, patient, stop))
+            group.create_task(_again_and_again(history.load, patient, stop))
+        patient, hasty = next(callers)
+        group.create_task(_again_and_again(histories.oauth.update, hasty, stop))
+        group.create_task(_again_and_again(histories.oauth.write, patient, stop))
+        group.create_task(_again_and_again(histories.oauth.load, patient, stop))
 
 
-def _judge(histories: Sequence[History], trial: Trial, **figures: int) -> None:
+def _judge(histories: Histories, trial: Trial, **figures: int) -> None:
     for history in histories:
         assert linearisable(history.calls), history
         # With one answer that nobody wrote it is not: the checker looks at these calls.
         after = max((call.end for call in history.calls), default=0) + 1
-        false = Call("load", after, after + 1, "done", body=b"never written", revision=1)
+        false = Call("load", after, after + 1, "done", {"session": b"never written"}, revision=1)
         assert not linearisable([*history.calls, false])
     trial.record(
         calls=sum(len(history.calls) for history in histories),
@@ -79,30 +89,25 @@ def _judge(histories: Sequence[History], trial: Trial, **figures: int) -> None:
     )
 
 
-def _histories() -> list[History]:
-    return [History(f"rt:{new_id()}") for _ in range(RUNTIMES)]
-
-
-def _stores(stack: AsyncExitStack, address: str | list[str]) -> list[AsyncRuntimeStoreClient]:
-    stores = [
-        AsyncRuntimeStoreClient(address, timeout_seconds=60, **({"retry": ONCE} if hasty else {}))  # type: ignore[arg-type]  # one option
-        for _ in range(RUNTIMES)
-        for hasty in (False, True)
-    ]
-    for store in stores:
-        stack.push_async_callback(store.close)
-    return stores
+def _callers(stack: AsyncExitStack, address: str | list[str]) -> Iterator[tuple[Caller, Caller]]:
+    """Pairs of callers, one for each key: a patient one, and one that gives up after one attempt."""
+    for _ in range(RUNTIMES + 1):
+        patient = AsyncRuntimeStoreClient(address, timeout_seconds=60)
+        hasty = AsyncRuntimeStoreClient(address, timeout_seconds=60, retry=ONCE)
+        for store in (patient, hasty):
+            stack.push_async_callback(store.close)
+        yield Caller(patient, once=False), Caller(hasty, once=True)
 
 
 @pytest.mark.needs(DURABLE)
 async def test_histories_under_lost_replies_are_linearisable(fresh_url: str, trial: Trial) -> None:
-    histories, stop = _histories(), asyncio.Event()
+    histories, stop = Histories(), asyncio.Event()
     async with (
         in_process(fresh_url) as app,
         ReplyProxy(app.address, loss=0.2, chance=trial.random) as proxy,
         AsyncExitStack() as stack,
     ):
-        driving = asyncio.create_task(_drive(histories, _stores(stack, proxy.address), stop))
+        driving = asyncio.create_task(_drive(histories, _callers(stack, proxy.address), stop))
         await asyncio.sleep(trial.rounds(short=2, long=30))
         stop.set()
         await driving
@@ -112,13 +117,13 @@ async def test_histories_under_lost_replies_are_linearisable(fresh_url: str, tri
 
 @pytest.mark.needs(DURABLE)
 async def test_histories_under_kills_of_the_server_are_linearisable(fresh_url: str, trial: Trial) -> None:
-    histories, stop = _histories(), asyncio.Event()
+    histories, stop = Histories(), asyncio.Event()
     kills = trial.rounds(short=2, long=20)
     with ExitStack() as servers:
         server = servers.enter_context(ServerProcess(fresh_url))
         address = server.address
         async with AsyncExitStack() as stack:
-            driving = asyncio.create_task(_drive(histories, _stores(stack, address), stop))
+            driving = asyncio.create_task(_drive(histories, _callers(stack, address), stop))
             for _ in range(kills):
                 await asyncio.sleep(trial.random.uniform(0.2, 0.8))
                 await asyncio.to_thread(server.kill)
@@ -131,13 +136,13 @@ async def test_histories_under_kills_of_the_server_are_linearisable(fresh_url: s
 
 @pytest.mark.needs(DURABLE)
 async def test_histories_under_restarts_of_the_server_are_linearisable(fresh_url: str, trial: Trial) -> None:
-    histories, stop = _histories(), asyncio.Event()
+    histories, stop = Histories(), asyncio.Event()
     restarts = trial.rounds(short=2, long=20)
     with ExitStack() as servers:
         running = [servers.enter_context(ServerProcess(fresh_url)) for _ in range(2)]
         async with AsyncExitStack() as stack:
-            stores = _stores(stack, [server.address for server in running])
-            driving = asyncio.create_task(_drive(histories, stores, stop))
+            callers = _callers(stack, [server.address for server in running])
+            driving = asyncio.create_task(_drive(histories, callers, stop))
             for number in range(restarts):
                 await asyncio.sleep(trial.random.uniform(0.1, 0.4))
                 old = running[number % 2]
@@ -150,3 +155,21 @@ async def test_histories_under_restarts_of_the_server_are_linearisable(fresh_url
             stop.set()
             await driving
     _judge(histories, trial, restarts=restarts)
+
+
+class _GivesUp:
+    """A store whose last answer is that nothing was committed, after whatever attempts."""
+
+    async def atomic_apply(self, *_: object, **__: object) -> Commit:
+        raise StoreUnavailable("nothing was committed")
+
+
+@pytest.mark.parametrize(("once", "outcome"), [(True, "nothing"), (False, "unknown")])
+async def test_that_nothing_was_committed_is_believed_of_one_attempt_and_not_of_several(
+    once: bool, outcome: str
+) -> None:
+    history = RuntimeHistory()
+
+    await history.write(Caller(cast("AsyncRuntimeStoreClient", _GivesUp()), once=once))
+
+    assert [call.outcome for call in history.calls] == [outcome]
