@@ -10,15 +10,19 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from runtimestore import RetryPolicy, RuntimeStoreError
+from runtimestore_server.store import tables
 from runtimestore_server.store.engines import open_database
-from support.calls import Store
+from support.calls import Store, id_of
 from support.engines import DURABLE
 from support.lives import Life
 from support.zygote import Zygote
@@ -26,12 +30,17 @@ from support.zygote import Zygote
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy.engine import Connection
+
     from support.engines import Engine
     from support.torture import Trial
     from support.zygote import ForkedServer
 
 ONCE = RetryPolicy(max_attempts=1)
 LIVES = 6
+ACQUIRING = 2
+"""How many of them acquire their runtime before each turn, where there is a server to ask."""
+
 SETTLE_SECONDS = 30
 ROUNDS_A_DATABASE = 50
 """Then a fresh one, and fresh lives, so that looking at everything stays quick."""
@@ -115,45 +124,109 @@ def test_a_process_killed_at_any_step_of_a_write_leaves_what_it_acknowledged_and
     )
 
 
+@dataclass
+class _Acknowledged:
+    """What was answered, and how far beyond it a restarted server may be: by what was under way when it was killed."""
+
+    turns: Counter[Life]
+    fences: Counter[Life] = field(default_factory=Counter)
+    """Of the lives that acquire their runtime before each turn."""
+    oauth_version: int = 0
+
+    def total(self) -> int:
+        """How many calls were acknowledged."""
+        return self.turns.total() + self.fences.total() + self.oauth_version
+
+    def found(self, url: str, realm: str) -> int:
+        """Look at what is there, whole and not less; how much of what was not acknowledged is there."""
+        before = self.total()
+        self.turns = Counter(_landed(url, realm, self.turns, unanswered=1))
+        database = open_database(url, committer_threads=1, reader_threads=1)
+        try:
+            with database.readers.connect() as connection:
+                self._found_fences(connection, realm)
+                self._found_oauth(connection, realm)
+        finally:
+            database.dispose()
+        return self.total() - before
+
+    def _found_fences(self, connection: Connection, realm: str) -> None:
+        table = tables.fences
+        rows = connection.execute(sa.select(table.c.runtime_id, table.c.fence).where(table.c.realm == realm)).all()
+        stored = {row.runtime_id: row.fence for row in rows}
+        for life in list(self.turns)[:ACQUIRING]:
+            fence = stored.get(life.runtime_id, 0)
+            assert fence - self.fences[life] in (0, 1), f"{life.runtime_id}: fence {fence}, not {self.fences[life]}"
+            self.fences[life] = fence
+
+    def _found_oauth(self, connection: Connection, realm: str) -> None:
+        table = tables.oauth_flow_snapshots
+        row = connection.execute(sa.select(table).where(table.c.realm == realm)).one_or_none()
+        version = row.version if row else 0
+        assert version - self.oauth_version in (0, 1), f"OAuth version {version}, not {self.oauth_version}"
+        if row:
+            assert row.snapshot_json == _oauth_body(version)
+            assert row.sha256 == sha256(row.snapshot_json).digest()
+        self.oauth_version = version
+
+
+def _oauth_body(version: int) -> bytes:
+    return b"OAuth flows, version %d" % version
+
+
 @pytest.mark.needs(DURABLE)
 async def test_a_server_killed_at_any_moment_under_load_leaves_what_it_acknowledged_and_no_half(
     engine: Engine, zygote: Zygote, trial: Trial, realm: str
 ) -> None:
     rounds = trial.rounds(short=4, long=400)
-    url, turns = engine.fresh_url(), _fresh(0)
+    url, known = engine.fresh_url(), _Acknowledged(_fresh(0))
     acknowledged = kept = 0
     for number in range(rounds):
         if number % ROUNDS_A_DATABASE == ROUNDS_A_DATABASE - 1:
             await asyncio.to_thread(engine.drop, url)
-            url, turns = engine.fresh_url(), _fresh(number)
+            url, known = engine.fresh_url(), _Acknowledged(_fresh(number))
         server = await asyncio.to_thread(zygote.serve, url)
         if number % 10 == 9:
             await asyncio.sleep(trial.random.uniform(0, 0.1))  # in the middle of its start
             await asyncio.to_thread(server.kill)
         else:
             await asyncio.to_thread(server.wait_until_it_serves)
-            before = turns.total()
-            await _under_load(server, realm, turns, seconds=trial.random.uniform(0, 0.15))
-            acknowledged += turns.total() - before
+            before = known.total()
+            await _under_load(server, realm, known, seconds=trial.random.uniform(0, 0.15))
+            acknowledged += known.total() - before
 
         await asyncio.to_thread(_sound, engine, url)
-        landed = await asyncio.to_thread(_landed, url, realm, turns, unanswered=1)
-        kept += Counter(landed).total() - turns.total()
+        kept += await asyncio.to_thread(known.found, url, realm)
     await asyncio.to_thread(engine.drop, url)
     trial.record(rounds=rounds, acknowledged=acknowledged, unanswered_but_whole=kept, lost=0, halves=0)
 
 
-async def _under_load(server: ForkedServer, realm: str, turns: Counter[Life], *, seconds: float) -> None:
-    """Every life writes on, beginning with the turn whose answer was lost, until the server is killed."""
+async def _under_load(server: ForkedServer, realm: str, known: _Acknowledged, *, seconds: float) -> None:
+    """Everybody writes on, beginning with the call whose answer was lost, until the server is killed."""
 
-    async def write(store: Store, life: Life) -> None:
+    async def write(store: Store, life: Life, *, acquiring: bool) -> None:
         while True:
-            commit = await life.send(store, turns[life] + 1)
-            assert commit.revision == turns[life] + 1
-            turns[life] += 1
+            if acquiring:
+                fence = (await store.acquire_runtime(life.runtime_id, "somebody")).fence
+                assert fence == known.fences[life] + 1, f"fence {fence} after {known.fences[life]}"
+                known.fences[life] = fence
+            commit = await life.send(store, known.turns[life] + 1)
+            assert commit.revision == known.turns[life] + 1
+            known.turns[life] += 1
+
+    async def replace(store: Store) -> None:
+        while True:
+            version = known.oauth_version + 1
+            sent = store.persist_auth_oauth_flow_snapshot(_oauth_body(version), request_id=id_of(f"{realm} {version}"))
+            assert (await sent).version == version
+            known.oauth_version = version
 
     async with Store(server.address, realm=realm, retry=ONCE) as store:
-        writing = [asyncio.create_task(write(store, life)) for life in turns]
+        writing = [
+            asyncio.create_task(write(store, life, acquiring=position < ACQUIRING))
+            for position, life in enumerate(known.turns)
+        ]
+        writing.append(asyncio.create_task(replace(store)))
         await asyncio.wait(writing, timeout=seconds)
         await asyncio.to_thread(server.kill)
         for ended in await asyncio.gather(*writing, return_exceptions=True):
