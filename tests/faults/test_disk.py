@@ -12,7 +12,7 @@ from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.disk import MIB, immutable, limited_file_size, small_disk, unwritable
 from support.server import ServerProcess, in_process
-from support.turns import ONCE, Turns, acknowledged, refusals
+from support.turns import ONCE, Turns, counted, refusals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ async def test_a_full_disk_refuses_by_name_keeps_what_was_acknowledged_and_needs
 ) -> None:
     rounds = trial.rounds(short=3, long=30)
     writers = [Turns(f"rt:{name}", size_bytes=size) for name, size in enumerate((500, 40_000, 200_000))]
-    with small_disk(tmp_path / "disk", size_bytes=64 * MIB) as disk:
+    with small_disk(tmp_path / "disk", size_bytes=64 * MIB) as disk, counted(trial, writers):
         database = _database(disk.folder)
         with ServerProcess(f"sqlite:///{database}") as server:
             async with Store(server.address, retry=ONCE) as store:
@@ -59,9 +59,7 @@ async def test_a_full_disk_refuses_by_name_keeps_what_was_acknowledged_and_needs
                     assert await writer.take(store)
     reasons = refusals(writers)
     assert set(reasons) == {"STORE_FULL"}
-    trial.record(
-        rounds=rounds, acknowledged_turns=acknowledged(writers), refused_as_full=reasons["STORE_FULL"], lost_turns=0
-    )
+    trial.record(rounds=rounds, refused_as_full=reasons["STORE_FULL"])
 
 
 async def _until_all_are_refused(store: Store, writers: list[Turns]) -> None:

@@ -14,7 +14,7 @@ from support.calls import Store, input_of
 from support.documents import new_id
 from support.lost_pages import LostPages, compiled
 from support.server import ServerProcess, in_process
-from support.turns import ONCE, Turns, acknowledged, refusals
+from support.turns import ONCE, Turns, counted, refusals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +110,8 @@ async def test_what_was_acknowledged_survives_the_loss_of_power_whichever_syncs_
     trial: Trial, tmp_path: Path, library: Path
 ) -> None:
     rounds, seconds = trial.rounds(short=2, long=40), trial.rounds(short=1, long=4)
-    turns = failed = partial_readers = 0
+    everybody: list[Turns] = []
+    failed = partial_readers = 0
     reasons: set[str] = set()
     for number in range(rounds):
         folder = tmp_path / str(number)
@@ -127,17 +128,16 @@ async def test_what_was_acknowledged_survives_the_loss_of_power_whichever_syncs_
                 server.kill()  # with syncs failing or not, in the middle of whatever is done
                 stop.set()
                 await asyncio.gather(*writing)
-        await _check(disk.after_power_loss(folder / "after"), writers)
-        turns += acknowledged(writers)
+        everybody += writers
+        with counted(trial, everybody):
+            await _check(disk.after_power_loss(folder / "after"), writers)
         failed += disk.syncs("DW")
         reasons |= set(refusals(writers))
     assert failed
     trial.record(
         rounds=rounds,
-        acknowledged_turns=turns,
         failed_syncs=failed,
         readers_in_the_way=partial_readers,
-        lost_turns=0,
         reasons=", ".join(sorted(reasons)),
     )
 

@@ -46,6 +46,18 @@ class Stored(NamedTuple):
     requests: frozenset[tuple[str, int]] = frozenset()
 
 
+class Finding(NamedTuple):
+    """What a look into the database found of a life."""
+
+    turns: int
+    lost: int = 0
+    """How many turns are missing of those that must be there."""
+    strange: int = 0
+    """How many are there beyond those that may be."""
+    halves: int = 0
+    """1 if some table has less, more or other than what so many turns leave."""
+
+
 @dataclass(frozen=True)
 class Life:
     """A runtime and its writes, which count from 1."""
@@ -145,12 +157,21 @@ class Life:
             requests=frozenset((row.request_id, row.revision) for row in connection.execute(remembered)),
         )
 
+    def look(self, connection: Connection, realm: str, *, at_least: int, at_most: int) -> Finding:
+        """How many turns landed, and what is wrong with that."""
+        found = self.stored(connection, realm, turns=at_most)
+        return Finding(
+            found.revision,
+            lost=max(0, at_least - found.revision),
+            strange=max(0, found.revision - at_most),
+            halves=int(found != self.stored_after(found.revision)),
+        )
+
     def landed(self, connection: Connection, realm: str, *, at_least: int, at_most: int) -> int:
         """How many turns landed; each of them whole, and nothing of another."""
-        found = self.stored(connection, realm, turns=at_most)
-        assert at_least <= found.revision <= at_most, f"{self.runtime_id}: {found.revision} not in {at_least}-{at_most}"
-        assert found == self.stored_after(found.revision)
-        return found.revision
+        found = self.look(connection, realm, at_least=at_least, at_most=at_most)
+        assert found == Finding(found.turns), f"{self.runtime_id}, {at_least} to {at_most}: {found}"
+        return found.turns
 
     def _text(self, turn: int, what: str) -> str:
         return f"{self.runtime_id} {turn} {what}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from support.calls import Store, everything, id_of, input_of
 from support.documents import receipt, session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
+
+    from support.torture import Trial
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -25,6 +28,8 @@ class Turns:
     def __init__(self, runtime_id: str, *, size_bytes: int = 1000) -> None:
         self.runtime_id = runtime_id
         self.acknowledged = 0
+        self.lost = 0
+        """How many acknowledged turns a check missed."""
         self.refusals: Counter[str] = Counter()
         self._size_bytes = size_bytes
 
@@ -61,9 +66,10 @@ class Turns:
     async def check(self, store: Store, *, last_turns: int | None = None) -> None:
         """See that all that was acknowledged is there, whole, and beside it at most the one turn that was not.
 
-        With `last_turns` no older receipts are looked at.
+        With `last_turns` no older receipts are looked at. What is missing is counted in `lost`.
         """
         stored = await everything(store, self.runtime_id)
+        self.lost += max(0, self.acknowledged - stored["revision"])
         assert stored["revision"] - self.acknowledged in (0, 1), (self.runtime_id, stored["revision"])
         oldest = max(0, stored["revision"] - last_turns) if last_turns else 0
         for turn in range(oldest, stored["revision"]):
@@ -86,6 +92,15 @@ class Turns:
 def acknowledged(writers: Iterable[Turns]) -> int:
     """How many turns were acknowledged to all of them."""
     return sum(writer.acknowledged for writer in writers)
+
+
+@contextlib.contextmanager
+def counted(trial: Trial, writers: Collection[Turns]) -> Iterator[None]:
+    """Record what was acknowledged inside and what of it was missing, also where that ends the test."""
+    try:
+        yield
+    finally:
+        trial.record(acknowledged_turns=acknowledged(writers), lost_turns=sum(writer.lost for writer in writers))
 
 
 def refusals(writers: Iterable[Turns]) -> Counter[str]:

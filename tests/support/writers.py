@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from sqlalchemy.engine import Connection
+
     from runtimestore import AsyncRuntimeStoreClient
     from support.lives import Life
 
@@ -61,6 +63,15 @@ class Writers:
                 ended, _ = await asyncio.wait(self._tasks, timeout=PAUSE_SECONDS)
                 for task in ended:
                     task.result()
+
+    def found(self, connection: Connection, realm: str) -> dict[str, int]:
+        """How many acknowledged turns are missing in the database, how many others are there, how many are no whole."""
+        findings = [life.look(connection, realm, at_least=turn, at_most=turn) for life, turn in self.turns.items()]
+        return {
+            "missing": sum(finding.lost for finding in findings),
+            "done_twice": sum(finding.strange for finding in findings),
+            "halves": sum(finding.halves for finding in findings),
+        }
 
     def refusals(self) -> dict[str, int]:
         """How often each reason was told, for a report."""
