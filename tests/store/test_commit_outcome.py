@@ -168,6 +168,28 @@ def test_a_postgres_that_was_restarted_meanwhile_is_asked_for_the_record(
         assert _revisions(postgres_database) == ([1, 1] if committed else [])
 
 
+def test_a_repeat_that_another_server_committed_meanwhile_is_not_taken_for_the_batch_that_was_lost(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The record decides, and there is one of this request: of another transaction, which had the rest of the batch not.
+    monkeypatch.setattr(type(postgres_database), "transaction_token", lambda _self, _tx: "3/12345.6789/12346.7")
+    repeated, alone = (Write(runtime(), new_id(), runtime_state=state) for state in ("idle", "running"))
+    terminate = _terminated(postgres_database, committed=False)
+
+    def fault(connection: Any, real: Callable[[Any], None]) -> None:
+        try:
+            terminate(connection, real)
+        finally:
+            assert commit(postgres_database, repeated) == [Outcome(1)]
+
+    called = _once(postgres_database, monkeypatch, fault)
+
+    assert commit(postgres_database, repeated, alone) == [Outcome(1, replayed=True), Outcome(1)]
+    assert called
+    stored = {row["runtime_id"]: row["runtime_state"] for row in rows(postgres_database, tables.runtimes)}
+    assert stored == {repeated.runtime.runtime_id: "idle", alone.runtime.runtime_id: "running"}
+
+
 @with_and_without_ids
 def test_a_commit_that_the_engine_is_still_working_on_is_waited_for(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool
