@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,35 @@ async def test_whoever_is_slow_keeps_nobody_waiting_for_long(
             assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
 
         await _ended(*stalled)
+
+
+@pytest.mark.usefixtures("no_patience")
+async def test_callers_who_give_up_at_any_moment_leave_no_place_taken(
+    serve: Serve, realm: str, runtime_id: str
+) -> None:
+    delta = pb.SessionDelta(session_snapshot=session("x" * 400_000))
+    whole = request_of("CommitSessionSnapshot", realm=realm, session_delta=delta).SerializeToString()
+    chance = random.Random(7)  # noqa: S311  (repeatable on purpose)
+    async with (
+        serve(max_receiving_writes=2) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Store(app.address, retry=ONCE) as store,
+    ):
+        given_up = 0
+        for _ in range(5):
+            calls: Any = [
+                channel.unary_unary(f"{SERVICE}CommitSessionSnapshot")(whole, timeout=chance.uniform(0.001, 0.1))
+                for _ in range(40)
+            ]
+            for call in chance.sample(calls, 20):
+                await asyncio.sleep(chance.uniform(0, 0.002))
+                call.cancel()
+            ends = await asyncio.gather(*(_done(call) for call in calls), return_exceptions=True)
+            given_up += sum(isinstance(end, BaseException) for end in ends)
+        assert given_up
+
+        await until(lambda: not app._receiving._since and not app._receiving.waiting)
+        assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
 
 
 @pytest.mark.usefixtures("no_patience")
