@@ -35,7 +35,9 @@ async def test_a_call_that_was_given_up_leaves_no_connection_no_thread_no_task_a
 ) -> None:
     callers = Callers(app.address, realm, trial)
     await callers.prepare()
-    await callers.give_up(40, "cancelled")  # so that every thread that serves is there
+    # So that every thread that serves is there; the one that looks after health comes some seconds later by itself.
+    await callers.give_up(40, "cancelled")
+    await app.store.check()
     tasks, threads = asyncio.all_tasks(), threading.enumerate()
 
     await _give_up(callers, trial, short=40, long=500)

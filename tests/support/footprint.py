@@ -10,6 +10,8 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from runtimestore_server.settings import Settings
+
 if TYPE_CHECKING:
     from support.server_process import ServerProcess
 
@@ -31,12 +33,17 @@ THREADS_OF_GRPC = 4
 """So many gRPC may start later, and keep, in its own pool."""
 
 
+CONNECTIONS = Settings().reader_threads + 1 + Settings().committer_threads + 1
+"""The most that the pools of a server hold: for loads, for the health check, for writes, for maintenance."""
+
+
 def with_spares(baseline: Handles) -> Handles:
-    """A baseline, and what a server opens later and keeps: a connection for maintenance, which comes once a minute."""
+    """A baseline, and what a server opens later and keeps: the rest of its pools, and the threads that use them."""
+    later = max(0, CONNECTIONS - baseline.connections)
     return Handles(
-        files=baseline.files + FILES_OF_A_CONNECTION,
-        threads=baseline.threads + THREADS_OF_GRPC,
-        connections=baseline.connections + 1,
+        files=baseline.files + later * FILES_OF_A_CONNECTION,
+        threads=baseline.threads + later + THREADS_OF_GRPC,
+        connections=baseline.connections + later,
     )
 
 
