@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 10.0
 """How long a message may be on its way and keep others waiting. What comes slower, or stands still, is received for as
 long as it takes, but no longer counts: nobody's bad network keeps everybody else out."""
 
