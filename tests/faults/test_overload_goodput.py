@@ -199,8 +199,10 @@ async def test_many_large_documents_that_come_at_once_are_received_a_few_at_a_ti
     trial.record(sent_mib=at_once * document_bytes // MIB, idle_mib=memory.first_bytes // MIB)
     trial.record(most_mib=memory.peak_bytes // MIB)
     assert set(answers) <= {"OK", "OVERLOADED"}
-    held_bytes = (4 + 2 * 2) * document_bytes  # being received, waiting to be checked, waiting for its transaction
-    assert memory.peak_bytes <= memory.first_bytes + 5 * held_bytes + at_once * WINDOW_BYTES
+    # Being received, waiting to be checked, waiting for its transaction; each of them there several times for a moment,
+    # and once more in an allocator that keeps what it had.
+    held_bytes = (4 + 2 * 2) * document_bytes
+    assert memory.peak_bytes <= memory.first_bytes + 7 * held_bytes + at_once * WINDOW_BYTES
 
 
 async def _answer(call: Any) -> str:
