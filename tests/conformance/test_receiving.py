@@ -52,6 +52,7 @@ async def _ended(*calls: Any) -> None:
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing stops to count before it ends."""
     monkeypatch.setattr(receiving, "PATIENCE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(receiving, "STANDSTILL_SECONDS", LONG_SECONDS)
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -94,6 +95,7 @@ async def test_whoever_is_slow_keeps_nobody_waiting_for_long(
     serve: Serve, runtime_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(receiving, "STANDSTILL_SECONDS", LONG_SECONDS)
     async with (
         serve(max_receiving_writes=2) as app,
         grpc.aio.insecure_channel(app.address) as channel,
@@ -106,6 +108,25 @@ async def test_whoever_is_slow_keeps_nobody_waiting_for_long(
             assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
 
         await _ended(*stalled)
+
+
+async def test_at_a_standstill_everybody_is_let_in_however_many_stand_before_them(
+    serve: Serve, runtime_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(receiving, "STANDSTILL_SECONDS", 0.3)
+    async with (
+        serve(max_receiving_writes=2) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Store(app.address, retry=ONCE) as store,
+    ):
+        for number in range(1, 3):  # and again, when the next ones stand still
+            stalled = [_stalled(channel) for _ in range(200)]
+            await until(lambda: app._receiving.waiting == 198)
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert (await store.persist_input_state(runtime_id, input_of("a"))).revision == number
+            await _ended(*stalled)
+        await until(lambda: not app._receiving._since and not app._receiving.waiting)
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -214,9 +235,21 @@ def _no_garbage_collector() -> Iterator[None]:
         gc.enable()
 
 
-def _requests_alive() -> list[str]:
-    kinds = tuple(getattr(pb, f"{method}Request") for method in WRITES)
-    return [type(found).__name__ for found in gc.get_objects() if isinstance(found, kinds)]
+class _Requests:
+    """The requests that are alive, but for those that were before: other tests keep some for good."""
+
+    def __init__(self) -> None:
+        self._kinds = tuple(getattr(pb, f"{method}Request") for method in WRITES)
+        self._before: list[object] = []
+        self._before = self._found()
+
+    def alive(self) -> list[str]:
+        """The names of their messages."""
+        return [type(found).__name__ for found in self._found()]
+
+    def _found(self) -> list[object]:
+        known = {id(found) for found in self._before}
+        return [found for found in gc.get_objects() if isinstance(found, self._kinds) and id(found) not in known]
 
 
 async def test_no_request_stays_in_memory_when_its_call_is_over(serve: Serve, realm: str) -> None:
@@ -233,11 +266,12 @@ async def test_no_request_stays_in_memory_when_its_call_is_over(serve: Serve, re
     assert set(refusals) == set(WRITES)
     async with serve(max_waiting_bytes=1000) as app, grpc.aio.insecure_channel(app.address) as channel:
         with _no_garbage_collector():
+            requests = _Requests()
             for method, changed in refusals.items():
                 await refused(_request(channel, method, realm=realm, **changed))
-                await until(lambda: not _requests_alive())
+                await until(lambda: not requests.alive())
                 await _request(channel, method, realm=realm)
-                await until(lambda: not _requests_alive())
+                await until(lambda: not requests.alive())
             with held_commits(app) as go_on:
                 delta = pb.SessionDelta(session_snapshot=session("x" * 600))
                 large = {"realm": realm, "session_delta": delta}
@@ -245,10 +279,10 @@ async def test_no_request_stays_in_memory_when_its_call_is_over(serve: Serve, re
                 await until(lambda: app.store._committer.waiting_writes == 1)
                 found = await refused(_request(channel, "CommitSessionSnapshot", **large))
                 assert found.metadata["waiting_bytes"]  # they leave room at the door, but not for this one
-                await until(lambda: _requests_alive() == ["CommitSessionSnapshotRequest"])
+                await until(lambda: requests.alive() == ["CommitSessionSnapshotRequest"])
                 go_on.set()
                 await waiting
-            await until(lambda: not _requests_alive())
+            await until(lambda: not requests.alive())
 
 
 async def _done(call: Any) -> Any:

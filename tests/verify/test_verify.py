@@ -68,6 +68,10 @@ async def _delete(app: Application, table: sa.Table, **key: Any) -> None:
     await asyncio.to_thread(write)
 
 
+async def _moved(app: Application, table: sa.Table, **key: Any) -> None:
+    await change(app, table, {"runtime_id": "rt:nobody"}, **key)
+
+
 async def _changed_document(app: Application, table: sa.Table, column: str, body: bytes, **key: Any) -> None:
     await change(app, table, {column: body, "sha256": sha256(body).digest()}, **key)
 
@@ -220,6 +224,30 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         "requests",
         {"request_id": id_of("request")},
     ),
+    "an input of no runtime": (
+        lambda app: _moved(app, tables.inputs, **INPUT),
+        "no_runtime",
+        "inputs",
+        {"runtime_id": "rt:nobody"},
+    ),
+    "a receipt of no runtime": (
+        lambda app: _moved(app, tables.receipts, **OF),
+        "no_runtime",
+        "receipts",
+        {"runtime_id": "rt:nobody"},
+    ),
+    "a revision that no write can raise": (
+        lambda app: change(app, tables.runtimes, {"revision": 2**63 - 1}, **OF),
+        "revision_out_of_order",
+        "runtimes",
+        OF,
+    ),
+    "a second identity": (
+        lambda app: _insert(app, tables.store_identity, singleton=2, store_id=new_id()),
+        "column_mismatch",
+        "store_identity",
+        {},
+    ),
     "a snapshot that is gone": (
         lambda app: _delete(app, tables.session_snapshots, **OF),
         "no_snapshot",
@@ -295,6 +323,39 @@ async def test_a_receipt_whose_inputs_were_never_stored_is_a_warning(serve: Any)
         assert (found.kind, found.table, found.severity) == ("input_missing", "receipts", Severity.WARNING)
         assert lost in found.description
         assert there.input_id not in found.description
+
+
+async def test_an_input_counts_for_the_receipts_of_its_own_runtime_and_each_one_named_is_looked_for(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store, Store(app.address, realm="another") as elsewhere:
+        first, second, there = input_of("a", "first"), input_of("a", "second"), input_of("a", "there")
+        for other, runtime_id in ((store, "rt:neighbour"), (elsewhere, RUNTIME)):
+            for state in (first, second):
+                await other.persist_input_state(runtime_id, state)
+        named = (first.input_id, there.input_id, second.input_id)
+        await store.atomic_apply(RUNTIME, receipt=receipt(contributing=named), input_updates=[there])
+
+        (found,) = (await _verified(app)).findings
+
+        assert found.kind == "input_missing"
+        assert first.input_id in found.description
+        assert second.input_id in found.description
+        assert there.input_id not in found.description
+
+
+@pytest.mark.parametrize("runtime_id", ["rt:\u200d", "rt:\u00a0", "rt:\n", "rt:\U0001f469\u200d\U0001f680"])
+async def test_a_runtime_with_characters_that_nobody_sees_is_looked_at_like_any_other(
+    serve: Any, runtime_id: str
+) -> None:
+    async with serve() as app, Store(app.address) as store:
+        state, body = input_of("a"), session("text", session_id=id_of("seen"))
+        proof = receipt(contributing=(state.input_id,))
+        await store.atomic_apply(runtime_id, body, proof, [state])
+        assert (await _verified(app)).findings == []
+
+        await change(app, tables.sessions, {"total_tokens": 1}, realm="default", session_id=id_of("seen"))
+        await _delete(app, tables.inputs, realm="default", runtime_id=runtime_id)
+
+        assert {found.kind for found in (await _verified(app)).findings} == {"projection_mismatch", "input_missing"}
 
 
 async def test_a_session_that_moved_on_to_another_runtime_is_no_damage(serve: Any) -> None:

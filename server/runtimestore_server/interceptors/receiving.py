@@ -8,8 +8,12 @@ from collections import OrderedDict
 from typing import Any
 
 PATIENCE_SECONDS = 10.0
-"""How long a message may be on its way and keep others waiting. What comes slower, or stands still, is received for as
-long as it takes, but no longer counts: nobody's bad network keeps everybody else out."""
+"""How long a message may be on its way and keep a place. What comes slower, or stands still, is received for as long as
+it takes, but no longer counts."""
+
+STANDSTILL_SECONDS = 2.0
+"""How long calls wait while no message at all arrives whole. Then all of them are let in: nobody's bad network, and no
+number of callers who stand still, keeps everybody else out."""
 
 
 class Receiving:
@@ -22,6 +26,7 @@ class Receiving:
         self._at_once = at_once
         self._since: dict[asyncio.Task[Any], float] = {}
         self._waiting: OrderedDict[asyncio.Task[Any], asyncio.Future[None]] = OrderedDict()
+        self._last_received = 0.0
         self._patience: asyncio.TimerHandle | None = None
 
     @property
@@ -37,13 +42,18 @@ class Receiving:
             self._since[call] = time.monotonic()
             return False
         turn = self._waiting[call] = asyncio.get_running_loop().create_future()
+        if len(self._waiting) == 1:
+            self._last_received = time.monotonic()  # nobody has waited for anything until now
         self._watch()
         await turn
         return True
 
     def end(self) -> None:
         """The message of this task's call is there, or is not wanted."""
-        self._over(_this_call())
+        call = _this_call()
+        if call in self._since:
+            self._last_received = time.monotonic()
+        self._over(call)
 
     def _over(self, call: asyncio.Task[Any]) -> None:
         """Nothing happens the second time."""
@@ -57,16 +67,24 @@ class Receiving:
                 turn.set_result(None)
 
     def _watch(self) -> None:
-        if self._patience is None and self._waiting and self._since:
-            oldest = next(iter(self._since.values()))
-            seconds = max(0.0, oldest + PATIENCE_SECONDS - time.monotonic())
-            self._patience = asyncio.get_running_loop().call_later(seconds, self._lose_patience)
+        if self._patience is None and self._waiting:
+            at = self._last_received + STANDSTILL_SECONDS
+            if self._since:
+                at = min(at, next(iter(self._since.values())) + PATIENCE_SECONDS)
+            self._patience = asyncio.get_running_loop().call_later(max(0.001, at - time.monotonic()), self._look)
 
-    def _lose_patience(self) -> None:
+    def _look(self) -> None:
+        """Give away the places of those who are too slow, and at a standstill let everybody in."""
         self._patience = None
-        before = time.monotonic() - PATIENCE_SECONDS
-        for call in [call for call, since in self._since.items() if since <= before]:
+        now = time.monotonic()
+        for call in [call for call, since in self._since.items() if since <= now - PATIENCE_SECONDS]:
             self._over(call)
+        if self._waiting and self._last_received <= now - STANDSTILL_SECONDS:
+            self._since.clear()
+            for turn in self._waiting.values():
+                if not turn.done():
+                    turn.set_result(None)
+            self._waiting.clear()
         self._watch()
 
 

@@ -169,13 +169,13 @@ def store_id(connection: Connection) -> str:
     Raises:
         StoredValueCorrupt: it is gone, or no UUID.
     """
-    found: object = connection.execute(_store_id()).scalar_one_or_none()
+    found: list[object] = list(connection.execute(_store_id()).scalars())
     try:
-        if isinstance(found, str) and str(uuid.UUID(found)) == found:
-            return found
+        if len(found) == 1 and isinstance(found[0], str) and str(uuid.UUID(found[0])) == found[0]:
+            return found[0]
     except ValueError:
         pass
-    raise corrupt(store_identity.name, "is no UUID", singleton="1")
+    raise corrupt(store_identity.name, "is not one UUID", singleton="1")
 
 
 @cache

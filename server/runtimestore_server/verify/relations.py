@@ -78,7 +78,7 @@ def identity(tx: Connection) -> Iterator[Finding]:
     try:
         schema.store_id(tx)
     except StoredValueCorrupt:
-        yield Finding("column_mismatch", store_identity.name, {}, "store_id is no UUID, or its row is gone")
+        yield Finding("column_mismatch", store_identity.name, {}, "store_id is not one UUID")
 
 
 def projection(tx: Connection, row: Row) -> Iterator[Finding]:

@@ -132,8 +132,10 @@ def fence(row: Row) -> Iterator[Finding]:
 
 
 def _counted(table: sa.Table, column: str, row: Row) -> Iterator[Finding]:
-    if not isinstance(row[column], int) or row[column] < 1:
-        yield finding("revision_out_of_order", table, row, f"{column} is not 1 or more, though the row is there")
+    if not reads.is_count(row[column]):
+        yield finding(
+            "revision_out_of_order", table, row, f"{column} is no count of writes from 1 on, though the row is there"
+        )
 
 
 CHECKS: dict[sa.Table, Check] = {
