@@ -69,6 +69,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the realm's OAuth flow snapshot and its version."""
         del context
         version, stored = await self._store.read(reads.load_oauth_flow_snapshot, realm_field(request.realm))
+        self._store.sending(reads.size_bytes(stored))
         return pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=stored, version=version)
 
     async def UpdateAuthOAuthFlowSnapshot(
@@ -118,21 +119,21 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         revision, found = await self._store.read(answers.input_states, runtime, skip_corrupt=request.skip_corrupt)
         answer = pb.LoadInputStatesResponse(revision=revision)
         size_bytes = 0
-        with self._store.sending(reads.size_bytes(found)):
-            for item in found:
-                item_bytes = (
-                    len(item.stored.state_json) if isinstance(item, answers.ReadableInput) else len(item.description)
-                )
-                if size_bytes and size_bytes + item_bytes > CHUNK_BYTES:
-                    yield answer
-                    answer = pb.LoadInputStatesResponse(revision=revision)
-                    size_bytes = 0
-                if isinstance(item, answers.ReadableInput):
-                    answer.input_states.append(answers.input_message(item))
-                else:
-                    answer.corrupt_inputs.add(input_id=item.input_id, description=item.description)
-                size_bytes += item_bytes
-            yield answer
+        self._store.sending(reads.size_bytes(found))
+        for item in found:
+            item_bytes = (
+                len(item.stored.state_json) if isinstance(item, answers.ReadableInput) else len(item.description)
+            )
+            if size_bytes and size_bytes + item_bytes > CHUNK_BYTES:
+                yield answer
+                answer = pb.LoadInputStatesResponse(revision=revision)
+                size_bytes = 0
+            if isinstance(item, answers.ReadableInput):
+                answer.input_states.append(answers.input_message(item))
+            else:
+                answer.corrupt_inputs.add(input_id=item.input_id, description=item.description)
+            size_bytes += item_bytes
+        yield answer
 
     async def LoadBoundaryReceipt(
         self, request: pb.LoadBoundaryReceiptRequest, context: Context
@@ -141,6 +142,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
         runtime, run_id = _runtime(request), uuid_field(request.run_id, "run_id")
         revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
+        self._store.sending(reads.size_bytes(stored))
         receipt = answers.boundary_receipt(runtime, run_id, request.sequence, stored) if stored is not None else None
         return pb.LoadBoundaryReceiptResponse(receipt=receipt, revision=revision)
 
@@ -153,10 +155,10 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
-        with self._store.sending(len(stored.body)):
-            yield pb.LoadSessionSnapshotResponse(info=answers.session_info(revision, stored))
-            for start in range(0, len(stored.body), CHUNK_BYTES):
-                yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
+        self._store.sending(len(stored.body))
+        yield pb.LoadSessionSnapshotResponse(info=answers.session_info(revision, stored))
+        for start in range(0, len(stored.body), CHUNK_BYTES):
+            yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
 
     async def PersistInputState(
         self, request: pb.PersistInputStateRequest, context: Context
@@ -179,6 +181,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
         input_id = uuid_field(request.input_id, "input_id")
         revision, found = await self._store.read(answers.input_state, _runtime(request), input_id)
+        self._store.sending(reads.size_bytes(found))
         state = answers.input_message(found) if found is not None else None
         return pb.LoadInputStateResponse(state=state, revision=revision)
 
@@ -229,6 +232,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the registry of background operations."""
         del context
         revision, stored = await self._store.read(answers.ops, _runtime(request))
+        self._store.sending(reads.size_bytes(stored))
         snapshot = answers.ops_message(stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from runtimestore.v1 import runtime_store_pb2_grpc
 from support.calls import Store, input_of
 from support.clean_up import until
 from support.database import held_commits
-from support.documents import new_id, session
+from support.documents import input_state, new_id, ops, session
+from support.garbage import SERVICE
+from support.hostile_bytes import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, header
 from support.refusals import WireRefusal, is_refusal, refused
 from support.requests import request_of
 from support.server_process import ServerProcess
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from google.protobuf.message import Message
 
     from runtimestore_server.app import Application
 
@@ -199,6 +204,60 @@ async def test_bytes_that_are_being_sent_to_slow_readers_are_bounded(
             slow.cancel()
             await until(lambda: app.store._sending_bytes == 0)
             assert await store.load_session_snapshot(runtime_id) == body
+
+
+@contextlib.contextmanager
+def _unread(address: str, method: str, request: Message) -> Iterator[None]:
+    """Inside, a caller has sent this request and lets nothing of the answer's message come."""
+    message = request.SerializeToString()
+    fields = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": f"{SERVICE}{method}".encode(),
+        b":authority": b"x",
+        b"content-type": b"application/grpc",
+        b"te": b"trailers",
+    }
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        no_window = b"\0\4" + bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE, RFC 9113, section 6.5.2
+        connection.sendall(
+            PREFACE
+            + frame(SETTINGS, no_window)
+            + frame(HEADERS, b"".join(header(*field) for field in fields.items()), flags=END_HEADERS, stream=1)
+            + frame(DATA, b"\0" + len(message).to_bytes(4, "big") + message, flags=END_STREAM, stream=1)
+        )
+        yield
+
+
+@pytest.mark.parametrize("method", ["LoadOpsLifecycle", "LoadInputState", "LoadAuthOAuthFlowSnapshot"])
+async def test_an_answer_in_one_message_counts_until_its_caller_has_read_it(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str, method: str
+) -> None:
+    text = "x" * 600_000
+    state = input_state(text)
+    of = {"runtime_id": runtime_id}
+    async with serve(max_waiting_bytes=1_000_000) as app, grpc.aio.insecure_channel(app.address) as channel:
+        async with Store(app.address) as store:
+            await store.persist_input_state(runtime_id, state)
+            await store.persist_ops_lifecycle(runtime_id, ops(text=text))
+            await store.persist_auth_oauth_flow_snapshot(text.encode())
+        request: Message = {
+            "LoadOpsLifecycle": pb.LoadOpsLifecycleRequest(**of),
+            "LoadInputState": pb.LoadInputStateRequest(**of, input_id=state.input_id),
+            "LoadAuthOAuthFlowSnapshot": pb.LoadAuthOAuthFlowSnapshotRequest(),
+        }[method]
+        call = getattr(runtime_store_pb2_grpc.RuntimeStoreStub(channel), method)
+        with _unread(app.address, method, request):
+            await until(lambda: app.store._sending_bytes > len(text) - 1)
+            await asyncio.sleep(0.1)
+
+            found = await refused(call(request))
+
+            is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+            assert int(found.metadata["sending_bytes"]) >= len(text)
+        await until(lambda: app.store._sending_bytes == 0)
+        assert len((await call(request)).SerializeToString()) > len(text)
 
 
 async def test_a_client_waits_for_its_turn_at_an_overloaded_server(

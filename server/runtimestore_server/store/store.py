@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -16,7 +15,7 @@ from runtimestore_server.store.readers import Readers
 from runtimestore_server.store.transaction import refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sqlalchemy.engine import Connection
 
@@ -141,9 +140,8 @@ class Store:
         if problem:
             raise StoreUnavailable(problem)
 
-    @contextlib.contextmanager
-    def sending(self, size_bytes: int) -> Iterator[None]:
-        """While an answer of many messages, of `size_bytes` altogether, is being sent.
+    def sending(self, size_bytes: int) -> None:
+        """Count the documents of an answer, `size_bytes` altogether, until the call of this task is over.
 
         Raises:
             Overloaded: too many bytes are on their way to callers that read slowly.
@@ -155,11 +153,15 @@ class Store:
                 metadata={"sending_bytes": str(self._sending_bytes)},
                 retry_after_seconds=self._comebacks.seconds(),
             )
-        self._sending_bytes += size_bytes
-        try:
-            yield
-        finally:
+        call = asyncio.current_task()
+        if not size_bytes or call is None:
+            return
+
+        def sent(_call: asyncio.Task[object]) -> None:
             self._sending_bytes -= size_bytes
+
+        self._sending_bytes += size_bytes
+        call.add_done_callback(sent)  # gRPC sends in the task of the call
 
     @property
     def busy(self) -> bool:
