@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.store import tables
+from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.command import run
 from support.database import flip_a_byte
@@ -106,6 +107,33 @@ def test_it_exits_with_2_where_it_cannot_look(tmp_path: Path) -> None:
         assert "secret-9" not in done.stderr
         assert done.stdout == ""
     assert not (tmp_path / "nothing.db").exists()
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_looked_at(tmp_path: Path) -> None:
+    upgrade(f"sqlite:///{tmp_path}/store.db")
+
+    done = run("verify", "--database-url", "sqlite:///store.db", "--report", "no/such/folder.json", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no/such/folder.json: No such file or directory" in done.stderr
+
+
+async def test_ctrl_c_ends_it_with_130_and_a_report_of_what_was_found(tmp_path: Path) -> None:
+    upgrade(f"sqlite:///{tmp_path}/store.db")
+    code = (
+        "import sys\n"
+        "from runtimestore_server.verify import main, walk\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
+        "walk._of_batch = walk._batches = stop\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ("--database-url", "sqlite:///store.db", "--json", "--report", "found.json")
+
+    done = run(*arguments, cwd=tmp_path, command=(sys.executable, "-c", code))
+
+    assert (done.returncode, done.stderr) == (130, "")
+    assert json.loads(done.stdout)["complete"] is False
+    assert json.loads((tmp_path / "found.json").read_text()) == json.loads(done.stdout)
 
 
 def test_its_help_tells_what_it_finds_and_how_it_exits(tmp_path: Path) -> None:

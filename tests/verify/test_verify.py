@@ -392,6 +392,26 @@ async def test_it_sees_one_moment_while_a_server_writes(serve: Any) -> None:
             await asyncio.gather(*writing)
 
 
+class _Impatient(_Silent):
+    def begin(self, table: str, rows: int) -> None:
+        del rows
+        if table == "inputs":
+            raise KeyboardInterrupt
+
+
+async def test_interrupted_it_tells_what_it_has_found_until_then(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        await _filled(store)
+        await flip_a_byte(app, tables.session_snapshots.c.body, **OF)
+
+        report = await asyncio.to_thread(verify, app.store.database, _Impatient())
+
+    assert not report.complete
+    assert [found.table for found in report.findings] == ["session_snapshots"]
+    assert report.as_json()["complete"] is False
+    assert report.summary().startswith("interrupted after ")
+
+
 async def test_the_report_says_all_of_it_and_quotes_no_document(serve: Any) -> None:
     async with serve() as app, Store(app.address) as store:
         await _filled(store)
@@ -402,7 +422,7 @@ async def test_the_report_says_all_of_it_and_quotes_no_document(serve: Any) -> N
         report = await _verified(app)
 
         written = json.loads(json.dumps(report.as_json()))
-        assert (written["errors"], written["warnings"]) == (1, 0)
+        assert (written["complete"], written["errors"], written["warnings"]) == (True, 1, 0)
         assert written["findings"][0]["key"] == {"realm": "default"}
         assert written["rows"]["runtimes"] == 2
         told = json.dumps(written) + report.findings[0].line() + report.summary()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.verify.findings import Finding, Report
 
-CLEAN, FOUND, CANNOT = 0, 1, 2
+CLEAN, FOUND, CANNOT, INTERRUPTED = 0, 1, 2, 130
 
 RECURSION_LIMIT = 5000
 
@@ -48,6 +48,7 @@ exit code:
   0  nothing is wrong, or only warnings without --strict
   1  something is wrong
   2  it could not look: no such database, another schema, a bad setting
+  130  it was interrupted (Ctrl-C); the report tells what was found until then, and is not "complete"
 """
 EXAMPLES = """\
 examples:
@@ -88,6 +89,8 @@ def main(arguments: list[str]) -> int:
         return _cannot("memory: is gone with its server; there is nothing to verify")
     if missing := missing_file(url):
         return _cannot(f"there is no file {missing}; see --database-url")
+    if parsed.report is not None and (problem := _unwritable(parsed.report)):
+        return _cannot(problem)  # now, and not after hours
     database = open_database(url, committer_threads=1, reader_threads=1)
     # What a server could read, however deep it nests, is read here too.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
@@ -103,14 +106,24 @@ def main(arguments: list[str]) -> int:
 
 def _told(report: Report, *, as_json: bool, file: Path | None, strict: bool) -> int:
     document = json.dumps(report.as_json(), indent=2) + "\n"
+    sys.stdout.write(document if as_json else report.summary() + "\n")
     if file is not None:
         try:
             file.write_text(document, encoding="utf-8")
         except OSError as error:
             return _cannot(f"--report {file}: {error.strerror}")
-    sys.stdout.write(document if as_json else report.summary() + "\n")
+    if not report.complete:
+        return INTERRUPTED
     wrong = report.findings if strict else [f for f in report.findings if f.severity is Severity.ERROR]
     return FOUND if wrong else CLEAN
+
+
+def _unwritable(file: Path) -> str | None:
+    try:
+        file.open("a", encoding="utf-8").close()
+    except OSError as error:
+        return f"--report {file}: {error.strerror}"
+    return None
 
 
 def _cannot(sentence: str) -> int:

@@ -52,6 +52,8 @@ class Report:
     rows: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
+    complete: bool = True
+    """False if it was interrupted: then it tells what was found until then."""
 
     def count(self, severity: Severity) -> int:
         """How many findings there are of a severity."""
@@ -62,6 +64,7 @@ class Report:
         return {
             "engine": self.engine,
             "schema_revision": self.schema_revision,
+            "complete": self.complete,
             "seconds": round(self.seconds, 3),
             "rows": self.rows,
             "errors": self.count(Severity.ERROR),
@@ -73,4 +76,5 @@ class Report:
         """The report in one line for people."""
         errors, warnings = self.count(Severity.ERROR), self.count(Severity.WARNING)
         verdict = f"{errors} errors, {warnings} warnings" if self.findings else "nothing wrong"
-        return f"{sum(self.rows.values())} rows in {len(self.rows)} tables: {verdict} ({self.seconds:.1f} s)"
+        until = "" if self.complete else "interrupted after "
+        return f"{until}{sum(self.rows.values())} rows in {len(self.rows)} tables: {verdict} ({self.seconds:.1f} s)"

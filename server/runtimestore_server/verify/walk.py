@@ -46,6 +46,8 @@ class Progress(Protocol):
 def verify(database: Database, progress: Progress) -> Report:
     """Look at every row of a database whose schema is current. Writes nothing; servers may go on meanwhile.
 
+    Interrupted (Ctrl-C), it tells what it has found so far, in a report that is not complete.
+
     Raises:
         SchemaNotCurrent: it cannot be verified by this version; the message says what to do.
     """
@@ -56,6 +58,15 @@ def verify(database: Database, progress: Progress) -> Report:
         report.findings.append(finding)
         progress.found(finding)
 
+    try:
+        _walk(database, report, note, progress)
+    except KeyboardInterrupt:
+        report.complete = False
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _walk(database: Database, report: Report, note: Callable[[Finding], None], progress: Progress) -> None:
     with database.snapshot() as tx:
         with _tolerating(database, tx, note, ""):
             for problem in database.integrity_problems(tx):
@@ -73,8 +84,6 @@ def verify(database: Database, progress: Progress) -> Report:
             with _tolerating(database, tx, note, ""):
                 for found in check(tx):
                     note(found)
-    report.seconds = time.monotonic() - started
-    return report
 
 
 @contextlib.contextmanager
