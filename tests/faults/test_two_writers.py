@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from support.engines import DURABLE
 from support.server import in_process
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from support.torture import Trial
 
 PATIENT = RetryPolicy(max_attempts=100, max_backoff_seconds=0.2)
@@ -26,16 +29,26 @@ PATIENCE_SECONDS = 60
 pytestmark = pytest.mark.needs(DURABLE)
 
 
+@contextlib.asynccontextmanager
+async def _two_servers(
+    url: str, **settings: Any
+) -> AsyncIterator[tuple[AsyncRuntimeStoreClient, AsyncRuntimeStoreClient]]:
+    """A client of each of two servers on one database; `settings` are the clients'."""
+    settings = {"retry": PATIENT, **settings}
+    async with (
+        in_process(url) as here,
+        in_process(url) as there,
+        AsyncRuntimeStoreClient(here.address, **settings) as one,
+        AsyncRuntimeStoreClient(there.address, **settings) as two,
+    ):
+        yield one, two
+
+
 async def test_with_if_revision_exactly_one_of_two_writers_wins_each_round(fresh_url: str, trial: Trial) -> None:
     rounds = trial.rounds(short=40, long=2000)
     runtime_id = f"rt:session:{new_id()}"
     wins = [0, 0]
-    async with (
-        in_process(fresh_url) as here,
-        in_process(fresh_url) as there,
-        AsyncRuntimeStoreClient(here.address, retry=PATIENT) as one,
-        AsyncRuntimeStoreClient(there.address, retry=PATIENT) as two,
-    ):
+    async with _two_servers(fresh_url) as (one, two):
         for number in range(rounds):
             body = [session(f"{writer} {number}") for writer in range(2)]
             answers = await asyncio.gather(
@@ -65,12 +78,7 @@ async def test_every_fence_that_two_servers_answer_for_a_runtime_is_answered_onc
         acquired = await asyncio.gather(one.acquire_runtime(runtime_id, "one"), two.acquire_runtime(runtime_id, "two"))
         return [acquisition.fence for acquisition in acquired]
 
-    async with (
-        in_process(fresh_url) as here,
-        in_process(fresh_url) as there,
-        AsyncRuntimeStoreClient(here.address, retry=PATIENT) as one,
-        AsyncRuntimeStoreClient(there.address, retry=PATIENT) as two,
-    ):
+    async with _two_servers(fresh_url) as (one, two):
         for number in range(rounds):
             # One runtime at a time: in a batch the wait for one row would put the acquisitions of another in order.
             first.append(sorted(await both_acquire(f"rt:new/{number}")))
@@ -99,12 +107,8 @@ async def test_once_an_acquisition_is_answered_no_write_of_an_older_fence_lands(
             assert not too_late, f"a write of fence {fence} landed as {revision}, begun after the next was answered"
             revisions.append(revision)
 
-    async with (
-        in_process(fresh_url) as here,
-        in_process(fresh_url) as there,
-        AsyncRuntimeStoreClient(here.address, retry=UNTIL_TOLD, timeout_seconds=10 * PATIENCE_SECONDS) as one,
-        AsyncRuntimeStoreClient(there.address, retry=UNTIL_TOLD, timeout_seconds=10 * PATIENCE_SECONDS) as two,
-    ):
+    settings = {"retry": UNTIL_TOLD, "timeout_seconds": 10 * PATIENCE_SECONDS}
+    async with _two_servers(fresh_url, **settings) as (one, two):
         holder, candidate = one, two
         fence = (await holder.acquire_runtime(runtime_id, "writer")).fence
         last = 0

@@ -27,7 +27,7 @@ class Receiving:
         self._since: dict[asyncio.Task[Any], float] = {}
         self._waiting: OrderedDict[asyncio.Task[Any], asyncio.Future[None]] = OrderedDict()
         self._last_received = 0.0
-        self._patience: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
@@ -67,15 +67,15 @@ class Receiving:
                 turn.set_result(None)
 
     def _watch(self) -> None:
-        if self._patience is None and self._waiting:
+        if self._timer is None and self._waiting:
             at = self._last_received + STANDSTILL_SECONDS
             if self._since:
                 at = min(at, next(iter(self._since.values())) + PATIENCE_SECONDS)
-            self._patience = asyncio.get_running_loop().call_later(max(0.001, at - time.monotonic()), self._look)
+            self._timer = asyncio.get_running_loop().call_later(max(0.001, at - time.monotonic()), self._look)
 
     def _look(self) -> None:
         """Give away the places of those who are too slow, and at a standstill let everybody in."""
-        self._patience = None
+        self._timer = None
         now = time.monotonic()
         for call in [call for call, since in self._since.items() if since <= now - PATIENCE_SECONDS]:
             self._over(call)

@@ -77,17 +77,17 @@ def refusal(write: Write, held: dict[RuntimeKey, Held]) -> Fenced | StoredValueC
     """Why this write may not land, if so: its fence is not the newest."""
     if write.fence is None:
         return None
-    newest = held.get(write.runtime, NEVER_ACQUIRED)
-    if write.runtime in held and not is_count(newest.fence):
+    newest = held.get(write.runtime)
+    if newest is None:
+        # Not even 0 fits: there is no row that would hold an acquisition up until this is written.
+        newest, problem = NEVER_ACQUIRED, "is none of this runtime, which nobody has acquired;"
+    elif not is_count(newest.fence):
         return _damaged(write.runtime)
-    # A greater one was never handed out here, but by a store that this one was restored after: no less a stranger. And
-    # none fits a runtime that nobody acquired: there is no row that would hold an acquisition up until this is written.
-    if write.runtime in held and write.fence == newest.fence:
+    elif write.fence == newest.fence:
         return None
-    if write.runtime in held:
-        problem = f"is not the newest of this runtime, which is {newest.fence}: another one drives it now; stop, or"
     else:
-        problem = "is none of this runtime, which nobody has acquired;"
+        # A greater one was never handed out here, but by a store that this one was restored after: no less a stranger.
+        problem = f"is not the newest of this runtime, which is {newest.fence}: another one drives it now; stop, or"
     return Fenced(
         f"fence {write.fence} {problem} acquire it again",
         metadata={
