@@ -16,7 +16,7 @@ from runtimestore_server.verify import Finding, Report, Severity, verify
 from support.calls import RUNTIME_WRITES, Store, id_of, input_of
 from support.database import change, flip_a_byte, rows
 from support.documents import new_id, receipt, session
-from support.engines import DURABLE
+from support.engines import DURABLE, UNTYPED_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -311,6 +311,26 @@ async def test_damage_is_found_in_its_row_and_nowhere_else(serve: Any, damage: s
         assert (found.kind, found.table, found.severity) == (kind, table, Severity.ERROR)
         assert {name: found.key[name] for name in key} == key
         assert report.rows["inputs"] == len(await rows(app, tables.inputs))
+
+
+@pytest.mark.needs(UNTYPED_COLUMNS)
+async def test_bad_text_in_a_column_is_a_finding_and_the_rest_is_looked_at(serve: Any) -> None:
+    bad = sa.cast(sa.literal(b"\xffA", sa.LargeBinary), sa.Text)
+    async with serve() as app, Store(app.address) as store:
+        await _filled(store)
+        await change(app, tables.sessions, {"runtime_id": bad}, **SESSION_OF)
+        await change(app, tables.fences, {"owner": bad}, realm="default", runtime_id="rt:acquired")
+        await flip_a_byte(app, tables.oauth_flow_snapshots.c.snapshot_json, realm="default")
+
+        report = await _verified(app)
+
+    assert {(found.kind, found.table) for found in report.findings} == {
+        ("projection_mismatch", "sessions"),
+        ("no_runtime", "sessions"),
+        ("column_mismatch", "fences"),
+        ("digest_mismatch", "oauth_flow_snapshots"),
+    }
+    assert json.dumps(report.as_json())
 
 
 async def test_a_receipt_whose_inputs_were_never_stored_is_a_warning(serve: Any) -> None:

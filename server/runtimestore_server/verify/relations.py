@@ -23,7 +23,7 @@ from runtimestore_server.store.tables import (
     store_identity,
 )
 from runtimestore_server.verify.findings import Finding, Severity
-from runtimestore_server.verify.rows import finding, session_of
+from runtimestore_server.verify.rows import finding, is_text, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,6 +90,8 @@ def projection(tx: Connection, row: Row) -> Iterator[Finding]:
     found = tx.execute(sa.select(*raw(sessions)).where(*of_session)).mappings().one_or_none()
     if found is None:
         yield finding("no_projection", session_snapshots, row, "there is no row of this session in the table sessions")
+    elif not is_text(found["runtime_id"]):
+        yield finding("projection_mismatch", sessions, dict(found), "runtime_id is no text")
     elif found["runtime_id"] != row["runtime_id"]:
         # The session may have moved on to another runtime; then that one has a snapshot of it.
         other = sa.select(session_snapshots.c.realm).where(

@@ -31,6 +31,17 @@ def finding(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
     return Finding(kind, table.name, key_of(table, row), description)
 
 
+def is_text(value: object) -> bool:
+    """Whether a stored value is text that the engine can be asked for; SQLite keeps anything."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        return False
+    return True
+
+
 def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
     """Whether the row passes the check that every load makes."""
     try:
@@ -127,7 +138,7 @@ def request(row: Row) -> Iterator[Finding]:
 def fence(row: Row) -> Iterator[Finding]:
     """The newest fence of a runtime."""
     yield from _counted(tables.fences, "fence", row)
-    if not isinstance(row["owner"], str) or not row["owner"]:
+    if not row["owner"] or not is_text(row["owner"]):
         yield finding("column_mismatch", tables.fences, row, "owner is no text")
 
 

@@ -125,13 +125,4 @@ def _of_batch(database: Database, tx: Connection, table: sa.Table, some: list[Ro
 
 def _can_be_asked_for(table: sa.Table, row: Row) -> bool:
     """Whether the key can be sent to the engine; a damaged one belongs to no runtime, which is told anyway."""
-    values = [row[column.name] for column in table.primary_key]
-    return all(isinstance(value, str) and _is_text(value) for value in values)
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # SQLite's bytes that are no UTF-8
-        return False
-    return "\0" not in value
+    return all(rows.is_text(row[column.name]) for column in table.primary_key)
