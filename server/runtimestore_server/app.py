@@ -20,7 +20,7 @@ from runtimestore.v1 import (
 )
 from runtimestore_server.admin import RuntimeStoreAdminService
 from runtimestore_server.health import HealthService
-from runtimestore_server.interceptors import Admission, Arrivals, Receiving, interceptors
+from runtimestore_server.interceptors import Admission, Arrivals, Doors, interceptors
 from runtimestore_server.service import RuntimeStoreService
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
@@ -39,13 +39,6 @@ SERVICES = (
     runtime_store_pb2.DESCRIPTOR.services_by_name["RuntimeStore"].full_name,
     runtime_store_admin_pb2.DESCRIPTOR.services_by_name["RuntimeStoreAdmin"].full_name,
 )
-
-WRITES = frozenset(
-    f"/{SERVICES[0]}/{method.name}"
-    for method in runtime_store_pb2.DESCRIPTOR.services_by_name["RuntimeStore"].methods
-    if not method.name.startswith(("Load", "AuthAuthorityKey"))
-)
-"""The paths of the methods that write."""
 
 LAST_BYTES_SECONDS = 0.5
 """How long answers that were handed to gRPC may take to leave before the connections are closed."""
@@ -67,6 +60,15 @@ STREAMS_PER_CONNECTION = 10_000
 
 WINDOW_BYTES = 256 * 1024
 """How much of a message may come before it is being received. As much of it takes one round trip."""
+
+KEEPALIVE_TIME_MS = 20_000
+"""How long a connection may be silent before the server asks whether anybody is there."""
+
+KEEPALIVE_TIMEOUT_MS = 10_000
+"""How long the answer may take."""
+
+ONLY_IDENTITY = 1
+"""gRPC's set of algorithms, a bit for each: messages that are not compressed."""
 
 PENDING_CALLS = 100_000
 """How many calls may have arrived and not be begun."""
@@ -92,7 +94,7 @@ class Application:
         """After the context: whether every thread has ended. One that a database keeps is left behind."""
         self.store: Store
         self._arrivals = Arrivals()
-        self._receiving = Receiving(at_once=settings.max_receiving_writes)
+        self._doors: Doors
         self._server: grpc.aio.Server
         self._health: HealthService
         self._watching: asyncio.Task[None]
@@ -122,8 +124,9 @@ class Application:
 
     async def _serve(self, schema_revision: str) -> None:
         settings = self.settings
+        self._doors = Doors(settings, self.store.overload, self.store.comeback_seconds)
         self._server = server = grpc.aio.server(
-            interceptors=interceptors(Admission(WRITES, self.store.overload, self._receiving), self._arrivals),
+            interceptors=interceptors(Admission(self._doors.of), self._arrivals),
             options=channel_options(settings),
         )
         runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(RuntimeStoreService(self.store, settings), server)
@@ -179,6 +182,7 @@ class Application:
         self.store.hurry()
         await self._idle(deadline)
         self.store.abandon()
+        self._doors.abandon()
         # Calls that crossed our going are told to try again, as long as they come one upon the other.
         await self._idle(time.monotonic() + CROSSING_SECONDS, quiet_seconds=QUIET_SECONDS)
 
@@ -239,6 +243,13 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         # connection until every message that waits is there whole.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        # A few KB can inflate to the largest message, many at once; nothing tells before how large they get.
+        ("grpc.compression_enabled_algorithms_bitset", ONLY_IDENTITY),
+        # Calls of a peer that is gone, or hangs, must not stay for hours.
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # what gRPC really goes by; a minute by itself
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
         # Clients may ping an idle connection this often without being sent away.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -91,10 +91,10 @@ class Settings(BaseSettings):
         ),
     )
     max_receiving_writes: Positive = Field(
-        16,
+        32,
         description=(
-            "How many writes' messages are received at the same time, each of which may be as large as "
-            "max_message_bytes; more wait their turn."
+            "How many writes' messages are received at the same time, half of them on one connection at most; each may "
+            "be as large as max_message_bytes. More wait their turn."
         ),
     )
     max_waiting_reads: Positive = Field(

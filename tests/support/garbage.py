@@ -240,3 +240,11 @@ _MANGLE: tuple[Callable[[random.Random, bytes], bytes], ...] = (
     _no_message, _flipped, _flipped, _cut, _wrong_type, _far_fields, _huge_length, _overlong, _bad_text, _again,
     *(_flipped, _cut, _wrong_type) * 3, _deep, _padded,
 )  # fmt: skip
+
+
+def unknown_field(size_bytes: int) -> bytes:
+    """A message of any type that is as large as this: field 100, unknown to all, with a length that is a varint."""
+    length = bytes(
+        [size_bytes & 127 | 128, size_bytes >> 7 & 127 | 128, size_bytes >> 14 & 127 | 128, size_bytes >> 21]
+    )
+    return b"\xa2\x06" + length + bytes(size_bytes)

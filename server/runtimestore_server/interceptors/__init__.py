@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from runtimestore_server.interceptors.admission import Admission
 from runtimestore_server.interceptors.arrivals import Arrivals
+from runtimestore_server.interceptors.doors import Doors
 from runtimestore_server.interceptors.errors import ErrorInterceptor
-from runtimestore_server.interceptors.receiving import Receiving
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -25,4 +25,4 @@ def interceptors(admission: Admission, arrivals: Arrivals) -> list[grpc.aio.Serv
     ]
 
 
-__all__ = ["Admission", "Arrivals", "Receiving", "interceptors"]
+__all__ = ["Admission", "Arrivals", "Doors", "interceptors"]

@@ -50,19 +50,24 @@ class Arrivals(grpc.aio.ServerInterceptor):
         if call is not None:
             self._in_flight += 1
             call.add_done_callback(self._ended)
-        return _refusing(handler, method.rpartition("/")[2]) if self._closed else handler
+        return _refusing(handler, method) if self._closed else handler
 
     def _ended(self, _call: asyncio.Task[Any]) -> None:
         self._in_flight -= 1
 
 
-def _refusing(handler: Any, method: str) -> Any:
+def unavailable(path: str) -> StoreUnavailable:
+    """The refusal of a server that ends, for the method with this path."""
+    method = path.rpartition("/")[2]
     store_error = "read_failed" if method.startswith("Load") or method == "AuthAuthorityKey" else "write_failed"
+    return StoreUnavailable(
+        "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
+    )
 
+
+def _refusing(handler: Any, path: str) -> Any:
     def refuse() -> NoReturn:
-        raise StoreUnavailable(
-            "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
-        )
+        raise unavailable(path)
 
     async def unary(_request: Any, _context: Any) -> Any:
         refuse()

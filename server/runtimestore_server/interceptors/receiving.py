@@ -4,92 +4,176 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from typing import Any
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-PATIENCE_SECONDS = 10.0
-"""How long a message may be on its way and keep a place. What comes slower, or stands still, is received for as long as
-it takes, but no longer counts."""
+from runtimestore.errors import Overloaded
 
-STANDSTILL_SECONDS = 2.0
-"""How long calls wait while no message at all arrives whole. Then all of them are let in: nobody's bad network, and no
-number of callers who stand still, keeps everybody else out."""
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+class Abandoned(Exception):
+    """The server ends, and the message has not come."""
+
+
+class _Place(NamedTuple):
+    """What a call that is being received has."""
+
+    connection: str
+    since: float
 
 
 class Receiving:
-    """The calls whose messages are being received, few at once; more wait for their turn in the order they came.
+    """The calls whose messages are being received, few at once; more wait for their turn.
 
-    Of what waits gRPC holds no more than its window of a stream.
+    Turns go round the connections, and one connection never has more than half of the places: what stands still on one
+    keeps nobody else out. Of what waits gRPC holds no more than its window of a stream. A message that takes too long
+    while others wait is refused; its call ends, and gRPC drops what it had of it. So the bound holds whatever callers
+    do.
+
+    A call is the task that receives its message, runs its handler and sends its answer.
+
+    Args:
+        at_once: how many places there are.
+        patience_seconds: how long a message may be on its way while another connection, which has no place, waits for
+            one, and this connection has more.
+        longest_seconds: how long a message may be on its way while anybody waits for its place.
+        comeback_seconds: tells after how long one who is refused should come back.
     """
 
-    def __init__(self, *, at_once: int) -> None:
+    def __init__(
+        self, *, at_once: int, patience_seconds: float, longest_seconds: float, comeback_seconds: Callable[[], float]
+    ) -> None:
         self._at_once = at_once
-        self._since: dict[asyncio.Task[Any], float] = {}
-        self._waiting: OrderedDict[asyncio.Task[Any], asyncio.Future[None]] = OrderedDict()
-        self._last_received = 0.0
+        self._share = (at_once + 1) // 2
+        self._patience_seconds = patience_seconds
+        self._longest_seconds = longest_seconds
+        self._comeback_seconds = comeback_seconds
+        self._places: dict[asyncio.Task[Any], _Place] = {}
+        self._held: Counter[str] = Counter()
+        self._queues: OrderedDict[str, OrderedDict[asyncio.Task[Any], asyncio.Future[None]]] = OrderedDict()
+        self._refused: dict[asyncio.Task[Any], Overloaded | Abandoned] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.waiting = 0
+        """How many calls wait for their turn."""
 
     @property
-    def waiting(self) -> int:
-        """How many calls wait for their turn."""
-        return len(self._waiting)
+    def received(self) -> int:
+        """How many messages are being received."""
+        return len(self._places)
 
-    async def begin(self) -> bool:
-        """Wait for the turn of the call whose task this is, and count it until `end`; whether it had to wait."""
-        call = _this_call()
-        call.add_done_callback(self._over)  # however it ends, its place must not be lost
-        if len(self._since) < self._at_once:
-            self._since[call] = time.monotonic()
+    async def begin(self, call: asyncio.Task[Any], connection: str) -> bool:
+        """Wait for the call's turn, and count it until `end`; whether it had to wait.
+
+        Raises:
+            Abandoned: the server ends.
+        """
+        if self._has_room(connection) and connection not in self._queues:
+            self._take(call, connection)
             return False
-        turn = self._waiting[call] = asyncio.get_running_loop().create_future()
-        if len(self._waiting) == 1:
-            self._last_received = time.monotonic()  # nobody has waited for anything until now
+        turn = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(connection, OrderedDict())[call] = turn
+        self.waiting += 1
         self._watch()
-        await turn
+        try:
+            await turn
+        except BaseException:
+            self._leave(call, connection)
+            raise
         return True
 
-    def end(self) -> None:
-        """The message of this task's call is there, or is not wanted."""
-        call = _this_call()
-        if call in self._since:
-            self._last_received = time.monotonic()
-        self._over(call)
-
-    def _over(self, call: asyncio.Task[Any]) -> None:
-        """Nothing happens the second time."""
-        self._waiting.pop(call, None)
-        if self._since.pop(call, None) is None:
+    def end(self, call: asyncio.Task[Any]) -> None:
+        """The call's message is there, or is not wanted; nothing happens the second time."""
+        self._refused.pop(call, None)
+        place = self._places.pop(call, None)
+        if place is None:
             return
-        while self._waiting and len(self._since) < self._at_once:
-            following, turn = self._waiting.popitem(last=False)
+        self._held[place.connection] -= 1
+        if not self._held[place.connection]:
+            del self._held[place.connection]
+        self._give()
+
+    def refusal(self, call: asyncio.Task[Any]) -> Overloaded | Abandoned | None:
+        """Why the call's message was given up, if the call was cancelled for that."""
+        return self._refused.get(call)
+
+    def abandon(self) -> None:
+        """Give up whatever waits or is being received."""
+        for queue in self._queues.values():
+            for turn in queue.values():
+                if not turn.done():
+                    turn.set_exception(Abandoned())
+        for call in list(self._places):
+            self._refuse(call, Abandoned())
+
+    def _has_room(self, connection: str) -> bool:
+        return len(self._places) < self._at_once and self._held[connection] < self._share
+
+    def _take(self, call: asyncio.Task[Any], connection: str) -> None:
+        self._places[call] = _Place(connection, time.monotonic())
+        self._held[connection] += 1
+
+    def _leave(self, call: asyncio.Task[Any], connection: str) -> None:
+        """The call goes while it waits, or in the moment in which its turn comes."""
+        self.end(call)
+        queue = self._queues.get(connection)
+        if queue is not None and queue.pop(call, None) is not None:
+            self.waiting -= 1
+            if not queue:
+                del self._queues[connection]
+
+    def _give(self) -> None:
+        """Give free places to those who wait, to each connection in turn."""
+        passed = 0  # connections that have their share already: two at most, so that this ends soon
+        while passed < len(self._queues) and len(self._places) < self._at_once:
+            connection, queue = next(iter(self._queues.items()))
+            self._queues.move_to_end(connection)
+            if self._held[connection] >= self._share:
+                passed += 1
+                continue
+            call, turn = queue.popitem(last=False)
+            self.waiting -= 1
+            if not queue:
+                del self._queues[connection]
             if not turn.done():
-                self._since[following] = time.monotonic()
+                self._take(call, connection)
                 turn.set_result(None)
 
     def _watch(self) -> None:
-        if self._timer is None and self._waiting:
-            at = self._last_received + STANDSTILL_SECONDS
-            if self._since:
-                at = min(at, next(iter(self._since.values())) + PATIENCE_SECONDS)
-            self._timer = asyncio.get_running_loop().call_later(max(0.001, at - time.monotonic()), self._look)
+        if self._timer is None and self._queues:
+            self._timer = asyncio.get_running_loop().call_later(self._patience_seconds / 10, self._look)
 
     def _look(self) -> None:
-        """Give away the places of those who are too slow, and at a standstill let everybody in."""
+        """Refuse one that takes too long, if it keeps somebody waiting; the next look finds the next."""
         self._timer = None
-        now = time.monotonic()
-        for call in [call for call, since in self._since.items() if since <= now - PATIENCE_SECONDS]:
-            self._over(call)
-        if self._waiting and self._last_received <= now - STANDSTILL_SECONDS:
-            self._since.clear()
-            for turn in self._waiting.values():
-                if not turn.done():
-                    turn.set_result(None)
-            self._waiting.clear()
+        call = next(self._too_long(), None)
+        if call is not None:
+            self._refuse(
+                call,
+                Overloaded(
+                    "the message took too long to arrive while others waited for its place; nothing was done",
+                    metadata={"waiting_to_be_received": str(self.waiting)},
+                    retry_after_seconds=self._comeback_seconds(),
+                ),
+            )
         self._watch()
 
+    def _too_long(self) -> Iterator[asyncio.Task[Any]]:
+        """Whose places others need more, those that began first before all."""
+        now = time.monotonic()
+        full = len(self._places) >= self._at_once
+        newcomers = full and any(not self._held[connection] for connection in self._queues)
+        for call, place in self._oldest():
+            if full or place.connection in self._queues:
+                for_newcomers = newcomers and self._held[place.connection] > 1
+                if now - place.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
+                    yield call
 
-def _this_call() -> asyncio.Task[Any]:
-    """The task that receives the message of a call, runs its handler and sends its answer."""
-    if (call := asyncio.current_task()) is None:
-        raise RuntimeError("messages are received in the tasks of their calls")
-    return call
+    def _oldest(self) -> Iterable[tuple[asyncio.Task[Any], _Place]]:
+        return ((call, place) for call, place in self._places.items() if call not in self._refused)
+
+    def _refuse(self, call: asyncio.Task[Any], error: Overloaded | Abandoned) -> None:
+        if call not in self._refused:
+            self._refused[call] = error
+            call.cancel()

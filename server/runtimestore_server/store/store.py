@@ -90,6 +90,10 @@ class Store:
         """Why no write can be taken in now, however small, when so many are arriving before it; None if one can."""
         return self._committer.overload(arriving=arriving)
 
+    def comeback_seconds(self) -> float:
+        """After how long one more caller who is refused should come back."""
+        return self._comebacks.seconds()
+
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What a function of `tx` reads, on a reader thread.
 

@@ -1,0 +1,244 @@
+"""What comes to any method is received within bounds: no kind of call keeps the others out or fills the memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server import app as app_module
+from runtimestore_server.interceptors import doors
+from support.clean_up import until
+from support.footprint import PeakMemory, pid_of
+from support.garbage import SERVICE, unknown_field
+from support.refusals import is_refusal, refused
+from support.requests import ALL, LOADS, WRITES, request_of
+from support.server import in_process
+from support.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MIB = 1024 * 1024
+LONG_SECONDS = 1000.0
+STALLED_SECONDS = 60.0
+WAIT_SECONDS = 20
+CHECK = "/grpc.health.v1.Health/Check"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+ACQUIRE = "/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime"
+SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING).SerializeToString()
+
+
+@contextlib.asynccontextmanager
+async def _connection(address: str, **options: Any) -> AsyncIterator[Any]:
+    """A channel with a connection of its own."""
+    own = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(address, own, **options) as channel:
+        yield channel
+
+
+async def _ended(calls: list[Any]) -> None:
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+@pytest.mark.parametrize("method", [CHECK, f"{SERVICE}LoadRuntimeState", ACQUIRE])
+async def test_calls_whose_messages_do_not_come_keep_no_other_connection_waiting(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
+    async with in_process("memory:") as app, _connection(app.address) as one, _connection(app.address) as another:
+        receiving = app._doors.others.receiving
+        stalled = [one.stream_unary(method)(timeout=STALLED_SECONDS) for _ in range(100)]
+        await until(lambda: receiving.received == doors.RECEIVING_OTHERS // 2)
+        await until(lambda: receiving.waiting == 100 - doors.RECEIVING_OTHERS // 2)
+
+        for load in LOADS:
+            if load not in ("LoadInputStates", "LoadSessionSnapshot"):
+                await another.unary_unary(f"{SERVICE}{load}")(
+                    request_of(load).SerializeToString(), timeout=WAIT_SECONDS
+                )
+        assert await another.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS) == SERVING
+
+        await _ended(stalled)
+        await until(lambda: not receiving.received and not receiving.waiting)
+
+
+async def test_many_connections_whose_messages_do_not_come_are_refused_for_those_whose_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", 0.2)
+    async with in_process("memory:") as app, contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(_connection(app.address)) for _ in range(doors.RECEIVING_OTHERS)]
+        stalled: list[Any] = []
+        for channel in channels:
+            stalled.append(channel.stream_unary(CHECK)(timeout=STALLED_SECONDS))
+            await until(lambda: app._doors.others.receiving.received == len(stalled))
+
+        another = await stack.enter_async_context(_connection(app.address))
+        assert await another.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS) == SERVING
+
+        is_refusal(await refused(stalled[0]), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+        await _ended(stalled)
+
+
+async def test_calls_that_wait_to_be_received_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
+    async with in_process("memory:", max_waiting_reads=3) as app, _connection(app.address) as one:
+        receiving = app._doors.others.receiving
+        stalled = [
+            one.stream_unary(f"{SERVICE}LoadRuntimeState")(timeout=STALLED_SECONDS)
+            for _ in range(doors.RECEIVING_OTHERS // 2 + 3)
+        ]
+        await until(lambda: receiving.waiting == 3)
+
+        found = await refused(one.stream_unary(f"{SERVICE}LoadRuntimeState")(timeout=WAIT_SECONDS))
+
+        is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+        assert found.metadata["waiting_reads"] == "3"
+        assert found.retry_delay_seconds
+        await _ended(stalled)
+
+
+async def test_streams_of_requests_that_stay_open_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", 0.2)
+    ask = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    async with in_process("memory:") as app, _connection(app.address) as one:
+        left_open = [one.stream_stream(REFLECTION)(timeout=STALLED_SECONDS) for _ in range(doors.EXCHANGING * 3)]
+        for call in left_open[:1]:
+            await call.write(ask)
+            assert await call.read()
+
+        async with _connection(app.address) as another:
+            call = another.stream_stream(REFLECTION)(timeout=WAIT_SECONDS)
+            for _ in range(3):
+                await call.write(ask)
+                services = reflection_pb2.ServerReflectionResponse.FromString(await call.read())
+                assert services.list_services_response.service
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+            assert await another.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS) == SERVING
+
+        for call in left_open:
+            call.cancel()
+        await until(lambda: not app._doors.exchanges.receiving.received)
+        await until(lambda: not app._doors.exchanges.receiving.waiting)
+
+
+async def test_a_call_without_a_message_is_told_so() -> None:
+    async with in_process("memory:") as app, _connection(app.address) as channel:
+        for method in ALL:
+            call = channel.stream_unary(f"{SERVICE}{method}")(timeout=WAIT_SECONDS)
+            await call.done_writing()
+
+            found = await refused(call)
+
+            is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "internal")
+            assert set(found.violations) == {"request"}
+
+
+@pytest.mark.parametrize("method", ["LoadRuntimeState", "PersistInputState"])
+async def test_calls_whose_messages_have_not_come_when_the_server_ends_are_answered(method: str) -> None:
+    async with in_process("memory:", max_receiving_writes=2) as app, _connection(app.address) as channel:
+        calls = [channel.stream_unary(f"{SERVICE}{method}")(timeout=WAIT_SECONDS) for _ in range(9)]
+        door = app._doors.of(f"{SERVICE}{method}")
+        await until(lambda: door.receiving.waiting > 0)
+
+        async with asyncio.timeout(WAIT_SECONDS):
+            await app.drain(time.monotonic() + 0.2)
+
+        store_error = "write_failed" if method in WRITES else "read_failed"
+        for call in calls:
+            is_refusal(await refused(call), grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", store_error)
+
+
+@pytest.mark.parametrize("method", [CHECK, f"{SERVICE}PersistInputState", REFLECTION])
+def test_a_few_compressed_bytes_do_not_fill_the_memory(method: str) -> None:
+    bomb, at_once = unknown_field(32 * MIB), 20
+
+    async def send(address: str) -> set[grpc.StatusCode]:
+        async with _connection(address, compression=grpc.Compression.Gzip) as channel:
+            calls = [channel.unary_unary(method)(bomb, timeout=60) for _ in range(at_once)]
+            return {(await refused(call)).code for call in calls}
+
+    with ServerProcess("memory:") as server, PeakMemory(pid_of(server)) as memory:
+        assert asyncio.run(send(server.address)) == {grpc.StatusCode.UNIMPLEMENTED}
+    assert memory.peak_bytes <= memory.first_bytes + 32 * MIB
+
+
+@pytest.mark.parametrize("method", [CHECK, f"{SERVICE}LoadRuntimeState", ACQUIRE, REFLECTION])
+def test_the_largest_messages_to_methods_that_need_small_ones_are_received_a_few_at_a_time(method: str) -> None:
+    large, at_once = unknown_field(16 * MIB), 40
+
+    async def send(address: str) -> None:
+        async with _connection(address) as channel, _connection(address) as another:
+            calls = [channel.unary_unary(method)(large, timeout=60) for _ in range(at_once)]
+            assert await another.unary_unary(CHECK)(b"", timeout=60) == SERVING
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    with (
+        ServerProcess("memory:", environment={"MALLOC_ARENA_MAX": "2"}) as server,
+        PeakMemory(pid_of(server)) as memory,
+    ):
+        asyncio.run(send(server.address))
+    # gRPC's copy, ours and what is parsed of it; reflection sends it back on top.
+    assert memory.peak_bytes <= memory.first_bytes + doors.RECEIVING_OTHERS // 2 * 4 * 16 * MIB
+
+
+async def test_the_calls_of_a_peer_that_is_gone_give_their_places_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "KEEPALIVE_TIME_MS", 1000)
+    monkeypatch.setattr(app_module, "KEEPALIVE_TIMEOUT_MS", 500)
+    async with in_process("memory:") as app:
+        host, _, port = app.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        # The preface, empty settings and the headers of a call, and then nothing: no ping of the server is answered.
+        writer.write(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"") + _frame(1, 4, 1, _headers(app.address))
+        )
+        receiving = app._doors.writes.receiving
+        await until(lambda: receiving.received == 1)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while receiving.received:  # noqa: ASYNC110  (no event tells of it)
+                await asyncio.sleep(0.05)
+            while await reader.read(4096):
+                pass
+        writer.close()
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def _headers(address: str) -> bytes:
+    """HPACK, all of it literal and not indexed."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": f"{SERVICE}PersistInputState",
+        ":authority": address,
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    return b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in fields.items()
+    )
+
+
+def test_the_unknown_field_is_one() -> None:
+    message = pb.LoadRuntimeStateRequest.FromString(unknown_field(5 * MIB))
+    assert message == pb.LoadRuntimeStateRequest.FromString(message.SerializeToString())
+    assert message.ByteSize() > 5 * MIB
