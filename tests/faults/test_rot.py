@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runtimestore import RuntimeState, StoredValueCorrupt
 from runtimestore_server.store import tables
-from runtimestore_server.verify import Finding, verify
 from support.database import change, rows
 from support.documents import inputs, new_id, ops, receipt, session
+from support.verified import verified
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -81,25 +80,13 @@ def _named(table: sa.Table, row: dict[str, Any]) -> tuple[str, ...]:
     return (table.name, *(str(value) for name, value in _key(table, row).items() if name != "realm"))
 
 
-async def _verified(app: Application) -> list[Finding]:
-    return (await asyncio.to_thread(verify, app.store.database, _Silent())).findings
-
-
-class _Silent:
-    def begin(self, table: str, rows: int) -> None: ...
-
-    def advance(self, rows: int) -> None: ...
-
-    def found(self, finding: Finding) -> None: ...
-
-
 async def test_each_flipped_bit_is_found_by_the_load_of_its_row_and_everything_else_is_served(
     trial: Trial, app: Application, client: Store, realm: str
 ) -> None:
     stored = await _written(client)
     ephemeral = app.store.database.ephemeral
     flipped = answers = 0
-    assert ephemeral or await _verified(app) == []
+    assert ephemeral or (await verified(app)).findings == []
     for _ in range(trial.rounds(short=1, long=15)):
         for table, document in DOCUMENTS.items():
             for row in await rows(app, table, realm=realm):
@@ -118,13 +105,13 @@ async def test_each_flipped_bit_is_found_by_the_load_of_its_row_and_everything_e
                         answers += 1
                     await _check_lists(client, stored, damaged)
                     if not ephemeral:
-                        (only,) = await _verified(app)
+                        (only,) = (await verified(app)).findings
                         assert (only.kind, only.table) == ("digest_mismatch", table.name)
                         assert only.key == {key: _as_told(value) for key, value in _key(table, row).items()}
 
                     await change(app, table, {column: row[column]}, **_key(table, row))
                     flipped += 1
-    assert ephemeral or await _verified(app) == []
+    assert ephemeral or (await verified(app)).findings == []
     trial.record(flipped_bits=flipped, loads=answers, found_by_loads=flipped, verified=not ephemeral)
 
 
@@ -173,7 +160,7 @@ async def test_verify_finds_each_column_that_differs_from_its_document(
                         other = value[:where] + ("0" if value[where] != "0" else "1") + value[where + 1 :]
                     await change(app, table, {column: other}, **_key(table, row))
 
-                    findings = await _verified(app)
+                    findings = (await verified(app)).findings
 
                     now = row | {column: other}
                     named = {name: _as_told(value) for name, value in _key(table, now).items()}
@@ -183,7 +170,7 @@ async def test_verify_finds_each_column_that_differs_from_its_document(
                     assert {found.table for found in findings} <= {table.name, "session_snapshots"}
                     await change(app, table, {column: value}, **_key(table, now))
                     changed += 1
-    assert await _verified(app) == []
+    assert (await verified(app)).findings == []
     trial.record(changed_columns=changed, found_by_verify=changed)
 
 

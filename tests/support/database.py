@@ -38,6 +38,26 @@ async def change(app: Application, table: sa.Table, values: dict[str, Any], **ke
     await asyncio.to_thread(write)
 
 
+async def insert(app: Application, table: sa.Table, **values: Any) -> None:
+    """Write one row, past the server."""
+
+    def write() -> None:
+        with app.store.database.writers.begin() as connection:
+            connection.execute(sa.insert(table).values(**values))
+
+    await asyncio.to_thread(write)
+
+
+async def delete(app: Application, table: sa.Table, **key: Any) -> None:
+    """Take one row away, past the server."""
+
+    def write() -> None:
+        with app.store.database.writers.begin() as connection:
+            assert connection.execute(sa.delete(table).where(_is(table, key))).rowcount == 1
+
+    await asyncio.to_thread(write)
+
+
 async def flip_a_byte(app: Application, column: sa.Column[Any], **key: Any) -> None:
     """Damage one stored value: a bit in its middle."""
     table = column.table

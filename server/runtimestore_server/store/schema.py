@@ -79,7 +79,8 @@ def inspect(connection: Connection) -> SchemaState:
         return SchemaState(revision=None, empty=not names)
     versions = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
     return SchemaState(
-        revision="+".join(sorted(versions)) or None,
+        # Columns of other programs, and damaged ones, hold anything; no revision of ours looks like its repr.
+        revision="+".join(sorted(v if isinstance(v, str) else repr(v) for v in versions)) or None,
         empty=False,
         foreign=store_identity.name not in names,
     )

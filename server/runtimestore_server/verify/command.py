@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from runtimestore_server.arguments import Parser
-from runtimestore_server.verify.findings import Severity
+from runtimestore_server.verify.findings import printable
+from runtimestore_server.verify.output import CannotTell, Output
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-    from runtimestore_server.verify.findings import Finding, Report
+    from runtimestore_server.verify.findings import Report
 
 CLEAN, FOUND, CANNOT, INTERRUPTED = 0, 1, 2, 130
 
@@ -23,31 +21,34 @@ RECURSION_LIMIT = 5000
 MANUAL = """\
 Look at every row of a store and tell what is not as it was written.
 
-It reads one consistent snapshot, writes nothing, and may run while servers use the same database; memory stays
-bounded however large that is. On SQLite the log (-wal) cannot be shortened while it runs, so it grows with what is
-written meanwhile; on Postgres it is one long read-only transaction.
+It reads one consistent snapshot, writes nothing into the database, and may run while servers use it; memory stays
+bounded however large that is and however much is found (--json and --report keep findings in a temporary file until
+the end). On SQLite the log (-wal) cannot be shortened while it runs, so it grows with what is written meanwhile; on
+Postgres it is one long read-only transaction. In a line, whatever is unprintable in an id is escaped as in JSON.
 
 what it finds (error, unless it says warning):
   digest_mismatch        a document or receipt does not match the SHA-256 beside it; loads answer STORED_VALUE_CORRUPT
   document_invalid       its SHA-256 is right, but it is no document that the store would have taken
-  column_mismatch        a column (session_id, input_id, epoch_id, run_id, ...) is not what the document says, or the
-                         store's own id is none
+  column_mismatch        a column (session_id, input_id, epoch_id, run_id, ...) is not what the document says, a number
+                         is none that the store writes, or the store's own id is none
   no_runtime             a row belongs to a runtime that has no row itself
   no_projection          a snapshot without its row in the list of sessions
   no_snapshot            a row in the list of sessions whose runtime has no snapshot
-  projection_mismatch    a row in the list of sessions that is not what the snapshot says
+  projection_mismatch    a row in the list of sessions that is not what the snapshot says; warning: it names a runtime
+                         whose snapshot is of another session, and which may once have had this one
   revision_out_of_order  a revision below 1, or a remembered answer that its realm has not reached
   seal_mismatch          a remembered request whose row does not match its seal; a repeat of it answers
                          STORED_VALUE_CORRUPT
   unknown_state          a runtime state that is none of the seven
-  engine_damage          the engine says that its own file is damaged (SQLite: PRAGMA integrity_check)
+  engine_damage          the engine says that its own file is damaged (SQLite: PRAGMA integrity_check), cannot read it,
+                         or hands out fewer rows than it counts: restore a backup
   input_missing          warning: a receipt names inputs that are not stored; a runtime sends them with it, but
-                         another client need not
+                         another client need not. Where only runtimes write, use --strict: an input was lost
 
 exit code:
   0  nothing is wrong, or only warnings without --strict
-  1  something is wrong
-  2  it could not look: no such database, another schema, a bad setting
+  1  something is wrong; if so much is damaged that the rest could not be looked at, the report is not "complete"
+  2  it could not look, or not tell: no such database, another schema, a bad setting, an output that takes no more
   130  it was interrupted (Ctrl-C); the report tells what was found until then, and is not "complete"
 """
 EXAMPLES = """\
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
 
     from runtimestore_server import log
     from runtimestore_server.settings import from_command_line
-    from runtimestore_server.store.engines import missing_file, open_database
+    from runtimestore_server.store.engines import ChangedMeanwhile, missing_file, open_to_read
     from runtimestore_server.store.schema import SchemaNotCurrent
     from runtimestore_server.verify.walk import verify
 
@@ -89,33 +90,31 @@ def main(arguments: list[str]) -> int:
         return _cannot("memory: is gone with its server; there is nothing to verify")
     if missing := missing_file(url):
         return _cannot(f"there is no file {missing}; see --database-url")
+    if sys.stdout is None:
+        return _cannot("standard output is closed")
     if parsed.report is not None and (problem := _unwritable(parsed.report)):
         return _cannot(problem)  # now, and not after hours
-    database = open_database(url, committer_threads=1, reader_threads=1)
+    database = open_to_read(url)
     # What a server could read, however deep it nests, is read here too.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
-    try:
-        with _Shown(findings=not parsed.json) as shown:
-            report = verify(database, shown)
-    except SchemaNotCurrent as error:
-        return _cannot(str(error))
-    finally:
-        database.dispose()
-    return _told(report, as_json=parsed.json, file=parsed.report, strict=parsed.strict)
-
-
-def _told(report: Report, *, as_json: bool, file: Path | None, strict: bool) -> int:
-    document = json.dumps(report.as_json(), indent=2) + "\n"
-    sys.stdout.write(document if as_json else report.summary() + "\n")
-    if file is not None:
+    with Output(as_json=parsed.json, file=parsed.report) as output:
         try:
-            file.write_text(document, encoding="utf-8")
-        except OSError as error:
-            return _cannot(f"--report {file}: {error.strerror}")
-    if not report.complete:
+            report = verify(database, output)
+        except (SchemaNotCurrent, ChangedMeanwhile, CannotTell) as error:
+            return _cannot(str(error))
+        finally:
+            database.dispose()
+        return _told(report, output, strict=parsed.strict)
+
+
+def _told(report: Report, output: Output, *, strict: bool) -> int:
+    try:
+        output.finish(report)
+    except CannotTell as error:
+        return _cannot(str(error))
+    if report.interrupted:
         return INTERRUPTED
-    wrong = report.findings if strict else [f for f in report.findings if f.severity is Severity.ERROR]
-    return FOUND if wrong else CLEAN
+    return FOUND if report.errors or (strict and report.warnings) else CLEAN
 
 
 def _unwritable(file: Path) -> str | None:
@@ -127,47 +126,5 @@ def _unwritable(file: Path) -> str | None:
 
 
 def _cannot(sentence: str) -> int:
-    sys.stderr.write(f"runtimestore: {sentence}\n")
+    sys.stderr.write(f"runtimestore: {printable(sentence)}\n")
     return CANNOT
-
-
-class _Shown:
-    """A bar on standard error, if that is a terminal, and a line on standard output for each finding."""
-
-    def __init__(self, *, findings: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._findings = findings
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            redirect_stdout=False,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def begin(self, table: str, rows: int) -> None:
-        """A table is begun."""
-        self._task = self._progress.add_task(table, total=rows)
-
-    def advance(self, rows: int) -> None:
-        """So many more rows of it are done."""
-        if self._task is not None:
-            self._progress.advance(self._task, rows)
-
-    def found(self, finding: Finding) -> None:
-        """Something is wrong."""
-        if self._findings:
-            sys.stdout.write(finding.line() + "\n")

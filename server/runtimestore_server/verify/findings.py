@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass, field
 from typing import Any
+
+_UNQUOTED = frozenset("-_.:/@+")
 
 
 class Severity(enum.Enum):
@@ -38,43 +41,62 @@ class Finding:
 
     def line(self) -> str:
         """The finding in one line for people."""
-        key = ", ".join(f"{name} {value}" for name, value in self.key.items())
+        key = ", ".join(f"{name} {_quoted(value)}" for name, value in self.key.items())
         where = (self.table or "the database") + (f" ({key})" if key else "")
-        return f"{self.severity.value}: {where}: {self.description} [{self.kind}]"
+        return f"{self.severity.value}: {where}: {printable(self.description)} [{self.kind}]"
+
+
+def printable(text: str) -> str:
+    """A text with an escape, as in JSON, for all that moves a terminal's cursor, turns its text around or is not seen.
+
+    Ids are any text: a newline or an escape sequence in one must not pass for a line of the store's own.
+    """
+    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
+
+
+def _quoted(value: str) -> str:
+    """A value as it is, if it is plain; else as a JSON string that no terminal takes for more than text."""
+    if value.isascii() and all(character.isalnum() or character in _UNQUOTED for character in value) and value:
+        return value
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 @dataclass(slots=True)
 class Report:
-    """The outcome of a whole verification."""
+    """The outcome of a whole verification, but for the findings: there may be more of them than memory holds."""
 
     engine: str
-    schema_revision: str
+    schema_revision: str = ""
     rows: dict[str, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    errors: int = 0
+    warnings: int = 0
     seconds: float = 0.0
     complete: bool = True
-    """False if it was interrupted: then it tells what was found until then."""
+    """False if it was interrupted, or damage kept it from going on: then it tells what was found until then."""
+    interrupted: bool = False
+    """Whether somebody interrupted it."""
 
-    def count(self, severity: Severity) -> int:
-        """How many findings there are of a severity."""
-        return sum(finding.severity is severity for finding in self.findings)
+    def count(self, finding: Finding) -> None:
+        """One more finding."""
+        if finding.severity is Severity.ERROR:
+            self.errors += 1
+        else:
+            self.warnings += 1
 
     def as_json(self) -> dict[str, Any]:
-        """The report as `--json` prints it."""
+        """The report as `--json` prints it; its findings come last."""
         return {
             "engine": self.engine,
             "schema_revision": self.schema_revision,
             "complete": self.complete,
             "seconds": round(self.seconds, 3),
             "rows": self.rows,
-            "errors": self.count(Severity.ERROR),
-            "warnings": self.count(Severity.WARNING),
-            "findings": [finding.as_json() for finding in self.findings],
+            "errors": self.errors,
+            "warnings": self.warnings,
         }
 
     def summary(self) -> str:
         """The report in one line for people."""
-        errors, warnings = self.count(Severity.ERROR), self.count(Severity.WARNING)
-        verdict = f"{errors} errors, {warnings} warnings" if self.findings else "nothing wrong"
-        until = "" if self.complete else "interrupted after "
+        verdict = f"{self.errors} errors, {self.warnings} warnings" if self.errors or self.warnings else "nothing wrong"
+        until = "" if self.complete else "interrupted after " if self.interrupted else "stopped after "
         return f"{until}{sum(self.rows.values())} rows in {len(self.rows)} tables: {verdict} ({self.seconds:.1f} s)"

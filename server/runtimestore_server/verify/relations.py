@@ -22,8 +22,8 @@ from runtimestore_server.store.tables import (
     sessions,
     store_identity,
 )
-from runtimestore_server.verify.findings import Finding, Severity
-from runtimestore_server.verify.rows import finding, is_text, session_of
+from runtimestore_server.verify.findings import Finding
+from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, is_text, listed_session, session_of, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from runtimestore_server.verify.rows import Row
 
 OF_A_RUNTIME = (session_snapshots, inputs, receipts, ops_snapshots, sessions)
-
-_PROJECTED = ("created_at_ms", "updated_at_ms", "message_count", "total_tokens")
 
 
 def raw(table: sa.Table, *columns: sa.Column[Any]) -> list[sa.ColumnElement[Any]]:
@@ -93,20 +91,30 @@ def projection(tx: Connection, row: Row) -> Iterator[Finding]:
     elif not is_text(found["runtime_id"]):
         yield finding("projection_mismatch", sessions, dict(found), "runtime_id is no text")
     elif found["runtime_id"] != row["runtime_id"]:
-        # The session may have moved on to another runtime; then that one has a snapshot of it.
-        other = sa.select(session_snapshots.c.realm).where(
-            session_snapshots.c.realm == row["realm"],
-            session_snapshots.c.runtime_id == found["runtime_id"],
-            session_snapshots.c.session_id == session.session_id,
-        )
-        if tx.execute(other).first() is None:
-            yield finding("projection_mismatch", sessions, dict(found), "runtime_id has no snapshot of this session")
-    else:
-        wrong = [name for name in _PROJECTED if found[name] != getattr(session, name)]
+        yield from _moved_on(tx, dict(found))
+    elif not list(listed_session(dict(found))):  # else it is told where that row is looked at
+        wrong = [name for name in NUMBERS_OF_A_SESSION if found[name] != getattr(session, name)]
         if wrong:
             yield finding(
                 "projection_mismatch", sessions, dict(found), f"not what the snapshot says: {', '.join(wrong)}"
             )
+
+
+def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
+    """A session that is listed under another runtime than the one whose snapshot of it is looked at.
+
+    That other one has written it since. It may have gone on to another session after that, which leaves no trace: then
+    nobody can tell its row from one whose runtime was changed. It cannot be without any snapshot; where it is,
+    `sessions_without_a_snapshot` and `without_a_runtime` say so.
+    """
+    of_it = (
+        session_snapshots.c.realm == listed["realm"],
+        session_snapshots.c.runtime_id == listed["runtime_id"],
+    )
+    has = tx.execute(sa.select(*raw(session_snapshots, session_snapshots.c.session_id)).where(*of_it)).scalars().all()
+    if has and has[0] != listed["session_id"]:
+        told = "runtime_id has a snapshot of another session, and a runtime that is not listed has one of this"
+        yield warning("projection_mismatch", sessions, listed, told)
 
 
 def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iterator[Finding]:
@@ -128,9 +136,9 @@ def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iter
             if (row["realm"], row["runtime_id"], input_id) not in there
         ]
         if lost:
-            told = finding("input_missing", receipts, row, f"names inputs that are not stored: {', '.join(lost)}")
-            # A runtime sends all its inputs with a receipt, but nothing makes another client do so.
-            yield Finding(told.kind, told.table, told.key, told.description, Severity.WARNING)
+            # No error, though no call deletes an input: AtomicApply takes a receipt that names inputs which were never
+            # sent, so a store that nobody damaged may hold it. A runtime sends all its inputs with every receipt.
+            yield warning("input_missing", receipts, row, f"names inputs that are not stored: {', '.join(lost)}")
 
 
 def requests_from_the_future(tx: Connection) -> Iterator[Finding]:

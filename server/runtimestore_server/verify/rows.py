@@ -10,7 +10,7 @@ from runtimestore_server import documents, stored_documents
 from runtimestore_server.answers import RUNTIME_STATES
 from runtimestore_server.receipts import receipt_message
 from runtimestore_server.store import reads, requests, tables
-from runtimestore_server.verify.findings import Finding
+from runtimestore_server.verify.findings import Finding, Severity
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Check = Callable[[Row], Iterator[Finding]]
 
+NUMBERS_OF_A_SESSION = ("created_at_ms", "updated_at_ms", "message_count", "total_tokens")
+
 
 def key_of(table: sa.Table, row: Row) -> dict[str, str]:
     """The primary key of a row, for people."""
-    return {column.name: str(row[column.name]).encode(errors="replace").decode() for column in table.primary_key}
+    return {
+        column.name: str(row[column.name]).encode(errors="backslashreplace").decode() for column in table.primary_key
+    }
 
 
 def finding(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
     """A finding in a row."""
     return Finding(kind, table.name, key_of(table, row), description)
+
+
+def warning(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
+    """A finding in a row that need not be damage."""
+    return Finding(kind, table.name, key_of(table, row), description, Severity.WARNING)
 
 
 def is_text(value: object) -> bool:
@@ -141,6 +150,20 @@ def fence(row: Row) -> Iterator[Finding]:
     if not row["owner"] or not is_text(row["owner"]):
         yield finding("column_mismatch", tables.fences, row, "owner is no text")
 
+    if not _is_number(row["acquired_at_ms"]):
+        yield finding("column_mismatch", tables.fences, row, "acquired_at_ms is no number of milliseconds")
+
+
+def listed_session(row: Row) -> Iterator[Finding]:
+    """A row in the list of sessions; whether it is what a snapshot says is asked where the snapshot is looked at."""
+    wrong = [name for name in NUMBERS_OF_A_SESSION if not _is_number(row[name])]
+    if wrong:
+        yield finding("column_mismatch", tables.sessions, row, f"no number that is written here: {', '.join(wrong)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
 
 def _counted(table: sa.Table, column: str, row: Row) -> Iterator[Finding]:
     if not reads.is_count(row[column]):
@@ -152,6 +175,7 @@ def _counted(table: sa.Table, column: str, row: Row) -> Iterator[Finding]:
 CHECKS: dict[sa.Table, Check] = {
     tables.runtimes: runtime,
     tables.session_snapshots: session_snapshot,
+    tables.sessions: listed_session,
     tables.inputs: input_state,
     tables.receipts: receipt,
     tables.ops_snapshots: ops_snapshot,

@@ -46,44 +46,60 @@ class Progress(Protocol):
 def verify(database: Database, progress: Progress) -> Report:
     """Look at every row of a database whose schema is current. Writes nothing; servers may go on meanwhile.
 
-    Interrupted (Ctrl-C), it tells what it has found so far, in a report that is not complete.
+    `progress` is told each finding as it is made; the report has their number only, so that memory stays bounded.
+    Interrupted (Ctrl-C), or where damage keeps it from going on, the report is not complete.
 
     Raises:
         SchemaNotCurrent: it cannot be verified by this version; the message says what to do.
     """
     started = time.monotonic()
-    report = Report(database.name, schema.check(database).revision or "")
+    report = Report(database.name)
 
     def note(finding: Finding) -> None:
-        report.findings.append(finding)
         progress.found(finding)
+        report.count(finding)
 
     try:
-        _walk(database, report, note, progress)
+        report.schema_revision = schema.check(database).revision or ""
+        with database.snapshot() as tx:
+            _walk(database, tx, report, note, progress)
     except KeyboardInterrupt:
+        report.complete = False
+        report.interrupted = True
+    except sa.exc.DBAPIError as error:
+        if not database.is_damage(error):
+            raise
+        # So much is damaged that it cannot even be asked for the rest.
+        note(_unreadable("", error))
         report.complete = False
     report.seconds = time.monotonic() - started
     return report
 
 
-def _walk(database: Database, report: Report, note: Callable[[Finding], None], progress: Progress) -> None:
-    with database.snapshot() as tx:
-        with _tolerating(database, tx, note, ""):
-            for problem in database.integrity_problems(tx):
-                note(Finding("engine_damage", "", {}, problem))
-        for table in rows.CHECKS:
-            report.rows[table.name] = 0
-            with _tolerating(database, tx, note, table.name):
-                progress.begin(table.name, tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
-                for some in _batches(tx, table):
-                    for found in _of_batch(database, tx, table, some):
-                        note(found)
-                    report.rows[table.name] += len(some)
-                    progress.advance(len(some))
-        for check in relations.OF_ALL:
-            with _tolerating(database, tx, note, ""):
-                for found in check(tx):
+def _walk(
+    database: Database, tx: Connection, report: Report, note: Callable[[Finding], None], progress: Progress
+) -> None:
+    with _tolerating(database, tx, note, ""):
+        for problem in database.integrity_problems(tx):
+            note(Finding("engine_damage", "", {}, problem))
+    for table in rows.CHECKS:
+        report.rows[table.name] = 0
+        with _tolerating(database, tx, note, table.name):
+            counted = tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            progress.begin(table.name, counted)
+            for some in _batches(tx, table):
+                for found in _of_batch(database, tx, table, some):
                     note(found)
+                report.rows[table.name] += len(some)
+                progress.advance(len(some))
+            if (seen := report.rows[table.name]) != counted:
+                # A damaged index leads past rows without an error.
+                told = f"the engine counts {counted} rows here, and hands out {seen}"
+                note(Finding("engine_damage", table.name, {}, told))
+    for check in relations.OF_ALL:
+        with _tolerating(database, tx, note, ""):
+            for found in check(tx):
+                note(found)
 
 
 @contextlib.contextmanager
@@ -96,9 +112,16 @@ def _tolerating(database: Database, tx: Connection, note: Callable[[Finding], No
         savepoint.rollback()
         if not database.is_damage(error):
             raise
-        note(Finding("engine_damage", table, {}, "the engine cannot read all of what it keeps here"))
+        note(_unreadable(table, error))
     else:
         savepoint.commit()
+
+
+def _unreadable(table: str, error: sa.exc.DBAPIError) -> Finding:
+    said = " ".join(str(error.orig).split())
+    return Finding(
+        "engine_damage", table, {}, f"the engine cannot read all of what it keeps here ({said}): restore a backup"
+    )
 
 
 def _batches(tx: Connection, table: sa.Table) -> Iterator[list[Row]]:

@@ -11,14 +11,25 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from runtimestore_server.store.engines.database import CommitState, Database, Fault
+from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault
 from runtimestore_server.store.engines.postgres import PostgresDatabase
 from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
+from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["CommitState", "Database", "Fault", "error_name", "missing_file", "open_database", "parse_url"]
+__all__ = [
+    "ChangedMeanwhile",
+    "CommitState",
+    "Database",
+    "Fault",
+    "error_name",
+    "missing_file",
+    "open_database",
+    "open_to_read",
+    "parse_url",
+]
 
 
 def open_database(url: str, *, committer_threads: int, reader_threads: int) -> Database:
@@ -33,6 +44,18 @@ def open_database(url: str, *, committer_threads: int, reader_threads: int) -> D
     if parsed.get_backend_name() == "sqlite":
         return SqliteDatabase(parsed, reader_threads=reader_threads)
     return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
+
+
+def open_to_read(url: str) -> Database:
+    """The database behind a URL other than `memory:`, for `snapshot` alone; nothing in it is changed.
+
+    Raises:
+        ValueError: the URL is none.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteFileToRead(parsed)
+    return PostgresDatabase(parsed, committer_threads=1, reader_threads=1)
 
 
 def missing_file(url: str) -> str | None:

@@ -40,6 +40,10 @@ class Fault(enum.Enum):
     OTHER = "a defect, or a value that the engine refuses"
 
 
+class ChangedMeanwhile(Exception):
+    """What was read as one moment was not: somebody wrote past the locks."""
+
+
 class CommitState(enum.Enum):
     """What became of a transaction whose COMMIT was not answered."""
 

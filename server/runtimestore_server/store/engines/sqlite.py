@@ -23,7 +23,7 @@ from runtimestore_server.store.engines.database import LARGE_BYTES, POOL_TIMEOUT
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.sql.expression import FromClause
@@ -53,7 +53,9 @@ class SqliteDatabase(Database):
         self._checkpoints = Checkpoints()
 
     @staticmethod
-    def _engine(url: URL, *, pool_size: int) -> Engine:
+    def _engine(
+        url: URL, *, pool_size: int, configure: Callable[[sqlite3.Connection, object], None] | None = None
+    ) -> Engine:
         engine = sa.create_engine(
             url,
             poolclass=QueuePool,
@@ -63,7 +65,7 @@ class SqliteDatabase(Database):
             hide_parameters=True,  # the text of an error must not quote documents and secrets
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},
         )
-        event.listen(engine, "connect", _configure)
+        event.listen(engine, "connect", configure or _configure)
         return engine
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
@@ -184,17 +186,22 @@ def _create_private(file: str) -> None:
 
 
 def _configure(connection: sqlite3.Connection, record: object) -> None:
+    configure_reader(connection, record)
+    cursor = connection.cursor()
+    _use_write_ahead_log(cursor)  # readers do not wait for the writer
+    cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
+    cursor.execute("PRAGMA wal_autocheckpoint = 0")  # it would not tell that it failed: see checkpoints.py
+    cursor.close()
+
+
+def configure_reader(connection: sqlite3.Connection, record: object) -> None:
+    """Prepare a connection, whatever it is for; changes nothing in the file."""
     del record
     connection.isolation_level = None  # Python's own BEGINs come too late for BEGIN IMMEDIATE and never for DDL
     connection.text_factory = _text
     # Postgres has this function by itself.
     connection.create_function("sha256", 1, _sha256, deterministic=True)
-    cursor = connection.cursor()
-    _use_write_ahead_log(cursor)  # readers do not wait for the writer
-    cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
-    cursor.execute("PRAGMA wal_autocheckpoint = 0")  # it would not tell that it failed: see checkpoints.py
-    cursor.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
-    cursor.close()
+    connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
 
 
 def _text(stored: bytes) -> str:

@@ -1,0 +1,111 @@
+"""An SQLite file that is only looked at: nothing in it or beside it is changed, whatever it is and whoever uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
+
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from runtimestore_server.store.engines.database import ChangedMeanwhile
+from runtimestore_server.store.engines.sqlite import SqliteDatabase, configure_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import URL, Connection
+
+_HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\0"
+_FORMATS = slice(18, 20)
+_WRITE_AHEAD = b"\2\2"
+
+
+class SqliteFileToRead(SqliteDatabase):
+    """An SQLite file that is opened for reading. A server may serve it meanwhile."""
+
+    creates_itself = False
+
+    def __init__(self, url: URL) -> None:
+        url = url.set(drivername="sqlite+pysqlite")
+        named = url.database or ""
+        self._file = Path(unquote(urlsplit(named).path) if named.startswith("file:") else named).absolute()
+        self._before = self._state()
+        options = _options(self._file)
+        self._immutable = "immutable" in options
+        self.readers = self._engine(
+            url.set(database=f"file:{quote(str(self._file))}", query={**url.query, **options, "uri": "true"}),
+            pool_size=1,
+            configure=configure_reader,
+        )
+        event.listen(self.readers, "connect", _refuse_writes)
+        self.writers = self.readers
+
+    def problem(self, connection: Connection) -> str | None:
+        """Whether it is an SQLite file at all: what is none was hardly ever a store."""
+        try:
+            connection.exec_driver_sql("PRAGMA schema_version")
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_NOTADB:
+                raise
+            return (
+                "the file is no SQLite database, or its first page is destroyed: see --database-url, or restore a "
+                "backup if it was a store"
+            )
+        return None
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One read transaction.
+
+        Raises:
+            ChangedMeanwhile: the file could be read without locks only, and somebody wrote into it.
+        """
+        with super().snapshot() as connection:
+            yield connection
+        if self._immutable and self._state() != self._before:
+            raise ChangedMeanwhile("the file was written to while it was read without a lock: run it again")
+
+    def _state(self) -> tuple[int, ...] | None:
+        with contextlib.suppress(OSError):
+            found = self._file.stat()
+            return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return None
+
+
+def _options(file: Path) -> dict[str, str]:
+    """How a file is opened, so that nothing is left behind.
+
+    Whoever reads a file in WAL mode needs its log and the log's index, and SQLite makes them where they are missing. A
+    connection with `mode=ro` leaves them behind, as its user's own, and a server that is another user could not write
+    any more; one that could write takes them along.
+    """
+    with contextlib.suppress(OSError):
+        if Path(f"{file}-wal").stat().st_size:
+            return {"mode": "ro"}  # a server has it open, or ended without closing it
+    with contextlib.suppress(OSError):
+        if _is_in_wal_mode(file):
+            if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK):
+                return {"mode": "rw"}
+            if not Path(f"{file}-shm").exists():
+                # Nothing is in a log, and nobody reads or writes: whether it stays so is asked at the end.
+                return {"mode": "ro", "immutable": "1"}
+    return {"mode": "ro"}
+
+
+def _is_in_wal_mode(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        header = opened.read(_HEADER_BYTES)
+    return header.startswith(_MAGIC) and header[_FORMATS] == _WRITE_AHEAD
+
+
+def _refuse_writes(connection: sqlite3.Connection, record: object) -> None:
+    del record
+    connection.execute("PRAGMA query_only = ON")

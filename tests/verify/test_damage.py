@@ -1,0 +1,335 @@
+"""`verify` finds damage of each kind, planted past the server, in its row and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from runtimestore import RuntimeState
+from runtimestore_server.store import tables
+from runtimestore_server.verify import Severity
+from support.calls import Store, id_of, input_of
+from support.database import change, delete, flip_a_byte, insert, rows
+from support.documents import new_id, session
+from support.engines import DURABLE, UNTYPED_COLUMNS
+from support.verified import OF, RUNTIME, SESSION_OF, fill, verified
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtimestore_server.app import Application
+
+pytestmark = pytest.mark.needs(DURABLE)
+
+
+async def _changed_document(app: Application, table: sa.Table, column: str, body: bytes, **key: Any) -> None:
+    await change(app, table, {column: body, "sha256": sha256(body).digest()}, **key)
+
+
+INPUT = {**OF, "input_id": input_of("").input_id}
+OTHER_SESSION = session("text", session_id=id_of("session of nobody"))
+
+# What is damaged, and the kind, the table and a part of the key of the one finding.
+DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]] = {
+    "a snapshot": (
+        lambda app: flip_a_byte(app, tables.session_snapshots.c.body, **OF),
+        "digest_mismatch",
+        "session_snapshots",
+        OF,
+    ),
+    "a digest": (lambda app: flip_a_byte(app, tables.inputs.c.sha256, **INPUT), "digest_mismatch", "inputs", INPUT),
+    "a receipt": (lambda app: flip_a_byte(app, tables.receipts.c.receipt, **OF), "digest_mismatch", "receipts", OF),
+    "an ops document": (
+        lambda app: flip_a_byte(app, tables.ops_snapshots.c.snapshot_json, **OF),
+        "digest_mismatch",
+        "ops_snapshots",
+        OF,
+    ),
+    "an oauth snapshot": (
+        lambda app: flip_a_byte(app, tables.oauth_flow_snapshots.c.snapshot_json, realm="default"),
+        "digest_mismatch",
+        "oauth_flow_snapshots",
+        {"realm": "default"},
+    ),
+    "no session": (
+        lambda app: _changed_document(app, tables.session_snapshots, "body", b"{}", **OF),
+        "document_invalid",
+        "session_snapshots",
+        OF,
+    ),
+    "no input": (
+        lambda app: _changed_document(app, tables.inputs, "state_json", b"[]", **INPUT),
+        "document_invalid",
+        "inputs",
+        INPUT,
+    ),
+    "no receipt": (
+        lambda app: _changed_document(app, tables.receipts, "receipt", b"{}", **OF),
+        "document_invalid",
+        "receipts",
+        OF,
+    ),
+    "no ops document": (
+        lambda app: _changed_document(app, tables.ops_snapshots, "snapshot_json", b"\xff", **OF),
+        "document_invalid",
+        "ops_snapshots",
+        OF,
+    ),
+    "a session_id": (
+        lambda app: change(app, tables.session_snapshots, {"session_id": new_id()}, **OF),
+        "column_mismatch",
+        "session_snapshots",
+        OF,
+    ),
+    "another session's document": (
+        lambda app: _changed_document(app, tables.session_snapshots, "body", OTHER_SESSION, **OF),
+        "column_mismatch",
+        "session_snapshots",
+        OF,
+    ),
+    "an epoch_id": (
+        lambda app: change(app, tables.ops_snapshots, {"epoch_id": new_id()}, **OF),
+        "column_mismatch",
+        "ops_snapshots",
+        OF,
+    ),
+    "a sequence": (lambda app: change(app, tables.receipts, {"sequence": 7}, **OF), "column_mismatch", "receipts", OF),
+    "a runtime without a row": (
+        lambda app: insert(
+            app, tables.ops_snapshots, **_ops_row("rt:nobody", b'{"epoch_id": "%s"}' % id_of("epoch").encode())
+        ),
+        "no_runtime",
+        "ops_snapshots",
+        {"runtime_id": "rt:nobody"},
+    ),
+    "a session without a runtime": (
+        lambda app: insert(
+            app,
+            tables.sessions,
+            realm="default",
+            session_id=id_of("x"),
+            runtime_id="rt:nobody",
+            created_at_ms=1,
+            updated_at_ms=1,
+            message_count=0,
+            total_tokens=0,
+        ),
+        "no_runtime",
+        "sessions",
+        {"session_id": id_of("x")},
+    ),
+    "a projection": (
+        lambda app: change(app, tables.sessions, {"total_tokens": 1}, **SESSION_OF),
+        "projection_mismatch",
+        "sessions",
+        SESSION_OF,
+    ),
+    "a number in the list of sessions": (
+        lambda app: change(app, tables.sessions, {"message_count": -1}, **SESSION_OF),
+        "column_mismatch",
+        "sessions",
+        SESSION_OF,
+    ),
+    "a session that is not listed": (
+        lambda app: change(app, tables.sessions, {"session_id": id_of("y")}, **SESSION_OF),
+        "no_projection",
+        "session_snapshots",
+        OF,
+    ),
+    "a revision": (
+        lambda app: change(app, tables.runtimes, {"revision": 0}, **OF),
+        "revision_out_of_order",
+        "runtimes",
+        OF,
+    ),
+    "a version": (
+        lambda app: change(app, tables.oauth_flow_snapshots, {"version": -1}, realm="default"),
+        "revision_out_of_order",
+        "oauth_flow_snapshots",
+        {"realm": "default"},
+    ),
+    "a state": (
+        lambda app: change(app, tables.runtimes, {"runtime_state": "bogus"}, **OF),
+        "unknown_state",
+        "runtimes",
+        OF,
+    ),
+    "a remembered answer": (
+        lambda app: insert(app, tables.requests, **_request_row(revision=99)),
+        "revision_out_of_order",
+        "requests",
+        {"request_id": id_of("request")},
+    ),
+    "a fingerprint": (
+        lambda app: insert(app, tables.requests, **_request_row(fingerprint=b"short")),
+        "seal_mismatch",
+        "requests",
+        {"request_id": id_of("request")},
+    ),
+    "a seal": (
+        lambda app: insert(app, tables.requests, **_request_row(fingerprint=bytes(48))),
+        "seal_mismatch",
+        "requests",
+        {"request_id": id_of("request")},
+    ),
+    "an input of no runtime": (
+        lambda app: change(app, tables.inputs, {"runtime_id": "rt:nobody"}, **INPUT),
+        "no_runtime",
+        "inputs",
+        {"runtime_id": "rt:nobody"},
+    ),
+    "a receipt of no runtime": (
+        lambda app: change(app, tables.receipts, {"runtime_id": "rt:nobody"}, **OF),
+        "no_runtime",
+        "receipts",
+        {"runtime_id": "rt:nobody"},
+    ),
+    "a revision that no write can raise": (
+        lambda app: change(app, tables.runtimes, {"revision": 2**63 - 1}, **OF),
+        "revision_out_of_order",
+        "runtimes",
+        OF,
+    ),
+    "a second identity": (
+        lambda app: insert(app, tables.store_identity, singleton=2, store_id=new_id()),
+        "column_mismatch",
+        "store_identity",
+        {},
+    ),
+    "a snapshot that is gone": (
+        lambda app: delete(app, tables.session_snapshots, **OF),
+        "no_snapshot",
+        "sessions",
+        SESSION_OF,
+    ),
+    "the store's id": (
+        lambda app: change(app, tables.store_identity, {"store_id": "none"}),
+        "column_mismatch",
+        "store_identity",
+        {},
+    ),
+    "the store's id that is gone": (
+        lambda app: delete(app, tables.store_identity),
+        "column_mismatch",
+        "store_identity",
+        {},
+    ),
+    "a fence": (
+        lambda app: insert(
+            app, tables.fences, realm="default", runtime_id="rt:fenced", fence=0, owner="o", acquired_at_ms=1
+        ),
+        "revision_out_of_order",
+        "fences",
+        {"runtime_id": "rt:fenced"},
+    ),
+    "when a fence was handed out": (
+        lambda app: change(app, tables.fences, {"acquired_at_ms": -1}, realm="default", runtime_id="rt:acquired"),
+        "column_mismatch",
+        "fences",
+        {"runtime_id": "rt:acquired"},
+    ),
+}
+
+
+def _ops_row(runtime_id: str, body: bytes) -> dict[str, Any]:
+    return {
+        "realm": "default",
+        "runtime_id": runtime_id,
+        "epoch_id": id_of("epoch"),
+        "sha256": sha256(body).digest(),
+        "snapshot_json": body,
+    }
+
+
+def _request_row(*, revision: int = 1, fingerprint: bytes = bytes(32)) -> dict[str, Any]:
+    return {
+        "realm": "default",
+        "request_id": id_of("request"),
+        "fingerprint": fingerprint,
+        "revision": revision,
+        "recorded_at_ms": 1,
+    }
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_damage_is_found_in_its_row_and_nowhere_else(serve: Any, damage: str) -> None:
+    plant, kind, table, key = DAMAGE[damage]
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        assert (await verified(app)).findings == []
+
+        await plant(app)
+
+        told = await verified(app)
+        (found,) = told.findings
+        assert (found.kind, found.table, found.severity) == (kind, table, Severity.ERROR)
+        assert {name: found.key[name] for name in key} == key
+        assert told.rows["inputs"] == len(await rows(app, tables.inputs))
+
+
+async def test_every_finding_is_told_however_many_there_are(serve: Any) -> None:
+    planted = {
+        *("a snapshot", "a digest", "a receipt", "an ops document", "an oauth snapshot", "a state", "a fence"),
+        *("the store's id", "a session without a runtime", "a remembered answer"),
+    }
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        for damage in planted:
+            plant, *_ = DAMAGE[damage]
+            await plant(app)
+
+        told = await verified(app)
+
+    assert told.report is not None
+    assert (told.report.errors, told.report.warnings) == (len(told.findings), 0)
+    found = [(found.kind, found.table) for found in told.findings]
+    assert sorted(found) == sorted((kind, table) for _, kind, table, _ in (DAMAGE[damage] for damage in planted))
+
+
+async def test_every_damaged_row_of_a_table_is_told(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        states = [input_of("a", f"input {number}") for number in range(40)]  # more than are held at once
+        await store.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE, states)
+        for state in states[::3]:
+            await flip_a_byte(app, tables.inputs.c.state_json, **OF, input_id=state.input_id)
+
+        told = await verified(app)
+
+    assert sorted(found.key["input_id"] for found in told.findings) == sorted(state.input_id for state in states[::3])
+    assert {found.kind for found in told.findings} == {"digest_mismatch"}
+
+
+@pytest.mark.needs(UNTYPED_COLUMNS)
+async def test_bad_text_in_a_column_is_a_finding_and_the_rest_is_looked_at(serve: Any) -> None:
+    bad = sa.cast(sa.literal(b"\xffA", sa.LargeBinary), sa.Text)
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        await change(app, tables.sessions, {"runtime_id": bad}, **SESSION_OF)
+        numbers: dict[str, Any] = {
+            "total_tokens": sa.literal_column("'many'"),
+            "created_at_ms": sa.literal_column("1.5"),
+        }
+        await change(app, tables.sessions, numbers, realm="default", session_id=id_of("session of rt:neighbour"))
+        await change(app, tables.fences, {"owner": bad}, realm="default", runtime_id="rt:acquired")
+        await store.acquire_runtime("rt:later", "somebody")
+        never: dict[str, Any] = {"acquired_at_ms": sa.literal_column("'soon'")}
+        await change(app, tables.fences, never, realm="default", runtime_id="rt:later")
+        await flip_a_byte(app, tables.oauth_flow_snapshots.c.snapshot_json, realm="default")
+
+        told = await verified(app)
+
+    assert sorted((found.kind, found.table) for found in told.findings) == [
+        ("column_mismatch", "fences"),
+        ("column_mismatch", "fences"),
+        ("column_mismatch", "sessions"),
+        ("digest_mismatch", "oauth_flow_snapshots"),
+        ("no_runtime", "sessions"),
+        ("projection_mismatch", "sessions"),
+    ]
+    for found in told.findings:
+        json.dumps(found.as_json()).encode("ascii")
+        found.line().encode()

@@ -1,0 +1,127 @@
+"""What `verify` can know of rows together, and what not: sessions that move between runtimes, inputs of receipts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtimestore_server.store import tables
+from runtimestore_server.verify import Severity
+from support.calls import Store, id_of, input_of
+from support.database import change, delete
+from support.documents import new_id, receipt, session
+from support.engines import DURABLE
+from support.verified import RUNTIME, verified
+
+pytestmark = pytest.mark.needs(DURABLE)
+
+
+async def test_a_session_that_moved_on_to_another_runtime_is_no_damage(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        body = session("text", session_id=id_of("moving"))
+        await store.commit_session_snapshot("rt:first", body)
+        await store.commit_session_snapshot("rt:second", body)
+        await store.commit_session_snapshot("rt:second", session("another"))
+        await store.commit_session_snapshot("rt:third", body)
+
+        assert (await verified(app)).findings == []
+
+
+async def test_a_store_that_nobody_damaged_has_no_error_wherever_its_sessions_moved(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        first = session("text", session_id=id_of("X"))
+        await store.commit_session_snapshot("rt:A", first)
+        await store.commit_session_snapshot("rt:B", first)
+        await store.commit_session_snapshot("rt:B", session("text", session_id=id_of("Y")))
+
+        (found,) = (await verified(app)).findings
+
+    # The list names rt:B for session X, which no snapshot confirms: a changed row would look the same.
+    assert (found.kind, found.table, found.severity) == ("projection_mismatch", "sessions", Severity.WARNING)
+    assert found.key == {"realm": "default", "session_id": id_of("X")}
+
+
+@pytest.mark.parametrize(
+    ("runtime_id", "kind", "severity"),
+    [
+        ("rt:neighbour", "projection_mismatch", Severity.WARNING),  # it may have had the session before its own
+        ("rt:without a session", "no_snapshot", Severity.ERROR),
+        ("rt:nobody", "no_runtime", Severity.ERROR),
+    ],
+)
+async def test_a_session_that_is_listed_under_another_runtime_is_told_as_surely_as_it_can_be_known(
+    serve: Any, runtime_id: str, kind: str, severity: Severity
+) -> None:
+    async with serve() as app, Store(app.address) as store:
+        await store.commit_session_snapshot(RUNTIME, session("text", session_id=id_of("listed")))
+        await store.commit_session_snapshot("rt:neighbour", session("text"))
+        await store.persist_input_state("rt:without a session", input_of("a"))
+        await change(app, tables.sessions, {"runtime_id": runtime_id}, realm="default", session_id=id_of("listed"))
+
+        (found,) = (await verified(app)).findings
+
+    assert (found.kind, found.table, found.severity) == (kind, "sessions", severity)
+    assert found.key["session_id"] == id_of("listed")
+
+
+async def test_a_receipt_whose_inputs_were_never_stored_is_a_warning(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        lost, there = new_id(), input_of("a")
+        await store.atomic_apply(RUNTIME, receipt=receipt(contributing=(there.input_id, lost)), input_updates=[there])
+
+        (found,) = (await verified(app)).findings
+
+        assert (found.kind, found.table, found.severity) == ("input_missing", "receipts", Severity.WARNING)
+        assert lost in found.description
+        assert there.input_id not in found.description
+
+
+async def test_an_input_counts_for_the_receipts_of_its_own_runtime_and_each_one_named_is_looked_for(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store, Store(app.address, realm="another") as elsewhere:
+        first, second, there = input_of("a", "first"), input_of("a", "second"), input_of("a", "there")
+        for other, runtime_id in ((store, "rt:neighbour"), (elsewhere, RUNTIME)):
+            for state in (first, second):
+                await other.persist_input_state(runtime_id, state)
+        named = (first.input_id, there.input_id, second.input_id)
+        await store.atomic_apply(RUNTIME, receipt=receipt(contributing=named), input_updates=[there])
+
+        (found,) = (await verified(app)).findings
+
+        assert found.kind == "input_missing"
+        assert first.input_id in found.description
+        assert second.input_id in found.description
+        assert there.input_id not in found.description
+
+
+async def test_the_inputs_of_every_receipt_are_looked_for(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        there = input_of("a")
+        await store.persist_input_state(RUNTIME, there)
+        lost = {}
+        for sequence in range(5):
+            proof = receipt(sequence=sequence, contributing=(there.input_id, new_id()))
+            await store.atomic_apply(RUNTIME, receipt=proof)
+            lost[proof.run_id] = proof.contributing_input_ids[1]
+        await store.atomic_apply(RUNTIME, receipt=receipt(contributing=(there.input_id,)))
+
+        findings = (await verified(app)).findings
+
+    assert {found.kind for found in findings} == {"input_missing"}
+    assert {found.key["run_id"]: found.description.split()[-1] for found in findings} == lost
+
+
+@pytest.mark.parametrize("runtime_id", ["rt:\u200d", "rt:\u00a0", "rt:\n", "rt:\U0001f469\u200d\U0001f680"])
+async def test_a_runtime_with_characters_that_nobody_sees_is_looked_at_like_any_other(
+    serve: Any, runtime_id: str
+) -> None:
+    async with serve() as app, Store(app.address) as store:
+        state, body = input_of("a"), session("text", session_id=id_of("seen"))
+        proof = receipt(contributing=(state.input_id,))
+        await store.atomic_apply(runtime_id, body, proof, [state])
+        assert (await verified(app)).findings == []
+
+        await change(app, tables.sessions, {"total_tokens": 1}, realm="default", session_id=id_of("seen"))
+        await delete(app, tables.inputs, realm="default", runtime_id=runtime_id)
+
+        assert {found.kind for found in (await verified(app)).findings} == {"projection_mismatch", "input_missing"}

@@ -1,0 +1,97 @@
+"""How `verify` goes through a store: one moment while others write, every table, and a report of all that it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from runtimestore_server.store import tables
+from support.calls import Store, id_of, input_of
+from support.database import flip_a_byte, rows
+from support.documents import receipt, session
+from support.engines import DURABLE
+from support.verified import OF, Told, fill, verified
+
+pytestmark = pytest.mark.needs(DURABLE)
+
+
+async def test_it_sees_one_moment_while_a_server_writes(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        stop = asyncio.Event()
+
+        async def write(name: str) -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                state = input_of(f"{number}", f"input {number}")
+                proof = receipt(contributing=(state.input_id,))
+                messages = [{"role": "user"}] * (number % 7)
+                body = session(session_id=id_of(f"session of {name}"), messages=messages)
+                await store.atomic_apply(name, body, proof, [state])
+
+        writing = [asyncio.create_task(write(f"rt:{number}")) for number in range(16)]
+        try:
+            for _ in range(10):
+                assert (await verified(app)).findings == []
+        finally:
+            stop.set()
+            await asyncio.gather(*writing)
+
+
+class _Impatient(Told):
+    def begin(self, table: str, rows: int) -> None:
+        super().begin(table, rows)
+        if table == "inputs":
+            raise KeyboardInterrupt
+
+
+async def test_interrupted_it_tells_what_it_has_found_until_then(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        await flip_a_byte(app, tables.session_snapshots.c.body, **OF)
+
+        told = await verified(app, _Impatient())
+
+    report = told.report
+    assert report is not None
+    assert not report.complete
+    assert [found.table for found in told.findings] == ["session_snapshots"]
+    assert (report.as_json()["complete"], report.errors) == (False, 1)
+    assert report.summary().startswith("interrupted after ")
+
+
+async def test_it_counts_the_rows_of_every_table_and_tells_how_far_it_is(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        for number in range(600):  # more than are held at once
+            await store.acquire_runtime(f"rt:{number}", "somebody")
+
+        told = await verified(app)
+
+        stored = {
+            table.name: len(await rows(app, table))
+            for table in tables.metadata.sorted_tables
+            if table is not tables.store_identity
+        }
+    assert told.rows == told.begun == told.advanced == stored
+    assert min(stored.values()) > 0
+
+
+async def test_the_report_says_all_of_it_and_quotes_no_document(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        await store.persist_auth_oauth_flow_snapshot(b"pkce-verifier")
+        await flip_a_byte(app, tables.oauth_flow_snapshots.c.snapshot_json, realm="default")
+
+        told = await verified(app)
+
+    assert told.report is not None
+    (found,) = told.findings
+    assert found.as_json()["key"] == {"realm": "default"}
+    written = json.loads(json.dumps(told.report.as_json()))
+    assert (written["complete"], written["errors"], written["warnings"]) == (True, 1, 0)
+    assert written["rows"]["runtimes"] == 2
+    assert "verifier" not in json.dumps([written, found.as_json()]) + found.line() + told.report.summary()
