@@ -67,32 +67,6 @@ async def test_warnings_fail_only_where_it_is_strict(tmp_path: Path) -> None:
     assert lenient.stdout.startswith("warning: receipts (")
 
 
-@pytest.mark.usefixtures("runner")
-async def test_a_file_that_sqlite_itself_finds_damaged_is_told_and_the_rest_is_looked_at(tmp_path: Path) -> None:
-    file = tmp_path / "store.db"
-    async with in_process(f"sqlite:///{file}") as app, Store(app.address) as store:
-        for number in range(20):
-            await store.commit_session_snapshot(f"rt:{number}", session("x" * 20_000))
-            await store.persist_input_state(f"rt:{number}", input_of("a"))
-    with sqlite3.connect(file) as connection:
-        # The page of an index of the sessions' table: what it says is no longer what the table says.
-        (page,) = connection.execute(
-            "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'session_snapshots'"
-        ).fetchone()
-    connection.close()
-    with file.open("r+b") as pages:
-        pages.seek((page - 1) * 4096 + 8)
-        pages.write(b"\xff" * 4000)
-
-    done = run("verify", "--database-url", f"sqlite:///{file}", "--json", cwd=tmp_path)
-
-    report = json.loads(done.stdout)
-    assert done.returncode == 1
-    assert "engine_damage" in {found["kind"] for found in report["findings"]}
-    assert report["rows"]["inputs"] == 20
-    assert "Traceback" not in done.stderr
-
-
 def test_it_exits_with_2_where_it_cannot_look(tmp_path: Path) -> None:
     missing = run("verify", "--database-url", "sqlite:///nothing.db", cwd=tmp_path)
     memory = run("verify", "--database-url", "memory:", cwd=tmp_path)
