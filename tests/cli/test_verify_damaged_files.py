@@ -11,7 +11,7 @@ from support.calls import Store, input_of
 from support.command import run
 from support.documents import session
 from support.server import in_process
-from support.sqlite_pages import PAGE_BYTES, contents, cut_in_half, on_page, overwrite, root_page
+from support.sqlite_pages import PAGE_BYTES, contents, cut_in_half, on_page, overwrite, replace, root_page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,24 @@ async def test_a_file_whose_first_page_is_zeros_is_hardly_known_as_a_store(file:
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "restore a backup if it was a store" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"sqlite_autoindex_inputs_1", b"s\xf1lite_autoindex_inputs_1", "malformed database schema"),
+        (b"runtime_state TEXT", b"runtime_stale TEXT", "no such column: runtimes.runtime_state"),
+    ],
+)
+async def test_a_schema_that_rots_is_damage_even_where_no_driver_can_spell_it(
+    file: Path, old: bytes, new: bytes, told: str
+) -> None:
+    await _store(file)
+    replace(file, old, new)
+
+    report = _verified(file, exit_code=1)
+
+    assert any(told in found["description"] for found in report["findings"])
 
 
 async def test_an_index_whose_page_is_garbage_is_told_and_the_rest_is_looked_at(file: Path) -> None:

@@ -35,6 +35,14 @@ def on_page(file: Path, page: int, offset: int, length: int) -> bytes:
         return opened.read(length)
 
 
+def replace(file: Path, old: bytes, new: bytes) -> None:
+    """Put bytes over the first place that holds others of the same length."""
+    assert len(old) == len(new)
+    damaged = file.read_bytes().replace(old, new, 1)
+    assert new in damaged
+    file.write_bytes(damaged)
+
+
 def cut_in_half(file: Path) -> None:
     """Take away the second half of a file's pages."""
     os.truncate(file, file.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES)

@@ -29,6 +29,9 @@ ROWS_AT_ONCE = {
 """How many rows of a table are held in memory; 500 of those that are small."""
 SMALL_ROWS_AT_ONCE = 500
 
+ENGINE_ERRORS = (sa.exc.DBAPIError, UnicodeDecodeError)
+"""What a read of damage may raise; the second where the driver cannot even decode what SQLite says of it."""
+
 
 class Progress(Protocol):
     """Who wants to see how far it is."""
@@ -66,8 +69,8 @@ def verify(database: Database, progress: Progress) -> Report:
     except KeyboardInterrupt:
         report.complete = False
         report.interrupted = True
-    except sa.exc.DBAPIError as error:
-        if not database.is_damage(error):
+    except ENGINE_ERRORS as error:
+        if not _is_damage(database, error):
             raise
         # So much is damaged that it cannot even be asked for the rest.
         note(_unreadable("", error))
@@ -108,17 +111,23 @@ def _tolerating(database: Database, tx: Connection, note: Callable[[Finding], No
     savepoint = tx.begin_nested()  # an error would else be the end of the whole transaction on Postgres
     try:
         yield
-    except sa.exc.DBAPIError as error:
+    except ENGINE_ERRORS as error:
         savepoint.rollback()
-        if not database.is_damage(error):
+        # What has the schema of this version, and not its tables, is no store that was left alone.
+        if not _is_damage(database, error) and not database.lacks_table(error):
             raise
         note(_unreadable(table, error))
     else:
         savepoint.commit()
 
 
-def _unreadable(table: str, error: sa.exc.DBAPIError) -> Finding:
-    said = " ".join(str(error.orig).split())
+def _is_damage(database: Database, error: sa.exc.DBAPIError | UnicodeDecodeError) -> bool:
+    return isinstance(error, UnicodeDecodeError) or database.is_damage(error)
+
+
+def _unreadable(table: str, error: sa.exc.DBAPIError | UnicodeDecodeError) -> Finding:
+    text = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error.orig)
+    said = " ".join(text.split())
     return Finding(
         "engine_damage", table, {}, f"the engine cannot read all of what it keeps here ({said}): restore a backup"
     )

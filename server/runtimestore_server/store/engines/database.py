@@ -161,6 +161,10 @@ class Database(ABC):
         """Whether an error of a read says that what is stored cannot be read."""
         return self.classify(error) is Fault.CORRUPT
 
+    @abstractmethod
+    def lacks_table(self, error: Exception) -> bool:
+        """Whether an error of a read says that there is no such table or column."""
+
     def _reopen_when_read_only(self, engine: Engine) -> None:
         """Close a connection that takes no writes once it is given back: it would not take them later either.
 

@@ -168,6 +168,10 @@ class PostgresDatabase(Database):
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             yield connection.execution_options(**options)
 
+    def lacks_table(self, error: Exception) -> bool:
+        """By SQLSTATE: undefined_table, undefined_column."""
+        return getattr(getattr(error, "orig", None), "sqlstate", None) in ("42P01", "42703")
+
     def migration_lock(self, connection: Connection) -> None:
         """An advisory lock of the transaction, on a number that no other program is likely to use."""
         self.limit_lock_wait(connection, 0)  # without limit: whoever migrates may take long

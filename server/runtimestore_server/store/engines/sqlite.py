@@ -135,6 +135,11 @@ class SqliteDatabase(Database):
             if line != "ok":
                 yield " ".join(line.split())
 
+    def lacks_table(self, error: Exception) -> bool:
+        """SQLite has one code for all that it cannot make sense of, and statements that are sound lack nothing else."""
+        code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+        return code == sqlite3.SQLITE_ERROR
+
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Bring the log into the file from time to time."""
         driver: Any = connection.connection.driver_connection
