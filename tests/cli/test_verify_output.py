@@ -17,6 +17,7 @@ import pytest
 from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.command import run
+from support.disk import small_disk
 from support.server import in_process
 from support.server_process import COMMAND, WAIT_SECONDS, environment_with
 
@@ -110,6 +111,18 @@ def test_a_report_that_fills_its_disk_is_told(file: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr == "runtimestore: --report /dev/full cannot be written: No space left on device\n"
+    assert "3 errors" in done.stdout
+
+
+def test_a_temporary_folder_that_is_full_ends_it_with_one_line(file: Path) -> None:
+    _damaged(file, 20_000)
+    with small_disk(file.parent / "small", size_bytes=2 * MIB) as disk:
+        extra = {"TMPDIR": str(disk.folder)}
+        done = run("verify", "--database-url", f"sqlite:///{file}", "--json", cwd=file.parent, extra=extra)
+        left = list(disk.folder.iterdir())
+
+    assert (done.returncode, done.stdout, left) == (2, "", [])
+    assert done.stderr == ("runtimestore: the temporary folder ($TMPDIR) cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("stored", [b"\x1b[2J\0\xff", "\x1b[2J\n\u202e0002", None])

@@ -96,21 +96,29 @@ class Output:
             CannotTell: not everything could be told.
         """
         self._progress.stop()
+        failed = self._lost
         if self._file is not None:
-            with _writing(f"--report {self._file}"), self._file.open("w", encoding="utf-8") as file:
-                self._write_document(report, file)
-        if self._lost is not None:
-            raise self._lost
-        try:
-            with _writing("standard output"):
-                if self._as_json:
-                    self._write_document(report, sys.stdout)
-                else:
-                    sys.stdout.write(report.summary() + "\n")
-                sys.stdout.flush()
-        except CannotTell as error:
-            self._give_up(error)
-            raise
+            try:
+                with _writing(f"--report {self._file}"), self._file.open("w", encoding="utf-8") as file:
+                    self._write_document(report, file)
+            except CannotTell as error:  # whoever reads standard output is told nevertheless
+                failed = error
+        if self._lost is None:
+            try:
+                with _writing("standard output"):
+                    self._write_result(report)
+            except CannotTell as error:
+                self._give_up(error)
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _write_result(self, report: Report) -> None:
+        if self._as_json:
+            self._write_document(report, sys.stdout)
+        else:
+            sys.stdout.write(report.summary() + "\n")
+        sys.stdout.flush()
 
     def _write_document(self, report: Report, to: IO[str]) -> None:
         empty = json.dumps({**report.as_json(), "findings": []}, indent=2)
@@ -157,7 +165,8 @@ class _Spool:
 
     def close(self) -> None:
         """Forget them."""
-        self._bytes.close()
+        with contextlib.suppress(OSError):  # what is buffered for a disk that is full
+            self._bytes.close()
 
 
 @contextlib.contextmanager
