@@ -40,6 +40,15 @@ def _foreign(file: Path, *, wal: bool) -> None:
         connection.executescript("CREATE TABLE t (n); INSERT INTO t VALUES (1)")
 
 
+KILLED_IN_A_TRANSACTION = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA cache_size = 1")
+connection.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 1000)
+os._exit(0)
+"""
+
+
 @contextlib.contextmanager
 def _read_only(folder: Path) -> Iterator[tuple[str, ...]]:
     """Inside, nothing in a folder can be written; the words before a command that hold it to that even as root."""
@@ -60,13 +69,19 @@ def _read_only(folder: Path) -> Iterator[tuple[str, ...]]:
             file.chmod(0o644)
 
 
-@pytest.mark.parametrize("kind", ["foreign", "foreign in WAL mode", "empty", "no database", "of half a header"])
+@pytest.mark.parametrize(
+    "kind",
+    ["foreign", "foreign in WAL mode", "foreign within a transaction", "empty", "no database", "of half a header"],
+)
 def test_a_file_that_is_no_store_is_refused_and_not_a_byte_of_it_changes(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     file = folder / "some.db"
     if kind.startswith("foreign"):
         _foreign(file, wal=kind.endswith("mode"))
+        if kind.endswith("transaction"):
+            subprocess.run([sys.executable, "-c", KILLED_IN_A_TRANSACTION, str(file)], check=True)
+            assert (folder / "some.db-journal").stat().st_size
     else:
         file.write_bytes({"empty": b"", "no database": b"text\n" * 1000}.get(kind, b"SQLite format 3\0abc"))
     before = contents(folder)

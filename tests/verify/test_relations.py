@@ -96,10 +96,10 @@ async def test_an_input_counts_for_the_receipts_of_its_own_runtime_and_each_one_
 
 async def test_the_inputs_of_every_receipt_are_looked_for(serve: Any) -> None:
     async with serve() as app, Store(app.address) as store:
-        there = input_of("a")
-        await store.persist_input_state(RUNTIME, there)
         lost = {}
         for sequence in range(5):
+            there = input_of("a", f"there {sequence}")
+            await store.persist_input_state(RUNTIME, there)
             proof = receipt(sequence=sequence, contributing=(there.input_id, new_id()))
             await store.atomic_apply(RUNTIME, receipt=proof)
             lost[proof.run_id] = proof.contributing_input_ids[1]
