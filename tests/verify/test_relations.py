@@ -108,7 +108,8 @@ async def test_the_inputs_of_every_receipt_are_looked_for(serve: Any) -> None:
         findings = (await verified(app)).findings
 
     assert {found.kind for found in findings} == {"input_missing"}
-    assert {found.key["run_id"]: found.description.split()[-1] for found in findings} == lost
+    told = {run_id: f"names inputs that are not stored: {input_id}" for run_id, input_id in lost.items()}
+    assert {found.key["run_id"]: found.description for found in findings} == told
 
 
 @pytest.mark.parametrize("runtime_id", ["rt:\u200d", "rt:\u00a0", "rt:\n", "rt:\U0001f469\u200d\U0001f680"])
