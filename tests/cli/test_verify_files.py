@@ -166,7 +166,8 @@ database = open_to_read(sys.argv[1])
 try:
     with database.snapshot() as tx:
         print(tx.exec_driver_sql("SELECT count(*) FROM runtimes").scalar(), flush=True)
-        sys.stdin.readline()
+        if sys.stdin.readline() == "fail\n":
+            raise RuntimeError("what was read does not fit together")
 except ChangedMeanwhile as error:
     print(error)
 finally:
@@ -189,7 +190,10 @@ def _reading(url: str, *command: str) -> Iterator[subprocess.Popen[str]]:
         yield reader
 
 
-async def test_a_file_that_is_written_to_while_it_is_read_without_a_lock_is_no_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", ["well", "fail"])
+async def test_a_file_that_is_written_to_while_it_is_read_without_a_lock_is_no_answer(
+    tmp_path: Path, ends: str
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     url = f"sqlite:///{folder}/store.db"
@@ -199,7 +203,7 @@ async def test_a_file_that_is_written_to_while_it_is_read_without_a_lock_is_no_a
         (folder / "store.db").chmod(0o644)
         async with in_process(url) as app, Store(app.address) as store:
             await store.persist_input_state("rt:y", input_of("a"))
-        told, _ = reader.communicate("\n", timeout=WAIT_SECONDS)
+        told, _ = reader.communicate(f"{ends}\n", timeout=WAIT_SECONDS)
 
     assert "was written to while it was read" in told
 

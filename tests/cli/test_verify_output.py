@@ -79,7 +79,7 @@ def test_an_output_that_nobody_reads_any_more_ends_it_with_one_line(file: Path, 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("options", ["", "--json"])
-@pytest.mark.parametrize("count", [0, 1, 3000])
+@pytest.mark.parametrize("count", [0, 3000])
 def test_an_output_that_is_full_ends_it_with_one_line(file: Path, options: str, count: int) -> None:
     _damaged(file, count)
 

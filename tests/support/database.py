@@ -58,6 +58,16 @@ async def delete(app: Application, table: sa.Table, **key: Any) -> None:
     await asyncio.to_thread(write)
 
 
+async def execute(app: Application, statement: str) -> None:
+    """Run a statement in a transaction of its own, past the server."""
+
+    def run() -> None:
+        with app.store.database.writers.begin() as connection:
+            connection.exec_driver_sql(statement)
+
+    await asyncio.to_thread(run)
+
+
 async def flip_a_byte(app: Application, column: sa.Column[Any], **key: Any) -> None:
     """Damage one stored value: a bit in its middle."""
     table = column.table

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import sqlalchemy as sa
 
-from runtimestore import RuntimeState
 from runtimestore_server.store import tables
 from runtimestore_server.verify import Severity
 from support.calls import Store, id_of, input_of
 from support.database import change, delete, flip_a_byte, insert, rows
 from support.documents import new_id, session
-from support.engines import DURABLE, UNTYPED_COLUMNS
-from support.verified import OF, RUNTIME, SESSION_OF, fill, verified
+from support.engines import DURABLE
+from support.verified import OF, SESSION_OF, fill, verified
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import sqlalchemy as sa
 
     from runtimestore_server.app import Application
 
@@ -288,48 +287,3 @@ async def test_every_finding_is_told_however_many_there_are(serve: Any) -> None:
     assert (told.report.errors, told.report.warnings) == (len(told.findings), 0)
     found = [(found.kind, found.table) for found in told.findings]
     assert sorted(found) == sorted((kind, table) for _, kind, table, _ in (DAMAGE[damage] for damage in planted))
-
-
-async def test_every_damaged_row_of_a_table_is_told(serve: Any) -> None:
-    async with serve() as app, Store(app.address) as store:
-        states = [input_of("a", f"input {number}") for number in range(40)]  # more than are held at once
-        await store.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE, states)
-        for state in states[::3]:
-            await flip_a_byte(app, tables.inputs.c.state_json, **OF, input_id=state.input_id)
-
-        told = await verified(app)
-
-    assert sorted(found.key["input_id"] for found in told.findings) == sorted(state.input_id for state in states[::3])
-    assert {found.kind for found in told.findings} == {"digest_mismatch"}
-
-
-@pytest.mark.needs(UNTYPED_COLUMNS)
-async def test_bad_text_in_a_column_is_a_finding_and_the_rest_is_looked_at(serve: Any) -> None:
-    bad = sa.cast(sa.literal(b"\xffA", sa.LargeBinary), sa.Text)
-    async with serve() as app, Store(app.address) as store:
-        await fill(store)
-        await change(app, tables.sessions, {"runtime_id": bad}, **SESSION_OF)
-        numbers: dict[str, Any] = {
-            "total_tokens": sa.literal_column("'many'"),
-            "created_at_ms": sa.literal_column("1.5"),
-        }
-        await change(app, tables.sessions, numbers, realm="default", session_id=id_of("session of rt:neighbour"))
-        await change(app, tables.fences, {"owner": bad}, realm="default", runtime_id="rt:acquired")
-        await store.acquire_runtime("rt:later", "somebody")
-        never: dict[str, Any] = {"acquired_at_ms": sa.literal_column("'soon'")}
-        await change(app, tables.fences, never, realm="default", runtime_id="rt:later")
-        await flip_a_byte(app, tables.oauth_flow_snapshots.c.snapshot_json, realm="default")
-
-        told = await verified(app)
-
-    assert sorted((found.kind, found.table) for found in told.findings) == [
-        ("column_mismatch", "fences"),
-        ("column_mismatch", "fences"),
-        ("column_mismatch", "sessions"),
-        ("digest_mismatch", "oauth_flow_snapshots"),
-        ("no_runtime", "sessions"),
-        ("projection_mismatch", "sessions"),
-    ]
-    for found in told.findings:
-        json.dumps(found.as_json()).encode("ascii")
-        found.line().encode()

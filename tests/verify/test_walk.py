@@ -7,13 +7,15 @@ import json
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from runtimestore import RuntimeState
 from runtimestore_server.store import tables
 from support.calls import Store, id_of, input_of
-from support.database import flip_a_byte, rows
+from support.database import change, execute, flip_a_byte, rows
 from support.documents import receipt, session
-from support.engines import DURABLE
-from support.verified import OF, Told, fill, verified
+from support.engines import DURABLE, UNTYPED_COLUMNS
+from support.verified import OF, RUNTIME, SESSION_OF, Told, fill, verified
 
 pytestmark = pytest.mark.needs(DURABLE)
 
@@ -95,3 +97,65 @@ async def test_the_report_says_all_of_it_and_quotes_no_document(serve: Any) -> N
     assert (written["complete"], written["errors"], written["warnings"]) == (True, 1, 0)
     assert written["rows"]["runtimes"] == 2
     assert "verifier" not in json.dumps([written, found.as_json()]) + found.line() + told.report.summary()
+
+
+async def test_every_damaged_row_of_a_table_is_told(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        states = [input_of("a", f"input {number}") for number in range(40)]  # more than are held at once
+        await store.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE, states)
+        for state in states[::3]:
+            await flip_a_byte(app, tables.inputs.c.state_json, **OF, input_id=state.input_id)
+
+        told = await verified(app)
+
+    assert sorted(found.key["input_id"] for found in told.findings) == sorted(state.input_id for state in states[::3])
+    assert {found.kind for found in told.findings} == {"digest_mismatch"}
+
+
+async def test_a_table_that_is_gone_is_a_finding_and_the_rest_is_looked_at(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        await execute(app, "ALTER TABLE fences RENAME TO others")
+        await flip_a_byte(app, tables.receipts.c.receipt, **OF)
+
+        told = await verified(app)
+
+    assert {(found.kind, found.table) for found in told.findings} == {
+        ("engine_damage", "fences"),
+        ("engine_damage", ""),  # what is asked of requests and fences together
+        ("digest_mismatch", "receipts"),
+    }
+    assert told.report is not None
+    assert told.report.complete
+
+
+@pytest.mark.needs(UNTYPED_COLUMNS)
+async def test_bad_text_in_a_column_is_a_finding_and_the_rest_is_looked_at(serve: Any) -> None:
+    bad = sa.cast(sa.literal(b"\xffA", sa.LargeBinary), sa.Text)
+    async with serve() as app, Store(app.address) as store:
+        await fill(store)
+        await change(app, tables.sessions, {"runtime_id": bad}, **SESSION_OF)
+        numbers: dict[str, Any] = {
+            "total_tokens": sa.literal_column("'many'"),
+            "created_at_ms": sa.literal_column("1.5"),
+        }
+        await change(app, tables.sessions, numbers, realm="default", session_id=id_of("session of rt:neighbour"))
+        await change(app, tables.fences, {"owner": bad}, realm="default", runtime_id="rt:acquired")
+        await store.acquire_runtime("rt:later", "somebody")
+        never: dict[str, Any] = {"acquired_at_ms": sa.literal_column("'soon'")}
+        await change(app, tables.fences, never, realm="default", runtime_id="rt:later")
+        await flip_a_byte(app, tables.oauth_flow_snapshots.c.snapshot_json, realm="default")
+
+        told = await verified(app)
+
+    assert sorted((found.kind, found.table) for found in told.findings) == [
+        ("column_mismatch", "fences"),
+        ("column_mismatch", "fences"),
+        ("column_mismatch", "sessions"),
+        ("digest_mismatch", "oauth_flow_snapshots"),
+        ("no_runtime", "sessions"),
+        ("projection_mismatch", "sessions"),
+    ]
+    for found in told.findings:
+        json.dumps(found.as_json()).encode("ascii")
+        found.line().encode()

@@ -66,8 +66,15 @@ class SqliteFileToRead(SqliteDatabase):
         Raises:
             ChangedMeanwhile: the file could be read without locks only, and somebody wrote into it.
         """
-        with super().snapshot() as connection:
-            yield connection
+        try:
+            with super().snapshot() as connection:
+                yield connection
+        except Exception:
+            self._see_unchanged()  # else what was found damaged may be what somebody was writing
+            raise
+        self._see_unchanged()
+
+    def _see_unchanged(self) -> None:
         if self._immutable and self._state() != self._before:
             raise ChangedMeanwhile("the file was written to while it was read without a lock: run it again")
 
