@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from runtimestore import CallFailed, DeadlineExceeded, RetryPolicy, RuntimeState
 from support.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything
-from support.documents import new_id, session
+from support.documents import input_state, new_id, session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -42,6 +42,7 @@ class Callers:
         self.found: Counter[str] = Counter()
         self._whole: dict[RuntimeWrite, dict[str, Any]] = {}
         self._large = f"rt:large:{new_id()}"
+        self._versions: list[int] = []
 
     def store(self) -> Store:
         """A client that tries once: each call meets its deadline alone."""
@@ -55,22 +56,35 @@ class Callers:
                 await write(store, runtime_id, "a")
                 self._whole[write] = await everything(store, runtime_id)
             await store.commit_session_snapshot(self._large, session("x" * 5_000_000))
+            for _ in range(8):
+                await store.persist_input_state(self._large, input_state("x" * 500_000))
 
     async def give_up(self, count: int, way: Way) -> None:
-        """Make so many calls without patience, three writes to a load, and see what became of each write."""
+        """Make so many calls without patience, and see what became of each that writes.
+
+        Five of eight write to runtimes of their own, one acquires a runtime or writes the OAuth flow snapshot, and two
+        load.
+        """
         for start in range(0, count, AT_ONCE):
             batch = [self._attempt() for _ in range(min(AT_ONCE, count - start))]
             impatient = self.store()
-            loads = len(batch) // 4
+            eighth = len(batch) // 8
+            loads, asides, writes = batch[: 2 * eighth], batch[2 * eighth : 3 * eighth], batch[3 * eighth :]
+            acquisitions, flows = asides[::2], asides[1::2]
             await asyncio.gather(
-                *(self._call(self._write(impatient, attempt, way), attempt, way) for attempt in batch[loads:]),
-                *(self._call(self._load(impatient, attempt, way), attempt, way) for attempt in batch[:loads]),
+                *(self._call(self._write(impatient, attempt, way), attempt, way) for attempt in writes),
+                *(self._call(self._acquire(impatient, attempt, way), attempt, way) for attempt in acquisitions),
+                *(self._call(self._persist_flow(impatient, attempt, way), attempt, way) for attempt in flows),
+                *(self._call(self._load(impatient, attempt, way), attempt, way) for attempt in loads[::2]),
+                *(self._call(self._load_inputs(impatient, attempt, way), attempt, way) for attempt in loads[1::2]),
                 *([self._hang_up(impatient)] if way == "hung up" else []),
             )
             await impatient.close()
             async with self.store() as store:
                 await self._nothing_on_its_way(store)
-                await asyncio.gather(*(self._whole_or_nothing(store, attempt, way) for attempt in batch[loads:]))
+                await asyncio.gather(*(self._whole_or_nothing(store, attempt, way) for attempt in writes))
+                await asyncio.gather(*(self._acquired_once(store, attempt) for attempt in acquisitions))
+                await self._each_flow_once(store, flows)
         # gRPC keeps a connection for as long as a call on it is referred to, and failed calls are, in cycles.
         gc.collect()
 
@@ -79,13 +93,29 @@ class Callers:
         return Attempt(write, f"rt:{new_id()}", new_id(), self._random.uniform(0, LONGEST_SECONDS))
 
     def _write(self, store: Store, attempt: Attempt, way: Way) -> Awaitable[object]:
-        options = {"timeout_seconds": attempt.patience_seconds} if way == "deadline" else {}
-        return attempt.write(store, attempt.runtime_id, "a", request_id=attempt.request_id, **options)
+        return attempt.write(
+            store, attempt.runtime_id, "a", request_id=attempt.request_id, **self._deadline(attempt, way)
+        )
+
+    def _acquire(self, store: Store, attempt: Attempt, way: Way) -> Awaitable[object]:
+        return store.acquire_runtime(
+            attempt.runtime_id, "a", request_id=attempt.request_id, **self._deadline(attempt, way)
+        )
+
+    def _persist_flow(self, store: Store, attempt: Attempt, way: Way) -> Awaitable[object]:
+        return store.persist_auth_oauth_flow_snapshot(
+            b"{}", request_id=attempt.request_id, **self._deadline(attempt, way)
+        )
 
     def _load(self, store: Store, attempt: Attempt, way: Way) -> Awaitable[object]:
-        return store.load_session_snapshot(
-            self._large, timeout_seconds=attempt.patience_seconds if way == "deadline" else None
-        )
+        return store.load_session_snapshot(self._large, **self._deadline(attempt, way))
+
+    def _load_inputs(self, store: Store, attempt: Attempt, way: Way) -> Awaitable[object]:
+        return store.load_input_states(self._large, **self._deadline(attempt, way))
+
+    @staticmethod
+    def _deadline(attempt: Attempt, way: Way) -> dict[str, Any]:
+        return {"timeout_seconds": attempt.patience_seconds} if way == "deadline" else {}
 
     async def _call(self, awaitable: Awaitable[object], attempt: Attempt, way: Way) -> None:
         call = asyncio.ensure_future(awaitable)
@@ -130,3 +160,13 @@ class Callers:
         assert repeated == (1, landed), attempt
         if not landed:
             assert await everything(store, attempt.runtime_id) == whole, attempt
+
+    async def _acquired_once(self, store: Store, attempt: Attempt) -> None:
+        found = await store.acquire_runtime(attempt.runtime_id, "a", request_id=attempt.request_id)
+        assert found.fence == 1, attempt
+
+    async def _each_flow_once(self, store: Store, flows: list[Attempt]) -> None:
+        for attempt in flows:
+            found = await store.persist_auth_oauth_flow_snapshot(b"{}", request_id=attempt.request_id)
+            self._versions.append(found.version)
+        assert sorted(self._versions) == list(range(1, len(self._versions) + 1))
