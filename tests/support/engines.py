@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 
@@ -56,6 +57,10 @@ class Engine(ABC):
     @abstractmethod
     def full(self, database: Database) -> contextlib.AbstractContextManager[None]:
         """Inside, there is no room for a session snapshot."""
+
+    @abstractmethod
+    def text_of(self, database: Database, raw: bytes) -> sa.ColumnElement[Any]:
+        """These bytes as text, though they may be none: what a disk leaves in a column, and no statement would."""
 
     @abstractmethod
     def misdirect(self, arguments: list[Any], parameters: dict[str, Any]) -> None:
@@ -106,6 +111,10 @@ class Sqlite(Engine):
         path.unlink()
         assert left == []
 
+    def text_of(self, database: Database, raw: bytes) -> sa.ColumnElement[Any]:
+        del database
+        return sa.literal_column(f"CAST(X'{raw.hex()}' AS TEXT)")
+
     def misdirect(self, arguments: list[Any], parameters: dict[str, Any]) -> None:
         del parameters
         arguments[0] = str(self._folder / "nothing" / "here.db")
@@ -144,6 +153,19 @@ class Postgres(Engine):
 
     def drop(self, url: str) -> None:
         self._cluster.drop(url)
+
+    def text_of(self, database: Database, raw: bytes) -> sa.ColumnElement[Any]:
+        # A cast without a function looks at nothing.
+        _execute(
+            database,
+            """
+            DO $$ BEGIN
+                CREATE CAST (bytea AS text) WITHOUT FUNCTION;
+            EXCEPTION WHEN duplicate_object THEN NULL;
+            END $$
+            """,
+        )
+        return sa.literal_column(f"CAST('\\x{raw.hex()}'::bytea AS text)")
 
     def misdirect(self, arguments: list[Any], parameters: dict[str, Any]) -> None:
         del arguments

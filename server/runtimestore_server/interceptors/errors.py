@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 METADATA_VALUE_LIMIT = 1024
-"""Trailing metadata has to fit into 8 KiB by gRPC's default; no single value may fill it."""
+"""In bytes. Trailing metadata has to fit into 8 KiB by gRPC's default; no single value may fill it."""
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -192,9 +192,9 @@ async def refuse(method: str, error: Exception, context: Context, started: float
 
 def status_of(refusal: RuntimeStoreError) -> status_pb2.Status:
     """The `google.rpc.Status` of a refusal, with its details."""
-    metadata = {key: value[:METADATA_VALUE_LIMIT] for key, value in refusal.metadata.items()}
+    metadata = {key: _told(value) for key, value in refusal.metadata.items()}
     info = error_details_pb2.ErrorInfo(
-        reason=refusal.reason, domain=DOMAIN, metadata=metadata | {"store_error": refusal.store_error}
+        reason=refusal.reason, domain=DOMAIN, metadata=metadata | {"store_error": _told(refusal.store_error)}
     )
     details: list[Any] = [info]
     if refusal.violations:
@@ -210,9 +210,15 @@ def status_of(refusal: RuntimeStoreError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(refusal.retry_after_seconds * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message[:METADATA_VALUE_LIMIT])
+    status = status_pb2.Status(code=refusal.code.value[0], message=_told(refusal.message))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _told(value: object) -> str:
+    """What goes onto the wire of a part of a refusal: it may come from a damaged row, and must not end the call."""
+    text = str(value).encode(errors="backslashreplace")
+    return text[:METADATA_VALUE_LIMIT].decode(errors="ignore")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtimestore.errors import Fenced, StoredValueCorrupt
 from runtimestore_server.store.keyed import select_by_key
-from runtimestore_server.store.reads import corrupt, is_count
+from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.requests import Decision, RequestMemory, RowTaken
 from runtimestore_server.store.tables import fences
 from runtimestore_server.store.values import Acquisition, Outcome, RuntimeKey, Write
@@ -48,8 +48,8 @@ def commit(database: Database, tx: Connection, batch: Sequence[Acquisition], *, 
             decisions.append(known)
             continue
         before = held.get(acquisition.runtime, NEVER_ACQUIRED)
-        if acquisition.runtime in held and not is_count(before.fence):
-            decisions.append(_damaged(acquisition.runtime))
+        if acquisition.runtime in held and (damaged := _damage(acquisition.runtime, before)):
+            decisions.append(damaged)
             continue
         now = held[acquisition.runtime] = Held(before.fence + 1, acquisition.owner)
         rows[acquisition.runtime] = (now.fence, acquisition.owner, now_ms)
@@ -69,8 +69,15 @@ def held_by_writers(database: Database, tx: Connection, batch: Sequence[Write]) 
     return _held(database, tx, {write.runtime for write in batch if write.fence is not None}, for_change=False)
 
 
-def _damaged(runtime: RuntimeKey) -> StoredValueCorrupt:
-    return corrupt(fences.name, "has no fence", **runtime._asdict())
+def _damage(runtime: RuntimeKey, held: Held) -> StoredValueCorrupt | None:
+    """The refusal to count on from a fence, or to tell an owner, that no acquisition left."""
+    # Neither comes from a backup: a fence that was handed out already would let an older writer in again.
+    if not is_count(held.fence):
+        cure = "set it to a number greater than every fence of this runtime that was handed out"
+        return corrupt(fences.name, "has no fence", cure=cure, **runtime._asdict())
+    if not is_text(held.owner):
+        return corrupt(fences.name, "has no owner", cure="set its owner to any text", **runtime._asdict())
+    return None
 
 
 def refusal(write: Write, held: dict[RuntimeKey, Held]) -> Fenced | StoredValueCorrupt | None:
@@ -81,10 +88,10 @@ def refusal(write: Write, held: dict[RuntimeKey, Held]) -> Fenced | StoredValueC
     if newest is None:
         # Not even 0 fits: there is no row that would hold an acquisition up until this is written.
         newest, problem = NEVER_ACQUIRED, "is none of this runtime, which nobody has acquired;"
-    elif not is_count(newest.fence):
-        return _damaged(write.runtime)
-    elif write.fence == newest.fence:
+    elif is_count(newest.fence) and write.fence == newest.fence:
         return None
+    elif damaged := _damage(write.runtime, newest):
+        return damaged
     else:
         # A greater one was never handed out here, but by a store that this one was restored after: no less a stranger.
         problem = f"is not the newest of this runtime, which is {newest.fence}: another one drives it now; stop, or"

@@ -5,6 +5,7 @@ Whatever is read is checked against the SHA-256 stored beside it before it is ha
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 
 INT64_MAX = 2**63 - 1
+
+# What is no UTF-8 is read as surrogates, which no text from the wire holds.
+_TEXT = re.compile(r"[^\0\ud800-\udfff]+")
 
 
 class StoredSnapshot(NamedTuple):
@@ -167,6 +171,11 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and 1 <= value < INT64_MAX
 
 
+def is_text(value: object) -> bool:
+    """Whether a stored value is text that a write left: not empty, without NUL, and of whole characters."""
+    return isinstance(value, str) and _TEXT.fullmatch(value) is not None
+
+
 def _revision(row: Any, runtime: RuntimeKey) -> int:
     """The revision in a row of `_of_runtime`; 0 if there is none."""
     if row is None:
@@ -176,7 +185,7 @@ def _revision(row: Any, runtime: RuntimeKey) -> int:
     return int(row.revision)
 
 
-def corrupt(table: str, what: str, **key: str) -> StoredValueCorrupt:
+def corrupt(table: str, what: str, *, cure: str = "restore this row from a backup", **key: str) -> StoredValueCorrupt:
     """The refusal to hand out a damaged row, with its table and key."""
     # A damaged key may hold what is no text: it is told by its bytes.
     key = {
@@ -185,7 +194,7 @@ def corrupt(table: str, what: str, **key: str) -> StoredValueCorrupt:
     }
     named = ", ".join(f"{name} {value}" for name, value in key.items())
     return StoredValueCorrupt(
-        f"a value stored in {table} ({named}) {what}; restore this row from a backup, every other row is served",
+        f"a value stored in {table} ({named}) {what}; {cure}, every other row is served",
         metadata={"table": table, **key},
     )
 

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 class _RuntimeRow(NamedTuple):
     revision: int
-    runtime_state: str | None
+    runtime_state: str | None = None
+    """What this batch sets; None leaves what is stored, which other writes need not know and which may be damaged."""
 
 
-_NEVER_WRITTEN = _RuntimeRow(0, None)
+_NEVER_WRITTEN = _RuntimeRow(0)
 
 InputKey = tuple[str, str, str]
 BoundaryKey = tuple[str, str, str, int]
@@ -185,7 +186,7 @@ def held_by_others(database: Database, tx: Connection, keys: Sequence[RuntimeKey
 def _select_runtimes(database: Database, tx: Connection, keys: Sequence[RuntimeKey]) -> dict[RuntimeKey, _RuntimeRow]:
     columns = (tables.runtimes.c.realm, tables.runtimes.c.runtime_id)
     rows = tx.execute(_runtimes_for_update(database), database.keys(columns, keys))
-    return {RuntimeKey(row.realm, row.runtime_id): _RuntimeRow(row.revision, row.runtime_state) for row in rows}
+    return {RuntimeKey(row.realm, row.runtime_id): _RuntimeRow(row.revision) for row in rows}
 
 
 def _drop_unwritten(database: Database, tx: Connection, unwritten: Sequence[RuntimeKey]) -> None:
@@ -236,7 +237,9 @@ def _sound_inputs(database: Database) -> sa.Select[Any]:
 def _runtimes_for_update(database: Database) -> sa.Select[Any]:
     table = tables.runtimes
     return (
-        select_by_key(database, (table.c.realm, table.c.runtime_id), tuple(table.c))
+        select_by_key(
+            database, (table.c.realm, table.c.runtime_id), (table.c.realm, table.c.runtime_id, table.c.revision)
+        )
         .order_by(table.c.realm, table.c.runtime_id)
         .with_for_update(of=table)
     )

@@ -84,7 +84,10 @@ class Database(ABC):
 
     @abstractmethod
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """Insert rows of all columns, or replace what is there under the same primary key, in one statement."""
+        """Insert rows of all columns, or replace what is there under the same primary key, in one statement.
+
+        NULL leaves what is there.
+        """
 
     @abstractmethod
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:

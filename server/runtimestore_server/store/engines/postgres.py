@@ -280,6 +280,9 @@ def _configure(connection: Any, record: object) -> None:
 
     # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
     connection.adapters.register_dumper(list, ListBinaryDumper)
+    # A disk may leave what is no UTF-8: the row must be found by who reads it, not break the cursor.
+    for kind in ("text", "varchar"):
+        connection.adapters.register_loader(kind, _text_loader())
 
 
 def _binary_cursor() -> Callable[..., Any]:
@@ -293,6 +296,21 @@ def _binary_cursor() -> Callable[..., Any]:
             self.format = Format.BINARY
 
     return BinaryCursor
+
+
+@cache
+def _text_loader() -> type[Any]:
+    """A psycopg loader of text as it is stored, whatever it is; the same as SQLite's."""
+    from psycopg.adapt import Loader
+    from psycopg.pq import Format
+
+    class TextLoader(Loader):
+        format = Format.BINARY
+
+        def load(self, data: Any) -> str:
+            return str(data, "utf-8", "surrogateescape")
+
+    return TextLoader
 
 
 def _lists(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:

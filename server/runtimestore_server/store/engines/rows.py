@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from runtimestore_server.store.tables import UINT64_DIGITS, UInt64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import sqlalchemy as sa
 
     from runtimestore_server.store.engines.database import Row
 
@@ -26,11 +26,13 @@ def with_digits(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> list[
 
 
 def replacing(insert: Any, table: sa.Table) -> sa.Insert:
-    """An insert that replaces what is there under the same primary key."""
+    """An insert that replaces what is there under the same primary key; NULL leaves what is there."""
     statement: sa.Insert = insert.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={
-            column.name: insert.excluded[column.name]
+            column.name: sa.func.coalesce(insert.excluded[column.name], column)
+            if column.nullable
+            else insert.excluded[column.name]
             for column in table.columns
             if column not in set(table.primary_key)
         },
