@@ -44,6 +44,9 @@ TRANSIENT_LIMIT_SECONDS = 20.0
 PROBE_LOCK_SECONDS = 0.05
 """How long a write that is run alone waits for a row that another session holds."""
 
+UNKNOWN_TABLE = "unknown"
+"""Told where a refusal names a table, of damage that the engine finds beneath the tables."""
+
 AnyWrite = Write | OAuthFlowWrite | Acquisition
 
 
@@ -108,7 +111,7 @@ def _give_up(
     """What becomes of a batch that is not run again as it is."""
     if fault is Fault.LOCKED and len(batch) > 1:
         return _without_those_held(database, batch, gate)
-    if fault is Fault.OTHER and len(batch) > 1:
+    if fault in (Fault.OTHER, Fault.CORRUPT) and len(batch) > 1:
         return _one_by_one(database, batch, gate)
     if fault is Fault.LOCKED:
         return [DEFERRED], False
@@ -250,7 +253,9 @@ def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
             )
         case Fault.CORRUPT:
             return StoredValueCorrupt(
-                "the storage engine reports that its own file is damaged; restore it from a backup", metadata=metadata
+                "the storage engine reports that its own file is damaged, not in which table; "
+                "run `runtimestore verify` to see what is left, and restore the file from a backup",
+                metadata=metadata | {"table": UNKNOWN_TABLE},
             )
         case _:
             return InternalError(UNFORESEEN)
