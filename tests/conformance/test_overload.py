@@ -41,6 +41,16 @@ if TYPE_CHECKING:
 LOAD = pb.LoadRuntimeStateRequest(runtime_id="rt:session:x")
 
 
+AT_ITS_TURN_SECONDS = 1.0
+"""Longer than what somebody is told who is refused alone, and much shorter than what `_many_refused` leads to."""
+
+
+def _many_refused(app: Application) -> None:
+    """From now on whoever is refused has many others before it."""
+    for _ in range(1000):
+        app.store._comebacks.seconds()
+
+
 async def _call(wire: Wire, method: str, **changed: Any) -> WireRefusal:
     return await refused(getattr(wire, method)(request_of(method, **changed)))
 
@@ -65,6 +75,7 @@ async def test_writes_beyond_the_bound_are_overloaded_and_are_taken_in_later(
         with held_commits(app) as go_on:
             waiting = [write(number) for number in range(4)]
             await until(lambda: app.store._committer.waiting_writes == 4)
+            _many_refused(app)
             found = await _call(wire, "PersistInputState", runtime_id=f"{runtime_id}/more")
             found_oauth = await _call(wire, "PersistAuthOAuthFlowSnapshot")
             go_on.set()
@@ -73,7 +84,7 @@ async def test_writes_beyond_the_bound_are_overloaded_and_are_taken_in_later(
         for refusal in (found, found_oauth):
             is_refusal(refusal, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
             assert refusal.retry_delay_seconds is not None
-            assert refusal.retry_delay_seconds > 0
+            assert refusal.retry_delay_seconds > AT_ITS_TURN_SECONDS
             assert refusal.metadata["waiting_writes"] == "4"
         async with Store(app.address) as store:
             assert await store.load_input_states_with_revision(f"{runtime_id}/more") == ([], 0)
@@ -89,9 +100,11 @@ async def test_bytes_beyond_the_bound_are_overloaded_but_one_write_is_always_tak
         with held_commits(app) as go_on:
             waiting = asyncio.create_task(store.commit_session_snapshot(runtime_id, body))
             await until(lambda: app.store._committer._waiting_bytes > 0)
+            _many_refused(app)
             with pytest.raises(Overloaded) as found:
                 await store.persist_input_state(runtime_id, input_of("a"))
-            assert found.value.retry_after_seconds
+            assert found.value.retry_after_seconds is not None
+            assert found.value.retry_after_seconds > AT_ITS_TURN_SECONDS
             assert int(found.value.metadata["waiting_bytes"]) == len(body)
             go_on.set()
             assert await waiting == (2, False)
@@ -149,11 +162,14 @@ async def test_loads_beyond_the_bound_are_overloaded(
         with _held_readers(app):
             waiting = [asyncio.ensure_future(_done(wire.LoadRuntimeState(LOAD))) for _ in range(2)]
             await until(lambda: app.store._readers.waiting == 4)
+            _many_refused(app)
             found = await _call(wire, "LoadRuntimeState")
         await asyncio.gather(*waiting)
 
         is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
         assert found.metadata["waiting_reads"] == "4"
+        assert found.retry_delay_seconds is not None
+        assert found.retry_delay_seconds > AT_ITS_TURN_SECONDS
         await wire.LoadRuntimeState(LOAD)
 
 
@@ -168,9 +184,12 @@ async def test_large_requests_that_wait_to_be_checked_are_bounded_by_their_bytes
             await until(lambda: app.store._readers.waiting == 1)
             waiting = asyncio.ensure_future(store.commit_session_snapshot(runtime_id, body))
             await until(lambda: app.store._readers.waiting == 2)
+            _many_refused(app)
             with pytest.raises(Overloaded) as found:
                 await store.commit_session_snapshot(f"{runtime_id}/more", body)
             assert int(found.value.metadata["waiting_bytes"]) > len(body)
+            assert found.value.retry_after_seconds is not None
+            assert found.value.retry_after_seconds > AT_ITS_TURN_SECONDS
             # Who gives up makes no room: the request is still there until a thread has looked at it.
             waiting.cancel()
             await asyncio.wait([waiting])
@@ -251,11 +270,14 @@ async def test_an_answer_in_one_message_counts_until_its_caller_has_read_it(
         with _unread(app.address, method, request):
             await until(lambda: app.store._sending_bytes > len(text) - 1)
             await asyncio.sleep(0.1)
+            _many_refused(app)
 
             found = await refused(call(request))
 
             is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
             assert int(found.metadata["sending_bytes"]) >= len(text)
+            assert found.retry_delay_seconds is not None
+            assert found.retry_delay_seconds > AT_ITS_TURN_SECONDS
         await until(lambda: app.store._sending_bytes == 0)
         assert len((await call(request)).SerializeToString()) > len(text)
 
