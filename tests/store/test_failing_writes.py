@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 import structlog.testing
 
-from runtimestore.errors import InternalError
+from runtimestore.errors import InternalError, StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.values import Outcome, Write
 from support.store_writes import boundary, commit, document, everything, new_id, oauth, ops, rows, runtime, snapshot
@@ -62,6 +62,30 @@ def test_a_nul_in_an_id_fails_alone_where_the_engine_has_no_nul(postgres_databas
     assert isinstance(refused, InternalError)
     assert landed == Outcome(1)
     assert [row["runtime_id"] for row in rows(postgres_database, tables.runtimes)] == [good.runtime_id]
+
+
+@pytest.mark.parametrize("state", ["23505", "XX000", "XX001", "XX002"])
+def test_what_cannot_be_in_a_sound_database_is_damage_and_no_neighbours(
+    postgres_database: Database, state: str
+) -> None:
+    # Postgres' own code; a page that leads to it is another one in each version.
+    with postgres_database.writers.begin() as connection:
+        connection.exec_driver_sql(
+            f"""
+            CREATE FUNCTION damaged() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE EXCEPTION 'found what cannot be' USING ERRCODE = '{state}';
+            END $$
+            """
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER damaged BEFORE INSERT ON ops_snapshots FOR EACH ROW EXECUTE FUNCTION damaged()"
+        )
+
+    refused, landed = commit(postgres_database, Write(runtime(), ops=ops()), Write(runtime(), runtime_state="idle"))
+
+    assert isinstance(refused, StoredValueCorrupt)
+    assert refused.metadata == {"table": "unknown", "store_error": "write_failed"}
+    assert landed == Outcome(1)
 
 
 def test_the_memory_of_a_request_whose_write_the_engine_refused_is_not_kept(database: Database) -> None:

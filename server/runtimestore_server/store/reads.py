@@ -85,6 +85,8 @@ def load_input_states(
         if row.sha256 is None:
             continue
         try:
+            if stored and stored[-1].input_id == row.input_id:
+                raise corrupt(table.name, "is there more than once", **runtime._asdict(), input_id=row.input_id)
             verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=row.input_id)
         except StoredValueCorrupt as refusal:
             if not skip_corrupt:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from runtimestore_server.store.engines.database import (
@@ -106,6 +106,8 @@ class PostgresDatabase(Database):
         """By SQLSTATE; an error without one is the connection's."""
         if isinstance(error, (PoolTimeoutError, CommitInDoubt)):
             return Fault.UNAVAILABLE
+        if isinstance(error, MultipleResultsFound):
+            return Fault.CORRUPT  # of a primary key
         if not isinstance(error, DBAPIError):
             return Fault.OTHER
         state = getattr(error.orig, "sqlstate", None)
@@ -224,8 +226,7 @@ _FAULTS = {
     "55P03": Fault.LOCKED,  # lock_not_available
     "53100": Fault.FULL,  # disk_full
     "25006": Fault.READ_ONLY,  # read_only_sql_transaction: a standby, or default_transaction_read_only
-    "XX001": Fault.CORRUPT,  # data_corrupted
-    "XX002": Fault.CORRUPT,  # index_corrupted
+    "23505": Fault.CORRUPT,  # unique_violation: every insert says what to do on a conflict, so an index missed one
 }
 _FAULT_CLASSES = {
     "08": Fault.UNAVAILABLE,  # connection exceptions
@@ -234,6 +235,7 @@ _FAULT_CLASSES = {
     "53": Fault.UNAVAILABLE,  # insufficient resources
     "57": Fault.UNAVAILABLE,  # operator intervention: shutdown, crash, recovery
     "58": Fault.UNAVAILABLE,  # system errors: I/O
+    "XX": Fault.CORRUPT,  # what cannot be: data_corrupted, index_corrupted, and under plain statements the rest too
 }
 
 

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
@@ -101,6 +101,8 @@ class SqliteDatabase(Database):
         """By SQLite's primary result code."""
         if isinstance(error, PoolTimeoutError):
             return Fault.UNAVAILABLE
+        if isinstance(error, MultipleResultsFound):
+            return Fault.CORRUPT  # of a primary key
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
         if not isinstance(cause, sqlite3.Error) or code is None:
