@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -23,32 +22,13 @@ from support.refusals import is_refusal, refused
 from support.requests import ALL, LOADS, WRITES, request_of
 from support.server import in_process
 from support.server_process import ServerProcess
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from support.uploads import REFLECTION, STALLED_SECONDS, WAIT_SECONDS, connections, ended
 
 MIB = 1024 * 1024
 LONG_SECONDS = 1000.0
-STALLED_SECONDS = 60.0
-WAIT_SECONDS = 20
 CHECK = "/grpc.health.v1.Health/Check"
-REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 ACQUIRE = "/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime"
 SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING).SerializeToString()
-
-
-@contextlib.asynccontextmanager
-async def _connection(address: str, **options: Any) -> AsyncIterator[Any]:
-    """A channel with a connection of its own."""
-    own = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    async with grpc.aio.insecure_channel(address, own, **options) as channel:
-        yield channel
-
-
-async def _ended(calls: list[Any]) -> None:
-    for call in calls:
-        call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
 
 
 @pytest.mark.parametrize("method", [CHECK, f"{SERVICE}LoadRuntimeState", ACQUIRE])
@@ -57,7 +37,7 @@ async def test_calls_whose_messages_do_not_come_keep_no_other_connection_waiting
 ) -> None:
     monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
     monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
-    async with in_process("memory:") as app, _connection(app.address) as one, _connection(app.address) as another:
+    async with in_process("memory:") as app, connections(app.address, 2) as (one, another):
         receiving = app._doors.others.receiving
         stalled = [one.stream_unary(method)(timeout=STALLED_SECONDS) for _ in range(100)]
         await until(lambda: receiving.received == doors.RECEIVING_OTHERS // 2)
@@ -70,7 +50,7 @@ async def test_calls_whose_messages_do_not_come_keep_no_other_connection_waiting
                 )
         assert await another.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS) == SERVING
 
-        await _ended(stalled)
+        await ended(*stalled)
         await until(lambda: not receiving.received and not receiving.waiting)
 
 
@@ -79,24 +59,23 @@ async def test_many_connections_whose_messages_do_not_come_are_refused_for_those
 ) -> None:
     monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", 0.2)
-    async with in_process("memory:") as app, contextlib.AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(_connection(app.address)) for _ in range(doors.RECEIVING_OTHERS)]
+    async with in_process("memory:") as app, connections(app.address, doors.RECEIVING_OTHERS + 1) as channels:
+        another = channels.pop()
         stalled: list[Any] = []
         for channel in channels:
             stalled.append(channel.stream_unary(CHECK)(timeout=STALLED_SECONDS))
             await until(lambda: app._doors.others.receiving.received == len(stalled))
 
-        another = await stack.enter_async_context(_connection(app.address))
         assert await another.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS) == SERVING
 
         is_refusal(await refused(stalled[0]), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
-        await _ended(stalled)
+        await ended(*stalled)
 
 
 async def test_calls_that_wait_to_be_received_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
     monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
-    async with in_process("memory:", max_waiting_reads=3) as app, _connection(app.address) as one:
+    async with in_process("memory:", max_waiting_reads=3) as app, connections(app.address, 1) as (one,):
         receiving = app._doors.others.receiving
         stalled = [
             one.stream_unary(f"{SERVICE}LoadRuntimeState")(timeout=STALLED_SECONDS)
@@ -109,20 +88,20 @@ async def test_calls_that_wait_to_be_received_are_bounded(monkeypatch: pytest.Mo
         is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
         assert found.metadata["waiting_reads"] == "3"
         assert found.retry_delay_seconds
-        await _ended(stalled)
+        await ended(*stalled)
 
 
 async def test_streams_of_requests_that_stay_open_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", 0.2)
     ask = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-    async with in_process("memory:") as app, _connection(app.address) as one:
+    async with in_process("memory:") as app, connections(app.address, 1) as (one,):
         left_open = [one.stream_stream(REFLECTION)(timeout=STALLED_SECONDS) for _ in range(doors.EXCHANGING * 3)]
         for call in left_open[:1]:
             await call.write(ask)
             assert await call.read()
 
-        async with _connection(app.address) as another:
+        async with connections(app.address, 1) as (another,):
             call = another.stream_stream(REFLECTION)(timeout=WAIT_SECONDS)
             for _ in range(3):
                 await call.write(ask)
@@ -139,7 +118,7 @@ async def test_streams_of_requests_that_stay_open_keep_nobody_out(monkeypatch: p
 
 
 async def test_a_call_without_a_message_is_told_so() -> None:
-    async with in_process("memory:") as app, _connection(app.address) as channel:
+    async with in_process("memory:") as app, connections(app.address, 1) as (channel,):
         for method in ALL:
             call = channel.stream_unary(f"{SERVICE}{method}")(timeout=WAIT_SECONDS)
             await call.done_writing()
@@ -152,7 +131,7 @@ async def test_a_call_without_a_message_is_told_so() -> None:
 
 @pytest.mark.parametrize("method", ["LoadRuntimeState", "PersistInputState"])
 async def test_calls_whose_messages_have_not_come_when_the_server_ends_are_answered(method: str) -> None:
-    async with in_process("memory:", max_receiving_writes=2) as app, _connection(app.address) as channel:
+    async with in_process("memory:", max_receiving_writes=2) as app, connections(app.address, 1) as (channel,):
         calls = [channel.stream_unary(f"{SERVICE}{method}")(timeout=WAIT_SECONDS) for _ in range(9)]
         door = app._doors.of(f"{SERVICE}{method}")
         await until(lambda: door.receiving.waiting > 0)
@@ -170,7 +149,7 @@ def test_a_few_compressed_bytes_do_not_fill_the_memory(method: str) -> None:
     bomb, at_once = unknown_field(32 * MIB), 20
 
     async def send(address: str) -> set[grpc.StatusCode]:
-        async with _connection(address, compression=grpc.Compression.Gzip) as channel:
+        async with connections(address, 1, compression=grpc.Compression.Gzip) as (channel,):
             calls = [channel.unary_unary(method)(bomb, timeout=60) for _ in range(at_once)]
             return {(await refused(call)).code for call in calls}
 
@@ -184,7 +163,7 @@ def test_the_largest_messages_to_methods_that_need_small_ones_are_received_a_few
     large, at_once = unknown_field(16 * MIB), 40
 
     async def send(address: str) -> None:
-        async with _connection(address) as channel, _connection(address) as another:
+        async with connections(address, 2) as (channel, another):
             calls = [channel.unary_unary(method)(large, timeout=60) for _ in range(at_once)]
             assert await another.unary_unary(CHECK)(b"", timeout=60) == SERVING
             await asyncio.gather(*calls, return_exceptions=True)
