@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.receipts import receipt_message
-from runtimestore_server.store import schema
+from runtimestore_server.store import reads, schema
 from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.tables import (
     fences,
@@ -23,7 +23,7 @@ from runtimestore_server.store.tables import (
     store_identity,
 )
 from runtimestore_server.verify.findings import Finding
-from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, is_text, listed_session, session_of, warning
+from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, listed_session, session_of, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,7 +88,7 @@ def projection(tx: Connection, row: Row) -> Iterator[Finding]:
     found = tx.execute(sa.select(*raw(sessions)).where(*of_session)).mappings().one_or_none()
     if found is None:
         yield finding("no_projection", session_snapshots, row, "there is no row of this session in the table sessions")
-    elif not is_text(found["runtime_id"]):
+    elif not reads.is_text(found["runtime_id"]):
         yield finding("projection_mismatch", sessions, dict(found), "runtime_id is no text")
     elif found["runtime_id"] != row["runtime_id"]:
         yield from _moved_on(tx, dict(found))

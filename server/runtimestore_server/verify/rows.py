@@ -40,17 +40,6 @@ def warning(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
     return Finding(kind, table.name, key_of(table, row), description, Severity.WARNING)
 
 
-def is_text(value: object) -> bool:
-    """Whether a stored value is text that the engine can be asked for; SQLite keeps anything."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8
-        return False
-    return True
-
-
 def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
     """Whether the row passes the check that every load makes."""
     try:
@@ -147,7 +136,7 @@ def request(row: Row) -> Iterator[Finding]:
 def fence(row: Row) -> Iterator[Finding]:
     """The newest fence of a runtime."""
     yield from _counted(tables.fences, "fence", row)
-    if not row["owner"] or not is_text(row["owner"]):
+    if not reads.is_text(row["owner"]):
         yield finding("column_mismatch", tables.fences, row, "owner is no text")
 
     if not _is_number(row["acquired_at_ms"]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import sqlalchemy as sa
 
-from runtimestore_server.store import schema, tables
+from runtimestore_server.store import reads, schema, tables
 from runtimestore_server.verify import relations, rows
 from runtimestore_server.verify.findings import Finding, Report
 
@@ -157,4 +157,4 @@ def _of_batch(database: Database, tx: Connection, table: sa.Table, some: list[Ro
 
 def _can_be_asked_for(table: sa.Table, row: Row) -> bool:
     """Whether the key can be sent to the engine; a damaged one belongs to no runtime, which is told anyway."""
-    return all(rows.is_text(row[column.name]) for column in table.primary_key)
+    return all(reads.is_text(row[column.name]) for column in table.primary_key)
