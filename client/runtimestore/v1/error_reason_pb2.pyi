@@ -60,7 +60,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The storage engine accepts no writes; nothing was committed."""
     STORED_VALUE_CORRUPT: _ErrorReason.ValueType  # 13
     """DATA_LOSS. A stored value does not match its SHA-256 or cannot be decoded. Metadata names the row: `table`
-    and its key. Every other row stays readable.
+    and its key. Every other row stays readable. Where a page of the engine's files is damaged, `table` is `unknown`.
     """
     OVERLOADED: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""
@@ -127,7 +127,7 @@ STORE_READ_ONLY: ErrorReason.ValueType  # 12
 """FAILED_PRECONDITION. The storage engine accepts no writes; nothing was committed."""
 STORED_VALUE_CORRUPT: ErrorReason.ValueType  # 13
 """DATA_LOSS. A stored value does not match its SHA-256 or cannot be decoded. Metadata names the row: `table`
-and its key. Every other row stays readable.
+and its key. Every other row stays readable. Where a page of the engine's files is damaged, `table` is `unknown`.
 """
 OVERLOADED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""
