@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SQLITE_HEADER_BYTES = 12
 """A page begins with what it is and where its cells are: SQLite's file format, "B-tree Pages"."""
 POSTGRES_PAGE_BYTES = 8192
+POSTGRES_LSN_BYTES = 8
+"""A page that says it is newer than the log cannot be written any more, and Postgres stops making checkpoints."""
 POSTGRES_HEADER_BYTES = 24
 """Behind the header there are pointers to the rows, which stand at the end: Postgres' "Database Page Layout"."""
 
@@ -140,7 +142,7 @@ def _damage(trial: Trial, files: list[Path]) -> str:
     file = trial.random.choice([file for file in files if file.stat().st_size])
     start = trial.random.randrange(file.stat().st_size // POSTGRES_PAGE_BYTES) * POSTGRES_PAGE_BYTES
     lower, upper = struct.unpack_from("=HH", file.read_bytes(), start + 12)
-    parts = [(0, POSTGRES_HEADER_BYTES), (POSTGRES_HEADER_BYTES, lower), (upper, POSTGRES_PAGE_BYTES)]
+    parts = [(POSTGRES_LSN_BYTES, POSTGRES_HEADER_BYTES), (POSTGRES_HEADER_BYTES, lower), (upper, POSTGRES_PAGE_BYTES)]
     first, end = trial.random.choice([part for part in parts if part[0] < part[1] <= POSTGRES_PAGE_BYTES])
     within, bit = trial.random.randrange(first, end), trial.random.randrange(8)
     _flip(file, start + within, bit)
