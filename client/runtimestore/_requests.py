@@ -67,7 +67,7 @@ class Requests:
     ) -> pb.PersistAuthOAuthFlowSnapshotRequest:
         """Replace the OAuth flow snapshot."""
         return pb.PersistAuthOAuthFlowSnapshotRequest(
-            realm=self._realm, request_id=_request_id(request_id), snapshot_json=snapshot_json
+            realm=self._realm, request_id=_request_id(request_id), snapshot_json=_flow_snapshot(snapshot_json)
         )
 
     def load_auth_oauth_flow_snapshot(self) -> pb.LoadAuthOAuthFlowSnapshotRequest:
@@ -82,7 +82,7 @@ class Requests:
             realm=self._realm,
             request_id=_request_id(None),
             expected_version=expected_version,
-            snapshot_json=snapshot_json,
+            snapshot_json=_flow_snapshot(snapshot_json),
         )
 
     def commit_session_snapshot(
@@ -220,3 +220,10 @@ def _receipt(receipt: RunBoundaryReceipt) -> pb.RunBoundaryReceipt:
         message_count=receipt.message_count,
         sequence=receipt.sequence,
     )
+
+
+def _flow_snapshot(snapshot_json: object) -> bytes:
+    """A forgotten `return` must not empty the snapshot: to protobuf None is a field that is not set."""
+    if not isinstance(snapshot_json, bytes):
+        raise TypeError(f"the OAuth flow snapshot must be bytes, not {type(snapshot_json).__name__}")
+    return snapshot_json

@@ -15,13 +15,11 @@ from runtimestore.errors import (
     CommitOutcomeUnknown,
     DeadlineExceeded,
     Fenced,
-    InvalidField,
     OAuthFlowSnapshotChanged,
     Overloaded,
     RequestIdReused,
     RevisionMismatch,
     RuntimeStoreError,
-    SessionKeyMismatch,
     StoreUnavailable,
 )
 
@@ -34,8 +32,6 @@ _UNDECIDED = (CommitOutcomeUnknown, CallFailed)
 """What leaves open whether the attempt was committed."""
 
 _DECIDED = (
-    SessionKeyMismatch,
-    InvalidField,
     BoundaryReceiptExists,
     RequestIdReused,
     RevisionMismatch,
@@ -43,7 +39,8 @@ _DECIDED = (
     OAuthFlowSnapshotChanged,
 )
 """What no attempt of the same request can have escaped: the server first looks whether it knows the request, and what
-it compares with only grows."""
+it compares with only grows. What it finds wrong with a request itself it tells before: a server that was restarted with
+other limits, or requires fences now, refuses what it took in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,9 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 ONLY_IDENTITY = 1
 """gRPC's set of algorithms, a bit for each: messages that are not compressed."""
 
+AGAIN_SECONDS = 0.1
+"""How long a server that could not listen again on its address waits before the next try."""
+
 PENDING_CALLS = 100_000
 """How many calls may have arrived and not be begun."""
 
@@ -97,7 +100,9 @@ class Application:
         self._doors: Doors
         self._server: grpc.aio.Server
         self._health: HealthService
-        self._watching: asyncio.Task[None]
+        self._accepting: list[asyncio.Task[None]]
+        self._schema_revision: str
+        self._tasks: tuple[asyncio.Task[None], ...]
 
     async def __aenter__(self) -> Self:
         """Open the store and serve it."""
@@ -125,21 +130,12 @@ class Application:
     async def _serve(self, schema_revision: str) -> None:
         settings = self.settings
         self._doors = Doors(settings, self.store.overload, self.store.comeback_seconds)
-        self._server = server = grpc.aio.server(
-            interceptors=interceptors(Admission(self._doors.of), self._arrivals),
-            options=channel_options(settings),
-        )
-        runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(RuntimeStoreService(self.store, settings), server)
-        runtime_store_admin_pb2_grpc.add_RuntimeStoreAdminServicer_to_server(
-            RuntimeStoreAdminService(self.store, settings, schema_revision=schema_revision), server
-        )
         self._health = HealthService()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self._schema_revision = schema_revision
         if settings.listen.startswith("unix:") and _answers(settings.listen.removeprefix("unix:")):
             raise CannotServe(f"cannot listen on {settings.listen}: a server answers there; choose another --listen")
         try:
-            port = server.add_insecure_port(settings.listen)
+            server, port = self._listening(settings.listen)
         except RuntimeError:
             raise CannotServe(
                 f"cannot listen on {settings.listen}: the address is taken, or not this machine's; "
@@ -149,8 +145,58 @@ class Application:
             settings.listen if settings.listen.startswith("unix:") else f"{settings.listen.rpartition(':')[0]}:{port}"
         )
         await self._report(SERVING)
+        await self._start(server)
+        self._tasks = (
+            asyncio.create_task(self._watch(), name="watch-health"),
+            asyncio.create_task(self._serve_on(), name="serve-on"),
+        )
+
+    def _listening(self, address: str) -> tuple[grpc.aio.Server, int]:
+        """A server of all services that listens but is not started, and its port.
+
+        Raises:
+            RuntimeError: the address is taken or cannot be listened on.
+        """
+        server = grpc.aio.server(
+            interceptors=interceptors(Admission(self._doors.of), self._arrivals), options=channel_options(self.settings)
+        )
+        runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(
+            RuntimeStoreService(self.store, self.settings), server
+        )
+        runtime_store_admin_pb2_grpc.add_RuntimeStoreAdminServicer_to_server(
+            RuntimeStoreAdminService(self.store, self.settings, schema_revision=self._schema_revision), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server, server.add_insecure_port(address)
+
+    async def _serve_on(self) -> None:
+        """Serve again on the same address when gRPC stops by itself, as it does at a path that is no UTF-8."""
+        while self._accepting:
+            await asyncio.wait(self._accepting)
+            for task in self._accepting:
+                task.exception()  # looked at, so that nobody logs it with what was sent
+            _log.error("gRPC stopped serving by itself and is started again", address=self.address)
+            self._doors.abandon()  # nothing more comes of what was being received
+            while True:
+                try:
+                    server, _ = self._listening(self.address)
+                except RuntimeError:
+                    await asyncio.sleep(AGAIN_SECONDS)
+                else:
+                    break
+            await self._start(server)
+
+    async def _start(self, server: grpc.aio.Server) -> None:
+        """Start a server, and know the task in which it accepts calls: gRPC tells nobody at once when that fails."""
+        before = asyncio.all_tasks()
+        self._server = server
         await server.start()
-        self._watching = asyncio.create_task(self._watch(), name="watch-health")
+        self._accepting = [
+            task
+            for task in asyncio.all_tasks() - before
+            if getattr(task.get_coro(), "__qualname__", "") == "AioServer._server_main_loop"
+        ]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -162,8 +208,9 @@ class Application:
         deadline = time.monotonic() + self.settings.grace_period_seconds
         # What comes after the drain takes its time out of the same.
         last_seconds = min(LAST_SECONDS, self.settings.grace_period_seconds / 4)
-        self._watching.cancel()
-        await asyncio.wait([self._watching])
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
         await self._health.enter_graceful_shutdown()
         await self.drain(deadline - last_seconds)
         # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.

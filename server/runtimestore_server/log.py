@@ -22,8 +22,13 @@ def frames(error: BaseException) -> list[str]:
 
 
 def _of_interest(record: logging.LogRecord) -> bool:
-    """Whether a line of gRPC's is no mere caller who hung up before the answer; such a line quotes what was called."""
-    return not (record.exc_info and record.exc_info[0] is not None and record.exc_info[0].__name__ == _HUNG_UP)
+    """Whether a line of gRPC's is no mere caller who hung up before the answer, or sent headers that are no UTF-8.
+
+    Such lines quote what was called or sent.
+    """
+    if not record.exc_info or record.exc_info[0] is None:
+        return True
+    return record.exc_info[0].__name__ != _HUNG_UP and not issubclass(record.exc_info[0], UnicodeDecodeError)
 
 
 def configure(*, level: str, style: str) -> None:
@@ -47,4 +52,5 @@ def configure(*, level: str, style: str) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s [%(levelname)s] %(name)s %(message)s"
     )
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_interest)
+    for name in ("grpc._cython.cygrpc", "asyncio"):
+        logging.getLogger(name).addFilter(_of_interest)

@@ -12,7 +12,7 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, Commit, CommitOutcomeUnknown, RetryPolicy, RuntimeStoreClient
 from runtimestore._retry import Attempts, Deadline
-from runtimestore.errors import REFUSALS, InvalidField, RuntimeStoreError, StoreUnavailable
+from runtimestore.errors import REFUSALS, RuntimeStoreError, StoreUnavailable
 from runtimestore.types import InputState
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -29,18 +29,11 @@ UNKNOWN = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_a
 AT_ONCE = RetryPolicy(initial_backoff_seconds=0.0, max_backoff_seconds=0.0, max_attempts=2)
 
 DECIDED = {
-    name
-    for name, refused in REFUSALS.items()
-    if issubclass(refused, InvalidField)
-    or name
-    in {
-        "SESSION_KEY_MISMATCH",
-        "BOUNDARY_RECEIPT_EXISTS",
-        "REQUEST_ID_REUSED",
-        "REVISION_MISMATCH",
-        "FENCED",
-        "OAUTH_FLOW_SNAPSHOT_CHANGED",
-    }
+    "BOUNDARY_RECEIPT_EXISTS",
+    "REQUEST_ID_REUSED",
+    "REVISION_MISMATCH",
+    "FENCED",
+    "OAUTH_FLOW_SNAPSHOT_CHANGED",
 }
 """What is true of every attempt of one request."""
 

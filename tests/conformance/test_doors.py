@@ -18,6 +18,7 @@ from runtimestore_server.interceptors import doors
 from support.clean_up import until
 from support.footprint import PeakMemory, pid_of
 from support.garbage import SERVICE, unknown_field
+from support.http2 import call_headers, frame, preface
 from support.refusals import is_refusal, refused
 from support.requests import ALL, LOADS, WRITES, request_of
 from support.server import in_process
@@ -184,9 +185,8 @@ async def test_the_calls_of_a_peer_that_is_gone_give_their_places_back(monkeypat
         host, _, port = app.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         # The preface, empty settings and the headers of a call, and then nothing: no ping of the server is answered.
-        writer.write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"") + _frame(1, 4, 1, _headers(app.address))
-        )
+        path = f"{SERVICE}PersistInputState".encode()
+        writer.write(preface() + frame(1, 4, 1, call_headers(app.address, path)))
         receiving = app._doors.writes.receiving
         await until(lambda: receiving.received == 1)
         async with asyncio.timeout(WAIT_SECONDS):
@@ -195,26 +195,6 @@ async def test_the_calls_of_a_peer_that_is_gone_give_their_places_back(monkeypat
             while await reader.read(4096):
                 pass
         writer.close()
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def _headers(address: str) -> bytes:
-    """HPACK, all of it literal and not indexed."""
-    fields = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": f"{SERVICE}PersistInputState",
-        ":authority": address,
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
-    return b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in fields.items()
-    )
 
 
 def test_the_unknown_field_is_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 import structlog.testing
 
-from runtimestore.errors import InternalError, StoredValueCorrupt
+from runtimestore.errors import InternalError, StoredValueCorrupt, StoreUnavailable
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines.postgres import PostgresDatabase
 from runtimestore_server.store.values import Outcome, Write
@@ -92,6 +92,27 @@ def test_what_cannot_be_in_a_sound_database_is_damage_and_no_neighbours(
     assert isinstance(refused, StoredValueCorrupt)
     assert refused.metadata == {"table": "unknown", "store_error": "write_failed"}
     assert landed == Outcome(1)
+
+
+@pytest.mark.parametrize("state", ["25P03", "25P04"])
+def test_a_transaction_that_the_engine_ended_for_its_age_is_none_of_the_callers_doing(
+    postgres_database: Database, state: str
+) -> None:
+    with postgres_database.writers.begin() as connection:
+        connection.exec_driver_sql(
+            f"""
+            CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE EXCEPTION 'too late' USING ERRCODE = '{state}';
+            END $$
+            """
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER late BEFORE INSERT ON ops_snapshots FOR EACH ROW EXECUTE FUNCTION late()"
+        )
+
+    (refused,) = commit(postgres_database, Write(runtime(), ops=ops()))
+
+    assert isinstance(refused, StoreUnavailable)
 
 
 def test_the_memory_of_a_request_whose_write_the_engine_refused_is_not_kept(database: Database) -> None:

@@ -225,6 +225,8 @@ _FAULTS = {
     "40P01": Fault.TRANSIENT,  # deadlock_detected
     "55P03": Fault.LOCKED,  # lock_not_available
     "53100": Fault.FULL,  # disk_full
+    "25P03": Fault.UNAVAILABLE,  # idle_in_transaction_session_timeout, of a server that stood still
+    "25P04": Fault.UNAVAILABLE,  # transaction_timeout
     "25006": Fault.READ_ONLY,  # read_only_sql_transaction: a standby, or default_transaction_read_only
     "23502": Fault.CORRUPT,  # not_null_violation: of a row that is changed, no insert lacks a value
     "23505": Fault.CORRUPT,  # unique_violation: every insert says what to do on a conflict, so an index missed one

@@ -1,0 +1,65 @@
+"""What ends gRPC's own server does not end the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.calls import Store, input_of
+from support.clean_up import until
+from support.garbage import SERVICE
+from support.http2 import call_headers, frame, preface
+from support.server import in_process
+from support.server_process import ServerProcess
+from support.uploads import connections, ended, stalled
+
+if TYPE_CHECKING:
+    from support.torture import Trial
+
+NO_UTF_8 = (b"/\xff", SERVICE.encode() + b"Load\xc3", SERVICE.encode() + b"\xed\xa0\x80")
+
+
+async def _call(address: str, path: bytes) -> None:
+    """Call a path over a connection of its own, and give that some time."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(preface() + frame(1, 4, 1, call_headers(address, path)))
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(0.2):
+            while await reader.read(4096):
+                pass
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("path", NO_UTF_8)
+def test_a_path_that_is_no_utf_8_ends_no_service(path: bytes, trial: Trial) -> None:
+    async def attack(address: str) -> None:
+        async with Store(address, timeout_seconds=60) as store:
+            for number in range(trial.rounds(short=3, long=30)):
+                assert await store.persist_input_state("rt:1", input_of(str(number))) == (number + 1, False)
+                await _call(address, path)
+
+    with ServerProcess("memory:") as server:
+        asyncio.run(attack(server.address))
+    assert "gRPC stopped serving by itself" in server.log
+    assert "Traceback" not in server.log, server.log
+
+
+async def test_calls_that_are_cut_when_grpc_stops_by_itself_keep_no_place(runtime_id: str) -> None:
+    async with in_process("memory:") as app:
+        receiving = app._doors.writes.receiving
+        async with connections(app.address, 3) as channels, Store(app.address, timeout_seconds=60) as store:
+            calls = [stalled(channel) for channel in channels * 20]
+            await until(lambda: receiving.waiting > 0)
+
+            await _call(app.address, b"/\xff")
+
+            assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
+            await until(lambda: not receiving.received and not receiving.waiting)
+            await until(lambda: not app._arrivals.in_flight)
+            await ended(*calls)
