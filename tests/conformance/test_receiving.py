@@ -244,6 +244,39 @@ async def test_writes_that_wait_to_be_received_are_bounded_like_all_that_wait(ru
 
 
 @pytest.mark.usefixtures("no_end_of_patience")
+async def test_those_who_wait_on_one_connection_have_no_other_refused(runtime_id: str) -> None:
+    async with (
+        in_process("memory:", max_receiving_writes=4, max_waiting_writes=5) as app,
+        connections(app.address, 1) as (one,),
+        Store(app.address, retry=ONCE) as store,
+    ):
+        calls = [stalled(one) for _ in range(7)]
+        await until(lambda: app._doors.writes.receiving.waiting == 5)
+
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
+
+        await ended(*calls)
+
+
+@pytest.mark.usefixtures("no_end_of_patience")
+async def test_a_place_goes_on_though_the_one_whose_turn_it_is_gives_up_at_that_moment() -> None:
+    async with in_process("memory:", max_receiving_writes=4) as app, connections(app.address, 2) as (one, another):
+        receiving = app._doors.writes.receiving
+        received = await stalled_in_turn(app, one, one, another, another)
+        waiting = [stalled(one) for _ in range(3)]
+        await until(lambda: receiving.waiting == 3)
+        for number in range(2):
+            waiting.append(stalled(another))
+            await until(lambda: receiving.waiting == 4 + number)  # noqa: B023  (awaited before the next round)
+
+        await ended(received[2], waiting[3])
+        await until(lambda: receiving.received == 4 and receiving.waiting == 3)
+
+        await ended(*received, *waiting)
+
+
+@pytest.mark.usefixtures("no_end_of_patience")
 async def test_a_write_whose_turn_comes_when_no_more_may_wait_is_refused_and_keeps_no_place(runtime_id: str) -> None:
     async with (
         in_process("memory:", max_receiving_writes=1, max_waiting_writes=1) as app,

@@ -123,10 +123,12 @@ async def _in_turn(method: str, door: Door, context: Context, receive: Callable[
     started = time.perf_counter()
     refusal: Exception | None
     try:
-        if (refusal := overload(receiving.waiting)) is not None:
+        # Those who wait at the door are nothing to a connection that need not wait with them.
+        connection = context.peer()
+        if (refusal := overload(receiving.waiting if receiving.must_wait(connection) else 0)) is not None:
             raise refusal
         # What filled up meanwhile may have come in another way than through the door.
-        if await receiving.begin(call, context.peer()) and (refusal := overload(0)) is not None:
+        if await receiving.begin(call, connection) and (refusal := overload(0)) is not None:
             raise refusal
         return await receive()
     except asyncio.CancelledError:

@@ -69,7 +69,7 @@ class Receiving:
         Raises:
             Abandoned: the server ends.
         """
-        if self._has_room(connection) and connection not in self._queues:
+        if not self.must_wait(connection):
             self._take(call, connection)
             return False
         turn = asyncio.get_running_loop().create_future()
@@ -107,8 +107,10 @@ class Receiving:
         for call in list(self._places):
             self._refuse(call, Abandoned())
 
-    def _has_room(self, connection: str) -> bool:
-        return len(self._places) < self._at_once and self._held[connection] < self._share
+    def must_wait(self, connection: str) -> bool:
+        """Whether there is no place for one more call of this connection now."""
+        room = len(self._places) < self._at_once and self._held[connection] < self._share
+        return not room or connection in self._queues
 
     def _take(self, call: asyncio.Task[Any], connection: str) -> None:
         self._places[call] = _Place(connection, time.monotonic())
@@ -132,6 +134,7 @@ class Receiving:
             if self._held[connection] >= self._share:
                 passed += 1
                 continue
+            passed = 0  # what follows may be one of them again
             call, turn = queue.popitem(last=False)
             self.waiting -= 1
             if not queue:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.verify.rows import Row
 
+KEYS_AT_ONCE = 2_000
+"""How many inputs are asked for in one statement; a receipt may name a hundred thousand."""
+
 OF_A_RUNTIME = (session_snapshots, inputs, receipts, ops_snapshots, sessions)
 
 
@@ -128,7 +131,13 @@ def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iter
         return
     columns = (inputs.c.realm, inputs.c.runtime_id, inputs.c.input_id)
     keys = sorted(set(named))
-    there = {tuple(row) for row in tx.execute(select_by_key(database, columns, columns), database.keys(columns, keys))}
+    there = {
+        tuple(row)
+        for start in range(0, len(keys), KEYS_AT_ONCE)
+        for row in tx.execute(
+            select_by_key(database, columns, columns), database.keys(columns, keys[start : start + KEYS_AT_ONCE])
+        )
+    }
     for row in rows:
         lost = [
             input_id

@@ -24,6 +24,7 @@ ROWS_AT_ONCE = {
     tables.session_snapshots: 1,  # each may be as large as a message
     tables.inputs: 16,
     tables.ops_snapshots: 16,
+    tables.receipts: 4,  # each may name a hundred thousand inputs
     tables.oauth_flow_snapshots: 16,
 }
 """How many rows of a table are held in memory; 500 of those that are small."""
