@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from runtimestore import Fenced, RetryPolicy, RuntimeStoreError, StoredValueCorrupt
 from runtimestore_server.store import tables
-from support.calls import RUNTIME_WRITES, Store, id_of, input_of, named
+from support.calls import RUNTIME_WRITES, Store, input_of, named
+from support.damaged_files import loads
 from support.database import change
 from support.documents import new_id
 from support.engines import DURABLE, UNTYPED_COLUMNS
@@ -79,15 +80,7 @@ class World:
             Store(app.address, realm=self.realm, retry=RetryPolicy(max_attempts=1)) for _ in range(3)
         )
         store = self.unfenced
-        self.loads: dict[str, Call] = {
-            "session": lambda: store.load_session_snapshot(name),
-            "inputs": lambda: store.load_input_states(name),
-            "input": lambda: store.load_input_state(name, input_of("").input_id),
-            "state": lambda: store.load_runtime_state(name),
-            "ops": lambda: store.load_ops_lifecycle(name),
-            "receipt": lambda: store.load_boundary_receipt(name, id_of("a"), 0),
-            "oauth": store.load_auth_oauth_flow_snapshot,
-        }
+        self.loads = loads(store, name)
         self.writes: dict[str, Call] = {
             "repeat": self._remember,
             "older": lambda: self.older.persist_input_state(name, input_of("b")),

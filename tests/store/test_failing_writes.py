@@ -70,22 +70,27 @@ def test_a_nul_in_an_id_fails_alone_where_the_engine_has_no_nul(postgres_databas
     assert [row["runtime_id"] for row in rows(postgres_database, tables.runtimes)] == [good.runtime_id]
 
 
-@pytest.mark.parametrize("state", ["23502", "23505", "XX000", "XX001", "XX002"])
-def test_what_cannot_be_in_a_sound_database_is_damage_and_no_neighbours(
-    postgres_database: Database, state: str
-) -> None:
-    # Postgres' own code; a page that leads to it is another one in each version.
-    with postgres_database.writers.begin() as connection:
+def _raise_at_ops(database: Database, state: str) -> None:
+    """Have each insert of an ops snapshot fail with a code of Postgres' own."""
+    with database.writers.begin() as connection:
         connection.exec_driver_sql(
             f"""
-            CREATE FUNCTION damaged() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                RAISE EXCEPTION 'found what cannot be' USING ERRCODE = '{state}';
+            CREATE FUNCTION failing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE EXCEPTION 'this fails' USING ERRCODE = '{state}';
             END $$
             """
         )
         connection.exec_driver_sql(
-            "CREATE TRIGGER damaged BEFORE INSERT ON ops_snapshots FOR EACH ROW EXECUTE FUNCTION damaged()"
+            "CREATE TRIGGER failing BEFORE INSERT ON ops_snapshots FOR EACH ROW EXECUTE FUNCTION failing()"
         )
+
+
+@pytest.mark.parametrize("state", ["23502", "23505", "XX000", "XX001", "XX002"])
+def test_what_cannot_be_in_a_sound_database_is_damage_and_no_neighbours(
+    postgres_database: Database, state: str
+) -> None:
+    # A page that leads to it is another one in each version.
+    _raise_at_ops(postgres_database, state)
 
     refused, landed = commit(postgres_database, Write(runtime(), ops=ops()), Write(runtime(), runtime_state="idle"))
 
@@ -98,17 +103,7 @@ def test_what_cannot_be_in_a_sound_database_is_damage_and_no_neighbours(
 def test_a_transaction_that_the_engine_ended_for_its_age_is_none_of_the_callers_doing(
     postgres_database: Database, state: str
 ) -> None:
-    with postgres_database.writers.begin() as connection:
-        connection.exec_driver_sql(
-            f"""
-            CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                RAISE EXCEPTION 'too late' USING ERRCODE = '{state}';
-            END $$
-            """
-        )
-        connection.exec_driver_sql(
-            "CREATE TRIGGER late BEFORE INSERT ON ops_snapshots FOR EACH ROW EXECUTE FUNCTION late()"
-        )
+    _raise_at_ops(postgres_database, state)
 
     (refused,) = commit(postgres_database, Write(runtime(), ops=ops()))
 

@@ -36,12 +36,12 @@ class Filled:
                     await write(store, runtime_id, "a")
                 await store.acquire_runtime(runtime_id, "host-a")
             await store.persist_auth_oauth_flow_snapshot(b"flow")
-            return cls({name: {what: await load() for what, load in _loads(store, name).items()} for name in RUNTIMES})
+            return cls({name: {what: await load() for what, load in loads(store, name).items()} for name in RUNTIMES})
 
     async def meet(self, url: str, runtime_id: str, damage: str) -> None:
         """Call everything about a runtime on a store with this damage."""
         async with in_process(url) as app, Store(app.address, retry=ONCE) as store:
-            for name, load in _loads(store, runtime_id).items():
+            for name, load in loads(store, runtime_id).items():
                 answer, sound = await _answer(load), self._sound[runtime_id][name]
                 if is_told(answer):
                     self.counted["told"] += 1
@@ -59,7 +59,8 @@ class Filled:
                     self.wrong.append(f"{damage}: {name}: {answer!r}")
 
 
-def _loads(store: Store, runtime_id: str) -> dict[str, Call]:
+def loads(store: Store, runtime_id: str) -> dict[str, Call]:
+    """A load of each kind, of what the writes with the marks "" and "a" left."""
     return {
         "session": lambda: store.load_session_snapshot(runtime_id),
         "inputs": lambda: store.load_input_states(runtime_id),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
+LOADS = ("Load", "AuthAuthorityKey")
+"""How the names of the methods begin that only read."""
+
 COUNTED = "/runtimestore."
 """Calls of our own services. Whoever only watches health, or asks for the services, must not hold an end up."""
 
@@ -58,8 +61,7 @@ class Arrivals(grpc.aio.ServerInterceptor):
 
 def unavailable(path: str) -> StoreUnavailable:
     """The refusal of a server that ends, for the method with this path."""
-    method = path.rpartition("/")[2]
-    store_error = "read_failed" if method.startswith("Load") or method == "AuthAuthorityKey" else "write_failed"
+    store_error = "read_failed" if path.rpartition("/")[2].startswith(LOADS) else "write_failed"
     return StoreUnavailable(
         "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
     )

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from runtimestore.errors import Overloaded
 from runtimestore.v1 import runtime_store_pb2
 from runtimestore_server.interceptors.admission import Door
+from runtimestore_server.interceptors.arrivals import LOADS
 from runtimestore_server.interceptors.receiving import Receiving
 
 if TYPE_CHECKING:
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 _STORE = runtime_store_pb2.DESCRIPTOR.services_by_name["RuntimeStore"]
 
 WRITES = frozenset(
-    f"/{_STORE.full_name}/{method.name}"
-    for method in _STORE.methods
-    if not method.name.startswith(("Load", "AuthAuthorityKey"))
+    f"/{_STORE.full_name}/{method.name}" for method in _STORE.methods if not method.name.startswith(LOADS)
 )
 """The paths of the methods that write."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runtimestore.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Abandoned(Exception):
@@ -64,7 +64,7 @@ class Receiving:
         return len(self._places)
 
     async def begin(self, call: asyncio.Task[Any], connection: str) -> bool:
-        """Wait for the call's turn, and count it until `end`; whether it had to wait.
+        """Wait for the call's turn, and count it until `end`, however this ends; whether it had to wait.
 
         Raises:
             Abandoned: the server ends.
@@ -117,8 +117,7 @@ class Receiving:
         self._held[connection] += 1
 
     def _leave(self, call: asyncio.Task[Any], connection: str) -> None:
-        """The call goes while it waits, or in the moment in which its turn comes."""
-        self.end(call)
+        """The call goes while it waits."""
         queue = self._queues.get(connection)
         if queue is not None and queue.pop(call, None) is not None:
             self.waiting -= 1
@@ -167,14 +166,11 @@ class Receiving:
         now = time.monotonic()
         full = len(self._places) >= self._at_once
         newcomers = full and any(not self._held[connection] for connection in self._queues)
-        for call, place in self._oldest():
-            if full or place.connection in self._queues:
+        for call, place in self._places.items():
+            if call not in self._refused and (full or place.connection in self._queues):
                 for_newcomers = newcomers and self._held[place.connection] > 1
                 if now - place.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
                     yield call
-
-    def _oldest(self) -> Iterable[tuple[asyncio.Task[Any], _Place]]:
-        return ((call, place) for call, place in self._places.items() if call not in self._refused)
 
     def _refuse(self, call: asyncio.Task[Any], error: Overloaded | Abandoned) -> None:
         if call not in self._refused:

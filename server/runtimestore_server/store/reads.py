@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import sqlalchemy as sa
 
@@ -173,7 +173,7 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and 1 <= value < INT64_MAX
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether a stored value is text that a write left: not empty, without NUL, and of whole characters."""
     return isinstance(value, str) and _TEXT.fullmatch(value) is not None
 

@@ -127,9 +127,7 @@ def sealed(key: RequestKey, fingerprint: bytes, revision: int, recorded_at_ms: i
 
 def is_sound(realm: object, request_id: object, fingerprint: object, revision: object, recorded_at_ms: object) -> bool:
     """Whether a row is as it was recorded, by its seal; an older version recorded the fingerprint alone."""
-    if not (isinstance(realm, str) and isinstance(request_id, str) and isinstance(fingerprint, bytes)):
-        return False
-    if not (is_text(realm) and is_text(request_id)):
+    if not (is_text(realm) and is_text(request_id) and isinstance(fingerprint, bytes)):
         return False
     if not (is_count(revision) and isinstance(revision, int) and isinstance(recorded_at_ms, int)):
         return False

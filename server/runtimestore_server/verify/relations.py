@@ -122,15 +122,9 @@ def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
 
 def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iterator[Finding]:
     """Receipts that name inputs which are not there. Every row is a sound receipt."""
-    named = [
-        (row["realm"], row["runtime_id"], input_id)
-        for row in rows
-        for input_id in receipt_message(row["receipt"]).contributing_input_ids
-    ]
-    if not named:
-        return
+    named = [(row, receipt_message(row["receipt"]).contributing_input_ids) for row in rows]
     columns = (inputs.c.realm, inputs.c.runtime_id, inputs.c.input_id)
-    keys = sorted(set(named))
+    keys = sorted({(row["realm"], row["runtime_id"], input_id) for row, ids in named for input_id in ids})
     there = {
         tuple(row)
         for start in range(0, len(keys), KEYS_AT_ONCE)
@@ -138,12 +132,8 @@ def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iter
             select_by_key(database, columns, columns), database.keys(columns, keys[start : start + KEYS_AT_ONCE])
         )
     }
-    for row in rows:
-        lost = [
-            input_id
-            for input_id in receipt_message(row["receipt"]).contributing_input_ids
-            if (row["realm"], row["runtime_id"], input_id) not in there
-        ]
+    for row, ids in named:
+        lost = [input_id for input_id in ids if (row["realm"], row["runtime_id"], input_id) not in there]
         if lost:
             # No error, though no call deletes an input: AtomicApply takes a receipt that names inputs which were never
             # sent, so a store that nobody damaged may hold it. A runtime sends all its inputs with every receipt.
