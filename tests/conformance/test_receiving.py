@@ -314,6 +314,21 @@ async def test_a_write_that_waits_for_its_turn_when_the_server_ends_is_written()
         await draining
 
 
+@pytest.mark.usefixtures("no_end_of_patience")
+async def test_a_write_whose_turn_comes_in_the_moment_in_which_the_server_ends_is_refused_in_words() -> None:
+    async with in_process("memory:", max_receiving_writes=1) as app, connections(app.address, 1) as (channel,):
+        receiving = app._doors.writes.receiving
+        (before_it,) = await stalled_in_turn(app, channel)
+        waiting = stalled(channel)
+        await until(lambda: receiving.waiting == 1)
+
+        receiving.end(next(iter(receiving._places)))  # gives the turn
+        receiving.abandon()
+
+        is_refusal(await refused(waiting), grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "write_failed")
+        await ended(before_it)
+
+
 async def test_a_call_that_its_caller_gives_up_is_not_told_as_refused(capsys: pytest.CaptureFixture[str]) -> None:
     async with in_process("memory:") as app, connections(app.address, 1) as (channel,):
         for _ in range(20):
