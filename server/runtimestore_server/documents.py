@@ -17,7 +17,6 @@ from runtimestore.errors import (
     FieldViolation,
     InputStateInvalid,
     InvalidField,
-    InvalidRequest,
     OpsSnapshotInvalid,
     SessionKeyMismatch,
     SessionSnapshotInvalid,
@@ -80,16 +79,14 @@ _input_decoder = msgspec.json.Decoder(_Input)
 _ops_decoder = msgspec.json.Decoder(_Ops)
 
 
-def session_snapshot(body: bytes, *, belongs_to: str | None, limit_bytes: int) -> SessionSnapshot:
+def session_snapshot(body: bytes, *, belongs_to: str | None) -> SessionSnapshot:
     """The session document `body`, checked; `belongs_to` is the session that it must be, as a canonical UUID.
 
     Raises:
         SessionSnapshotInvalid: the envelope is bad.
         SessionKeyMismatch: it is another session.
-        InvalidRequest: it is larger than `limit_bytes`.
     """
     field = "session_delta.session_snapshot"
-    within(limit_bytes, len(body), field, "max_session_snapshot_bytes")
     session = _decode(_session_decoder, body, SessionSnapshotInvalid, field)
     session_id = _document_uuid(session.id, SessionSnapshotInvalid, f"{field}.id")
     for name, number in (
@@ -119,16 +116,15 @@ def session_snapshot(body: bytes, *, belongs_to: str | None, limit_bytes: int) -
     )
 
 
-def input_state(state: pb.StoredInputState, field: str, *, limit_bytes: int) -> InputDocument:
+def input_state(state: pb.StoredInputState, field: str) -> InputDocument:
     """The input document in `state`, checked; `field` is its path in the request.
 
     Raises:
         InputStateInvalid: the envelope is bad, or the document is another input's.
-        InvalidRequest: the id is no UUID, or the document is larger than `limit_bytes`.
+        InvalidRequest: the id is no UUID.
     """
     input_id = uuid_field(state.input_id, f"{field}.input_id")
     body = state.state_json.encode()
-    within(limit_bytes, len(body), f"{field}.state_json", "max_document_bytes")
     document = _decode(_input_decoder, body, InputStateInvalid, f"{field}.state_json")
     if canonical_uuid(document.input_id) != input_id:
         raise _invalid(
@@ -137,33 +133,17 @@ def input_state(state: pb.StoredInputState, field: str, *, limit_bytes: int) -> 
     return InputDocument(input_id, body, sha256(body).digest())
 
 
-def ops_snapshot(snapshot: pb.PersistedOpsSnapshot, *, limit_bytes: int) -> OpsDocument:
+def ops_snapshot(snapshot: pb.PersistedOpsSnapshot) -> OpsDocument:
     """The ops document in `snapshot`, checked.
 
     Raises:
         OpsSnapshotInvalid: the envelope is bad.
-        InvalidRequest: the document is larger than `limit_bytes`.
     """
     field = "snapshot.snapshot_json"
     body = snapshot.snapshot_json.encode()
-    within(limit_bytes, len(body), field, "max_document_bytes")
     document = _decode(_ops_decoder, body, OpsSnapshotInvalid, field)
     named = _document_uuid(document.epoch_id, OpsSnapshotInvalid, f"{field}.epoch_id")
     return OpsDocument(named, body, sha256(body).digest())
-
-
-def within(limit_bytes: int, size_bytes: int, field: str, limit: str) -> None:
-    """Refuse what is over a limit.
-
-    Raises:
-        InvalidRequest: `size_bytes` is over `limit_bytes`; the message names the setting `limit`.
-    """
-    if size_bytes > limit_bytes:
-        raise InvalidRequest(
-            f"{field} has {size_bytes} bytes, over the server's {limit} of {limit_bytes}; send less, or raise it",
-            metadata={"field": field, "size_bytes": str(size_bytes), "limit_bytes": str(limit_bytes), "limit": limit},
-            violations=[FieldViolation(field, f"must have at most {limit_bytes} bytes")],
-        )
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[InvalidField], field: str) -> T:

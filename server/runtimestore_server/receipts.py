@@ -7,7 +7,6 @@ from hashlib import sha256
 import msgspec
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.documents import within
 from runtimestore_server.identifiers import bad_field, uuid_field
 from runtimestore_server.store.values import ReceiptDocument
 
@@ -34,11 +33,11 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_StoredReceipt)
 
 
-def receipt_document(receipt: pb.RunBoundaryReceipt, *, limit_bytes: int) -> ReceiptDocument:
+def receipt_document(receipt: pb.RunBoundaryReceipt) -> ReceiptDocument:
     """The stored form of a receipt, checked.
 
     Raises:
-        InvalidRequest: an id is no UUID, the boundary is unspecified or unknown, or it is larger than `limit_bytes`.
+        InvalidRequest: an id is no UUID, or the boundary is unspecified or unknown.
     """
     run_id = uuid_field(receipt.run_id, "receipt.run_id")
     boundary = BOUNDARIES.get(receipt.boundary)
@@ -57,7 +56,6 @@ def receipt_document(receipt: pb.RunBoundaryReceipt, *, limit_bytes: int) -> Rec
             conversation_digest=receipt.conversation_digest if receipt.HasField("conversation_digest") else None,
         )
     )
-    within(limit_bytes, len(body), "receipt", "max_document_bytes")
     return ReceiptDocument(run_id, receipt.sequence, body, sha256(body).digest())
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from runtimestore_server import answers, documents
+from runtimestore_server.allowed import DOCUMENTS, Allowed
 from runtimestore_server.identifiers import (
     bad_field,
     realm_field,
@@ -21,17 +23,22 @@ from runtimestore_server.store import OAuthFlowWrite, RuntimeKey, Write, reads
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Outcome, Store
     from runtimestore_server.store.values import InputDocument, SessionSnapshot
 
-T = TypeVar("T")
+AnyDocuments = TypeVar("AnyDocuments", Write, OAuthFlowWrite)
 
 CHUNK_BYTES = 1024 * 1024
 """Streams send this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""
 
 LARGE_REQUEST_BYTES = 256 * 1024
 """A request over this size is checked on a reader thread: hashing and parsing it would keep the event loop too long."""
+
+INPUT_UPDATES = "input_updates[{}]"
+INPUT_STATES = "input_states[{}]"
+"""The paths of inputs in requests, by their position."""
 
 REVISION_KEY = "runtimestore-revision"
 """Trailing metadata of an empty session stream: the revision that the load saw."""
@@ -44,9 +51,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._document_bytes = settings.max_document_bytes
-        self._snapshot_bytes = settings.max_session_snapshot_bytes
-        self._require_fence = settings.require_fence
+        self._allowed = Allowed(settings)
 
     async def AuthAuthorityKey(
         self, request: pb.AuthAuthorityKeyRequest, context: Context
@@ -89,7 +94,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         def check() -> Write:
             return Write(
                 **_common(request),
-                snapshot=self._snapshot(_required(request, "session_delta"), None),
+                snapshot=_snapshot(_required(request, "session_delta"), None),
             )
 
         outcome = await self._commit(request, check)
@@ -102,12 +107,12 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         def check() -> Write:
             return Write(
                 **_common(request),
-                snapshot=self._snapshot_of_session(request) if request.HasField("session_delta") else None,
-                receipt=receipt_document(_required(request, "receipt"), limit_bytes=self._document_bytes),
-                inputs=self._inputs(request.input_updates, "input_updates"),
+                snapshot=_snapshot_of_session(request) if request.HasField("session_delta") else None,
+                receipt=receipt_document(_required(request, "receipt")),
+                inputs=_inputs(request.input_updates, INPUT_UPDATES),
             )
 
-        outcome = await self._commit(request, check)
+        outcome = await self._commit(request, check, INPUT_UPDATES)
         return pb.AtomicApplyResponse(revision=outcome.revision, replayed=outcome.replayed)
 
     async def LoadInputStates(
@@ -168,12 +173,9 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         def check() -> Write:
             state = _required(request, "state")
-            return Write(
-                **_common(request),
-                inputs=(documents.input_state(state, "state", limit_bytes=self._document_bytes),),
-            )
+            return Write(**_common(request), inputs=_inputs([state], "state"))
 
-        outcome = await self._commit(request, check)
+        outcome = await self._commit(request, check, "state")
         return pb.PersistInputStateResponse(revision=outcome.revision, replayed=outcome.replayed)
 
     async def LoadInputState(self, request: pb.LoadInputStateRequest, context: Context) -> pb.LoadInputStateResponse:
@@ -207,10 +209,10 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             return Write(
                 **_common(request),
                 runtime_state=state,
-                inputs=self._inputs(request.input_states, "input_states"),
+                inputs=_inputs(request.input_states, INPUT_STATES),
             )
 
-        outcome = await self._commit(request, check)
+        outcome = await self._commit(request, check, INPUT_STATES)
         return pb.CommitMachineLifecycleResponse(revision=outcome.revision, replayed=outcome.replayed)
 
     async def PersistOpsLifecycle(
@@ -221,7 +223,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         def check() -> Write:
             snapshot = _required(request, "snapshot")
-            return Write(**_common(request), ops=documents.ops_snapshot(snapshot, limit_bytes=self._document_bytes))
+            return Write(**_common(request), ops=documents.ops_snapshot(snapshot))
 
         outcome = await self._commit(request, check)
         return pb.PersistOpsLifecycleResponse(revision=outcome.revision, replayed=outcome.replayed)
@@ -236,12 +238,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         snapshot = answers.ops_message(stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 
-    async def _commit(self, request: Any, check: Callable[[], Write]) -> Outcome:
-        """Check a request where it does not keep others waiting, then commit it."""
-        if self._require_fence and not request.HasField("fence"):
-            raise bad_field(
-                "fence", "is required by this server: acquire the runtime by AcquireRuntime and send its fence"
-            )
+    async def _commit(self, request: Any, check: Callable[[], Write], input_field: str = "") -> Outcome:
+        """Check a request where it does not keep others waiting, then commit it; `input_field` is where inputs are."""
         size_bytes: int = request.ByteSize()
         if size_bytes > LARGE_REQUEST_BYTES:
             write = await self._store.check_aside(check, size_bytes=size_bytes)
@@ -249,40 +247,34 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             write = check()
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.
         request.Clear()
-        return await self._store.commit(write)
-
-    def _snapshot_of_session(self, request: pb.AtomicApplyRequest) -> SessionSnapshot:
-        # Only here is the key looked at: without a delta it is ignored, whatever it is.
-        key = (
-            uuid_field(request.session_store_key, "session_store_key")
-            if request.HasField("session_store_key")
-            else None
-        )
-        return self._snapshot(request.session_delta, key)
-
-    def _snapshot(self, delta: pb.SessionDelta, belongs_to: str | None) -> SessionSnapshot:
-        if delta.WhichOneof("delta") is None:
-            raise bad_field("session_delta.session_snapshot", "is required")
-        return documents.session_snapshot(
-            delta.session_snapshot, belongs_to=belongs_to, limit_bytes=self._snapshot_bytes
-        )
-
-    def _inputs(self, states: Iterable[pb.StoredInputState], field: str) -> tuple[InputDocument, ...]:
-        return tuple(
-            documents.input_state(state, f"{field}[{position}]", limit_bytes=self._document_bytes)
-            for position, state in enumerate(states)
-        )
+        return await self._store.commit(_unless_new(write, self._allowed.refusal(write, input_field)))
 
     def _oauth_write(self, request: Any, *, expected_version: int | None) -> OAuthFlowWrite:
         snapshot_json: bytes = request.snapshot_json
-        documents.within(self._document_bytes, len(snapshot_json), "snapshot_json", "max_document_bytes")
-        return OAuthFlowWrite(
+        write = OAuthFlowWrite(
             realm=realm_field(request.realm),
             request_id=request_id_field(request.request_id),
             snapshot_json=snapshot_json,
             sha256=sha256(snapshot_json).digest(),
             expected_version=expected_version,
         )
+        return _unless_new(write, self._allowed.over(DOCUMENTS, len(snapshot_json), "snapshot_json"))
+
+
+def _snapshot_of_session(request: pb.AtomicApplyRequest) -> SessionSnapshot:
+    # Only here is the key looked at: without a delta it is ignored, whatever it is.
+    key = uuid_field(request.session_store_key, "session_store_key") if request.HasField("session_store_key") else None
+    return _snapshot(request.session_delta, key)
+
+
+def _snapshot(delta: pb.SessionDelta, belongs_to: str | None) -> SessionSnapshot:
+    if delta.WhichOneof("delta") is None:
+        raise bad_field("session_delta.session_snapshot", "is required")
+    return documents.session_snapshot(delta.session_snapshot, belongs_to=belongs_to)
+
+
+def _inputs(states: Iterable[pb.StoredInputState], field: str) -> tuple[InputDocument, ...]:
+    return tuple(documents.input_state(state, field.format(position)) for position, state in enumerate(states))
 
 
 def _runtime(request: Any) -> RuntimeKey:
@@ -303,3 +295,12 @@ def _required(request: Any, field: str) -> Any:
     if not request.HasField(field):
         raise bad_field(field, "is required")
     return getattr(request, field)
+
+
+def _unless_new(write: AnyDocuments, refusal: RuntimeStoreError | None) -> AnyDocuments:
+    """The write, with what is answered if it repeats none that landed."""
+    if refusal is None:
+        return write
+    if write.request_id is None:
+        raise refusal  # nothing would recognise it
+    return replace(write, refused_if_new=refusal)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from runtimestore.errors import RuntimeStoreError
 
 
 class RuntimeKey(NamedTuple):
@@ -76,6 +79,8 @@ class Write:
     inputs: tuple[InputDocument, ...] = ()
     runtime_state: str | None = None
     ops: OpsDocument | None = None
+    refused_if_new: RuntimeStoreError | None = None
+    """What is answered unless this repeats a write that landed: the server's settings of today forbid it."""
 
     @property
     def realm(self) -> str:
@@ -152,6 +157,8 @@ class OAuthFlowWrite:
     sha256: bytes
     expected_version: int | None = None
     """The version that must be there (0 = none); None replaces whatever is there."""
+    refused_if_new: RuntimeStoreError | None = None
+    """What is answered unless this repeats a write that landed: the server's settings of today forbid it."""
 
     @property
     def subject(self) -> str:

@@ -37,10 +37,10 @@ BoundaryKey = tuple[str, str, str, int]
 def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms: int) -> list[Decision]:
     """Put a batch of writes into the store: each lands whole or is refused whole.
 
-    The order of the statements is the order of the questions: was this request seen before, does the writer hold the
-    newest fence, is the runtime at the expected revision, is the boundary still free? What passes all is written. The
-    second write to a runtime sees what the first one left. Nothing is decided by anything outside `tx`, so that the
-    transaction can be run again.
+    The order of the statements is the order of the questions: was this request seen before, may it land here at all,
+    does the writer hold the newest fence, is the runtime at the expected revision, is the boundary still free? What
+    passes all is written. The second write to a runtime sees what the first one left. Nothing is decided by anything
+    outside `tx`, so that the transaction can be run again.
 
     Raises:
         RowTaken: another transaction recorded a request id of this batch meanwhile; run again.
@@ -55,6 +55,7 @@ def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms
         row = rows.get(write.runtime, _NEVER_WRITTEN)
         decision = (
             memory.recall(write)
+            or write.refused_if_new
             or _damage(write.runtime, rows, made)
             or fences.refusal(write, held)
             or _refusal(write, row, boundaries)

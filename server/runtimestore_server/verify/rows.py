@@ -51,7 +51,7 @@ def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
 def session_of(row: Row) -> SessionSnapshot | None:
     """What the projection says of a snapshot's document; None if it cannot be read."""
     try:
-        return documents.session_snapshot(row["body"], belongs_to=None, limit_bytes=len(row["body"]))
+        return documents.session_snapshot(row["body"], belongs_to=None)
     except InvalidField:
         return None
 
