@@ -158,7 +158,8 @@ class Application:
             RuntimeError: the address is taken or cannot be listened on.
         """
         server = grpc.aio.server(
-            interceptors=interceptors(Admission(self._doors.of), self._arrivals), options=channel_options(self.settings)
+            interceptors=interceptors(Admission(self._doors.of, self._arrivals.refusal), self._arrivals),
+            options=channel_options(self.settings),
         )
         runtime_store_pb2_grpc.add_RuntimeStoreServicer_to_server(
             RuntimeStoreService(self.store, self.settings), server

@@ -7,12 +7,16 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from runtimestore import RetryPolicy, StoreUnavailable
 from support.calls import Store
 from support.clean_up import until
 from support.documents import session
+from support.garbage import SERVICE
+from support.refusals import is_refusal, refused
+from support.uploads import connections, ended, stalled, stalled_in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,3 +48,27 @@ async def test_a_large_write_that_is_being_checked_when_the_drain_begins_lands(
 
         assert await writing == (1, False)
         await asyncio.gather(draining, busy)
+
+
+async def test_a_call_that_comes_while_an_upload_holds_up_the_end_is_refused_before_its_message_is_there(
+    serve: Callable[..., AbstractAsyncContextManager[Application]],
+) -> None:
+    admin = "/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime"
+    expected = {
+        f"{SERVICE}AtomicApply": "write_failed",
+        f"{SERVICE}LoadRuntimeState": "read_failed",
+        admin: "write_failed",
+    }
+    async with serve() as app, connections(app.address, 2) as (first, second):
+        (holding_up,) = await stalled_in_turn(app, first)
+        draining = asyncio.ensure_future(app.drain(time.monotonic() + WAIT_SECONDS))
+        await asyncio.sleep(0)
+        for path, store_error in expected.items():
+            is_refusal(
+                await refused(stalled(second, path)), grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", store_error
+            )
+        stream = second.stream_stream(f"{SERVICE}LoadSessionSnapshot")(timeout=WAIT_SECONDS)
+        is_refusal(await refused(stream), grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "read_failed")
+        assert not draining.done()
+        await ended(holding_up)
+        await draining

@@ -20,7 +20,7 @@ def interceptors(admission: Admission, arrivals: Arrivals) -> list[grpc.aio.Serv
         admission,
         # Around the others: whatever raises within becomes a status here, once, from its class.
         ErrorInterceptor(),
-        # Within, so that the refusals of a server that ends become statuses too.
+        # It only counts: admission asks it whom a server that ends turns away.
         arrivals,
     ]
 

@@ -43,10 +43,15 @@ class Admission(grpc.aio.ServerInterceptor):
 
     To gRPC every method is one whose callers stream: then it asks for a handler before it receives anything, and leaves
     receiving to that. To the callers nothing changes.
+
+    Args:
+        door_of: tells the door of a method.
+        refusal: tells why a call of a method is refused on its arrival, without a message; None if it is not.
     """
 
-    def __init__(self, door_of: Callable[[str], Door]) -> None:
+    def __init__(self, door_of: Callable[[str], Door], refusal: Callable[[str], RuntimeStoreError | None]) -> None:
         self._door_of = door_of
+        self._refusal = refusal
         self._admitting: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -55,12 +60,23 @@ class Admission(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler  # unknown method: gRPC itself answers UNIMPLEMENTED
         method = handler_call_details.method
+        if (refusal := self._refusal(method)) is not None:
+            return _refusing(method, handler, refusal)
         known = self._admitting.get(method)
         if known is not None and known[0] is handler:
             return known[1]
         admitting = _admitting(method, handler, self._door_of(method))
         self._admitting[method] = (handler, admitting)
         return admitting
+
+
+def _refusing(method: str, handler: Any, refusal: RuntimeStoreError) -> Any:
+    async def refused(_requests: AsyncIterator[Any], context: Context) -> None:
+        await refuse(method, refusal, context, time.perf_counter())
+
+    # Answers of either kind are none here, and so need no serialiser.
+    one_answer = handler.unary_unary is not None
+    return (grpc.stream_unary_rpc_method_handler if one_answer else grpc.stream_stream_rpc_method_handler)(refused)
 
 
 def _admitting(method: str, handler: Any, door: Door) -> Any:

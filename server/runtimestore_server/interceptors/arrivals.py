@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -11,7 +11,7 @@ import grpc.aio
 from runtimestore.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
@@ -25,8 +25,8 @@ COUNTED = "/runtimestore."
 class Arrivals(grpc.aio.ServerInterceptor):
     """Counts calls from the moment in which they arrive, uploads in progress included, to their last byte.
 
-    Once closed, it refuses what arrives anew as STORE_UNAVAILABLE. gRPC's own stop would cancel it, and a cancelled
-    call tells its caller nothing.
+    Once closed, what arrives anew is to be refused as STORE_UNAVAILABLE. gRPC's own stop would cancel it, and a
+    cancelled call tells its caller nothing.
     """
 
     def __init__(self) -> None:
@@ -42,18 +42,21 @@ class Arrivals(grpc.aio.ServerInterceptor):
         """Refuse what arrives from now on; what has arrived goes on."""
         self._closed = True
 
+    def refusal(self, path: str) -> StoreUnavailable | None:
+        """Why a call that arrives now is refused, whatever its message; None if it is not."""
+        return unavailable(path) if self._closed and path.startswith(COUNTED) else None
+
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of this call, or one that refuses it."""
+        """The handler of this call, which is counted."""
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith(COUNTED):
+        if handler is None or not handler_call_details.method.startswith(COUNTED):
             return handler
         # The task that is running here is the call's own: it receives the message, runs the handler and sends.
         call = asyncio.current_task()
         if call is not None:
             self._in_flight += 1
             call.add_done_callback(self._ended)
-        return _refusing(handler, method) if self._closed else handler
+        return handler
 
     def _ended(self, _call: asyncio.Task[Any]) -> None:
         self._in_flight -= 1
@@ -64,28 +67,4 @@ def unavailable(path: str) -> StoreUnavailable:
     store_error = "read_failed" if path.rpartition("/")[2].startswith(LOADS) else "write_failed"
     return StoreUnavailable(
         "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
-    )
-
-
-def _refusing(handler: Any, path: str) -> Any:
-    def refuse() -> NoReturn:
-        raise unavailable(path)
-
-    async def unary(_request: Any, _context: Any) -> Any:
-        refuse()
-
-    async def stream(_request: Any, _context: Any) -> AsyncIterator[Any]:
-        refuse()
-        yield  # what makes this a generator
-
-    if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(
-            unary,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-    return grpc.unary_stream_rpc_method_handler(
-        stream,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
     )
