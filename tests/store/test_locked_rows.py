@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy as sa
 
 from runtimestore.errors import RevisionMismatch, StoreUnavailable
@@ -13,17 +14,16 @@ from runtimestore_server.store import lane, tables
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.ending import Ending
 from runtimestore_server.store.transaction import DEFERRED, commit_batch
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Acquisition, Outcome, Write
 from support.clean_up import until
-from support.store_writes import commit, new_id, oauth, rows, runtime, snapshot, statements
+from support.store_writes import REALM, commit, new_id, oauth, rows, runtime, snapshot, statements
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    import pytest
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import RuntimeKey
 
 WAIT_SECONDS = 20
 
@@ -40,11 +40,22 @@ async def _committer(database: Database) -> AsyncIterator[Committer]:
 
 
 @contextlib.contextmanager
-def _locked(database: Database, table: sa.Table) -> Iterator[None]:
-    """Inside, another session holds every row that is in the table now."""
+def _locked(database: Database, table: sa.Table, *, read: bool = False) -> Iterator[None]:
+    """Inside, another session holds every row that is in the table now; with `read` others may read them."""
     with database.writers.connect() as connection, connection.begin():
-        connection.execute(sa.select(table).with_for_update())
+        connection.execute(sa.select(table).with_for_update(read=read))
         yield
+
+
+@contextlib.contextmanager
+def _recording(database: Database, *request_ids: str) -> Iterator[None]:
+    """Inside, another session has recorded these requests and is not committed: nobody sees them, or can be first."""
+    with database.writers.connect() as connection, connection.begin():
+        for request_id in request_ids:
+            row = {"realm": REALM, "request_id": request_id, "fingerprint": b"", "revision": 1, "recorded_at_ms": 1}
+            connection.execute(sa.insert(tables.requests), row)
+        yield
+        connection.rollback()
 
 
 async def _all(committer: Committer, *writes: AnyWrite) -> list[asyncio.Task[Outcome]]:
@@ -81,19 +92,66 @@ async def test_the_neighbours_of_a_write_that_waits_for_a_row_land_and_it_lands_
         assert committer.waiting_writes == 0
 
 
-async def test_many_rows_that_are_held_cost_their_neighbours_no_wait_for_each(postgres_database: Database) -> None:
+def _acquired(key: RuntimeKey) -> AnyWrite:
+    return Acquisition(key, "first")
+
+
+HELD: dict[str, tuple[sa.Table, bool, Callable[[RuntimeKey], AnyWrite], Callable[[RuntimeKey], AnyWrite]]] = {
+    "runtimes that are written": (
+        tables.runtimes,
+        False,
+        lambda key: Write(key, runtime_state="idle"),
+        lambda key: Write(key, runtime_state="running"),
+    ),
+    "fences of runtimes that are acquired": (tables.fences, True, _acquired, lambda key: Acquisition(key, "second")),
+    "fences of runtimes that are written with one": (
+        tables.fences,
+        False,
+        _acquired,
+        lambda key: Write(key, fence=1, runtime_state="idle"),
+    ),
+    "realms of OAuth flows": (
+        tables.oauth_flow_snapshots,
+        False,
+        lambda key: oauth(b"first", realm=key.runtime_id),
+        lambda key: oauth(b"second", realm=key.runtime_id),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+async def test_many_rows_that_are_held_cost_their_neighbours_no_wait_for_each(
+    postgres_database: Database, what: str
+) -> None:
+    table, read, first, second = HELD[what]
     held = [runtime() for _ in range(100)]
-    commit(postgres_database, *(Write(key, runtime_state="idle") for key in held))
+    before = commit(postgres_database, *(first(key) for key in held))
+    assert before == [Outcome(1)] * 100
     async with _committer(postgres_database) as committer:
-        with statements(postgres_database.writers) as seen, _locked(postgres_database, tables.runtimes):
-            waiting = await _all(committer, *(Write(key, runtime_state="running") for key in held))
+        with statements(postgres_database.writers) as seen, _locked(postgres_database, table, read=read):
+            waiting = await _all(committer, *(second(key) for key in held))
             neighbours = await _all(committer, *(Write(runtime(), runtime_state="idle") for _ in range(20)))
             assert await _answers(neighbours) == [Outcome(1)] * 20
             tries = sum("lock_timeout" in statement for statement, _ in seen)
             assert not any(task.done() for task in waiting)
 
-        assert tries < len(held)  # which each took fifty milliseconds
-        assert await _answers(waiting) == [Outcome(2)] * 100
+        assert tries < 10  # one for each would keep the neighbours waiting for as many times as long
+        answers = await _answers(waiting)
+        assert all(isinstance(answer, Outcome) and not answer.replayed for answer in answers)
+
+
+async def test_a_fence_that_another_writer_reads_keeps_no_writer_waiting(postgres_database: Database) -> None:
+    mine, other = runtime(), runtime()
+    commit(postgres_database, _acquired(mine), _acquired(other))
+    commit(postgres_database, Write(other, runtime_state="idle"))
+    async with _committer(postgres_database) as committer:
+        with _locked(postgres_database, tables.fences, read=True), _locked(postgres_database, tables.runtimes):
+            waiting = await _all(committer, Write(other, fence=1, runtime_state="running"))
+            together = await _all(committer, Write(mine, fence=1, runtime_state="idle"))
+            assert await _answers(together) == [Outcome(1)]
+            assert not waiting[0].done()
+
+        assert await _answers(waiting) == [Outcome(2)]
 
 
 async def test_a_locked_realm_of_oauth_flows_keeps_no_runtime_waiting(postgres_database: Database) -> None:
@@ -108,16 +166,31 @@ async def test_a_locked_realm_of_oauth_flows_keeps_no_runtime_waiting(postgres_d
         assert await _answers(waiting) == [Outcome(2)]
 
 
-def test_many_writes_that_need_one_row_cost_one_wait_for_it(postgres_database: Database) -> None:
-    commit(postgres_database, oauth(b"first"))
+def test_many_writes_behind_one_that_waits_cost_one_wait(postgres_database: Database) -> None:
     neighbour = Write(runtime(), runtime_state="idle")
-    batch: list[AnyWrite] = [*(oauth(b"%d" % version, expected_version=version) for version in range(1, 21)), neighbour]
-    with statements(postgres_database.writers) as seen, _locked(postgres_database, tables.oauth_flow_snapshots):
+    request_id = new_id()
+    one = [oauth(b"first", request_id=request_id), *(oauth(b"%d" % n, expected_version=n) for n in range(1, 20))]
+    batch: list[AnyWrite] = [*one, neighbour]
+    with statements(postgres_database.writers) as seen, _recording(postgres_database, request_id):
         decisions, committed = commit_batch(postgres_database, batch, Ending().gate())
         tries = sum("lock_timeout" in statement for statement, _ in seen)
 
     assert (decisions, committed) == ([DEFERRED] * 20 + [Outcome(1)], True)
-    assert tries == 2  # one for the row, which takes fifty milliseconds, and one for the neighbour
+    assert tries == 2  # one for the request, whose row nobody sees, and one for the neighbour
+
+
+async def test_many_requests_that_another_session_records_keep_their_neighbours_waiting_for_moments(
+    postgres_database: Database,
+) -> None:
+    ids = [new_id() for _ in range(60)]
+    async with _committer(postgres_database) as committer:
+        with _recording(postgres_database, *ids):
+            waiting = await _all(committer, *(Write(runtime(), request_id, runtime_state="idle") for request_id in ids))
+            neighbours = await _all(committer, *(Write(runtime(), runtime_state="idle") for _ in range(20)))
+            assert await _answers(neighbours) == [Outcome(1)] * 20
+            assert not any(task.done() for task in waiting)
+
+        assert await _answers(waiting) == [Outcome(1)] * 60
 
 
 async def test_a_write_set_aside_is_told_that_it_is_not_there_though_its_neighbours_were_committed(

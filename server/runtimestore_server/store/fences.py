@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtimestore.errors import Fenced, StoredValueCorrupt
+from runtimestore_server.store import keyed
 from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.requests import Decision, RequestMemory, RowTaken
@@ -67,6 +68,26 @@ def commit(database: Database, tx: Connection, batch: Sequence[Acquisition], *, 
 def held_by_writers(database: Database, tx: Connection, batch: Sequence[Write]) -> dict[RuntimeKey, Held]:
     """The newest fences of the runtimes that writes with a fence are about; they stay so until the transaction ends."""
     return _held(database, tx, {write.runtime for write in batch if write.fence is not None}, for_change=False)
+
+
+def held_by_others(database: Database, tx: Connection, batch: Sequence[Acquisition]) -> set[RuntimeKey]:
+    """The runtimes that these acquisitions would have to wait for, because another session holds their fences now."""
+    return _held_by_others(database, tx, {acquisition.runtime for acquisition in batch}, for_change=True)
+
+
+def held_from_writers(database: Database, tx: Connection, batch: Sequence[Write]) -> set[RuntimeKey]:
+    """The runtimes whose fences writes with a fence would have to wait for; those of other writers do not count."""
+    return _held_by_others(
+        database, tx, {write.runtime for write in batch if write.fence is not None}, for_change=False
+    )
+
+
+def _held_by_others(
+    database: Database, tx: Connection, runtimes: Iterable[RuntimeKey], *, for_change: bool
+) -> set[RuntimeKey]:
+    columns = (fences.c.realm, fences.c.runtime_id)
+    held = keyed.held_by_others(database, tx, columns, sorted(runtimes), read=not for_change)
+    return {RuntimeKey(*key) for key in held}
 
 
 def _damage(runtime: RuntimeKey, held: Held) -> StoredValueCorrupt | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from runtimestore.errors import OAuthFlowSnapshotChanged
+from runtimestore_server.store import keyed
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.requests import Decision, RequestMemory, RowTaken
 from runtimestore_server.store.tables import oauth_flow_snapshots
@@ -51,6 +52,13 @@ def commit(database: Database, tx: Connection, batch: Sequence[OAuthFlowWrite], 
     _write_down(database, tx, rows, existing)
     memory.record(now_ms)
     return decisions
+
+
+def held_by_others(database: Database, tx: Connection, batch: Sequence[OAuthFlowWrite]) -> set[str]:
+    """The realms that these writes would have to wait for, because another session holds their rows now."""
+    columns = (oauth_flow_snapshots.c.realm,)
+    realms = sorted({(write.realm,) for write in batch})
+    return {realm for (realm,) in keyed.held_by_others(database, tx, columns, realms)}
 
 
 def _lock_versions(tx: Connection, realms: Sequence[str]) -> dict[str, int]:

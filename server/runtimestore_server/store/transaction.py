@@ -36,18 +36,23 @@ if TYPE_CHECKING:
     from runtimestore_server.store.ending import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import RuntimeKey
 
 TRANSIENT_LIMIT_SECONDS = 20.0
 """How long a batch is run again on transient errors before its writers are told that the store is unavailable."""
 
 PROBE_LOCK_SECONDS = 0.05
-"""How long a write that is run alone waits for a row that another session holds."""
+"""How long writes that are tried again wait, together, for a row that another session holds."""
+
+ALONE_LOCK_SECONDS = 0.01
+"""How long one of many does that are tried one after the other, since nobody knows which row it is."""
 
 UNKNOWN_TABLE = "unknown"
 """Told where a refusal names a table, of damage that the engine finds beneath the tables."""
 
 AnyWrite = Write | OAuthFlowWrite | Acquisition
+
+_KINDS: tuple[tuple[type[AnyWrite], Any], ...] = ((Write, writes), (OAuthFlowWrite, oauth_flow), (Acquisition, fences))
+"""The kinds of writes, in the order in which a batch commits them, and where each is put into the store."""
 
 
 class Deferred(enum.Enum):
@@ -147,15 +152,10 @@ def _attempt(
 
 def _decide(database: Database, tx: Connection, batch: Sequence[AnyWrite], now_ms: int) -> list[Decision]:
     decisions: dict[int, Decision] = {}
-    kinds: tuple[tuple[type[AnyWrite], Any], ...] = (
-        (Write, writes.commit),
-        (OAuthFlowWrite, oauth_flow.commit),
-        (Acquisition, fences.commit),
-    )
-    for kind, commit in kinds:
+    for kind, home in _KINDS:
         mine = [(position, write) for position, write in enumerate(batch) if isinstance(write, kind)]
         if mine:
-            decided = commit(database, tx, [write for _, write in mine], now_ms=now_ms)
+            decided = home.commit(database, tx, [write for _, write in mine], now_ms=now_ms)
             decisions.update(zip((position for position, _ in mine), decided, strict=True))
     return [decisions[position] for position in range(len(batch))]
 
@@ -165,12 +165,12 @@ def _without_those_held(
 ) -> tuple[list[Decision | Deferred], bool]:
     """At once what needs no row that another session holds; what does is deferred, without a wait for each."""
     try:
-        held = _held_runtimes(database, {write.runtime for write in batch if isinstance(write, Write)})
+        held = _held_by_others(database, batch)
     except Exception as error:  # noqa: BLE001  (then each is tried alone)
         _log.info("asking which rows are held", error=error_name(error))
         held = set()
     if not held:
-        return _one_by_one(database, batch, gate)  # it is a row of another kind
+        return _one_by_one(database, batch, gate)  # it is a row that cannot be seen, such as a request's
     free = [write for write in batch if write.subject not in held]
     decided, committed = _free(database, free, gate)
     answers = iter(decided)
@@ -183,9 +183,12 @@ def _free(database: Database, batch: Sequence[AnyWrite], gate: CommitGate) -> tu
     return commit_batch(database, batch, gate, lock_wait_seconds=PROBE_LOCK_SECONDS)
 
 
-def _held_runtimes(database: Database, runtimes: set[RuntimeKey]) -> set[RuntimeKey]:
+def _held_by_others(database: Database, batch: Sequence[AnyWrite]) -> set[object]:
+    """The subjects whose rows another session holds now."""
+    held: set[object] = set()
     with database.writers.connect() as connection, connection.begin() as transaction:
-        held = writes.held_by_others(database, connection, sorted(runtimes))
+        for kind, home in _KINDS:
+            held |= home.held_by_others(database, connection, [write for write in batch if isinstance(write, kind)])
         transaction.rollback()
     return held
 
@@ -200,7 +203,7 @@ def _one_by_one(
         if write.subject in waits:  # not before the one that came before it
             decisions.append(DEFERRED)
             continue
-        (decided,), _ = commit_batch(database, [write], gate, lock_wait_seconds=PROBE_LOCK_SECONDS)
+        (decided,), _ = commit_batch(database, [write], gate, lock_wait_seconds=ALONE_LOCK_SECONDS)
         if decided is DEFERRED:
             waits.add(write.subject)
         decisions.append(decided)

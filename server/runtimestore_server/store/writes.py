@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError
-from runtimestore_server.store import fences, tables
+from runtimestore_server.store import fences, keyed, tables
 from runtimestore_server.store.keyed import select_by_key
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.requests import Decision, RequestMemory
@@ -175,13 +175,11 @@ def _lock_runtimes(
     return found, made
 
 
-def held_by_others(database: Database, tx: Connection, keys: Sequence[RuntimeKey]) -> set[RuntimeKey]:
-    """The runtimes whose rows another session holds now; asked without waiting for any."""
+def held_by_others(database: Database, tx: Connection, batch: Sequence[Write]) -> set[RuntimeKey]:
+    """The runtimes that these writes would have to wait for, because another session holds their rows now."""
     columns = (tables.runtimes.c.realm, tables.runtimes.c.runtime_id)
-    every = select_by_key(database, columns, columns)
-    there = {RuntimeKey(*row) for row in tx.execute(every, database.keys(columns, keys))}
-    free = every.with_for_update(of=tables.runtimes, skip_locked=True)
-    return there - {RuntimeKey(*row) for row in tx.execute(free, database.keys(columns, keys))}
+    held = keyed.held_by_others(database, tx, columns, sorted({write.runtime for write in batch}))
+    return {RuntimeKey(*key) for key in held} | fences.held_from_writers(database, tx, batch)
 
 
 def _select_runtimes(database: Database, tx: Connection, keys: Sequence[RuntimeKey]) -> dict[RuntimeKey, _RuntimeRow]:
