@@ -62,9 +62,10 @@ def oauth_commit(answer: OAuthWriteAnswer) -> OAuthCommit:
     return OAuthCommit(answer.version, answer.replayed)
 
 
-def acquisition(answer: admin_pb.AcquireRuntimeResponse) -> Acquisition:
-    """The right to drive a runtime."""
-    return Acquisition(answer.fence, answer.previous_owner if answer.HasField("previous_owner") else None)
+def acquisition(answer: admin_pb.AcquireRuntimeResponse) -> tuple[Acquisition, bool]:
+    """The right to drive a runtime, and whether it was given before: the answer to a repeat."""
+    previous_owner = answer.previous_owner if answer.HasField("previous_owner") else None
+    return Acquisition(answer.fence, previous_owner), answer.replayed
 
 
 def authority_key(answer: pb.AuthAuthorityKeyResponse) -> str | None:

@@ -51,7 +51,10 @@ class Requests:
         return self._fences.get(runtime_id)
 
     def hold(self, runtime_id: str, fence: int, *, instead_of: int | None) -> None:
-        """Send this fence with every write to the runtime from now on; `instead_of` was held when it was asked for."""
+        """Send this fence with every write to the runtime from now on; `instead_of` was held when it was asked for.
+
+        Without `instead_of` it takes the place of older ones only.
+        """
         with self._holding:
             held = self._fences.get(runtime_id)
             # Of two that were asked for at once the greater is the newer, whichever was answered last. But not the

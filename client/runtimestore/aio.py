@@ -442,13 +442,15 @@ class AsyncRuntimeStoreClient:
         under way while its own client acquires the runtime anew carries the older fence.
         """
         instead_of = self._requests.held(runtime_id)
-        acquired = await self._unary(
+        acquired, replayed = await self._unary(
             self._admin.AcquireRuntime,
             self._requests.acquire_runtime(runtime_id, owner, request_id),
             answers.acquisition,
             self._deadline(timeout_seconds),
         )
-        self._requests.hold(runtime_id, acquired.fence, instead_of=instead_of)
+        # An id of the caller's own may be that of an acquisition long ago; one that was minted here cannot.
+        stale = replayed and request_id is not None
+        self._requests.hold(runtime_id, acquired.fence, instead_of=None if stale else instead_of)
         return acquired
 
     async def get_server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from runtimestore.types import InputState
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
 from support.scripted_store import Failure, Script, refusal, scripted_store
+from support.threaded import threaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 RUNTIME = "rt:session:1"
 INPUT = InputState("0189f7a0-0000-7000-8000-000000000001", "{}")
@@ -53,6 +55,17 @@ async def _call(kind: str, address: str, call: Callable[[Any], Any], **settings:
                 return error
 
     return await asyncio.to_thread(calling)
+
+
+@contextlib.asynccontextmanager
+async def _opened(kind: str, address: str) -> AsyncIterator[AsyncRuntimeStoreClient]:
+    """Either client, with methods to await."""
+    if kind == "aio":
+        async with AsyncRuntimeStoreClient(address) as store:
+            yield store
+    else:
+        with RuntimeStoreClient(address) as store:
+            yield threaded(store)
 
 
 def _told(kind: str, *answers: Any, method: str = "PersistInputState", call: Any = None, **settings: Any) -> Any:
@@ -164,3 +177,36 @@ def test_a_write_in_doubt_whose_deadline_passes_in_a_pause_is_told_as_such() -> 
 
     with pytest.raises(CommitOutcomeUnknown):
         attempts.next_timeout_seconds()
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_an_acquisition_that_is_asked_for_again_does_not_take_the_place_of_a_newer_one(kind: str) -> None:
+    fences: list[int] = []
+
+    async def written(request: Any, _context: object) -> Any:
+        fences.append(request.fence)
+        return pb.PersistInputStateResponse(revision=1)
+
+    async def scenario() -> None:
+        script = Script()
+        script.answer(
+            "AcquireRuntime",
+            *(
+                admin_pb.AcquireRuntimeResponse(fence=fence, replayed=replayed)
+                for fence, replayed in ((1, False), (2, False), (1, True), (1, False))
+            ),
+        )
+        script.answer("PersistInputState", written, written, written)
+        mine = str(uuid.uuid4())
+        async with scripted_store(script) as address, _opened(kind, address) as store:
+            await store.acquire_runtime(RUNTIME, "me", request_id=mine)
+            await store.acquire_runtime(RUNTIME, "me")
+            await store.persist_input_state(RUNTIME, INPUT)
+            assert (await store.acquire_runtime(RUNTIME, "me", request_id=mine)).fence == 1
+            await store.persist_input_state(RUNTIME, INPUT)
+            # Of a store that was restored, which counts from there.
+            await store.acquire_runtime(RUNTIME, "me", request_id=str(uuid.uuid4()))
+            await store.persist_input_state(RUNTIME, INPUT)
+
+    asyncio.run(scenario())
+    assert fences == [2, 2, 1]
