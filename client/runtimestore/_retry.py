@@ -39,8 +39,8 @@ _DECIDED = (
     OAuthFlowSnapshotChanged,
 )
 """What no attempt of the same request can have escaped: the server first looks whether it knows the request, and what
-it compares with only grows. What it finds wrong with a request itself it tells before: a server that was restarted with
-other limits, or requires fences now, refuses what it took in."""
+it compares with only grows. What it finds wrong with a request itself it tells before: a server of another version may
+refuse what this one took in."""
 
 
 @dataclass(frozen=True, slots=True)

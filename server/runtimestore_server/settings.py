@@ -23,6 +23,14 @@ VALUES_IN_HELP = {"--config": "FILE", "--listen": "HOST:PORT", "--database-url":
 
 Positive = Annotated[int, Field(gt=0)]
 
+MOST_MESSAGE_BYTES = 1_000_000_000
+"""SQLite takes no larger row, and Postgres no value over 1 GiB, nor all documents of a statement together."""
+
+MOST_DOCUMENT_BYTES = 900_000_000
+"""A document is not alone in its row."""
+
+DocumentBytes = Annotated[int, Field(gt=0, le=MOST_DOCUMENT_BYTES)]
+
 _PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):.*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
 
@@ -68,12 +76,12 @@ class Settings(BaseSettings):
         ),
     )
     max_message_bytes: Positive = Field(
-        128 * MIB, le=2**31 - 1, description="The largest gRPC message taken in, in bytes."
+        128 * MIB, le=MOST_MESSAGE_BYTES, description="The largest gRPC message taken in, in bytes."
     )
-    max_session_snapshot_bytes: Positive = Field(
+    max_session_snapshot_bytes: DocumentBytes = Field(
         120 * MIB, description="The largest session snapshot taken in, in bytes."
     )
-    max_document_bytes: Positive = Field(
+    max_document_bytes: DocumentBytes = Field(
         4 * MIB - 64 * 1024,
         description=(
             "The largest input, ops or OAuth document and the largest receipt taken in, in bytes. At the default each "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -77,6 +77,23 @@ def test_all_bad_settings_are_named_at_once(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert [name for name in BAD if f"setting {name}:" not in done.stderr] == []
     assert done.stderr.count("\n") == len(BAD)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("max_message_bytes", 1_000_000_000),
+        ("max_session_snapshot_bytes", 900_000_000),
+        ("max_document_bytes", 900_000_000),
+    ],
+)
+def test_a_limit_that_no_engine_could_keep_is_refused(tmp_path: Path, name: str, most: int) -> None:
+    done = run("serve", f"--{name.replace('_', '-')}", str(most + 1), cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert str(most) in next(line for line in done.stderr.splitlines() if name in line)
+    settings: dict[str, Any] = {name: most}
+    assert getattr(Settings(_env_file=None, **settings), name) == most
 
 
 def test_a_database_url_without_a_file_names_the_setting(tmp_path: Path) -> None:
