@@ -26,6 +26,7 @@ _SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:", "ipv4:", "ipv6:")
 """What gRPC reads by itself, and refuses at once if it cannot."""
 
 _LAST_PORT = 65535
+_MOST_MESSAGE_BYTES = 2**31 - 1
 
 _BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
@@ -85,6 +86,17 @@ def _literal(address: str) -> str:
 
 def _is_port(text: str) -> bool:
     return text.isascii() and text.isdecimal() and 1 <= int(text) <= _LAST_PORT
+
+
+def message_limit(max_message_bytes: int) -> int:
+    """The largest message, as gRPC takes it.
+
+    Raises:
+        ValueError: it is no number of bytes that gRPC could count.
+    """
+    if not isinstance(max_message_bytes, int) or not 0 < max_message_bytes <= _MOST_MESSAGE_BYTES:
+        raise ValueError(f"max_message_bytes is a whole number from 1 to {_MOST_MESSAGE_BYTES}")
+    return max_message_bytes
 
 
 def channel_options(target: str, max_message_bytes: int) -> list[tuple[str, int | str]]:

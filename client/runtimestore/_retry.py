@@ -43,6 +43,10 @@ it compares with only grows. What it finds wrong with a request itself it tells 
 refuse what this one took in."""
 
 
+_LONGEST_SECONDS = 1e9
+"""Thirty years. gRPC takes what is far beyond for a time that is over already."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and how fast a call that may be repeated is sent again, always within the call's one deadline.
@@ -84,7 +88,7 @@ class Deadline:
         if not math.isfinite(timeout_seconds):
             raise ValueError("timeout_seconds is a finite number")
         self.timeout_seconds = timeout_seconds
-        self._at = time.monotonic() + timeout_seconds
+        self._at = time.monotonic() + min(timeout_seconds, _LONGEST_SECONDS)
 
     def remaining_seconds(self) -> float:
         """What is left of the budget, more than 0.

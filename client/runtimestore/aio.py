@@ -15,6 +15,7 @@ from runtimestore._channel import (
     DEFAULT_TIMEOUT_SECONDS,
     Address,
     channel_options,
+    message_limit,
     target_of,
 )
 from runtimestore._requests import RequestId, Requests
@@ -92,7 +93,7 @@ class AsyncRuntimeStoreClient:
         self._target = target_of(address)  # what cannot be one is told here, not at the first call
         self._requests = Requests(realm)
         self._timeout_seconds = timeout_seconds
-        self._max_message_bytes = max_message_bytes
+        self._max_message_bytes = message_limit(max_message_bytes)
         self._retry = retry
         self._owns_channel = channel is None
         self._channel = channel

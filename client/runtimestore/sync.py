@@ -14,6 +14,7 @@ from runtimestore._channel import (
     DEFAULT_TIMEOUT_SECONDS,
     Address,
     channel_options,
+    message_limit,
     target_of,
 )
 from runtimestore._requests import RequestId, Requests
@@ -94,7 +95,7 @@ class RuntimeStoreClient:
         self._retry = retry
         self._owns_channel = channel is None
         self._channel = channel or grpc.insecure_channel(
-            self._target, options=channel_options(self._target, max_message_bytes)
+            self._target, options=channel_options(self._target, message_limit(max_message_bytes))
         )
         self._store = runtime_store_pb2_grpc.RuntimeStoreStub(self._channel)
         self._admin = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._channel)

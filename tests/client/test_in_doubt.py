@@ -210,3 +210,10 @@ def test_an_acquisition_that_is_asked_for_again_does_not_take_the_place_of_a_new
 
     asyncio.run(scenario())
     assert fences == [2, 2, 1]
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_a_deadline_in_the_far_future_is_not_over_already(kind: str) -> None:
+    answer = pb.PersistInputStateResponse(revision=1)
+
+    assert _told(kind, answer, timeout_seconds=1e300) == Commit(1, replayed=False)

@@ -3,17 +3,20 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from typing import Any
 
 import grpc
 import pytest
 
 from runtimestore import (
+    AsyncRuntimeStoreClient,
     CallFailed,
     DeadlineExceeded,
     InputState,
     InputStateSeed,
     OAuthFlowSnapshot,
     RetryPolicy,
+    RuntimeStoreClient,
     SessionKeyMismatch,
 )
 
@@ -30,6 +33,13 @@ def test_an_id_in_capitals_is_spelt_as_the_store_answers_it() -> None:
     document = json.dumps({"input_id": ID.upper()})
 
     assert InputState.from_json(document) == InputState(ID, document)
+
+
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+@pytest.mark.parametrize("limit", [0, -1, 2**31, "7", 1.5])
+def test_a_limit_of_messages_that_is_none_is_refused_when_the_client_is_made(client: Any, limit: object) -> None:
+    with pytest.raises(ValueError, match="max_message_bytes is a whole number from 1 to 2147483647"):
+        client("127.0.0.1:1", max_message_bytes=limit)
 
 
 def test_an_id_that_is_no_uuid_is_left_for_the_server_to_refuse() -> None:
