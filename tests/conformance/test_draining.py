@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtimestore_server.app import Application
 
 WAIT_SECONDS = 20
+ADMIN = "/runtimestore.v1.RuntimeStoreAdmin/"
 
 
 async def test_a_large_write_that_is_being_checked_when_the_drain_begins_lands(
@@ -53,11 +54,11 @@ async def test_a_large_write_that_is_being_checked_when_the_drain_begins_lands(
 async def test_a_call_that_comes_while_an_upload_holds_up_the_end_is_refused_before_its_message_is_there(
     serve: Callable[..., AbstractAsyncContextManager[Application]],
 ) -> None:
-    admin = "/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime"
     expected = {
         f"{SERVICE}AtomicApply": "write_failed",
         f"{SERVICE}LoadRuntimeState": "read_failed",
-        admin: "write_failed",
+        f"{ADMIN}AcquireRuntime": "write_failed",
+        f"{ADMIN}GetServerInfo": "read_failed",
     }
     async with serve() as app, connections(app.address, 2) as (first, second):
         (holding_up,) = await stalled_in_turn(app, first)

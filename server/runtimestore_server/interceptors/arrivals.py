@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
-LOADS = ("Load", "AuthAuthorityKey")
+LOADS = ("Load", "AuthAuthorityKey", "GetServerInfo")
 """How the names of the methods begin that only read."""
 
 COUNTED = "/runtimestore."
@@ -64,7 +64,8 @@ class Arrivals(grpc.aio.ServerInterceptor):
 
 def unavailable(path: str) -> StoreUnavailable:
     """The refusal of a server that ends, for the method with this path."""
-    store_error = "read_failed" if path.rpartition("/")[2].startswith(LOADS) else "write_failed"
+    writes = path.startswith(COUNTED) and not path.rpartition("/")[2].startswith(LOADS)
+    store_error = "write_failed" if writes else "read_failed"
     return StoreUnavailable(
         "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
     )
