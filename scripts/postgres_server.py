@@ -49,16 +49,23 @@ class PostgresServer:
     """A cluster in a folder of its own and the server on it. In a context it runs; afterwards nothing of it is left.
 
     It is reached by a socket in `folder`, and with `tcp` also by a port of the loopback interface that the system
-    chose, or `port` itself, and that it keeps from one start to the next. `settings` are those of postgresql.conf.
+    chose, or `port` itself, and that it keeps from one start to the next. `settings` are those of postgresql.conf;
+    `environment` is what the server has beside what we have.
     """
 
     def __init__(
-        self, *, tcp: bool = False, port: int | None = None, settings: Mapping[str, str | int] | None = None
+        self,
+        *,
+        tcp: bool = False,
+        port: int | None = None,
+        settings: Mapping[str, str | int] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder: Path
         self.port = port
         self._tcp = tcp or port is not None
         self._settings = dict(settings or {})
+        self._environment = dict(environment or {})
         self._followed: PostgresServer | None = None
         self._installation: Installation
         self._process: subprocess.Popen[bytes] | None = None
@@ -125,7 +132,7 @@ class PostgresServer:
             self._process = subprocess.Popen(  # noqa: S603 - a binary that was looked for
                 self._installation.command("postgres", "-D", str(self.data), "-k", str(self.folder), *options),
                 cwd="/",
-                env={**os.environ, "LC_ALL": "C"},
+                env={**os.environ, "LC_ALL": "C", **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -222,7 +229,7 @@ class PostgresServer:
 
     def standby(self, *, port: int | None = None) -> PostgresServer:
         """A server that follows it, with the same settings: its context copies this one, which has to run then."""
-        found = PostgresServer(tcp=self._tcp, port=port, settings=self._settings)
+        found = PostgresServer(tcp=self._tcp, port=port, settings=self._settings, environment=self._environment)
         found._followed = self
         return found
 

@@ -12,7 +12,8 @@ from runtimestore import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.documents import new_id
-from support.lost_pages import LostPages, compiled
+from support.lost_pages import LostPages
+from support.preload import compiled
 from support.server import ServerProcess, in_process
 from support.turns import ONCE, Turns, counted, refusals
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("library"))
+    return compiled("lost_pages.c", tmp_path_factory.mktemp("library"))
 
 
 @pytest.fixture

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SOURCE = Path(__file__).with_name("lost_pages.c")
-
-
-def compiled(folder: Path) -> Path:
-    """The library; skips the test where there is no C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler here: install the package gcc")
-    library = folder / "lost_pages.so"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, SOURCE, "-ldl", "-lpthread"],
-        check=True,
-        timeout=60,
-    )
-    return library
+    from pathlib import Path
 
 
 class LostPages:
