@@ -165,7 +165,7 @@ class Receiving:
         """Whose places others need more, those that began first before all."""
         now = time.monotonic()
         full = len(self._places) >= self._at_once
-        newcomers = full and any(not self._held[connection] for connection in self._queues)
+        newcomers = any(not self._held[connection] for connection in self._queues)  # there is no place for them
         for call, place in self._places.items():
             if call not in self._refused and (full or place.connection in self._queues):
                 for_newcomers = newcomers and self._held[place.connection] > 1
