@@ -297,7 +297,6 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # what gRPC really goes by; a minute by itself
-        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
         # Clients may ping an idle connection this often without being sent away.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -18,12 +19,25 @@ from runtimestore_server.interceptors import doors
 from support.clean_up import until
 from support.footprint import PeakMemory, pid_of
 from support.garbage import SERVICE, unknown_field
-from support.http2 import call_headers, frame, preface
+from support.http2 import (
+    ACK,
+    INITIAL_WINDOW_SIZE,
+    PING,
+    SETTINGS,
+    call_headers,
+    frame,
+    preface,
+    read_frame,
+    settings_of,
+)
 from support.refusals import is_refusal, refused
 from support.requests import ALL, LOADS, WRITES, request_of
 from support.server import in_process
 from support.server_process import ServerProcess
 from support.uploads import REFLECTION, STALLED_SECONDS, WAIT_SECONDS, connections, ended
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 MIB = 1024 * 1024
 LONG_SECONDS = 1000.0
@@ -180,23 +194,46 @@ def test_the_largest_messages_to_methods_that_need_small_ones_are_received_a_few
     assert memory.peak_bytes <= memory.first_bytes + doors.RECEIVING_OTHERS // 2 * copies * 16 * MIB
 
 
-async def test_the_calls_of_a_peer_that_is_gone_give_their_places_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.asynccontextmanager
+async def _calling_by_hand(address: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection with the preface, empty settings and the headers of a write, whose message does not come."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(preface() + frame(1, 4, 1, call_headers(address, f"{SERVICE}PersistInputState".encode())))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("pings_answered", [0, 5])
+async def test_the_calls_of_a_peer_that_is_gone_give_their_places_back(
+    monkeypatch: pytest.MonkeyPatch, pings_answered: int
+) -> None:
     monkeypatch.setattr(app_module, "KEEPALIVE_TIME_MS", 1000)
     monkeypatch.setattr(app_module, "KEEPALIVE_TIMEOUT_MS", 500)
-    async with in_process("memory:") as app:
-        host, _, port = app.address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        # The preface, empty settings and the headers of a call, and then nothing: no ping of the server is answered.
-        path = f"{SERVICE}PersistInputState".encode()
-        writer.write(preface() + frame(1, 4, 1, call_headers(app.address, path)))
+    async with in_process("memory:") as app, _calling_by_hand(app.address) as (reader, writer):
         receiving = app._doors.writes.receiving
         await until(lambda: receiving.received == 1)
         async with asyncio.timeout(WAIT_SECONDS):
+            while pings_answered:
+                found = await read_frame(reader)
+                if found.kind == PING and found.flags != ACK:
+                    writer.write(frame(PING, ACK, 0, found.payload))
+                    pings_answered -= 1
+            assert receiving.received == 1  # who answers is there, however long the message takes
             while receiving.received:  # noqa: ASYNC110  (no event tells of it)
                 await asyncio.sleep(0.05)
             while await reader.read(4096):
                 pass
-        writer.close()
+
+
+async def test_of_a_message_that_waits_to_be_received_no_more_may_come_than_a_quarter_mebibyte() -> None:
+    async with in_process("memory:") as app, _calling_by_hand(app.address) as (reader, _):
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (found := await read_frame(reader)).kind != SETTINGS or found.flags == ACK:
+                pass
+        assert settings_of(found.payload)[INITIAL_WINDOW_SIZE] == MIB // 4
 
 
 def test_the_unknown_field_is_one() -> None:

@@ -2,6 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader
+
+SETTINGS = 4
+INITIAL_WINDOW_SIZE = 4
+PING = 6
+ACK = 1
+"""RFC 9113, sections 6.5 and 6.7."""
+
+
+class Frame(NamedTuple):
+    """What the server sent."""
+
+    kind: int
+    flags: int
+    payload: bytes
+
+
+async def read_frame(reader: StreamReader) -> Frame:
+    """The next frame, of whatever stream.
+
+    Raises:
+        IncompleteReadError: the server has closed the connection.
+    """
+    header = await reader.readexactly(9)
+    return Frame(header[3], header[4], await reader.readexactly(int.from_bytes(header[:3], "big")))
+
+
+def settings_of(payload: bytes) -> dict[int, int]:
+    """The settings in a SETTINGS frame, by their number."""
+    each = [payload[start : start + 6] for start in range(0, len(payload), 6)]
+    return {int.from_bytes(one[:2], "big"): int.from_bytes(one[2:], "big") for one in each}
+
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """RFC 9113, section 4.1."""
