@@ -1,0 +1,38 @@
+"""Whoever reads slowly, but reads, gets the whole of its document: a slow link is not taken for a peer that is gone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runtimestore import RetryPolicy
+from runtimestore_server import app as app_module
+from support.calls import Store
+from support.documents import session
+from support.server import in_process
+from support.slow_link import slow_link
+
+if TYPE_CHECKING:
+    from support.torture import Trial
+
+
+@pytest.mark.usefixtures("runner")
+async def test_a_session_that_takes_longer_than_a_silent_peer_is_given_is_read_whole(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, runtime_id: str
+) -> None:
+    if not trial.long:
+        # The same in a tenth of the time.
+        monkeypatch.setattr(app_module, "KEEPALIVE_TIME_MS", app_module.KEEPALIVE_TIME_MS // 10)
+        monkeypatch.setattr(app_module, "KEEPALIVE_TIMEOUT_MS", app_module.KEEPALIVE_TIMEOUT_MS // 10)
+    bytes_per_second = trial.rounds(short=1_000_000, long=100_000)
+    body = session("x" * 6_000_000)
+    async with (
+        in_process("memory:") as app,
+        Store(app.address) as writer,
+        slow_link(app.address, bytes_per_second=bytes_per_second) as address,
+        Store(address, timeout_seconds=300, retry=RetryPolicy(max_attempts=1)) as store,
+    ):
+        await writer.commit_session_snapshot(runtime_id, body)
+        assert await store.load_session_snapshot(runtime_id) == body
+    trial.record(session_bytes=len(body), bytes_per_second=bytes_per_second)
