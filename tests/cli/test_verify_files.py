@@ -50,8 +50,11 @@ os._exit(0)
 
 
 @contextlib.contextmanager
-def _read_only(folder: Path) -> Iterator[tuple[str, ...]]:
-    """Inside, nothing in a folder can be written; the words before a command that hold it to that even as root."""
+def _read_only(folder: Path, *, files: bool = True, itself: bool = True) -> Iterator[tuple[str, ...]]:
+    """Inside, no file of a folder can be written, and none made; the words before a command that hold even root to it.
+
+    Without `files` those that are there can be written, without `itself` new ones be made.
+    """
     command: tuple[str, ...] = ()
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
@@ -59,8 +62,8 @@ def _read_only(folder: Path) -> Iterator[tuple[str, ...]]:
         powers = "-dac_override,-dac_read_search"
         command = ("setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}")
     for file in folder.iterdir():
-        file.chmod(0o444)
-    folder.chmod(0o555)
+        file.chmod(0o444 if files else 0o644)
+    folder.chmod(0o555 if itself else 0o755)
     try:
         yield command
     finally:
@@ -128,13 +131,14 @@ async def test_what_a_killed_server_left_in_its_log_is_looked_at_and_left_there(
     }
 
 
-async def test_a_copy_that_may_only_be_read_is_verified(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [("files",), ("itself",), ("files", "itself")], ids=" and ".join)
+async def test_a_copy_that_may_only_be_read_is_verified(tmp_path: Path, held: tuple[str, ...]) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     await _store(folder / "store.db")
     before = contents(folder)
 
-    with _read_only(folder) as command:
+    with _read_only(folder, files="files" in held, itself="itself" in held) as command:
         done = run(
             "verify", "--database-url", f"sqlite:///{folder}/store.db", cwd=tmp_path, command=(*command, *COMMAND)
         )

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from runtimestore_server.store import tables
+from runtimestore_server.store.engines import Fault, open_to_read
 from runtimestore_server.verify import Severity
+from runtimestore_server.verify.relations import KEYS_AT_ONCE
 from support.calls import Store, id_of, input_of
 from support.database import change, delete
 from support.documents import new_id, receipt, session
 from support.engines import DURABLE
+from support.server import in_process
 from support.verified import RUNTIME, verified
 
 pytestmark = pytest.mark.needs(DURABLE)
@@ -110,6 +114,45 @@ async def test_the_inputs_of_every_receipt_are_looked_for(serve: Any) -> None:
     assert {found.kind for found in findings} == {"input_missing"}
     told = {run_id: f"names inputs that are not stored: {input_id}" for run_id, input_id in lost.items()}
     assert {found.key["run_id"]: found.description for found in findings} == told
+
+
+async def test_each_of_very_many_inputs_of_one_receipt_is_looked_for(serve: Any) -> None:
+    states = sorted((input_of("a", str(number)) for number in range(3 * KEYS_AT_ONCE + 1)), key=lambda s: s.input_id)
+    # The first and the last of what is asked for together, and the last of all.
+    lost = [states[number] for number in (0, KEYS_AT_ONCE - 1, KEYS_AT_ONCE, len(states) - 1)]
+    async with serve() as app, Store(app.address) as store:
+        proof = receipt(contributing=tuple(state.input_id for state in states))
+        there = [state for state in states if state not in lost]
+        await store.atomic_apply(RUNTIME, receipt=proof, input_updates=there)
+
+        (found,) = (await verified(app)).findings
+        named = found.description.removeprefix("names inputs that are not stored: ").split(", ")
+        assert named == [state.input_id for state in lost]
+
+        for state in lost:
+            await store.persist_input_state(RUNTIME, state)
+        assert (await verified(app)).findings == []
+
+
+async def test_a_remembered_request_of_a_realm_in_which_nothing_is_left_is_told(serve: Any) -> None:
+    async with serve() as app, Store(app.address, realm="emptied") as store:
+        await store.acquire_runtime(RUNTIME, "somebody")
+        await delete(app, tables.fences, realm="emptied", runtime_id=RUNTIME)
+
+        (found,) = (await verified(app)).findings
+
+    assert (found.kind, found.table, found.key["realm"]) == ("revision_out_of_order", "requests", "emptied")
+
+
+async def test_what_is_opened_to_be_looked_at_takes_no_write(fresh_url: str) -> None:
+    async with in_process(fresh_url) as app, Store(app.address) as store:
+        await store.persist_input_state(RUNTIME, input_of("a"))
+
+    database = open_to_read(fresh_url)
+    with pytest.raises(sa.exc.DBAPIError) as refused, database.snapshot() as tx:
+        tx.execute(sa.delete(tables.inputs))
+    assert database.classify(refused.value) is Fault.READ_ONLY
+    database.dispose()
 
 
 @pytest.mark.parametrize("runtime_id", ["rt:\u200d", "rt:\u00a0", "rt:\n", "rt:\U0001f469\u200d\U0001f680"])
