@@ -192,7 +192,8 @@ class Application:
         """Start a server, and know the task in which it accepts calls: gRPC tells nobody at once when that fails."""
         before = asyncio.all_tasks()
         self._server = server
-        await server.start()
+        # Cut short, gRPC's start would end in an error, and its server with it. Whole, what ends us can stop it.
+        await asyncio.shield(server.start())
         self._accepting = [
             task
             for task in asyncio.all_tasks() - before
