@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+
+LONGEST_SECONDS = 1e6
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +31,21 @@ class Parser(argparse.ArgumentParser):
         """End the process with code 2 and name the first unknown argument as far as it can hold no value."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         self.error(_described(unknown[0], flags))
+
+
+def seconds(text: str) -> float:
+    """The value of a flag that is a time.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found <= LONGEST_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 to {LONGEST_SECONDS:g}")
+    return found
 
 
 def check_flags(arguments: Sequence[str], known: Mapping[str, bool], *, command: str) -> None:

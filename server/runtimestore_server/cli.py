@@ -14,7 +14,7 @@ import structlog
 from pydantic import ValidationError
 
 from runtimestore_server import log
-from runtimestore_server.arguments import Parser
+from runtimestore_server.arguments import Parser, seconds
 from runtimestore_server.settings import BadConfigFile, Settings, from_command_line
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def run(arguments: list[str]) -> int:
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
             name = ".".join(str(part) for part in problem["loc"])
-            _complain(f"setting {name}: {problem['msg'].removeprefix('Value error, ')}")
+            said = "there is no such setting; see `runtimestore serve --help`"
+            if problem["type"] != "extra_forbidden":
+                said = problem["msg"].removeprefix("Value error, ")
+            _complain(f"setting {name}: {said}")
         return 2
     except BadConfigFile as error:
         _complain(str(error))
@@ -158,19 +161,27 @@ def _health(arguments: list[str]) -> int:
         "--address", default=None, help="HOST:PORT or unix:PATH (default: the one that `serve` listens on)"
     )
     parser.add_argument("--service", default="", help="the full name of one service (default: the whole server)")
-    parser.add_argument("--timeout-seconds", type=float, default=3.0, help="how long to wait (default: 3)")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings (or RUNTIMESTORE_CONFIG)")
+    parser.add_argument("--timeout-seconds", type=seconds, default=3.0, help="how long to wait (default: 3)")
     parsed = parser.parse_args(arguments)
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    address = parsed.address or Settings().listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    address = parsed.address
+    if address is None:
+        flags = ["--config", parsed.config] if parsed.config else []
+        listen = from_command_line(flags, command="health", description="").listen
+        address = listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
     with grpc.insecure_channel(address) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=parsed.service), timeout=parsed.timeout_seconds
             )
         except grpc.RpcError as error:
-            _complain(f"{address}: {error.code().name}")
+            cure = "is a server running there? --address takes HOST:PORT or unix:PATH"
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                cure = "there is no such --service"
+            _complain(f"{address}: {error.code().name}; {cure}")
             return 1
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     sys.stdout.write(f"{status}\n")

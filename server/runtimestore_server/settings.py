@@ -234,7 +234,7 @@ def _config_path(arguments: list[str]) -> Path | None:
         return None
     path = Path(known.config)
     if not path.is_file():
-        raise BadConfigFile(f"--config {path}: no such file")
+        raise BadConfigFile(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
     try:
         tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

@@ -7,6 +7,8 @@ import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import pytest
+
 from runtimestore_server.store.schema import HEAD
 from support.command import run, serving
 
@@ -23,13 +25,29 @@ def test_health_exits_with_0_where_a_server_serves_and_with_1_where_none_does(tm
         by_environment = run("health", cwd=tmp_path, extra={"RUNTIMESTORE_LISTEN": address})
         one_service = run("health", "--address", address, "--service", "runtimestore.v1.RuntimeStore", cwd=tmp_path)
         unknown_service = run("health", "--address", address, "--service", "nobody.Knows", cwd=tmp_path)
+        (tmp_path / "settings.toml").write_text(f'listen = "{address}"\n')
+        by_file = run("health", "--config", "settings.toml", cwd=tmp_path)
+        by_the_servers_file = run("health", cwd=tmp_path, extra={"RUNTIMESTORE_CONFIG": "settings.toml"})
     gone = run("health", "--address", address, "--timeout-seconds", "2", cwd=tmp_path)
 
-    assert [done.returncode for done in (healthy, by_environment, one_service)] == [0, 0, 0]
+    good = (healthy, by_environment, one_service, by_file, by_the_servers_file)
+    assert [done.returncode for done in good] == [0] * 5
     assert healthy.stdout == "SERVING\n"
     assert [done.returncode for done in (unknown_service, gone)] == [1, 1]
     assert address in gone.stderr
+    assert "--address" in gone.stderr
+    assert "--service" in unknown_service.stderr
     assert "Traceback" not in gone.stderr + unknown_service.stderr
+
+
+@pytest.mark.parametrize(("command", "flag"), [("health", "--timeout-seconds"), ("demo", "--pace-seconds")])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "long"])
+def test_a_time_that_is_none_is_refused_by_its_flag(tmp_path: Path, command: str, flag: str, value: str) -> None:
+    done = run(command, flag, value, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert f"{flag}: must be a number of seconds" in done.stderr
+    assert done.stdout == ""
 
 
 def test_health_exits_with_1_where_the_schema_is_no_longer_the_servers(

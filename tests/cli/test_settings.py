@@ -119,6 +119,21 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str | None, named: str) -> No
     assert done.returncode == 2
 
 
+def test_a_setting_that_does_not_exist_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("max_batch_write = 3\n")
+
+    done = run("serve", "--config", "settings.toml", cwd=tmp_path)
+
+    assert "setting max_batch_write: there is no such setting" in done.stderr
+
+
+def test_a_folder_is_no_file_of_settings(tmp_path: Path) -> None:
+    done = run("serve", "--config", str(tmp_path), cwd=tmp_path)
+
+    assert f"--config {tmp_path}: is no file" in done.stderr
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize("arguments", [("serve", "--no-such-flag", "1"), ("no-such-command",), ()])
 def test_what_is_no_command_or_flag_exits_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run(*arguments, cwd=tmp_path)

@@ -72,6 +72,37 @@ def _read_only(folder: Path, *, files: bool = True, itself: bool = True) -> Iter
             file.chmod(0o644)
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+@pytest.mark.parametrize("wal", [True, False])
+def test_another_programs_file_is_neither_served_nor_migrated_nor_changed(
+    tmp_path: Path, command: str, wal: bool
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    _foreign(folder / "some.db", wal=wal)
+    before = contents(folder)
+
+    done = run(command, "--database-url", f"sqlite:///{folder}/some.db", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "not RuntimeStore's" in done.stderr
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-journal", "link", "other.db"])
+async def test_a_report_never_takes_the_place_of_a_database(tmp_path: Path, name: str) -> None:
+    await _store(tmp_path / "store.db")
+    _foreign(tmp_path / "other.db", wal=False)
+    (tmp_path / "link").symlink_to(tmp_path / "store.db")
+    before = contents(tmp_path)
+
+    done = run("verify", "--database-url", "sqlite:///store.db", "--report", name, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--report {name}: would overwrite an SQLite database" in done.stderr
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "kind",
     ["foreign", "foreign in WAL mode", "foreign within a transaction", "empty", "no database", "of half a header"],

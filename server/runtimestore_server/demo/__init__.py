@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from runtimestore_server.arguments import Parser
+from runtimestore_server.arguments import Parser, seconds
 
 __all__ = ["main", "run_demo"]
 
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="runtimestore demo", description=DESCRIPTION)
     parser.add_argument(
         "--pace-seconds",
-        type=float,
+        type=seconds,
         default=0.25 if sys.stdout.isatty() else 0.0,
         help="a pause after each turn, for people who watch (default: 0.25 in a terminal, else 0)",
     )

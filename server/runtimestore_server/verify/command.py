@@ -118,6 +118,10 @@ def _told(report: Report, output: Output, *, strict: bool) -> int:
 
 
 def _unwritable(file: Path) -> str | None:
+    from runtimestore_server.store.engines import belongs_to_a_database
+
+    if belongs_to_a_database(file):
+        return f"--report {file}: would overwrite an SQLite database, or a part of it; name another file"
     try:
         file.open("a", encoding="utf-8").close()
     except OSError as error:

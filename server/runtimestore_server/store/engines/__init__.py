@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault
 from runtimestore_server.store.engines.postgres import PostgresDatabase
 from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
-from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead
+from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -24,6 +24,7 @@ __all__ = [
     "CommitState",
     "Database",
     "Fault",
+    "belongs_to_a_database",
     "error_name",
     "missing_file",
     "open_database",

@@ -21,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.database import LARGE_BYTES, POOL_TIMEOUT_SECONDS, Database, Fault, Row
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
+from runtimestore_server.store.tables import store_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -223,13 +224,19 @@ def _sha256(value: object) -> bytes | None:
 def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
     """Switch a new file to WAL. When several connections try at once, SQLite says BUSY without waiting: so we wait."""
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete" and not _is_foreign(cursor):
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def _is_foreign(cursor: sqlite3.Cursor) -> bool:
+    """Whether the file is another program's: it is refused a moment later, and must stay as it is."""
+    names = [row[0] for row in cursor.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    return bool(names) and store_identity.name not in names
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -105,12 +105,25 @@ def _options(file: Path) -> dict[str, str]:
     return {"mode": "ro"}
 
 
+def belongs_to_a_database(file: Path) -> bool:
+    """Whether a file is an SQLite database, or has the name of what belongs to one, such as its log."""
+    name = str(file)
+    named = (name.removesuffix(suffix) for suffix in ("-wal", "-shm", "-journal"))
+    with contextlib.suppress(OSError):
+        return any(_header(Path(of)).startswith(_MAGIC) for of in (name, *named))
+    return False
+
+
 def _is_in_wal_mode(file: Path) -> bool:
-    if not file.is_file():
-        return False
-    with file.open("rb") as opened:
-        header = opened.read(_HEADER_BYTES)
+    header = _header(file)
     return header.startswith(_MAGIC) and header[_FORMATS] == _WRITE_AHEAD
+
+
+def _header(file: Path) -> bytes:
+    if not file.is_file():
+        return b""
+    with file.open("rb") as opened:
+        return opened.read(_HEADER_BYTES)
 
 
 def _refuse_writes(connection: sqlite3.Connection, record: object) -> None:
