@@ -24,6 +24,7 @@ from runtimestore_server.interceptors import Admission, Arrivals, Doors, interce
 from runtimestore_server.service import RuntimeStoreService
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.waiting_calls import keep_waiting_calls
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -144,6 +145,7 @@ class Application:
         self.address = (
             settings.listen if settings.listen.startswith("unix:") else f"{settings.listen.rpartition(':')[0]}:{port}"
         )
+        keep_waiting_calls(asyncio.get_running_loop())
         await self._report(SERVING)
         await self._start(server)
         self._tasks = (

@@ -14,12 +14,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support.http2 import call_headers, frame, preface
 from support.server import in_process
+from support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from support.torture import Trial
+
 NO_UTF_8 = b"/\xff"
 """A path at which gRPC's own server stops."""
+
+STOPPED = "gRPC stopped serving by itself"
 
 
 @contextlib.asynccontextmanager
@@ -73,3 +78,22 @@ async def test_an_end_at_any_step_of_the_new_start_leaves_no_server_and_no_error
     gc.collect()  # a task's error that nobody looked at is told as the task goes
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert [error for error in errors if "codec can't decode" not in error and "UnicodeDecodeError" not in error] == []
+
+
+def test_a_process_that_is_told_to_end_as_grpc_stops_by_itself_ends_well(trial: Trial) -> None:
+    rounds = trial.rounds(short=2, long=40)
+    started_again = 0
+
+    async def attack(server: ServerProcess) -> None:
+        async with _watched(server.address), _called(server.address):
+            await asyncio.sleep(trial.random.uniform(0, 0.01))
+            server.terminate()
+            assert await asyncio.to_thread(server.wait) == 0, server.log
+
+    for _ in range(rounds):
+        with ServerProcess("memory:", grace_period_seconds=5) as server:
+            asyncio.run(attack(server))
+        assert "stopped" in server.lines[-1], server.log
+        assert "Traceback" not in server.log, server.log
+        started_again += STOPPED in server.log
+    trial.record(ends=rounds, had_begun_anew=started_again)

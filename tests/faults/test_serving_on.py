@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runtimestore import RuntimeStoreError
 from support.calls import Store, input_of
 from support.clean_up import until
 from support.garbage import SERVICE
@@ -48,6 +49,40 @@ def test_a_path_that_is_no_utf_8_ends_no_service(path: bytes, trial: Trial) -> N
         asyncio.run(attack(server.address))
     assert "gRPC stopped serving by itself" in server.log
     assert "Traceback" not in server.log, server.log
+
+
+def test_the_process_outlasts_what_ends_grpcs_own_server_under_load(trial: Trial) -> None:
+    stops = trial.rounds(short=12, long=150)
+    written = 0
+
+    async def write(address: str, runtime_id: str, until: asyncio.Event) -> None:
+        nonlocal written
+        async with Store(address, timeout_seconds=2) as store:
+            while not until.is_set():
+                with contextlib.suppress(RuntimeStoreError):  # one that is cut, or that nobody takes any more
+                    await store.persist_input_state(runtime_id, input_of("a"))
+                    written += 1
+
+    async def attack(server: ServerProcess) -> None:
+        stop = asyncio.Event()
+        writing = [asyncio.create_task(write(server.address, f"rt:{number}", stop)) for number in range(12)]
+        for _ in range(stops):
+            with contextlib.suppress(ConnectionError):  # it does not listen yet
+                await _call(server.address, NO_UTF_8[0])
+            if server._process.poll() is not None:
+                break
+        stop.set()
+        for task in writing:
+            if server._process.poll() is not None:
+                task.cancel()
+        await asyncio.wait(writing)
+
+    with ServerProcess("memory:") as server:
+        asyncio.run(attack(server))
+        assert server._process.poll() is None, server.log
+    stopped = server.log.count("gRPC stopped serving by itself")
+    assert stopped
+    trial.record(stops=stopped, writes_meanwhile=written)
 
 
 async def test_calls_that_are_cut_when_grpc_stops_by_itself_keep_no_place(runtime_id: str) -> None:

@@ -1,0 +1,45 @@
+"""What gRPC's server waits for calls with, kept where gRPC itself would free it too soon."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+KEPT_SECONDS = 60.0
+"""How long it is kept. gRPC's core is done with it a few turns of the loop later, as it shuts that server down."""
+
+_WAITING = frozenset({"AioServer._request_call", "AioServer._request_registered_call"})
+
+
+class _Waiting(asyncio.Task[Any]):
+    """A task in which gRPC's server waits for the next call of a method.
+
+    When that server stops by itself it cancels them before it is shut down, and frees with each the memory into which
+    its core will yet write that no call came. Whatever is there by then is overwritten, and that ended the process.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        coroutine: Any = self.get_coro()
+        held = gc.get_referents(*gc.get_referents(coroutine))  # the coroutine's own variables
+        self.get_loop().call_later(KEPT_SECONDS, _forget, held)
+        return super().cancel(msg)
+
+
+def _forget(held: list[Any]) -> None:
+    held.clear()
+
+
+def keep_waiting_calls(loop: asyncio.AbstractEventLoop) -> None:
+    """Make this loop's tasks of gRPC's server such that they outlast its stop."""
+    loop.set_task_factory(_task)
+
+
+def _task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
+) -> asyncio.Task[Any]:
+    kind = _Waiting if getattr(coroutine, "__qualname__", "") in _WAITING else asyncio.Task
+    return kind(coroutine, loop=loop, **options)
