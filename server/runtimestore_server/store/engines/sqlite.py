@@ -224,8 +224,10 @@ def _sha256(value: object) -> bytes | None:
 def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
     """Switch a new file to WAL. When several connections try at once, SQLite says BUSY without waiting: so we wait."""
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete" and not _is_foreign(cursor):
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
         try:
+            if _is_foreign(cursor):
+                return
             cursor.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
