@@ -13,7 +13,7 @@ BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as Markdown: a line a trial, in the order of the run."""
+    """The report as Markdown: a line a trial, in the order of the run, and one for all that failed."""
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
     lines = [
         f"One run of `make torture` ({machine}). `--seed` repeats a trial's randomness.",
@@ -22,11 +22,11 @@ def table(report: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for name, trial in report["trials"].items():
-        if not trial["figures"]:
+        if trial["passed"] and not trial["figures"]:
             continue
         figures = ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in trial["figures"].items())
         passed = "yes" if trial["passed"] else "**no**"
-        lines.append(f"| `{_short(name)}` | {passed} | {figures} | {trial['seconds']:.0f} | {trial['seed']} |")
+        lines.append(f"| `{_short(name)}` | {passed} | {figures} | {trial['seconds']:.0f} | {trial['seed'] or ''} |")
     return "\n".join(lines) + "\n"
 
 

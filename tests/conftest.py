@@ -82,10 +82,13 @@ def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that failed says so in the report of its trial."""
+    """A test that failed, at whatever moment, says so in the report of the trials."""
+    del call
     report = yield
-    if call.when == "call":
-        item.failed = report.failed  # type: ignore[attr-defined]  # read by `trial`
+    if report.failed:
+        item.failed = True  # type: ignore[attr-defined]  # read by `trial`
+        entry: dict[str, Any] = {"seed": None, "seconds": 0.0, "figures": {}}
+        item.config.stash[TRIALS].setdefault(item.nodeid, entry)["passed"] = False
     return report
 
 

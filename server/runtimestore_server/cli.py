@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+ECHO_SECONDS = 0.5
+"""A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
+
 SERVE = """\
 Serve the store until SIGTERM or SIGINT, then drain: health says NOT_SERVING, calls in flight finish within the grace
 period, what waits is committed, and the exit code is 0. A missing SQLite file is created; on any other database whose
@@ -44,7 +47,9 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("command", metavar="COMMAND", help=" | ".join(COMMANDS))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+    if not arguments:
+        parser.error("what is to be done? " + " | ".join(COMMANDS))
+    if arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         parser.error("the command comes first, its flags behind it: " + " | ".join(COMMANDS))
     parsed = parser.parse_args(arguments)
     if parsed.command not in COMMANDS:
@@ -95,9 +100,13 @@ async def _serve_until_told(settings: Settings) -> bool:
 
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
+    first = 0.0
 
     def tell(number: signal.Signals) -> None:
-        if told.is_set():
+        nonlocal first
+        if not told.is_set():
+            first = loop.time()
+        elif loop.time() - first > ECHO_SECONDS:
             _log.warning("told again: ending at once", signal=number.name)
             _leave_at_once(1)
         told.set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import (
@@ -18,7 +20,11 @@ from pydantic_settings import (
 
 from runtimestore_server.arguments import check_flags
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 MIB = 1024 * 1024
+PREFIX = "RUNTIMESTORE_"
 VALUES_IN_HELP = {"--config": "FILE", "--listen": "HOST:PORT", "--database-url": "URL"}
 
 Positive = Annotated[int, Field(gt=0)]
@@ -36,7 +42,7 @@ _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*"
 
 
 class BadConfigFile(Exception):
-    """The file that `--config` names cannot be read; the message names it."""
+    """The file that `--config` names cannot be read, or a variable is mistyped; the message names it."""
 
 
 class DatabaseUrl(SecretStr):
@@ -52,7 +58,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_prefix="RUNTIMESTORE_",
+        env_prefix=PREFIX,
         extra="forbid",
         cli_kebab_case=True,
         cli_hide_none_type=True,
@@ -193,6 +199,7 @@ def from_command_line(arguments: list[str], *, command: str, description: str) -
     flags = {
         f"--{name.replace('_', '-')}": field.annotation is not bool for name, field in Settings.model_fields.items()
     }
+    _refuse_mistyped(os.environ)
     negations = {flag.replace("--", "--no-", 1): False for flag, takes_value in flags.items() if not takes_value}
     check_flags(arguments, flags | negations, command=command)
     path = _config_path(arguments)
@@ -210,6 +217,19 @@ def from_command_line(arguments: list[str], *, command: str, description: str) -
     return FromCommandLine(_cli_settings_source=source)
 
 
+def _refuse_mistyped(environment: Mapping[str, str]) -> None:
+    """See that no variable is nearly a setting: to serve another store than was meant would be told by nothing.
+
+    Raises:
+        BadConfigFile: one is. What is not near to any is let be: others name variables after a service too.
+    """
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    others = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
+    for name in others:
+        if close := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9):
+            raise BadConfigFile(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")
+
+
 def _add_flag(parser: Any, *flags: str, **options: Any) -> Any:
     """Show a flag's value by what it stands for; left alone, pydantic-settings shows the name of its Python type."""
     unit = flags[0].rpartition("-")[2]
@@ -225,7 +245,6 @@ def _add_flag(parser: Any, *flags: str, **options: Any) -> Any:
 def _config_path(arguments: list[str]) -> Path | None:
     """The file that `--config` or RUNTIMESTORE_CONFIG names; known before the other settings are read."""
     import argparse
-    import os
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", default=os.environ.get("RUNTIMESTORE_CONFIG"))

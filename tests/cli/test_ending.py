@@ -22,6 +22,7 @@ from runtimestore import (
     RuntimeStoreClient,
     StoreUnavailable,
 )
+from runtimestore_server.cli import ECHO_SECONDS
 from support.command import serving
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, number: signal.
             time.sleep(0.3)
             server.send_signal(signal.SIGTERM)
             server.wait_for("draining")
+            assert not waiting.done()
+            server.send_signal(number)  # as `timeout` does, and `make`: they tell us and our group
+            time.sleep(2 * ECHO_SECONDS)
             assert not waiting.done()
             server.send_signal(number)
 

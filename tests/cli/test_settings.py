@@ -119,6 +119,20 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str | None, named: str) -> No
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate", "verify", "health"])
+def test_a_variable_that_is_nearly_a_setting_is_refused_and_others_are_let_be(tmp_path: Path, command: str) -> None:
+    others = {"RUNTIMESTORE_PORT": "tcp://10.0.0.7:50051", "RUNTIMESTORE_SERVICE_HOST": "10.0.0.7"}
+    extra = {**others, "RUNTIMESTORE_DATABSE_URL": "postgresql://app:secret@db/store"}
+
+    done = run(command, cwd=tmp_path, extra=extra)
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "RUNTIMESTORE_DATABSE_URL is no setting; did you mean RUNTIMESTORE_DATABASE_URL?" in done.stderr
+    assert "secret" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_setting_that_does_not_exist_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text("max_batch_write = 3\n")
 

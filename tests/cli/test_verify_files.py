@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtimestore_server.store.schema import upgrade
 from support.calls import RUNTIME_WRITES, Store, input_of
 from support.command import run
 from support.server import ServerProcess, in_process
@@ -87,6 +86,15 @@ def test_another_programs_file_is_neither_served_nor_migrated_nor_changed(
     assert done.returncode == 1
     assert "not RuntimeStore's" in done.stderr
     assert contents(folder) == before
+
+
+def test_a_report_of_what_cannot_be_looked_at_leaves_no_file(tmp_path: Path) -> None:
+    _foreign(tmp_path / "other.db", wal=False)
+
+    done = run("verify", "--database-url", "sqlite:///other.db", "--report", "report.json", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert list(contents(tmp_path)) == ["other.db"]
 
 
 @pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-journal", "link", "other.db"])
@@ -259,9 +267,13 @@ async def test_a_server_that_starts_meanwhile_serves_and_the_store_is_seen_as_it
         assert connection.execute("SELECT count(*) FROM runtimes").fetchone() == (2,)
 
 
-def test_a_store_that_is_named_as_sqlite_itself_names_files_is_verified(tmp_path: Path) -> None:
-    upgrade(f"sqlite:///{tmp_path}/store.db")
+@pytest.mark.parametrize("name", ["store.db?mode=ro", "file:store.db", "file:store.db?mode=rwc&uri=true"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "verify"])
+def test_what_only_sqlite_would_make_of_a_url_is_refused_and_makes_no_file(
+    tmp_path: Path, command: str, name: str
+) -> None:
+    done = run(command, "--database-url", f"sqlite:///{name}", cwd=tmp_path)
 
-    done = run("verify", "--database-url", f"sqlite:///file:{tmp_path}/store.db?uri=true", cwd=tmp_path)
-
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2
+    assert "setting database_url: sqlite:///FILE takes no options" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from runtimestore import RuntimeStoreError
@@ -77,12 +78,15 @@ def test_the_process_outlasts_what_ends_grpcs_own_server_under_load(trial: Trial
                 task.cancel()
         await asyncio.wait(writing)
 
-    with ServerProcess("memory:") as server:
+    with ServerProcess("memory:", environment={"MALLOC_ARENA_MAX": "2"}) as server:
+        process = psutil.Process(server.pid)
+        before = process.memory_info().rss
         asyncio.run(attack(server))
         assert server._process.poll() is None, server.log
+        grown = process.memory_info().rss - before
     stopped = server.log.count("gRPC stopped serving by itself")
     assert stopped
-    trial.record(stops=stopped, writes_meanwhile=written)
+    trial.record(stops=stopped, writes_meanwhile=written, bytes_grown=grown)
 
 
 async def test_calls_that_are_cut_when_grpc_stops_by_itself_keep_no_place(runtime_id: str) -> None:

@@ -49,7 +49,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `expected_version`, `current_version`.
     """
     STORE_UNAVAILABLE: _ErrorReason.ValueType  # 9
-    """UNAVAILABLE, with RetryInfo. The storage engine cannot be reached; nothing was committed."""
+    """UNAVAILABLE, with RetryInfo. The storage engine cannot be reached, another session of it holds a row that is needed, or
+    the server is ending; nothing was committed.
+    """
     COMMIT_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 10
     """UNAVAILABLE, with RetryInfo. The connection died during COMMIT and the truth cannot be had now: the write
     may or may not be there. Repeat it with the same `request_id`; it is then done once, whatever happened.
@@ -116,7 +118,9 @@ OAUTH_FLOW_SNAPSHOT_CHANGED: ErrorReason.ValueType  # 8
 Metadata: `expected_version`, `current_version`.
 """
 STORE_UNAVAILABLE: ErrorReason.ValueType  # 9
-"""UNAVAILABLE, with RetryInfo. The storage engine cannot be reached; nothing was committed."""
+"""UNAVAILABLE, with RetryInfo. The storage engine cannot be reached, another session of it holds a row that is needed, or
+the server is ending; nothing was committed.
+"""
 COMMIT_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 10
 """UNAVAILABLE, with RetryInfo. The connection died during COMMIT and the truth cannot be had now: the write
 may or may not be there. Repeat it with the same `request_id`; it is then done once, whatever happened.

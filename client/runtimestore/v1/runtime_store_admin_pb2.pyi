@@ -94,7 +94,7 @@ class GetServerInfoRequest(_message.Message):
 
     REALM_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
-    """Accepted and ignored: the answer is the same for every realm."""
+    """Checked like that of every request; the answer is the same for every realm."""
     def __init__(
         self,
         *,

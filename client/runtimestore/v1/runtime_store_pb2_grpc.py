@@ -169,7 +169,7 @@ class RuntimeStoreServicer:
 
     def CommitSessionSnapshot(self, request, context):
         """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-        Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,7 +180,7 @@ class RuntimeStoreServicer:
         states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
         request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
         Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-        REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,7 +213,7 @@ class RuntimeStoreServicer:
 
     def PersistInputState(self, request, context):
         """Writes one input's state: insert or replace, the last writer wins. Unchanged bytes cost no row write.
-        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,7 +235,7 @@ class RuntimeStoreServicer:
 
     def CommitMachineLifecycle(self, request, context):
         """Writes the state of a runtime and inputs' states, in one transaction.
-        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,7 +243,7 @@ class RuntimeStoreServicer:
 
     def PersistOpsLifecycle(self, request, context):
         """Writes the snapshot of the registry of background operations: insert or replace.
-        Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

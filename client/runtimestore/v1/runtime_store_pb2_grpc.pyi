@@ -61,14 +61,14 @@ class RuntimeStoreStub:
     """
     CommitSessionSnapshot: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.CommitSessionSnapshotRequest, _runtime_store_pb2.CommitSessionSnapshotResponse]
     """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-    Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     AtomicApply: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.AtomicApplyRequest, _runtime_store_pb2.AtomicApplyResponse]
     """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the inputs'
     states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
     request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
     Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-    REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadInputStates: _grpc.UnaryStreamMultiCallable[_runtime_store_pb2.LoadInputStatesRequest, _runtime_store_pb2.LoadInputStatesResponse]
     """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
@@ -84,7 +84,7 @@ class RuntimeStoreStub:
     """
     PersistInputState: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.PersistInputStateRequest, _runtime_store_pb2.PersistInputStateResponse]
     """Writes one input's state: insert or replace, the last writer wins. Unchanged bytes cost no row write.
-    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadInputState: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadInputStateRequest, _runtime_store_pb2.LoadInputStateResponse]
     """Reads one input's state."""
@@ -92,11 +92,11 @@ class RuntimeStoreStub:
     """Reads the state of a runtime."""
     CommitMachineLifecycle: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.CommitMachineLifecycleRequest, _runtime_store_pb2.CommitMachineLifecycleResponse]
     """Writes the state of a runtime and inputs' states, in one transaction.
-    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     PersistOpsLifecycle: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.PersistOpsLifecycleRequest, _runtime_store_pb2.PersistOpsLifecycleResponse]
     """Writes the snapshot of the registry of background operations: insert or replace.
-    Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadOpsLifecycle: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadOpsLifecycleRequest, _runtime_store_pb2.LoadOpsLifecycleResponse]
     """Reads the snapshot of the registry of background operations."""
@@ -134,14 +134,14 @@ class RuntimeStoreAsyncStub(RuntimeStoreStub):
     """
     CommitSessionSnapshot: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.CommitSessionSnapshotRequest, _runtime_store_pb2.CommitSessionSnapshotResponse]  # type: ignore[assignment]
     """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-    Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     AtomicApply: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.AtomicApplyRequest, _runtime_store_pb2.AtomicApplyResponse]  # type: ignore[assignment]
     """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the inputs'
     states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
     request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
     Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-    REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadInputStates: _aio.UnaryStreamMultiCallable[_runtime_store_pb2.LoadInputStatesRequest, _runtime_store_pb2.LoadInputStatesResponse]  # type: ignore[assignment]
     """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
@@ -157,7 +157,7 @@ class RuntimeStoreAsyncStub(RuntimeStoreStub):
     """
     PersistInputState: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.PersistInputStateRequest, _runtime_store_pb2.PersistInputStateResponse]  # type: ignore[assignment]
     """Writes one input's state: insert or replace, the last writer wins. Unchanged bytes cost no row write.
-    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadInputState: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadInputStateRequest, _runtime_store_pb2.LoadInputStateResponse]  # type: ignore[assignment]
     """Reads one input's state."""
@@ -165,11 +165,11 @@ class RuntimeStoreAsyncStub(RuntimeStoreStub):
     """Reads the state of a runtime."""
     CommitMachineLifecycle: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.CommitMachineLifecycleRequest, _runtime_store_pb2.CommitMachineLifecycleResponse]  # type: ignore[assignment]
     """Writes the state of a runtime and inputs' states, in one transaction.
-    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     PersistOpsLifecycle: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.PersistOpsLifecycleRequest, _runtime_store_pb2.PersistOpsLifecycleResponse]  # type: ignore[assignment]
     """Writes the snapshot of the registry of background operations: insert or replace.
-    Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadOpsLifecycle: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadOpsLifecycleRequest, _runtime_store_pb2.LoadOpsLifecycleResponse]  # type: ignore[assignment]
     """Reads the snapshot of the registry of background operations."""
@@ -234,7 +234,7 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_pb2.CommitSessionSnapshotResponse, _abc.Awaitable[_runtime_store_pb2.CommitSessionSnapshotResponse]]:
         """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-        Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -247,7 +247,7 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
         request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
         Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-        REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -287,7 +287,7 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_pb2.PersistInputStateResponse, _abc.Awaitable[_runtime_store_pb2.PersistInputStateResponse]]:
         """Writes one input's state: insert or replace, the last writer wins. Unchanged bytes cost no row write.
-        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -313,7 +313,7 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_pb2.CommitMachineLifecycleResponse, _abc.Awaitable[_runtime_store_pb2.CommitMachineLifecycleResponse]]:
         """Writes the state of a runtime and inputs' states, in one transaction.
-        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -323,7 +323,7 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_pb2.PersistOpsLifecycleResponse, _abc.Awaitable[_runtime_store_pb2.PersistOpsLifecycleResponse]]:
         """Writes the snapshot of the registry of background operations: insert or replace.
-        Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: OPS_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod

@@ -123,7 +123,10 @@ def _unwritable(file: Path) -> str | None:
     if belongs_to_a_database(file):
         return f"--report {file}: would overwrite an SQLite database, or a part of it; name another file"
     try:
+        existed = file.exists()
         file.open("a", encoding="utf-8").close()
+        if not existed:
+            file.unlink()  # until there is something to report
     except OSError as error:
         return f"--report {file}: {error.strerror}"
     return None

@@ -141,7 +141,8 @@ class _Spool:
 
     def __init__(self, *, beside: Path | None) -> None:
         # The folder of the report has room for it; /tmp may be memory.
-        near = str(beside.parent) if beside and beside.is_file() and os.access(beside.parent, os.W_OK) else None
+        file = beside is not None and (beside.is_file() or not beside.exists())
+        near = str(beside.parent) if beside and file and os.access(beside.parent, os.W_OK) else None
         self._where = f"the folder {near}" if near else "the temporary folder ($TMPDIR)"
         self._bytes = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=near)  # noqa: SIM115  (it lives as long as this)
         self._whole_bytes = 0

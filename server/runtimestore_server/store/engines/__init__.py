@@ -65,7 +65,7 @@ def missing_file(url: str) -> str | None:
     if parsed.get_backend_name() != "sqlite":
         return None
     file = str(parsed.database)
-    return None if file.startswith("file:") or Path(file).exists() else file
+    return None if Path(file).exists() else file
 
 
 def error_name(error: BaseException) -> str:
@@ -88,6 +88,8 @@ def parse_url(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("sqlite:///FILE needs a file; for a store without one say memory:")
+    if backend == "sqlite" and (parsed.query or str(parsed.database).startswith("file:")):
+        raise ValueError("sqlite:///FILE takes no options behind a ?, and no URI of SQLite's own: name the file alone")
     if backend not in ("sqlite", "postgresql", "postgres"):
         raise ValueError("must begin with sqlite:///, postgresql:// or be memory:")
     if backend != "sqlite":

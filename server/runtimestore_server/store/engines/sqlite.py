@@ -187,8 +187,6 @@ _FAULTS = {
 
 def _create_private(file: str) -> None:
     """Make a new file readable by its owner only, since OAuth secrets will be in it; one that exists stays as it is."""
-    if file.startswith("file:"):
-        return  # one of SQLite's own URIs, which only SQLite can read
     with contextlib.suppress(OSError):  # whatever is wrong with the path, SQLite says it better
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
@@ -33,13 +33,12 @@ class SqliteFileToRead(SqliteDatabase):
 
     def __init__(self, url: URL) -> None:
         url = url.set(drivername="sqlite+pysqlite")
-        named = url.database or ""
-        self._file = Path(unquote(urlsplit(named).path) if named.startswith("file:") else named).absolute()
+        self._file = Path(url.database or "").absolute()
         self._before = self._state()
         options = _options(self._file)
         self._immutable = "immutable" in options
         self.readers = self._engine(
-            url.set(database=f"file:{quote(str(self._file))}", query={**url.query, **options, "uri": "true"}),
+            url.set(database=f"file:{quote(str(self._file))}", query={**options, "uri": "true"}),
             pool_size=1,
             configure=configure_reader,
         )
