@@ -39,9 +39,16 @@ _DECIDED = (
     OAuthFlowSnapshotChanged,
 )
 """What no attempt of the same request can have escaped: the server first looks whether it knows the request, and what
-it compares with only grows. What it finds wrong with a request itself it tells before: a server of another version may
-refuse what this one took in."""
+it compares with only grows, so that what has been passed stays passed (`_COMPARED`). What it finds wrong with a request
+itself it tells before: a server of another version may refuse what this one took in."""
 
+
+_COMPARED = {
+    RevisionMismatch: ("if_revision", "current_revision"),
+    Fenced: ("fence", "current_fence"),
+    OAuthFlowSnapshotChanged: ("expected_version", "current_version"),
+}
+"""The numbers in a refusal's metadata: what the request named, and what is there."""
 
 _LONGEST_SECONDS = 1e9
 """Thirty years. gRPC takes what is far beyond for a time that is over already."""
@@ -127,8 +134,8 @@ class Attempts:
         try:
             left = self._deadline.remaining_seconds()
         except DeadlineExceeded:
-            if self._last is not None:
-                raise self.told(self._last) from None  # why it failed says more than that time is up
+            if (failure := self.failure()) is not None:
+                raise failure from None  # why it failed says more than that time is up
             raise
         self._made += 1
         return left
@@ -149,12 +156,16 @@ class Attempts:
         # With no time for another attempt the error at hand says more than a deadline.
         return pause if pause < self._deadline.left_seconds() else None
 
+    def failure(self) -> RuntimeStoreError | None:
+        """What the caller is told if there is no further attempt; `None` before the first has failed."""
+        return None if self._last is None else self.told(self._last)
+
     def told(self, error: RuntimeStoreError) -> RuntimeStoreError:
         """What the caller is told when the last attempt ended with `error`: the truth about all of them.
 
         A server that says "nothing was committed" says so of the attempt that it saw.
         """
-        if not self._in_doubt or isinstance(error, _UNDECIDED + _DECIDED):
+        if not self._in_doubt or isinstance(error, _UNDECIDED) or _is_decided(error):
             return error
         return CommitOutcomeUnknown(
             "an earlier attempt of this write was not answered, so it may or may not be there; repeat it with the same "
@@ -179,6 +190,18 @@ class Attempts:
         return error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) or (
             error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after_seconds is not None
         )
+
+
+def _is_decided(error: RuntimeStoreError) -> bool:
+    """Whether a refusal is true of every attempt, also of one that is still on its way to the server."""
+    if not isinstance(error, _DECIDED):
+        return False
+    named, there = _COMPARED.get(type(error), ("", ""))
+    try:
+        # What is ahead of the store may yet be reached by other writers, and the earlier attempt land then.
+        return int(error.metadata[named]) <= int(error.metadata[there])
+    except (KeyError, ValueError):
+        return True
 
 
 class Rounds:

@@ -529,7 +529,7 @@ class AsyncRuntimeStoreClient:
         while True:
             timeout_seconds = attempts.next_timeout_seconds()
             if self._closed:
-                raise RuntimeError("the client is closed")
+                raise attempts.failure() or RuntimeError("the client is closed")
             try:
                 return await attempt(timeout_seconds)
             except grpc.aio.AioRpcError as failed:
@@ -541,6 +541,8 @@ class AsyncRuntimeStoreClient:
                 task = asyncio.current_task()
                 if self._closed and (task is None or not task.cancelling()):
                     # close() cancels calls, not the tasks that wait for them: those must not look cancelled.
-                    raise CallFailed("the client was closed during the call", grpc.StatusCode.CANCELLED) from cancelled
+                    closed = CallFailed("the client was closed during the call", grpc.StatusCode.CANCELLED)
+                    attempts.pause_after(closed)  # which names the request id
+                    raise attempts.told(closed) from cancelled
                 raise
             await asyncio.sleep(pause_seconds)

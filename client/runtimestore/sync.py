@@ -505,7 +505,7 @@ class RuntimeStoreClient:
         while True:
             timeout_seconds = attempts.next_timeout_seconds()
             if self._closed:
-                raise RuntimeError("the client is closed")
+                raise attempts.failure() or RuntimeError("the client is closed")
             try:
                 return attempt(timeout_seconds)
             except grpc.RpcError as failed:

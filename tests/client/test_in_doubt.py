@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from runtimestore import AsyncRuntimeStoreClient, Commit, CommitOutcomeUnknown, RetryPolicy, RuntimeStoreClient
+from runtimestore import (
+    AsyncRuntimeStoreClient,
+    CallFailed,
+    Commit,
+    CommitOutcomeUnknown,
+    RetryPolicy,
+    RuntimeStoreClient,
+)
 from runtimestore._retry import Attempts, Deadline
 from runtimestore.errors import REFUSALS, RuntimeStoreError, StoreUnavailable
 from runtimestore.types import InputState
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
+from support.clean_up import until
 from support.scripted_store import Failure, Script, refusal, scripted_store
 from support.threaded import threaded
 
@@ -217,3 +225,59 @@ def test_a_deadline_in_the_far_future_is_not_over_already(kind: str) -> None:
     answer = pb.PersistInputStateResponse(revision=1)
 
     assert _told(kind, answer, timeout_seconds=1e300) == Commit(1, replayed=False)
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_a_client_that_is_closed_before_the_next_attempt_tells_of_the_last(kind: str) -> None:
+    async def scenario() -> tuple[Any, str]:
+        script = Script()
+        unknown = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.5)
+        script.answer("PersistInputState", unknown)
+        async with scripted_store(script) as address, _opened(kind, address) as store:
+            writing = asyncio.ensure_future(store.persist_input_state(RUNTIME, INPUT))
+            await until(lambda: bool(script.requests["PersistInputState"]))
+            await asyncio.sleep(0.2)
+            await store.close()
+            (told,) = await asyncio.gather(writing, return_exceptions=True)
+        return told, script.requests["PersistInputState"][0].request_id
+
+    told, request_id = asyncio.run(scenario())
+    assert type(told) is CommitOutcomeUnknown
+    assert told.metadata["request_id"] == request_id
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_a_client_that_is_closed_during_a_write_names_its_request(kind: str) -> None:
+    async def hanging(_request: object, _context: object) -> Any:
+        await asyncio.sleep(60)
+
+    async def scenario() -> tuple[Any, str]:
+        script = Script()
+        script.answer("PersistInputState", hanging)
+        async with scripted_store(script) as address, _opened(kind, address) as store:
+            writing = asyncio.ensure_future(store.persist_input_state(RUNTIME, INPUT))
+            await until(lambda: bool(script.requests["PersistInputState"]))
+            await store.close()
+            (told,) = await asyncio.gather(writing, return_exceptions=True)
+        return told, script.requests["PersistInputState"][0].request_id
+
+    told, request_id = asyncio.run(scenario())
+    assert type(told) is CallFailed
+    assert told.metadata["request_id"] == request_id
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+@pytest.mark.parametrize(("named", "decided"), [(4, True), (6, False)])
+@pytest.mark.parametrize(
+    ("reason", "of_request", "of_store"),
+    [("REVISION_MISMATCH", "if_revision", "current_revision"), ("FENCED", "fence", "current_fence")],
+)
+def test_a_refusal_of_what_is_ahead_of_the_store_says_nothing_of_an_earlier_attempt(
+    kind: str, reason: str, of_request: str, of_store: str, named: int, decided: bool
+) -> None:
+    # The first attempt may be on its way still, and land when others have brought the store to where it expects it.
+    last = refusal(reason, grpc.StatusCode.ABORTED, metadata={of_request: str(named), of_store: "5"})
+
+    told = _told(kind, LOST, last)
+
+    assert type(told) is (REFUSALS[reason] if decided else CommitOutcomeUnknown)

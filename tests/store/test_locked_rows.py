@@ -140,6 +140,31 @@ async def test_many_rows_that_are_held_cost_their_neighbours_no_wait_for_each(
         assert all(isinstance(answer, Outcome) and not answer.replayed for answer in answers)
 
 
+async def test_who_meets_held_rows_after_others_waits_for_moments_only(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [runtime() for _ in range(300)]
+    commit(postgres_database, *(Write(key, runtime_state="idle") for key in held))
+    waits: list[float | None] = []
+
+    def recorded(*args: Any, lock_wait_seconds: float | None) -> Any:
+        waits.append(lock_wait_seconds)
+        return commit_batch(*args, lock_wait_seconds=lock_wait_seconds)
+
+    monkeypatch.setattr(lane, "commit_batch", recorded)
+    async with _committer(postgres_database) as committer:
+        with _locked(postgres_database, tables.runtimes):
+            waiting = await _all(committer, *(Write(key, runtime_state="running") for key in held))
+            (neighbour,) = await _all(committer, Write(runtime(), runtime_state="idle"))
+            assert await asyncio.wait_for(neighbour, WAIT_SECONDS) == Outcome(1)
+            # The first batch finds out; five such waits would be five times as long for whoever comes behind.
+            assert waits[0] is None
+            assert None not in waits[1:]
+            assert len(waits) >= 5
+
+        assert await _answers(waiting) == [Outcome(2)] * 300
+
+
 async def test_a_fence_that_another_writer_reads_keeps_no_writer_waiting(postgres_database: Database) -> None:
     mine, other = runtime(), runtime()
     commit(postgres_database, _acquired(mine), _acquired(other))
@@ -176,7 +201,8 @@ def test_many_writes_behind_one_that_waits_cost_one_wait(postgres_database: Data
         tries = sum("lock_timeout" in statement for statement, _ in seen)
 
     assert (decisions, committed) == ([DEFERRED] * 20 + [Outcome(1)], True)
-    assert tries == 2  # one for the request, whose row nobody sees, and one for the neighbour
+    # One to ask which rows are held, one for the request, whose row nobody sees, and one for the neighbour.
+    assert tries == 3
 
 
 async def test_many_requests_that_another_session_records_keep_their_neighbours_waiting_for_moments(

@@ -228,3 +228,29 @@ def test_two_threads_over_the_same_runtimes_never_end_in_an_error(
     if known:
         # Rows are locked in key order. Only rows that are just coming into being may make two wait in a circle.
         assert errors == []
+
+
+@pytest.mark.parametrize("other_acquires", [True, False], ids=["both acquire and write", "one only writes"])
+def test_batches_that_acquire_and_write_with_fences_never_wait_for_each_other_in_a_circle(
+    postgres_database: Database, pool: ThreadPoolExecutor, other_acquires: bool
+) -> None:
+    keys = [runtime() for _ in range(4)]
+    commit(postgres_database, *(Acquisition(key, "before") for key in keys))
+    rounds, errors = 40, []
+    event.listen(postgres_database.writers, "handle_error", lambda context: errors.append(context.sqlalchemy_exception))
+    together = threading.Barrier(2, timeout=WAIT_SECONDS)
+
+    def committed(acquired: Sequence[RuntimeKey], written: Sequence[RuntimeKey]) -> None:
+        for _ in range(rounds):
+            together.wait()
+            commit(
+                postgres_database,
+                *(Acquisition(key, "now") for key in acquired),
+                *(Write(key, fence=1, runtime_state="idle") for key in written),
+            )
+
+    other = (keys[2:], keys[:2]) if other_acquires else ((), keys)
+    both = [pool.submit(committed, keys[:2], keys[2:]), pool.submit(committed, *other)]
+    for one in both:
+        one.result(WAIT_SECONDS * rounds)
+    assert errors == []

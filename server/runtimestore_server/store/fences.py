@@ -65,6 +65,17 @@ def commit(database: Database, tx: Connection, batch: Sequence[Acquisition], *, 
     return decisions
 
 
+def lock(database: Database, tx: Connection, batch: Sequence[object]) -> None:
+    """Lock the fences of a batch that has acquisitions and writes with a fence, all at once.
+
+    One kind after the other, first to read and then to change them, two servers would wait for each other in a circle.
+    """
+    acquired = {one.runtime for one in batch if isinstance(one, Acquisition)}
+    written = {one.runtime for one in batch if isinstance(one, Write) and one.fence is not None}
+    if acquired and written:
+        _held(database, tx, acquired | written, for_change=True)
+
+
 def held_by_writers(database: Database, tx: Connection, batch: Sequence[Write]) -> dict[RuntimeKey, Held]:
     """The newest fences of the runtimes that writes with a fence are about; they stay so until the transaction ends."""
     return _held(database, tx, {write.runtime for write in batch if write.fence is not None}, for_change=False)

@@ -93,12 +93,13 @@ class Lane:
             gate = self.ending.gate()
             for waiting in batch:
                 waiting.gate = gate
-            probing = batch[0].write.subject in self._set_aside
+            # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
+            briefly = bool(self._set_aside)
             decisions, committed = commit_batch(
                 self._database,
                 [waiting.write for waiting in batch],
                 gate,
-                lock_wait_seconds=PROBE_LOCK_SECONDS if probing else None,
+                lock_wait_seconds=PROBE_LOCK_SECONDS if briefly else None,
             )
             self._settle(batch, decisions, committed=committed)
             del batch, decisions  # what was committed must not stay in memory until the next write comes

@@ -41,7 +41,7 @@ TRANSIENT_LIMIT_SECONDS = 20.0
 """How long a batch is run again on transient errors before its writers are told that the store is unavailable."""
 
 PROBE_LOCK_SECONDS = 0.05
-"""How long writes that are tried again wait, together, for a row that another session holds."""
+"""How long writes wait, together, for a row that another session holds, if they wait again or others wait already."""
 
 ALONE_LOCK_SECONDS = 0.01
 """How long one of many does that are tried one after the other, since nobody knows which row it is."""
@@ -152,6 +152,7 @@ def _attempt(
 
 def _decide(database: Database, tx: Connection, batch: Sequence[AnyWrite], now_ms: int) -> list[Decision]:
     decisions: dict[int, Decision] = {}
+    fences.lock(database, tx, batch)
     for kind, home in _KINDS:
         mine = [(position, write) for position, write in enumerate(batch) if isinstance(write, kind)]
         if mine:
@@ -187,6 +188,7 @@ def _held_by_others(database: Database, batch: Sequence[AnyWrite]) -> set[object
     """The subjects whose rows another session holds now."""
     held: set[object] = set()
     with database.writers.connect() as connection, connection.begin() as transaction:
+        database.limit_lock_wait(connection, PROBE_LOCK_SECONDS)  # a table may be held as a whole
         for kind, home in _KINDS:
             held |= home.held_by_others(database, connection, [write for write in batch if isinstance(write, kind)])
         transaction.rollback()

@@ -37,17 +37,18 @@ BoundaryKey = tuple[str, str, str, int]
 def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms: int) -> list[Decision]:
     """Put a batch of writes into the store: each lands whole or is refused whole.
 
-    The order of the statements is the order of the questions: was this request seen before, may it land here at all,
-    does the writer hold the newest fence, is the runtime at the expected revision, is the boundary still free? What
-    passes all is written. The second write to a runtime sees what the first one left. Nothing is decided by anything
-    outside `tx`, so that the transaction can be run again.
+    Rows are locked in one order everywhere, fences before runtimes and by their keys, so that no two transactions wait
+    for each other in a circle. The order of the decisions is that of the questions: was this request seen before, may
+    it land here at all, does the writer hold the newest fence, is the runtime at the expected revision, is the boundary
+    still free? What passes all is written. The second write to a runtime sees what the first one left. Nothing is
+    decided by anything outside `tx`, so that the transaction can be run again.
 
     Raises:
         RowTaken: another transaction recorded a request id of this batch meanwhile; run again.
     """
+    held = fences.held_by_writers(database, tx, batch)
     rows, made = _lock_runtimes(database, tx, {write.runtime for write in batch})
     memory = RequestMemory(database, tx, batch)
-    held = fences.held_by_writers(database, tx, batch)
     boundaries = _taken_boundaries(database, tx, batch)
     landing = _Landing()
     decisions: list[Decision] = []
