@@ -85,6 +85,16 @@ async def test_who_has_places_and_waits_for_more_makes_nobody_hurry() -> None:
         assert calls.receiving.waiting == 2
 
 
+async def test_nobody_is_told_when_the_one_who_waited_has_gone() -> None:
+    async with _calls(at_once=2, longest_seconds=PATIENCE_SECONDS, patience_seconds=PATIENCE_SECONDS) as calls:
+        await calls.add("one", "another")
+        await asyncio.sleep(2 * PATIENCE_SECONDS)
+        (newcomer,) = await calls.add("newcomer")
+        newcomer.cancel()
+        await asyncio.sleep(2 * PATIENCE_SECONDS)
+        assert calls.told == []
+
+
 async def test_a_connection_that_waits_for_its_own_slow_messages_has_the_slowest_refused() -> None:
     async with _calls(at_once=4, longest_seconds=PATIENCE_SECONDS, patience_seconds=PATIENCE_SECONDS) as calls:
         first, *_ = await calls.add("one", "one", "one")

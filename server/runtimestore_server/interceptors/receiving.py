@@ -163,6 +163,8 @@ class Receiving:
 
     def _too_long(self) -> Iterator[asyncio.Task[Any]]:
         """Whose places others need more, those that began first before all."""
+        if not self._queues:
+            return  # whoever waited when this look was arranged has a place by now, or has gone
         now = time.monotonic()
         full = len(self._places) >= self._at_once
         newcomers = any(not self._held[connection] for connection in self._queues)  # there is no place for them
