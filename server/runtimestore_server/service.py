@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -303,4 +302,4 @@ def _unless_new(write: AnyDocuments, refusal: RuntimeStoreError | None) -> AnyDo
         return write
     if write.request_id is None:
         raise refusal  # nothing would recognise it
-    return replace(write, refused_if_new=refusal)
+    return write.forbid(refusal)

@@ -134,6 +134,19 @@ async def test_each_of_very_many_inputs_of_one_receipt_is_looked_for(serve: Any)
         assert (await verified(app)).findings == []
 
 
+async def test_a_runtime_with_more_receipts_than_writes_is_told(serve: Any) -> None:
+    async with serve() as app, Store(app.address) as store:
+        for _ in range(4):
+            await store.atomic_apply(RUNTIME, receipt=receipt(), request_id="")
+            await store.atomic_apply("rt:neighbour", receipt=receipt(), request_id="")
+        assert (await verified(app)).findings == []
+        await change(app, tables.runtimes, {"revision": 3}, realm="default", runtime_id=RUNTIME)
+
+        (found,) = (await verified(app)).findings
+
+    assert (found.kind, found.table, found.key["runtime_id"]) == ("revision_out_of_order", "runtimes", RUNTIME)
+
+
 async def test_a_remembered_request_of_a_realm_in_which_nothing_is_left_is_told(serve: Any) -> None:
     async with serve() as app, Store(app.address, realm="emptied") as store:
         await store.acquire_runtime(RUNTIME, "somebody")

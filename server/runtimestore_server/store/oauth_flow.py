@@ -34,7 +34,7 @@ def commit(database: Database, tx: Connection, batch: Sequence[OAuthFlowWrite], 
     decisions: list[Decision] = []
     for write in batch:
         version = versions.get(write.realm, 0)
-        decision = memory.recall(write) or write.refused_if_new
+        decision = memory.recall(write) or (write.forbidden and write.forbidden.refusal)
         if decision is None and write.realm in versions and not is_count(version):
             decision = corrupt(oauth_flow_snapshots.name, "has no version", realm=write.realm)
         if decision is None and write.expected_version not in (None, version):

@@ -66,6 +66,14 @@ class Outcome(NamedTuple):
     """Of an acquisition: who held the runtime before, if anybody did."""
 
 
+class Forbidden(NamedTuple):
+    """What is left of a write that the server's settings of today forbid: it may repeat one that landed before."""
+
+    refusal: RuntimeStoreError
+    """What is answered if it does not."""
+    fingerprint: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """One write to one runtime: it lands whole or is refused whole."""
@@ -79,8 +87,11 @@ class Write:
     inputs: tuple[InputDocument, ...] = ()
     runtime_state: str | None = None
     ops: OpsDocument | None = None
-    refused_if_new: RuntimeStoreError | None = None
-    """What is answered unless this repeats a write that landed: the server's settings of today forbid it."""
+    forbidden: Forbidden | None = None
+
+    def forbid(self, refusal: RuntimeStoreError) -> Write:
+        """The same request without its documents: they are megabytes, and only their fingerprint matters any more."""
+        return Write(self.runtime, self.request_id, forbidden=Forbidden(refusal, self.fingerprint()))
 
     @property
     def realm(self) -> str:
@@ -107,6 +118,8 @@ class Write:
 
         But for the fence: a writer that lost an answer and acquired the runtime anew repeats with its new one.
         """
+        if self.forbidden:
+            return self.forbidden.fingerprint
         return fingerprint(
             b"runtime/1",
             self.runtime.runtime_id.encode(),
@@ -157,8 +170,13 @@ class OAuthFlowWrite:
     sha256: bytes
     expected_version: int | None = None
     """The version that must be there (0 = none); None replaces whatever is there."""
-    refused_if_new: RuntimeStoreError | None = None
-    """What is answered unless this repeats a write that landed: the server's settings of today forbid it."""
+    forbidden: Forbidden | None = None
+
+    def forbid(self, refusal: RuntimeStoreError) -> OAuthFlowWrite:
+        """The same request without its bytes."""
+        return OAuthFlowWrite(
+            self.realm, self.request_id, b"", self.sha256, forbidden=Forbidden(refusal, self.fingerprint())
+        )
 
     @property
     def subject(self) -> str:
@@ -172,6 +190,8 @@ class OAuthFlowWrite:
 
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
+        if self.forbidden:
+            return self.forbidden.fingerprint
         return fingerprint(b"oauth/1", _optional_number(self.expected_version), self.sha256)
 
 

@@ -56,7 +56,7 @@ def commit(database: Database, tx: Connection, batch: Sequence[Write], *, now_ms
         row = rows.get(write.runtime, _NEVER_WRITTEN)
         decision = (
             memory.recall(write)
-            or write.refused_if_new
+            or (write.forbidden and write.forbidden.refusal)
             or _damage(write.runtime, rows, made)
             or fences.refusal(write, held)
             or _refusal(write, row, boundaries)

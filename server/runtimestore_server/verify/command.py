@@ -36,7 +36,8 @@ what it finds (error, unless it says warning):
   no_snapshot            a row in the list of sessions whose runtime has no snapshot
   projection_mismatch    a row in the list of sessions that is not what the snapshot says; warning: it names a runtime
                          whose snapshot is of another session, and which may once have had this one
-  revision_out_of_order  a revision below 1, or a remembered answer that its realm has not reached
+  revision_out_of_order  a revision below 1 or below the number of its receipts, or a remembered answer that its realm
+                         has not reached
   seal_mismatch          a remembered request whose row does not match its seal; a repeat of it answers
                          STORED_VALUE_CORRUPT
   unknown_state          a runtime state that is none of the seven

@@ -58,6 +58,24 @@ def without_a_runtime(tx: Connection) -> Iterator[Finding]:
             yield finding("no_runtime", table, dict(row), "there is no such runtime in the table runtimes")
 
 
+def fewer_writes_than_receipts(tx: Connection) -> Iterator[Finding]:
+    """Runtimes at a revision that is less than the number of their receipts, each of which came with a write."""
+    written = (
+        sa.select(receipts.c.realm, receipts.c.runtime_id, sa.func.count().label("count"))
+        .group_by(receipts.c.realm, receipts.c.runtime_id)
+        .subquery()
+    )
+    its = sa.and_(written.c.realm == runtimes.c.realm, written.c.runtime_id == runtimes.c.runtime_id)
+    statement = (
+        sa.select(*raw(runtimes, *runtimes.primary_key))
+        .select_from(runtimes.join(written, its))
+        .where(runtimes.c.revision >= 1, runtimes.c.revision < written.c.count)
+        .order_by(*runtimes.primary_key)
+    )
+    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
+        yield finding("revision_out_of_order", runtimes, dict(row), "its revision is less than its receipts are many")
+
+
 def sessions_without_a_snapshot(tx: Connection) -> Iterator[Finding]:
     """Rows in `sessions` whose runtime is there, but no snapshot of it: they are written together, never deleted."""
     of_it = sa.and_(
@@ -169,5 +187,11 @@ def requests_from_the_future(tx: Connection) -> Iterator[Finding]:
         )
 
 
-OF_ALL = (without_a_runtime, sessions_without_a_snapshot, requests_from_the_future, identity)
+OF_ALL = (
+    without_a_runtime,
+    sessions_without_a_snapshot,
+    fewer_writes_than_receipts,
+    requests_from_the_future,
+    identity,
+)
 """What is asked of whole tables, once the rows have been looked at."""
