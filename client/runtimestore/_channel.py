@@ -26,6 +26,8 @@ _SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:", "ipv4:", "ipv6:")
 """What gRPC reads by itself, and refuses at once if it cannot."""
 
 _LAST_PORT = 65535
+_WINDOW_BYTES = 4 * 1024 * 1024
+"""How much of an answer may be on its way."""
 _MOST_MESSAGE_BYTES = 2**31 - 1
 
 _BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
@@ -123,6 +125,10 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # what gRPC really goes by; a minute by itself
         ("grpc.http2.max_pings_without_data", 0),
+        # gRPC measures the network by pings among the data. On a slow link one stands behind ten seconds of it, and the
+        # server is taken for one that hangs. Silent connections are asked still; windows are wide from the start.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
         # A refusal's details travel in the trailing metadata, for which gRPC allows 8 KiB.
         ("grpc.max_metadata_size", 64 * 1024),
         # Closing a client closes its connection, and no client inherits another's failed one.

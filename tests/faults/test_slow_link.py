@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtimestore import RetryPolicy
+from runtimestore import RetryPolicy, _channel
 from runtimestore_server import app as app_module
 from support.calls import Store
 from support.documents import session
@@ -23,8 +23,9 @@ async def test_a_session_that_takes_longer_than_a_silent_peer_is_given_is_read_w
 ) -> None:
     if not trial.long:
         # The same in a tenth of the time.
-        monkeypatch.setattr(app_module, "KEEPALIVE_TIME_MS", app_module.KEEPALIVE_TIME_MS // 10)
-        monkeypatch.setattr(app_module, "KEEPALIVE_TIMEOUT_MS", app_module.KEEPALIVE_TIMEOUT_MS // 10)
+        for side in (app_module, _channel):
+            monkeypatch.setattr(side, "KEEPALIVE_TIME_MS", side.KEEPALIVE_TIME_MS // 10)
+            monkeypatch.setattr(side, "KEEPALIVE_TIMEOUT_MS", side.KEEPALIVE_TIMEOUT_MS // 10)
     bytes_per_second = trial.rounds(short=1_000_000, long=100_000)
     body = session("x" * 6_000_000)
     async with (
