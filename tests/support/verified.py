@@ -57,7 +57,7 @@ async def fill(store: Store) -> None:
     for name in (RUNTIME, "rt:neighbour"):
         for write in RUNTIME_WRITES:
             await write(store, name, "a" if name == RUNTIME else "b")
-        # Each runtime has a session of its own: the helpers give all of them the same.
+        # Each runtime has a session of its own: those writes give all of them the same.
         await store.commit_session_snapshot(name, session("text", session_id=id_of(f"session of {name}")))
         await store.commit_machine_lifecycle(name, RuntimeState.IDLE)
     await store.persist_auth_oauth_flow_snapshot(b"flow", request_id=new_id())
