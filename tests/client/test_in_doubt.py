@@ -227,21 +227,29 @@ def test_a_deadline_in_the_far_future_is_not_over_already(kind: str) -> None:
     assert _told(kind, answer, timeout_seconds=1e300) == Commit(1, replayed=False)
 
 
-@pytest.mark.parametrize("kind", ["aio", "sync"])
-def test_a_client_that_is_closed_before_the_next_attempt_tells_of_the_last(kind: str) -> None:
+def _closed_while_writing(kind: str, answer: Any, *, after_seconds: float = 0.0) -> tuple[Any, str]:
+    """What a write is told whose client is closed so long after the server had its request, and the request's id."""
+
     async def scenario() -> tuple[Any, str]:
         script = Script()
-        unknown = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.5)
-        script.answer("PersistInputState", unknown)
+        script.answer("PersistInputState", answer)
         async with scripted_store(script) as address, _opened(kind, address) as store:
             writing = asyncio.ensure_future(store.persist_input_state(RUNTIME, INPUT))
             await until(lambda: bool(script.requests["PersistInputState"]))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(after_seconds)
             await store.close()
             (told,) = await asyncio.gather(writing, return_exceptions=True)
         return told, script.requests["PersistInputState"][0].request_id
 
-    told, request_id = asyncio.run(scenario())
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+def test_a_client_that_is_closed_before_the_next_attempt_tells_of_the_last(kind: str) -> None:
+    unknown = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.5)
+
+    told, request_id = _closed_while_writing(kind, unknown, after_seconds=0.2)
+
     assert type(told) is CommitOutcomeUnknown
     assert told.metadata["request_id"] == request_id
 
@@ -251,17 +259,8 @@ def test_a_client_that_is_closed_during_a_write_names_its_request(kind: str) -> 
     async def hanging(_request: object, _context: object) -> Any:
         await asyncio.sleep(60)
 
-    async def scenario() -> tuple[Any, str]:
-        script = Script()
-        script.answer("PersistInputState", hanging)
-        async with scripted_store(script) as address, _opened(kind, address) as store:
-            writing = asyncio.ensure_future(store.persist_input_state(RUNTIME, INPUT))
-            await until(lambda: bool(script.requests["PersistInputState"]))
-            await store.close()
-            (told,) = await asyncio.gather(writing, return_exceptions=True)
-        return told, script.requests["PersistInputState"][0].request_id
+    told, request_id = _closed_while_writing(kind, hanging)
 
-    told, request_id = asyncio.run(scenario())
     assert type(told) is CallFailed
     assert told.metadata["request_id"] == request_id
 
