@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # Where `make proto` writes; a test lets it write elsewhere and compares.
-PROTO_OUT ?= client
+PROTO_OUT ?= client/python
 PROTOS := $(wildcard proto/runtimestore/v1/*.proto)
 
 # More arguments for the command behind a target: make test ARGS="-k boundary -x"
@@ -62,7 +62,7 @@ ruff: $(INSTALLED)
 
 .PHONY: mypy
 mypy: $(INSTALLED)
-	@$(BIN)/mypy client server migrations bench scripts tests
+	@$(BIN)/mypy client/python server migrations bench scripts tests
 
 .PHONY: buf
 buf: $(INSTALLED)
@@ -78,7 +78,7 @@ format: $(INSTALLED) ## Put code and protos into their one form
 
 # error_reason.proto has no service, so what the gRPC plugins write for it is empty and goes again.
 .PHONY: proto
-proto: $(INSTALLED) ## Generate the stubs in client/runtimestore/v1 from proto/
+proto: $(INSTALLED) ## Generate the stubs in client/python/runtimestore/v1 from proto/
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
 	    --python_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) \
 	    --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)

@@ -18,10 +18,10 @@ from runtimestore.v1 import (
     runtime_store_pb2,
     runtime_store_pb2_grpc,
 )
-from runtimestore_server.admin import RuntimeStoreAdminService
-from runtimestore_server.health import HealthService
 from runtimestore_server.interceptors import Admission, Arrivals, Doors, interceptors
-from runtimestore_server.service import RuntimeStoreService
+from runtimestore_server.services.admin import RuntimeStoreAdminService
+from runtimestore_server.services.health import HealthService
+from runtimestore_server.services.runtime_store import RuntimeStoreService
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.waiting_calls import keep_waiting_calls

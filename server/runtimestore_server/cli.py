@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from pydantic import ValidationError
 
-from runtimestore_server import log
+from runtimestore_server import logs
 from runtimestore_server.arguments import Parser, seconds
 from runtimestore_server.settings import BadConfigFile, Settings, from_command_line
 
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
 
 def _serve(arguments: list[str]) -> int:
     settings = from_command_line(arguments, command="serve", description=SERVE)
-    log.configure(level=settings.log_level, style=settings.log_format)
+    logs.configure(level=settings.log_level, style=settings.log_format)
     from runtimestore_server.app import CannotServe
     from runtimestore_server.store.schema import SchemaNotCurrent
 
@@ -137,7 +137,7 @@ def _leave_at_once(code: int) -> None:
 
 def _migrate(arguments: list[str]) -> int:
     settings = from_command_line(arguments, command="migrate", description=MIGRATE)
-    log.configure(level=settings.log_level, style=settings.log_format)
+    logs.configure(level=settings.log_level, style=settings.log_format)
     from runtimestore_server.store.schema import SchemaNotCurrent, upgrade
 
     url = settings.database_url.get_secret_value()

@@ -16,6 +16,7 @@ from support.server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = Path("runtimestore/v1")
+COMMITTED = Path("client/python") / STUBS
 TOOLS = Path(sys.executable).parent
 
 
@@ -39,9 +40,7 @@ def test_make_proto_leaves_no_diff(tmp_path: Path) -> None:
     made = _make("proto", f"PROTO_OUT={tmp_path}")
     assert made.returncode == 0, made.stderr
 
-    committed = {
-        file.name: file.read_bytes() for file in (ROOT / "client" / STUBS).iterdir() if file.name.partition(".")[2]
-    }
+    committed = {file.name: file.read_bytes() for file in (ROOT / COMMITTED).iterdir() if file.name.partition(".")[2]}
     generated = {file.name: file.read_bytes() for file in (tmp_path / STUBS).iterdir()}
     # Hand-written additions, an __init__.py say, would be lost in a folder that is marked as generated.
     assert sorted(committed) == sorted(generated)
@@ -136,7 +135,7 @@ def test_the_dockerfile_passes_hadolint() -> None:
 
 
 def test_the_generated_stubs_are_marked_as_generated() -> None:
-    done = _run("git", "check-attr", "linguist-generated", "--", f"client/{STUBS}/runtime_store_pb2.py")
+    done = _run("git", "check-attr", "linguist-generated", "--", f"{COMMITTED}/runtime_store_pb2.py")
     if done.returncode:
         pytest.skip("not a git checkout")
 
@@ -145,7 +144,7 @@ def test_the_generated_stubs_are_marked_as_generated() -> None:
 
 def test_the_client_imports_nothing_of_the_server() -> None:
     # One distribution with a thin default works only as long as imports point one way.
-    for file in (ROOT / "client/runtimestore").rglob("*.py"):
+    for file in (ROOT / "client/python/runtimestore").rglob("*.py"):
         imports = re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
         assert not {name for name in imports if name in {"runtimestore_server", "runtimestore_migrations"}}, file
 

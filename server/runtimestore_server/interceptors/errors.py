@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from runtimestore.errors import DOMAIN, FieldViolation, InternalError, InvalidRequest, RuntimeStoreError
-from runtimestore_server.log import UNFORESEEN, frames
+from runtimestore_server.logs import UNFORESEEN, frames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

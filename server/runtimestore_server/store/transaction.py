@@ -21,7 +21,7 @@ from runtimestore.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from runtimestore_server.log import UNFORESEEN, frames
+from runtimestore_server.logs import UNFORESEEN, frames
 from runtimestore_server.store import fences, oauth_flow, requests, writes
 from runtimestore_server.store.commit_outcome import Attempt, found_out
 from runtimestore_server.store.ending import Abandoned

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings as well")
     parsed = parser.parse_args(arguments)
 
-    from runtimestore_server import log
+    from runtimestore_server import logs
     from runtimestore_server.settings import from_command_line
     from runtimestore_server.store.engines import ChangedMeanwhile, missing_file, open_to_read
     from runtimestore_server.store.schema import SchemaNotCurrent
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
     given = [(flag, getattr(parsed, flag)) for flag in ("database_url", "config")]
     flags = [part for flag, value in given if value for part in (f"--{flag.replace('_', '-')}", value)]
     settings = from_command_line(flags, command="verify", description=MANUAL)
-    log.configure(level=settings.log_level, style=settings.log_format)
+    logs.configure(level=settings.log_level, style=settings.log_format)
     url = settings.database_url.get_secret_value()
     if url == "memory:":
         return _cannot("memory: is gone with its server; there is nothing to verify")

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2
 class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # published without types
     """`grpc.health.v1.Health` as the library has it, and `List`, which there would end as an unforeseen error."""
 
-    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802  (named by the proto)
+    async def List(self, request: Any, context: Any) -> Any:
         """The status of every service."""
         del request, context
         statuses = {

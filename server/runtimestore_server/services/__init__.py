@@ -1,0 +1,1 @@
+"""The handlers of each gRPC service: check, run, answer."""
