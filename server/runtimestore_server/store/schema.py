@@ -137,20 +137,31 @@ def upgrade_database(database: Database) -> tuple[str | None, str]:
         return state.revision, HEAD
     with database.writers.begin() as connection:
         database.migration_lock(connection)
-        state = inspect(connection)
-        if not state.current:
-            if not state.empty and (state.foreign or state.revision not in REVISIONS):
-                raise SchemaNotCurrent(state.problem())
-            _run_migrations(connection)
-    return state.revision, HEAD
+        before = migrate(connection)
+    return before, HEAD
 
 
-def _run_migrations(connection: Connection) -> None:
+def migrate(connection: Connection) -> str | None:
+    """Bring the tables that a transaction sees to the newest revision; the revision before.
+
+    Raises:
+        SchemaNotCurrent: they are another program's, or of a revision from the future.
+    """
+    state = inspect(connection)
+    if not state.current:
+        if not state.empty and (state.foreign or state.revision not in REVISIONS):
+            raise SchemaNotCurrent(state.problem())
+        run_migrations(connection)
+    return state.revision
+
+
+def run_migrations(connection: Connection, revision: str = HEAD) -> None:
+    """Bring the tables that a transaction sees to a revision; they are at it, or at an older one, or there are none."""
     from alembic import command
 
     config = migrations_config()
     config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
+    command.upgrade(config, revision)
 
 
 def migrations_config() -> Config:

@@ -15,21 +15,27 @@ from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitS
 from runtimestore_server.store.engines.postgres import PostgresDatabase
 from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
 from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
+from runtimestore_server.store.engines.whole_store import InUse, PostgresStore, SqliteStore, WholeStore
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import URL, Connection
 
 __all__ = [
     "ChangedMeanwhile",
     "CommitState",
     "Database",
     "Fault",
+    "InUse",
+    "WholeStore",
     "belongs_to_a_database",
     "error_name",
     "missing_file",
     "open_database",
     "open_to_read",
     "parse_url",
+    "whole_store_of",
 ]
 
 
@@ -57,6 +63,14 @@ def open_to_read(url: str) -> Database:
     if parsed.get_backend_name() == "sqlite":
         return SqliteFileToRead(parsed)
     return PostgresDatabase(parsed, committer_threads=1, reader_threads=1)
+
+
+def whole_store_of(database: Database, migrate: Callable[[Connection], object]) -> WholeStore:
+    """All of what a database holds or is to hold, to be copied or replaced; `migrate` gives it its tables."""
+    if isinstance(database, PostgresDatabase):
+        return PostgresStore(database, migrate)
+    assert isinstance(database, SqliteDatabase)  # noqa: S101  (for the type checker: there is no third)
+    return SqliteStore(database)
 
 
 def missing_file(url: str) -> str | None:

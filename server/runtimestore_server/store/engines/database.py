@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -53,6 +53,16 @@ class CommitState(enum.Enum):
     RECORD_DECIDES = enum.auto()
     """It is over and the engine cannot tell: it was committed if, and only if, what it wrote is there."""
     UNKNOWN = enum.auto()
+
+
+class Progress(Protocol):
+    """Who wants to see how far something long is."""
+
+    def begin(self, step: str, total: int) -> None:
+        """A step begins, such as "copying"; `total` is in whatever `advance` counts, 0 where nobody knows."""
+
+    def advance(self, done: int) -> None:
+        """So much of the step is done in all."""
 
 
 class Database(ABC):

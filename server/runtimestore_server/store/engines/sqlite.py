@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,6 +45,7 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: URL, *, reader_threads: int) -> None:
         url = url.set(drivername="sqlite+pysqlite")
+        self.file = Path(url.database or "").absolute()
         _create_private(url.database or "")
         # Two connections: the committer's, and one for maintenance beside it.
         self.writers = self._engine(url, pool_size=2)

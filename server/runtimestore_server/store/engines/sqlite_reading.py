@@ -33,12 +33,12 @@ class SqliteFileToRead(SqliteDatabase):
 
     def __init__(self, url: URL) -> None:
         url = url.set(drivername="sqlite+pysqlite")
-        self._file = Path(url.database or "").absolute()
+        self.file = Path(url.database or "").absolute()
         self._before = self._state()
-        options = _options(self._file)
+        options = _options(self.file)
         self._immutable = "immutable" in options
         self.readers = self._engine(
-            url.set(database=f"file:{quote(str(self._file))}", query={**options, "uri": "true"}),
+            url.set(database=f"file:{quote(str(self.file))}", query={**options, "uri": "true"}),
             pool_size=1,
             configure=configure_reader,
         )
@@ -79,7 +79,7 @@ class SqliteFileToRead(SqliteDatabase):
 
     def _state(self) -> tuple[int, ...] | None:
         with contextlib.suppress(OSError):
-            found = self._file.stat()
+            found = self.file.stat()
             return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         return None
 
