@@ -34,7 +34,7 @@ run: $(INSTALLED) ## Serve on 127.0.0.1:50051 from ./runtimestore.db; RUNTIMESTO
 
 .PHONY: demo
 demo: $(INSTALLED) ## Watch one runtime live, die in the middle of a turn and recover
-	@$(BIN)/runtimestore demo $(ARGS)
+	@$(BIN)/python -c "import sys; from runtimestore_server import demo; sys.exit(demo.main(sys.argv[1:]))" $(ARGS)
 
 .PHONY: test
 test: $(INSTALLED) ## Run all tests, on every engine

@@ -23,7 +23,8 @@ import psycopg  # noqa: F401  (loaded by the first connection otherwise)
 import uvloop  # noqa: F401  (loaded by `serve` otherwise)
 from sqlalchemy import event
 
-import runtimestore_server.app  # noqa: F401  (loaded by `serve` otherwise)
+import runtimestore_server.app  # loaded by `serve` otherwise
+import runtimestore_server.cli.serve  # noqa: F401  (the same)
 from runtimestore_server import cli
 from runtimestore_server.store.ending import Ending
 from runtimestore_server.store.engines import open_database

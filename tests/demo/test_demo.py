@@ -1,4 +1,4 @@
-"""`runtimestore demo` as people start it: a process that starts, kills and restarts servers of its own."""
+"""The demo as people start it: a process that starts, kills and restarts servers of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runtimestore_server.demo.ledger import Boundary, Ledger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMAND = (sys.executable, "-m", "runtimestore_server", "demo")
+COMMAND = (sys.executable, "-c", "from runtimestore_server import demo; raise SystemExit(demo.main([]))")
 LONGEST_SECONDS = 120
 COLUMNS = 80
 

@@ -1,10 +1,9 @@
-"""`runtimestore demo`: one runtime lives, its server is killed in the middle of a turn, and it recovers."""
+"""The demo: one runtime lives, its server is killed in the middle of a turn, and it recovers."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-
-from runtimestore_server.arguments import Parser, seconds
 
 __all__ = ["main", "run_demo"]
 
@@ -16,11 +15,11 @@ are equal.
 
 
 def main(arguments: list[str]) -> int:
-    """The command `runtimestore demo`; the exit code."""
-    parser = Parser(prog="runtimestore demo", description=DESCRIPTION)
+    """Play the demo as the arguments say; the exit code."""
+    parser = argparse.ArgumentParser(prog="demo", description=DESCRIPTION)
     parser.add_argument(
         "--pace-seconds",
-        type=seconds,
+        type=float,
         default=0.25 if sys.stdout.isatty() else 0.0,
         help="a pause after each turn, for people who watch (default: 0.25 in a terminal, else 0)",
     )

@@ -1,18 +1,18 @@
-"""The command `runtimestore verify`: its arguments, its progress, its report and its exit code."""
+"""`runtimestore verify`: look at every row of a store and tell what is not as it was written."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimestore_server.arguments import Parser
-from runtimestore_server.verify.findings import printable
-from runtimestore_server.verify.output import CannotTell, Output
+import click
+
+from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.refusals import Refused, refusing
 
 if TYPE_CHECKING:
-    from runtimestore_server.verify.findings import Report
+    from runtimestore_server.settings import Settings
 
 CLEAN, FOUND, CANNOT, INTERRUPTED = 0, 1, 2, 130
 
@@ -26,6 +26,7 @@ bounded however large that is and however much is found (--json and --report kee
 the end). On SQLite the log (-wal) cannot be shortened while it runs, so it grows with what is written meanwhile; on
 Postgres it is one long read-only transaction. In a line, whatever is unprintable in an id is escaped as in JSON.
 
+\b
 what it finds (error, unless it says warning):
   digest_mismatch        a document or receipt does not match the SHA-256 beside it; loads answer STORED_VALUE_CORRUPT
   document_invalid       its SHA-256 is right, but it is no document that the store would have taken
@@ -46,6 +47,7 @@ what it finds (error, unless it says warning):
   input_missing          warning: a receipt names inputs that are not stored; a runtime sends them with it, but
                          another client need not. Where only runtimes write, use --strict: an input was lost
 
+\b
 exit code:
   0  nothing is wrong, or only warnings without --strict
   1  something is wrong; if so much is damaged that the rest could not be looked at, the report is not "complete"
@@ -53,69 +55,57 @@ exit code:
   130  it was interrupted (Ctrl-C); the report tells what was found until then, and is not "complete"
 """
 EXAMPLES = """\
+\b
 examples:
   runtimestore verify --database-url sqlite:///runtimestore.db
   RUNTIMESTORE_DATABASE_URL=postgresql://... runtimestore verify --json > report.json
 """
 
 
-def main(arguments: list[str]) -> int:
-    """Verify the store that the arguments, the environment and the file they name give; the exit code."""
-    parser = Parser(
-        prog="runtimestore verify",
-        description=MANUAL,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--database-url", metavar="URL", help="the store, as for `runtimestore serve` (or RUNTIMESTORE_DATABASE_URL)"
-    )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings (or RUNTIMESTORE_CONFIG)")
-    parser.add_argument("--json", action="store_true", help="print the report as one JSON document, and nothing else")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report as JSON into FILE, too")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings as well")
-    parsed = parser.parse_args(arguments)
-
-    from runtimestore_server import logs
-    from runtimestore_server.settings import from_command_line
+@click.command(help=MANUAL, epilog=EXAMPLES + "\n" + SOURCES)
+@takes_settings("database_url", "config")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document, and nothing else.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report as JSON into FILE, too.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings as well.")
+def command(settings: Settings, *, as_json: bool, report: Path | None, strict: bool) -> int:
+    """Verify the store that the settings name; the exit code."""
     from runtimestore_server.store.engines import ChangedMeanwhile, missing_file, open_to_read
     from runtimestore_server.store.schema import SchemaNotCurrent
+    from runtimestore_server.verify.output import CannotTell, Output
     from runtimestore_server.verify.walk import verify
 
-    given = [(flag, getattr(parsed, flag)) for flag in ("database_url", "config")]
-    flags = [part for flag, value in given if value for part in (f"--{flag.replace('_', '-')}", value)]
-    settings = from_command_line(flags, command="verify", description=MANUAL)
-    logs.configure(level=settings.log_level, style=settings.log_format)
     url = settings.database_url.get_secret_value()
     if url == "memory:":
-        return _cannot("memory: is gone with its server; there is nothing to verify")
+        raise _cannot("memory: is gone with its server; there is nothing to verify")
     if missing := missing_file(url):
-        return _cannot(f"there is no file {missing}; see --database-url")
+        raise _cannot(f"there is no file {missing}; see --database-url")
     if sys.stdout is None:
-        return _cannot("standard output is closed")
-    if parsed.report is not None and (problem := _unwritable(parsed.report)):
-        return _cannot(problem)  # now, and not after hours
-    database = open_to_read(url)
+        raise _cannot("standard output is closed")
+    if report is not None and (problem := _unwritable(report)):
+        raise _cannot(problem)  # now, and not after hours
     # What a server could read, however deep it nests, is read here too.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
-    with Output(as_json=parsed.json, file=parsed.report) as output:
-        try:
-            report = verify(database, output)
-        except (SchemaNotCurrent, ChangedMeanwhile, CannotTell) as error:
-            return _cannot(str(error))
-        finally:
-            database.dispose()
-        return _told(report, output, strict=parsed.strict)
-
-
-def _told(report: Report, output: Output, *, strict: bool) -> int:
-    try:
-        output.finish(report)
-    except CannotTell as error:
-        return _cannot(str(error))
-    if report.interrupted:
+    with refusing(code=CANNOT):
+        database = open_to_read(url)
+        with Output(as_json=as_json, file=report) as output:
+            try:
+                found = verify(database, output)
+            except (SchemaNotCurrent, ChangedMeanwhile, CannotTell) as error:
+                raise _cannot(str(error)) from None
+            finally:
+                database.dispose()
+            try:
+                output.finish(found)
+            except CannotTell as error:
+                raise _cannot(str(error)) from None
+    if found.interrupted:
         return INTERRUPTED
-    return FOUND if report.errors or (strict and report.warnings) else CLEAN
+    return FOUND if found.errors or (strict and found.warnings) else CLEAN
 
 
 def _unwritable(file: Path) -> str | None:
@@ -133,6 +123,7 @@ def _unwritable(file: Path) -> str | None:
     return None
 
 
-def _cannot(sentence: str) -> int:
-    sys.stderr.write(f"runtimestore: {printable(sentence)}\n")
-    return CANNOT
+def _cannot(sentence: str) -> Refused:
+    from runtimestore_server.verify.findings import printable
+
+    return Refused(printable(sentence), code=CANNOT)
