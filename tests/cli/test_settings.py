@@ -96,6 +96,12 @@ def test_a_limit_that_no_engine_could_keep_is_refused(tmp_path: Path, name: str,
     assert getattr(Settings(_env_file=None, **settings), name) == most
 
 
+def test_every_default_is_a_value_that_can_be_set() -> None:
+    defaults: dict[str, Any] = {name: field.default for name, field in Settings.model_fields.items()}
+
+    assert Settings(**defaults) == Settings.model_construct(**defaults)
+
+
 def test_a_database_url_without_a_file_names_the_setting(tmp_path: Path) -> None:
     done = run("serve", "--listen", "127.0.0.1:0", "--database-url", "sqlite://", cwd=tmp_path)
 

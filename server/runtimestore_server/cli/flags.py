@@ -47,6 +47,15 @@ class Seconds(click.ParamType[float]):
         return found
 
 
+class _OneOf(click.Choice[str]):
+    """One of a few words, for help and completion; whether it is one, the settings check like all else."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word as it was given."""
+        del param, ctx
+        return str(value)
+
+
 def takes_settings(*names: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Give a command a flag for each of these settings, by default for all of them.
 
@@ -110,7 +119,7 @@ def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., int]], Callabl
     if field.annotation is bool:
         return click.option(f"{flag}/{flag.replace('--', '--no-', 1)}", default=None, help=told)
     if get_origin(field.annotation) is Literal:
-        return click.option(flag, type=click.Choice(get_args(field.annotation)), help=told)
+        return click.option(flag, type=_OneOf(get_args(field.annotation)), help=told)
     unit = name.rpartition("_")[2]
     placeholder = unit.upper() if unit in ("bytes", "seconds") else "COUNT" if field.annotation is int else "TEXT"
     return click.option(
