@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> int:
         default=0.25 if sys.stdout.isatty() else 0.0,
         help="a pause after each turn, for people who watch (default: 0.25 in a terminal, else 0)",
     )
-    return run_demo(pace_seconds=parser.parse_args(arguments).pace_seconds)
+    try:
+        return run_demo(pace_seconds=parser.parse_args(arguments).pace_seconds)
+    except KeyboardInterrupt:
+        return 130
 
 
 def run_demo(*, pace_seconds: float = 0.0) -> int:
