@@ -49,7 +49,7 @@ torture: $(INSTALLED) ## Run the tests of faults in their long form, under an ho
 	@$(BIN)/python -m pytest tests/faults tests/crash --torture --torture-report torture-latest.json $(ARGS)
 
 .PHONY: figures
-figures: $(INSTALLED) ## Write the figures of the last `make torture` into docs/guarantees.md
+figures: $(INSTALLED) ## Write the figures of the last `make torture` into docs/trials.md
 	@$(BIN)/python -m scripts.figures torture-latest.json
 
 .PHONY: lint
