@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
-from runtimestore._requests import BOUNDARIES, STATES
+from runtimestore._messages import BOUNDARIES, STATES
 from runtimestore._status import revision_of
 from runtimestore.errors import CallFailed, StoredValueCorrupt
 from runtimestore.types import (
