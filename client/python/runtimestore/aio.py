@@ -10,9 +10,9 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, TypeVar, overload
 
-from runtimestore import _answers as answers
 from runtimestore import _arguments as arguments
 from runtimestore import _messages as messages
+from runtimestore import _responses as responses
 from runtimestore._channel import (
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -23,7 +23,7 @@ from runtimestore._channel import (
 )
 from runtimestore._connection import AsyncConnection
 from runtimestore._fences import Fences
-from runtimestore._retry import Attempts, Deadline, RetryPolicy, Rounds
+from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore.errors import OAuthFlowSnapshotChanged
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -134,7 +134,7 @@ class AsyncRuntimeStoreClient:
         return await self._unary(
             self._connection.store.AuthAuthorityKey,
             pb.AuthAuthorityKeyRequest(realm=self._realm),
-            answers.authority_key,
+            responses.authority_key,
             self._deadline(timeout_seconds),
         )
 
@@ -149,7 +149,7 @@ class AsyncRuntimeStoreClient:
                 request_id=arguments.request_id(request_id),
                 snapshot_json=arguments.opaque_bytes("snapshot_json", snapshot_json),
             ),
-            answers.oauth_commit,
+            responses.oauth_commit,
             self._deadline(timeout_seconds),
         )
 
@@ -182,7 +182,7 @@ class AsyncRuntimeStoreClient:
             DeadlineExceeded: the snapshot kept changing.
         """
         deadline = self._deadline(timeout_seconds)
-        rounds = Rounds(self._retry, deadline)
+        rounds = UpdateRounds(self._retry, deadline)
         while True:
             current = await self._load_oauth_flow_snapshot(deadline)
             made = update(current.snapshot_json)
@@ -195,7 +195,7 @@ class AsyncRuntimeStoreClient:
             )
             try:
                 return await self._unary(
-                    self._connection.store.UpdateAuthOAuthFlowSnapshot, request, answers.oauth_commit, deadline
+                    self._connection.store.UpdateAuthOAuthFlowSnapshot, request, responses.oauth_commit, deadline
                 )
             except OAuthFlowSnapshotChanged as changed:
                 await asyncio.sleep(rounds.pause_after(changed))
@@ -226,7 +226,7 @@ class AsyncRuntimeStoreClient:
                 fence=self._fences.held(runtime_id),
                 session_delta=messages.session_delta(session_delta),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -297,7 +297,7 @@ class AsyncRuntimeStoreClient:
                 input_updates=messages.input_states("input_updates", input_updates),
                 session_store_key=arguments.optional_identifier("session_store_key", session_store_key),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -315,7 +315,7 @@ class AsyncRuntimeStoreClient:
         return await self._stream(
             self._connection.store.LoadInputStates,
             pb.LoadInputStatesRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.InputStatesJoin,
+            responses.InputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
@@ -332,7 +332,7 @@ class AsyncRuntimeStoreClient:
             pb.LoadInputStatesRequest(
                 realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id), skip_corrupt=True
             ),
-            answers.ReadableInputStatesJoin,
+            responses.ReadableInputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
@@ -357,7 +357,7 @@ class AsyncRuntimeStoreClient:
                 run_id=arguments.identifier("run_id", run_id),
                 sequence=arguments.whole_number("sequence", sequence),
             ),
-            answers.boundary_receipt,
+            responses.boundary_receipt,
             self._deadline(timeout_seconds),
         )
 
@@ -385,7 +385,7 @@ class AsyncRuntimeStoreClient:
         return await self._stream(
             self._connection.store.LoadSessionSnapshot,
             pb.LoadSessionSnapshotRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.SessionSnapshotJoin,
+            responses.SessionSnapshotAssembler,
             self._deadline(timeout_seconds),
         )
 
@@ -415,7 +415,7 @@ class AsyncRuntimeStoreClient:
                 fence=self._fences.held(runtime_id),
                 state=messages.input_state("state", state),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -437,7 +437,7 @@ class AsyncRuntimeStoreClient:
                 runtime_id=arguments.identifier("runtime_id", runtime_id),
                 input_id=arguments.identifier("input_id", input_id),
             ),
-            answers.input_state,
+            responses.input_state,
             self._deadline(timeout_seconds),
         )
 
@@ -455,7 +455,7 @@ class AsyncRuntimeStoreClient:
         return await self._unary(
             self._connection.store.LoadRuntimeState,
             pb.LoadRuntimeStateRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.runtime_state,
+            responses.runtime_state,
             self._deadline(timeout_seconds),
         )
 
@@ -487,7 +487,7 @@ class AsyncRuntimeStoreClient:
                 commit=messages.lifecycle(commit),
                 input_states=messages.input_states("input_states", input_states),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -517,7 +517,7 @@ class AsyncRuntimeStoreClient:
                 fence=self._fences.held(runtime_id),
                 snapshot=pb.PersistedOpsSnapshot(snapshot_json=arguments.document_text("snapshot", snapshot)),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -533,7 +533,7 @@ class AsyncRuntimeStoreClient:
         return await self._unary(
             self._connection.store.LoadOpsLifecycle,
             pb.LoadOpsLifecycleRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.ops_lifecycle,
+            responses.ops_lifecycle,
             self._deadline(timeout_seconds),
         )
 
@@ -562,7 +562,7 @@ class AsyncRuntimeStoreClient:
                 owner=arguments.text("owner", owner),
                 request_id=arguments.request_id(request_id),
             ),
-            answers.acquisition,
+            responses.acquisition,
             self._deadline(timeout_seconds),
         )
         # An id of the caller's own may be that of an acquisition long ago; one that was chosen here cannot.
@@ -575,7 +575,7 @@ class AsyncRuntimeStoreClient:
         return await self._unary(
             self._connection.admin.GetServerInfo,
             admin_pb.GetServerInfoRequest(realm=self._realm),
-            answers.server_info,
+            responses.server_info,
             self._deadline(timeout_seconds),
         )
 
@@ -583,7 +583,7 @@ class AsyncRuntimeStoreClient:
         return await self._unary(
             self._connection.store.LoadAuthOAuthFlowSnapshot,
             pb.LoadAuthOAuthFlowSnapshotRequest(realm=self._realm),
-            answers.oauth_flow_snapshot,
+            responses.oauth_flow_snapshot,
             deadline,
         )
 
@@ -606,16 +606,16 @@ class AsyncRuntimeStoreClient:
         self,
         method: grpc.aio.UnaryStreamMultiCallable[Q, A],
         request: Q,
-        new_join: Callable[[], answers.Join[A, R]],
+        new_assembler: Callable[[], responses.Assembler[A, R]],
         deadline: Deadline,
     ) -> R:
         async def attempt(timeout_seconds: float) -> R:
-            join = new_join()
+            assembler = new_assembler()
             stream = method(request, timeout=timeout_seconds)
             try:
                 async for message in stream:
-                    join.add(message)
-                return join.joined(await stream.trailing_metadata())
+                    assembler.add(message)
+                return assembler.result(await stream.trailing_metadata())
             finally:
                 stream.cancel()  # nothing, once it has ended
 
@@ -627,12 +627,12 @@ class AsyncRuntimeStoreClient:
         while True:
             timeout_seconds = attempts.next_timeout_seconds()
             if self._connection.closed:
-                raise attempts.failure() or RuntimeError("the client is closed")
+                raise attempts.last_error() or RuntimeError("the client is closed")
             try:
                 return await attempt(timeout_seconds)
             except self._connection.failures as failed:
                 error = self._connection.failure_of(failed)
                 pause_seconds = attempts.pause_after(error)
                 if pause_seconds is None or self._connection.closed:
-                    raise attempts.told(error) from failed
+                    raise attempts.final_error(error) from failed
             await asyncio.sleep(pause_seconds)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar, overload
 
-from runtimestore import _answers as answers
 from runtimestore import _arguments as arguments
 from runtimestore import _messages as messages
+from runtimestore import _responses as responses
 from runtimestore._channel import (
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -19,7 +19,7 @@ from runtimestore._channel import (
 )
 from runtimestore._connection import Connection
 from runtimestore._fences import Fences
-from runtimestore._retry import Attempts, Deadline, RetryPolicy, Rounds
+from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore.errors import OAuthFlowSnapshotChanged
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -128,7 +128,7 @@ class RuntimeStoreClient:
         return self._unary(
             self._connection.store.AuthAuthorityKey,
             pb.AuthAuthorityKeyRequest(realm=self._realm),
-            answers.authority_key,
+            responses.authority_key,
             self._deadline(timeout_seconds),
         )
 
@@ -143,7 +143,7 @@ class RuntimeStoreClient:
                 request_id=arguments.request_id(request_id),
                 snapshot_json=arguments.opaque_bytes("snapshot_json", snapshot_json),
             ),
-            answers.oauth_commit,
+            responses.oauth_commit,
             self._deadline(timeout_seconds),
         )
 
@@ -174,7 +174,7 @@ class RuntimeStoreClient:
             DeadlineExceeded: the snapshot kept changing.
         """
         deadline = self._deadline(timeout_seconds)
-        rounds = Rounds(self._retry, deadline)
+        rounds = UpdateRounds(self._retry, deadline)
         while True:
             current = self._load_oauth_flow_snapshot(deadline)
             snapshot_json = update(current.snapshot_json)
@@ -186,7 +186,7 @@ class RuntimeStoreClient:
             )
             try:
                 return self._unary(
-                    self._connection.store.UpdateAuthOAuthFlowSnapshot, request, answers.oauth_commit, deadline
+                    self._connection.store.UpdateAuthOAuthFlowSnapshot, request, responses.oauth_commit, deadline
                 )
             except OAuthFlowSnapshotChanged as changed:
                 time.sleep(rounds.pause_after(changed))
@@ -217,7 +217,7 @@ class RuntimeStoreClient:
                 fence=self._fences.held(runtime_id),
                 session_delta=messages.session_delta(session_delta),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -288,7 +288,7 @@ class RuntimeStoreClient:
                 input_updates=messages.input_states("input_updates", input_updates),
                 session_store_key=arguments.optional_identifier("session_store_key", session_store_key),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -304,7 +304,7 @@ class RuntimeStoreClient:
         return self._stream(
             self._connection.store.LoadInputStates,
             pb.LoadInputStatesRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.InputStatesJoin,
+            responses.InputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
@@ -321,7 +321,7 @@ class RuntimeStoreClient:
             pb.LoadInputStatesRequest(
                 realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id), skip_corrupt=True
             ),
-            answers.ReadableInputStatesJoin,
+            responses.ReadableInputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
@@ -344,7 +344,7 @@ class RuntimeStoreClient:
                 run_id=arguments.identifier("run_id", run_id),
                 sequence=arguments.whole_number("sequence", sequence),
             ),
-            answers.boundary_receipt,
+            responses.boundary_receipt,
             self._deadline(timeout_seconds),
         )
 
@@ -370,7 +370,7 @@ class RuntimeStoreClient:
         return self._stream(
             self._connection.store.LoadSessionSnapshot,
             pb.LoadSessionSnapshotRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.SessionSnapshotJoin,
+            responses.SessionSnapshotAssembler,
             self._deadline(timeout_seconds),
         )
 
@@ -400,7 +400,7 @@ class RuntimeStoreClient:
                 fence=self._fences.held(runtime_id),
                 state=messages.input_state("state", state),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -422,7 +422,7 @@ class RuntimeStoreClient:
                 runtime_id=arguments.identifier("runtime_id", runtime_id),
                 input_id=arguments.identifier("input_id", input_id),
             ),
-            answers.input_state,
+            responses.input_state,
             self._deadline(timeout_seconds),
         )
 
@@ -440,7 +440,7 @@ class RuntimeStoreClient:
         return self._unary(
             self._connection.store.LoadRuntimeState,
             pb.LoadRuntimeStateRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.runtime_state,
+            responses.runtime_state,
             self._deadline(timeout_seconds),
         )
 
@@ -472,7 +472,7 @@ class RuntimeStoreClient:
                 commit=messages.lifecycle(commit),
                 input_states=messages.input_states("input_states", input_states),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -502,7 +502,7 @@ class RuntimeStoreClient:
                 fence=self._fences.held(runtime_id),
                 snapshot=pb.PersistedOpsSnapshot(snapshot_json=arguments.document_text("snapshot", snapshot)),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
@@ -518,7 +518,7 @@ class RuntimeStoreClient:
         return self._unary(
             self._connection.store.LoadOpsLifecycle,
             pb.LoadOpsLifecycleRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            answers.ops_lifecycle,
+            responses.ops_lifecycle,
             self._deadline(timeout_seconds),
         )
 
@@ -547,7 +547,7 @@ class RuntimeStoreClient:
                 owner=arguments.text("owner", owner),
                 request_id=arguments.request_id(request_id),
             ),
-            answers.acquisition,
+            responses.acquisition,
             self._deadline(timeout_seconds),
         )
         # An id of the caller's own may be that of an acquisition long ago; one that was chosen here cannot.
@@ -560,7 +560,7 @@ class RuntimeStoreClient:
         return self._unary(
             self._connection.admin.GetServerInfo,
             admin_pb.GetServerInfoRequest(realm=self._realm),
-            answers.server_info,
+            responses.server_info,
             self._deadline(timeout_seconds),
         )
 
@@ -568,7 +568,7 @@ class RuntimeStoreClient:
         return self._unary(
             self._connection.store.LoadAuthOAuthFlowSnapshot,
             pb.LoadAuthOAuthFlowSnapshotRequest(realm=self._realm),
-            answers.oauth_flow_snapshot,
+            responses.oauth_flow_snapshot,
             deadline,
         )
 
@@ -591,16 +591,16 @@ class RuntimeStoreClient:
         self,
         method: grpc.UnaryStreamMultiCallable[Q, A],
         request: Q,
-        new_join: Callable[[], answers.Join[A, R]],
+        new_assembler: Callable[[], responses.Assembler[A, R]],
         deadline: Deadline,
     ) -> R:
         def attempt(timeout_seconds: float) -> R:
-            join = new_join()
+            assembler = new_assembler()
             stream = method(request, timeout=timeout_seconds)
             try:
                 for message in stream:
-                    join.add(message)
-                return join.joined(stream.trailing_metadata())
+                    assembler.add(message)
+                return assembler.result(stream.trailing_metadata())
             finally:
                 stream.cancel()  # nothing, once it has ended
 
@@ -612,12 +612,12 @@ class RuntimeStoreClient:
         while True:
             timeout_seconds = attempts.next_timeout_seconds()
             if self._connection.closed:
-                raise attempts.failure() or RuntimeError("the client is closed")
+                raise attempts.last_error() or RuntimeError("the client is closed")
             try:
                 return attempt(timeout_seconds)
             except self._connection.failures as failed:
                 error = self._connection.failure_of(failed)
                 pause_seconds = attempts.pause_after(error)
                 if pause_seconds is None or self._connection.closed:
-                    raise attempts.told(error) from failed
+                    raise attempts.final_error(error) from failed
             time.sleep(pause_seconds)
