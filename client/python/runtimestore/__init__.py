@@ -8,7 +8,7 @@
 `RuntimeStoreClient` is the same without `await`. The server is the extra `runtimestore[server]`.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata as _metadata
 
 from runtimestore._retry import RetryPolicy
 from runtimestore.aio import AsyncRuntimeStoreClient
@@ -105,6 +105,6 @@ __all__ = [
 ]
 
 try:
-    __version__ = version("runtimestore")
-except PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = _metadata.version("runtimestore")
+except _metadata.PackageNotFoundError:  # imported from a source tree that is not installed
     __version__ = "0+unknown"

@@ -59,7 +59,9 @@ def optional_text(name: str, value: object) -> str | None:
 
 def identifier(name: str, value: object) -> str:
     """An id as text; whether it is one that the store takes is for the server to say."""
-    if not isinstance(value, str | uuid.UUID):
+    if isinstance(value, str):
+        return value  # str() of an enum's member that is a text would be its name
+    if not isinstance(value, uuid.UUID):
         raise TypeError(f"{name} must be a str or a uuid.UUID, not {type(value).__name__}")
     return str(value)
 
