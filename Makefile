@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(INSTALLED) ## Make .venv with everything the other targets need
@@ -83,6 +83,13 @@ proto: $(INSTALLED) ## Generate the stubs in client/python/runtimestore/v1 from 
 	    --python_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) \
 	    --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
 	@rm -f $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.py $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.pyi
+
+# Where `make sync-client` writes; a test lets it write elsewhere and compares.
+SYNC_OUT ?= client/python/runtimestore/sync.py
+
+.PHONY: sync-client
+sync-client: $(INSTALLED) ## Generate the client for threads from the one for asyncio
+	@$(BIN)/python -m scripts.sync_client $(SYNC_OUT)
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure the server on each engine beside the floor; JSON in bench-latest.json

@@ -1,4 +1,4 @@
-"""From the answer messages to what a client's method returns."""
+"""Makes what a method returns of the responses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
-from runtimestore._requests import BOUNDARIES, STATES
+from runtimestore._messages import BOUNDARIES, STATES
 from runtimestore._status import revision_of
 from runtimestore.errors import CallFailed, StoredValueCorrupt
 from runtimestore.types import (
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
     from runtimestore.v1 import runtime_store_pb2 as pb
 
-    RuntimeWriteAnswer = (
+    RuntimeWriteResponse = (
         pb.CommitSessionSnapshotResponse
         | pb.AtomicApplyResponse
         | pb.PersistInputStateResponse
         | pb.CommitMachineLifecycleResponse
         | pb.PersistOpsLifecycleResponse
     )
-    OAuthWriteAnswer = pb.PersistAuthOAuthFlowSnapshotResponse | pb.UpdateAuthOAuthFlowSnapshotResponse
+    OAuthWriteResponse = pb.PersistAuthOAuthFlowSnapshotResponse | pb.UpdateAuthOAuthFlowSnapshotResponse
     TrailingMetadata = Iterable[tuple[str, str | bytes]] | None
 
 V = TypeVar("V")
@@ -52,37 +52,37 @@ _STATES: dict[int, RuntimeState] = {number: state for state, number in STATES.it
 _BOUNDARIES: dict[int, RunApplyBoundary] = {number: boundary for boundary, number in BOUNDARIES.items()}
 
 
-def commit(answer: RuntimeWriteAnswer) -> Commit:
+def commit(response: RuntimeWriteResponse) -> Commit:
     """The acknowledgement of a write to a runtime."""
-    return Commit(answer.revision, answer.replayed)
+    return Commit(response.revision, response.replayed)
 
 
-def oauth_commit(answer: OAuthWriteAnswer) -> OAuthCommit:
+def oauth_commit(response: OAuthWriteResponse) -> OAuthCommit:
     """The acknowledgement of a write of the OAuth flow snapshot."""
-    return OAuthCommit(answer.version, answer.replayed)
+    return OAuthCommit(response.version, response.replayed)
 
 
-def acquisition(answer: admin_pb.AcquireRuntimeResponse) -> tuple[Acquisition, bool]:
+def acquisition(response: admin_pb.AcquireRuntimeResponse) -> tuple[Acquisition, bool]:
     """The right to drive a runtime, and whether it was given before: the answer to a repeat."""
-    previous_owner = answer.previous_owner if answer.HasField("previous_owner") else None
-    return Acquisition(answer.fence, previous_owner), answer.replayed
+    previous_owner = response.previous_owner if response.HasField("previous_owner") else None
+    return Acquisition(response.fence, previous_owner), response.replayed
 
 
-def authority_key(answer: pb.AuthAuthorityKeyResponse) -> str | None:
+def authority_key(response: pb.AuthAuthorityKeyResponse) -> str | None:
     """The authority key, if there is one."""
-    return answer.authority_key if answer.HasField("authority_key") else None
+    return response.authority_key if response.HasField("authority_key") else None
 
 
-def oauth_flow_snapshot(answer: pb.LoadAuthOAuthFlowSnapshotResponse) -> OAuthFlowSnapshot:
+def oauth_flow_snapshot(response: pb.LoadAuthOAuthFlowSnapshotResponse) -> OAuthFlowSnapshot:
     """The OAuth flow snapshot and its version."""
-    return OAuthFlowSnapshot(answer.snapshot_json if answer.HasField("snapshot_json") else None, answer.version)
+    return OAuthFlowSnapshot(response.snapshot_json if response.HasField("snapshot_json") else None, response.version)
 
 
-def boundary_receipt(answer: pb.LoadBoundaryReceiptResponse) -> Loaded[RunBoundaryReceipt | None]:
+def boundary_receipt(response: pb.LoadBoundaryReceiptResponse) -> Loaded[RunBoundaryReceipt | None]:
     """One boundary's receipt, if it has one."""
-    if not answer.HasField("receipt"):
-        return Loaded(None, answer.revision)
-    receipt = answer.receipt
+    if not response.HasField("receipt"):
+        return Loaded(None, response.revision)
+    receipt = response.receipt
     return Loaded(
         RunBoundaryReceipt(
             run_id=receipt.run_id,
@@ -92,33 +92,33 @@ def boundary_receipt(answer: pb.LoadBoundaryReceiptResponse) -> Loaded[RunBounda
             sequence=receipt.sequence,
             conversation_digest=receipt.conversation_digest if receipt.HasField("conversation_digest") else None,
         ),
-        answer.revision,
+        response.revision,
     )
 
 
-def input_state(answer: pb.LoadInputStateResponse) -> Loaded[InputState | None]:
+def input_state(response: pb.LoadInputStateResponse) -> Loaded[InputState | None]:
     """One input, if it is there."""
-    return Loaded(_input_state(answer.state) if answer.HasField("state") else None, answer.revision)
+    return Loaded(_input_state(response.state) if response.HasField("state") else None, response.revision)
 
 
-def runtime_state(answer: pb.LoadRuntimeStateResponse) -> Loaded[RuntimeState | None]:
+def runtime_state(response: pb.LoadRuntimeStateResponse) -> Loaded[RuntimeState | None]:
     """The runtime's state, if one was ever committed."""
-    state = _known(_STATES, answer.state, RuntimeState) if answer.HasField("state") else None
-    return Loaded(state, answer.revision)
+    state = _known(_STATES, response.state, RuntimeState) if response.HasField("state") else None
+    return Loaded(state, response.revision)
 
 
-def ops_lifecycle(answer: pb.LoadOpsLifecycleResponse) -> Loaded[str | None]:
+def ops_lifecycle(response: pb.LoadOpsLifecycleResponse) -> Loaded[str | None]:
     """The registry of background operations, if it was ever written."""
-    return Loaded(answer.snapshot.snapshot_json if answer.HasField("snapshot") else None, answer.revision)
+    return Loaded(response.snapshot.snapshot_json if response.HasField("snapshot") else None, response.revision)
 
 
-def server_info(answer: admin_pb.GetServerInfoResponse) -> ServerInfo:
+def server_info(response: admin_pb.GetServerInfoResponse) -> ServerInfo:
     """What the server is."""
-    limits, commits = answer.limits, answer.commits
+    limits, commits = response.limits, response.commits
     return ServerInfo(
-        server_version=answer.server_version,
-        engine=answer.engine,
-        schema_revision=answer.schema_revision,
+        server_version=response.server_version,
+        engine=response.engine,
+        schema_revision=response.schema_revision,
         limits=Limits(
             max_message_bytes=limits.max_message_bytes,
             max_session_snapshot_bytes=limits.max_session_snapshot_bytes,
@@ -128,7 +128,7 @@ def server_info(answer: admin_pb.GetServerInfoResponse) -> ServerInfo:
             max_waiting_reads=limits.max_waiting_reads,
             request_retention_seconds=limits.request_retention_seconds,
         ),
-        capabilities=frozenset(answer.capabilities),
+        capabilities=frozenset(response.capabilities),
         commits=CommitCounters(
             transactions=commits.transactions,
             writes=commits.writes,
@@ -138,13 +138,13 @@ def server_info(answer: admin_pb.GetServerInfoResponse) -> ServerInfo:
     )
 
 
-class Join(Protocol[M_contra, R_co]):
+class Assembler(Protocol[M_contra, R_co]):
     """Puts the messages of one stream together. A stream that breaks is thrown away and read again with a new one."""
 
     def add(self, message: M_contra) -> None:
         """Take in the next message."""
 
-    def joined(self, trailing_metadata: TrailingMetadata) -> R_co:
+    def result(self, trailing_metadata: TrailingMetadata) -> R_co:
         """The value, once the stream has ended well."""
 
 
@@ -170,23 +170,23 @@ class _InputBatches:
         return self._revision
 
 
-class InputStatesJoin(_InputBatches):
+class InputStatesAssembler(_InputBatches):
     """Puts the batches of `LoadInputStates` together."""
 
-    def joined(self, trailing_metadata: TrailingMetadata) -> Loaded[list[InputState]]:  # noqa: ARG002  (a Join)
+    def result(self, trailing_metadata: TrailingMetadata) -> Loaded[list[InputState]]:  # noqa: ARG002  (an Assembler)
         """All inputs, in the order of the stream."""
         return Loaded(self._states, self._told_revision())
 
 
-class ReadableInputStatesJoin(_InputBatches):
+class ReadableInputStatesAssembler(_InputBatches):
     """Puts the batches of a `LoadInputStates` that skips damaged inputs together."""
 
-    def joined(self, trailing_metadata: TrailingMetadata) -> ReadableInputStates:  # noqa: ARG002  (a Join)
+    def result(self, trailing_metadata: TrailingMetadata) -> ReadableInputStates:  # noqa: ARG002  (an Assembler)
         """The sound inputs and the names of the others, in the order of the stream."""
         return ReadableInputStates(self._states, self._corrupt, self._told_revision())
 
 
-class SessionSnapshotJoin:
+class SessionSnapshotAssembler:
     """Puts the chunks of `LoadSessionSnapshot` together and checks them against their description."""
 
     def __init__(self) -> None:
@@ -210,7 +210,7 @@ class SessionSnapshotJoin:
         if self._size_bytes > self._info.size_bytes:
             raise self._corrupt(self._info, f"more than its {self._info.size_bytes} bytes arrived")
 
-    def joined(self, trailing_metadata: TrailingMetadata) -> Loaded[bytes | None]:
+    def result(self, trailing_metadata: TrailingMetadata) -> Loaded[bytes | None]:
         """The snapshot; `None` if the stream was empty, with the revision from the trailing metadata."""
         if self._info is None:
             return Loaded(None, revision_of(trailing_metadata))
