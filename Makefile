@@ -34,7 +34,7 @@ run: $(INSTALLED) ## Serve on 127.0.0.1:50051 from ./runtimestore.db; RUNTIMESTO
 
 .PHONY: demo
 demo: $(INSTALLED) ## Watch one runtime live, die in the middle of a turn and recover
-	@$(BIN)/runtimestore demo $(ARGS)
+	@$(BIN)/python -m examples.recovery $(ARGS)
 
 .PHONY: test
 test: $(INSTALLED) ## Run all tests, on every engine
@@ -62,7 +62,7 @@ ruff: $(INSTALLED)
 
 .PHONY: mypy
 mypy: $(INSTALLED)
-	@$(BIN)/mypy client/python server migrations bench scripts tests
+	@$(BIN)/mypy client/python server migrations bench scripts tests examples
 
 .PHONY: buf
 buf: $(INSTALLED)
@@ -95,4 +95,4 @@ build: $(INSTALLED) ## Build the sdist and the wheel into dist/
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay
 	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	@find client server migrations bench scripts tests -name __pycache__ -type d -exec rm -rf {} +
+	@find client server migrations bench scripts tests examples -name __pycache__ -type d -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, verify, health, demo, version."""
+"""The command line: serve, migrate, verify, health, version."""
 
 from __future__ import annotations
 
@@ -205,12 +205,6 @@ def _version(arguments: list[str]) -> int:
     return 0
 
 
-def _demo(arguments: list[str]) -> int:
-    from runtimestore_server.demo import main
-
-    return main(arguments)
-
-
 def _verify(arguments: list[str]) -> int:
     from runtimestore_server.verify import main
 
@@ -242,6 +236,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "migrate": _migrate,
     "verify": _verify,
     "health": _health,
-    "demo": _demo,
     "version": _version,
 }

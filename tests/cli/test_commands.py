@@ -40,7 +40,7 @@ def test_health_exits_with_0_where_a_server_serves_and_with_1_where_none_does(tm
     assert "Traceback" not in gone.stderr + unknown_service.stderr
 
 
-@pytest.mark.parametrize(("command", "flag"), [("health", "--timeout-seconds"), ("demo", "--pace-seconds")])
+@pytest.mark.parametrize(("command", "flag"), [("health", "--timeout-seconds")])
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "long"])
 def test_a_time_that_is_none_is_refused_by_its_flag(tmp_path: Path, command: str, flag: str, value: str) -> None:
     done = run(command, flag, value, cwd=tmp_path)

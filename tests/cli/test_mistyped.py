@@ -16,7 +16,7 @@ PASSWORD = "correct-horse-7b1"  # noqa: S105  (nobody's)
 URL = f"postgresql://app:{PASSWORD}@127.0.0.1:1/store"
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "verify", "health", "version", "demo"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "verify", "health", "version"])
 @pytest.mark.parametrize(
     "arguments",
     [
