@@ -94,5 +94,5 @@ build: $(INSTALLED) ## Build the sdist and the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay
-	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache examples/go/v1 examples/typescript/node_modules
 	@find client server migrations bench scripts tests examples -name __pycache__ -type d -exec rm -rf {} +
