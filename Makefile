@@ -34,7 +34,7 @@ run: $(INSTALLED) ## Serve on 127.0.0.1:50051 from ./runtimestore.db; RUNTIMESTO
 
 .PHONY: demo
 demo: $(INSTALLED) ## Watch one runtime live, die in the middle of a turn and recover
-	@$(BIN)/python -c "import sys; from runtimestore_server import demo; sys.exit(demo.main(sys.argv[1:]))" $(ARGS)
+	@$(BIN)/python -m examples.recovery $(ARGS)
 
 .PHONY: test
 test: $(INSTALLED) ## Run all tests, on every engine
@@ -62,7 +62,7 @@ ruff: $(INSTALLED)
 
 .PHONY: mypy
 mypy: $(INSTALLED)
-	@$(BIN)/mypy client/python server migrations bench scripts tests
+	@$(BIN)/mypy client/python server migrations bench scripts tests examples
 
 .PHONY: buf
 buf: $(INSTALLED)
@@ -101,5 +101,5 @@ build: $(INSTALLED) ## Build the sdist and the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay
-	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	@find client server migrations bench scripts tests -name __pycache__ -type d -exec rm -rf {} +
+	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache examples/go/v1 examples/typescript/node_modules
+	@find client server migrations bench scripts tests examples -name __pycache__ -type d -exec rm -rf {} +

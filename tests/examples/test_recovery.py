@@ -1,4 +1,4 @@
-"""The demo as people start it: a process that starts, kills and restarts servers of its own."""
+"""The recovery demo as people start it: a process that starts, kills and restarts servers of its own."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-import runtimestore_server.demo
+from examples.recovery.contents import Boundary, Contents
 from runtimestore import RunApplyBoundary, RunBoundaryReceipt, RuntimeState
-from runtimestore_server.demo.ledger import Boundary, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMAND = (sys.executable, "-c", "from runtimestore_server import demo; raise SystemExit(demo.main([]))")
+COMMAND = (sys.executable, "-m", "examples.recovery")
+ROOT = Path(__file__).resolve().parents[2]
 LONGEST_SECONDS = 120
 COLUMNS = 80
 
 RECEIPT = RunBoundaryReceipt("6c6e3a6e-8b0f-4a39-9a3e-000000000001", RunApplyBoundary.RUN_START, (), 5, 0)
-ACKNOWLEDGED = Ledger(RuntimeState.IDLE, b"{}", {"1": "{}", "2": "{}"}, {Boundary(RECEIPT.run_id, 0): RECEIPT}, "{}")
+ACKNOWLEDGED = Contents(RuntimeState.IDLE, b"{}", {"1": "{}", "2": "{}"}, {Boundary(RECEIPT.run_id, 0): RECEIPT}, "{}")
 
 
 def _demo() -> str:
     """What a whole demo prints; every byte has to be there again, whichever way the crash went."""
     environment = {**os.environ, "COLUMNS": str(COLUMNS)}
     done = subprocess.run(
-        COMMAND, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False
+        COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     killed, restarted = (int(pid) for pid in re.findall(r"process (\d+) serves", done.stdout))
@@ -64,6 +64,7 @@ def test_the_demo_kills_a_server_in_the_middle_of_a_commit_and_finds_every_byte_
 def test_a_demo_that_is_interrupted_leaves_no_server_behind(number: signal.Signals) -> None:
     with subprocess.Popen(
         (*COMMAND, "--pace-seconds", "60"),
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -84,26 +85,17 @@ def test_a_demo_that_is_interrupted_leaves_no_server_behind(number: signal.Signa
 @pytest.mark.parametrize(
     ("what", "change"),
     [
-        ("session", lambda ledger: dataclasses.replace(ledger, session=b"{ }")),
-        ("input 2", lambda ledger: dataclasses.replace(ledger, inputs={**ledger.inputs, "2": "{ }"})),
-        ("input 2", lambda ledger: dataclasses.replace(ledger, inputs={"1": "{}"})),
-        ("input 3", lambda ledger: dataclasses.replace(ledger, inputs={**ledger.inputs, "3": "{}"})),
-        (f"receipt {RECEIPT.run_id} / 0", lambda ledger: dataclasses.replace(ledger, receipts={})),
-        ("ops snapshot", lambda ledger: dataclasses.replace(ledger, ops=None)),
-        ("runtime state", lambda ledger: dataclasses.replace(ledger, runtime_state=RuntimeState.RUNNING)),
+        ("session", lambda contents: dataclasses.replace(contents, session=b"{ }")),
+        ("input 2", lambda contents: dataclasses.replace(contents, inputs={**contents.inputs, "2": "{ }"})),
+        ("input 2", lambda contents: dataclasses.replace(contents, inputs={"1": "{}"})),
+        ("input 3", lambda contents: dataclasses.replace(contents, inputs={**contents.inputs, "3": "{}"})),
+        (f"receipt {RECEIPT.run_id} / 0", lambda contents: dataclasses.replace(contents, receipts={})),
+        ("ops snapshot", lambda contents: dataclasses.replace(contents, ops=None)),
+        ("runtime state", lambda contents: dataclasses.replace(contents, runtime_state=RuntimeState.RUNNING)),
     ],
 )
 def test_the_demo_tells_each_value_that_is_not_what_was_acknowledged(
-    what: str, change: Callable[[Ledger], Ledger]
+    what: str, change: Callable[[Contents], Contents]
 ) -> None:
     assert [difference.what for difference in ACKNOWLEDGED.differences(change(ACKNOWLEDGED))] == [what]
     assert ACKNOWLEDGED.differences(dataclasses.replace(ACKNOWLEDGED)) == []
-
-
-def test_the_demo_s_documents_are_those_that_the_tests_know() -> None:
-    theirs = Path(runtimestore_server.demo.__path__[0]) / "samples"
-    ours = Path(__file__).parent.parent / "samples"
-
-    assert {file.name: file.read_bytes() for file in theirs.iterdir()}.items() <= {
-        file.name: file.read_bytes() for file in ours.iterdir()
-    }.items()

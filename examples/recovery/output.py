@@ -13,17 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from examples.recovery.contents import Contents
+    from examples.recovery.runtime import Recovery
     from runtimestore import Commit, RuntimeStoreError
-    from runtimestore_server.demo.ledger import Ledger
-    from runtimestore_server.demo.runtime import Recovery
 
 SHOWN_DIGITS = 16
 UNDER_TEXT = "\n          "
 """Begins the second line of what would be wider than 80 columns."""
 
 
-class Stage:
-    """Tells the story, as a context manager; without a terminal it is plain lines."""
+class Output:
+    """Prints what happens, as a context manager; without a terminal it is plain lines."""
 
     def __init__(self, pace_seconds: float) -> None:
         self._pace_seconds = pace_seconds
@@ -55,7 +55,7 @@ class Stage:
         self._say(f"[bold]runtime[/]   {runtime_id}")
         self._turns = self._progress.add_task("turns", total=turns)
 
-    def turn_done(self, turn: int, acknowledged: Ledger, commit: Commit) -> None:
+    def turn_done(self, turn: int, acknowledged: Contents, commit: Commit) -> None:
         """A turn is committed."""
         session_bytes = len(acknowledged.session or b"")
         self._say(
@@ -100,7 +100,7 @@ class Stage:
         self._say(f"[bold]repeat[/]    request {request_id}:{UNDER_TEXT}{verdict}, revision {commit.revision}")
         self._pause()
 
-    def compared(self, acknowledged: Ledger, found: Ledger) -> None:
+    def compared(self, acknowledged: Contents, found: Contents) -> None:
         """Everything was read and compared at the end."""
         self._progress.stop()
         table = Table(
@@ -150,13 +150,13 @@ class _Row(NamedTuple):
     digest: str
 
 
-def _rows(ledger: Ledger) -> list[_Row]:
+def _rows(contents: Contents) -> list[_Row]:
     documents: dict[str, list[str | bytes]] = {
-        "session": [ledger.session or b""],
-        "inputs": [ledger.inputs[key] for key in sorted(ledger.inputs)],
-        "receipts": [repr(ledger.receipts[key]) for key in sorted(ledger.receipts)],
-        "ops snapshot": [ledger.ops or ""],
-        "runtime state": [ledger.runtime_state.value if ledger.runtime_state else ""],
+        "session": [contents.session or b""],
+        "inputs": [contents.inputs[key] for key in sorted(contents.inputs)],
+        "receipts": [repr(contents.receipts[key]) for key in sorted(contents.receipts)],
+        "ops snapshot": [contents.ops or ""],
+        "runtime state": [contents.runtime_state.value if contents.runtime_state else ""],
     }
     return [_row(what, values) for what, values in documents.items()]
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 Document = dict[str, Any]
+
+SAMPLES = Path(__file__).resolve().parents[2] / "tests/samples"
+"""Documents as a real runtime writes them: those that the tests use."""
 
 MESSAGES_BEFORE_FIRST_TURN = 1  # the system prompt
 MESSAGES_PER_TURN = 4  # user, assistant with a tool call, the tool's results, assistant
 
 
 def _sample(name: str) -> str:
-    return resources.files(__package__).joinpath("samples", name).read_text(encoding="utf-8")
+    return (SAMPLES / name).read_text(encoding="utf-8")
 
 
 def _dump(document: Document | list[Document]) -> str:

@@ -8,9 +8,9 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from examples.recovery.contents import Boundary, Contents
+from examples.recovery.samples import SampleInput, SampleSession, ops_snapshot
 from runtimestore import Commit, InputState, RunApplyBoundary, RunBoundaryReceipt, RuntimeState
-from runtimestore_server.demo.ledger import Boundary, Ledger
-from runtimestore_server.demo.samples import SampleInput, SampleSession, ops_snapshot
 
 if TYPE_CHECKING:
     from runtimestore import RuntimeStoreClient
@@ -36,7 +36,7 @@ class Apply:
 class Recovery:
     """What a runtime found when it came back, and what it decided."""
 
-    found: Ledger
+    found: Contents
     consumed: list[str]
     queued: list[str]
 
@@ -48,7 +48,7 @@ class DemoRuntime:
         self.store = store
         self.session = SampleSession()
         self.runtime_id = f"rt:session:{self.session.session_id}"
-        self.acknowledged = Ledger()
+        self.acknowledged = Contents()
         self._inputs: dict[int, SampleInput] = {}
         self._run_ids: dict[int, str] = {}
 
@@ -110,7 +110,7 @@ class DemoRuntime:
         """End a turn whose boundary is committed: its input is consumed, the runtime idle."""
         self._commit_state(RuntimeState.IDLE, [self._consumed(turn)])
 
-    def possible_outcomes(self, unacknowledged: Apply) -> tuple[Ledger, Ledger]:
+    def possible_outcomes(self, unacknowledged: Apply) -> tuple[Contents, Contents]:
         """What the store may hold after a crash: nothing of an unacknowledged apply, or all of it."""
         return self.acknowledged, self._after(unacknowledged)
 
@@ -120,7 +120,7 @@ class DemoRuntime:
         boundaries = set(self.acknowledged.receipts)
         if unacknowledged is not None:
             boundaries.add(unacknowledged.boundary)
-        found = Ledger.read(store, self.runtime_id, boundaries)
+        found = Contents.read(store, self.runtime_id, boundaries)
         consumed: list[str] = []
         queued: list[str] = []
         for input_id, state_json in found.inputs.items():
@@ -130,11 +130,11 @@ class DemoRuntime:
             (consumed if applied else queued).append(input_id)
         return Recovery(found, consumed, queued)
 
-    def all_from_store(self) -> Ledger:
+    def all_from_store(self) -> Contents:
         """Everything that the store holds of this runtime now."""
-        return Ledger.read(self.store, self.runtime_id, set(self.acknowledged.receipts))
+        return Contents.read(self.store, self.runtime_id, set(self.acknowledged.receipts))
 
-    def _after(self, apply: Apply) -> Ledger:
+    def _after(self, apply: Apply) -> Contents:
         return self.acknowledged.with_boundary(apply.session, apply.receipt, apply.inputs)
 
     def _consumed(self, turn: int) -> InputState:

@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
 
 @dataclass
-class Ledger:
+class Contents:
     """Every value of one runtime, as it was acknowledged or as it was read."""
 
     runtime_state: RuntimeState | None = None
@@ -60,7 +60,7 @@ class Ledger:
             ops=store.load_ops_lifecycle(runtime_id),
         )
 
-    def differences(self, found: Ledger) -> list[Difference]:
+    def differences(self, found: Contents) -> list[Difference]:
         """Every value that `found` has otherwise than this."""
         here, there = self._values(), found._values()
         return [

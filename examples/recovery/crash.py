@@ -11,8 +11,8 @@ from runtimestore import RuntimeStoreError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from runtimestore_server.demo.runtime import Apply, DemoRuntime
-    from runtimestore_server.demo.server_process import ServerProcess
+    from examples.recovery.runtime import Apply, DemoRuntime
+    from examples.recovery.server_process import ServerProcess
 
 LONGEST_WAIT_SECONDS = 5.0
 
