@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
-from runtimestore_server.identifiers import owner_field, realm_field, request_id_field, runtime_id_field
+from runtimestore_server.documents.identifiers import owner_field, realm_field, request_id_field, runtime_id_field
 from runtimestore_server.store import Acquisition, RuntimeKey
 
 if TYPE_CHECKING:
