@@ -24,6 +24,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-
 _ONE = 6
 """The length of one such escape."""
 _REPLACEMENT = rb"\ufffd"
+OTHER_REPLACEMENT = rb"\ufffe"
 
 
 def envelope(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[InvalidField], field: str) -> T:
@@ -58,10 +59,15 @@ def lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        whole = _SURROGATE.sub(lambda found: _made_whole(body, found), body)
+        whole = without_halves(body)
         if whole == body:
             raise
         return decoder.decode(whole)
+
+
+def without_halves(body: bytes, replacement: bytes = _REPLACEMENT) -> bytes:
+    """Put another character in the place of each half of a surrogate pair; its escape is as long."""
+    return _SURROGATE.sub(lambda found: _made_whole(body, found, replacement), body)
 
 
 def document_uuid(text: str, refusal: type[InvalidField], field: str) -> str:
@@ -103,11 +109,11 @@ def _located(message: str) -> tuple[str, str]:
     return path, what
 
 
-def _made_whole(body: bytes, found: re.Match[bytes]) -> bytes:
+def _made_whole(body: bytes, found: re.Match[bytes], replacement: bytes) -> bytes:
     start, escape = found.start(), found[0]
     before = start
     while before and body[before - 1] == ord("\\"):
         before -= 1
     if (start - before) % 2:  # the first backslash is itself escaped, so that what follows it is text
-        return escape[:_ONE] + (_REPLACEMENT if len(escape) > _ONE else b"")
-    return escape if len(escape) > _ONE else _REPLACEMENT
+        return escape[:_ONE] + (replacement if len(escape) > _ONE else b"")
+    return escape if len(escape) > _ONE else replacement

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from runtimestore_server.settings import Settings
 
+_FOR_READERS = {
+    inputs.LIMIT: ", and above 4 MiB the receive limit (grpc.max_receive_message_length) of whoever reads it"
+}
+"""What else is to be raised: these are read in one message."""
+
 AnyWrite = TypeVar("AnyWrite", Write, OAuthFlowWrite)
 
 
@@ -68,13 +73,15 @@ class Limits:
         """The refusal of `field` if it is over the setting."""
         limit_bytes: int = getattr(self._settings, setting)
         if size_bytes > limit_bytes:
+            cure = f"send less, or raise {setting} of the server{_FOR_READERS.get(setting, '')}"
             yield InvalidRequest(
-                f"{field} has {size_bytes} bytes, over the server's {setting} of {limit_bytes}; send less, or raise it",
+                f"{field} has {size_bytes} bytes, over the server's {setting} of {limit_bytes}; {cure}",
                 metadata={
                     "field": field,
                     "size_bytes": str(size_bytes),
                     "limit_bytes": str(limit_bytes),
                     "limit": setting,
+                    "store_error": "write_failed",
                 },
-                violations=[FieldViolation(field, f"must have at most {limit_bytes} bytes")],
+                violations=[FieldViolation(field, f"must have at most {limit_bytes} bytes; {cure}")],
             )

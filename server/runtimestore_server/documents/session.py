@@ -1,6 +1,7 @@
 """Session snapshots: their check, what stands before their bytes on the way out, their limit.
 
-The stored form is the document as it was sent, byte for byte.
+The stored form is the document as it was sent, byte for byte. It replaces the last good one, so what the runtimes' own
+types could not read back is refused.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ import msgspec
 
 from runtimestore.errors import SessionKeyMismatch, SessionSnapshotInvalid
 from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.documents import readback
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
-from runtimestore_server.documents.json import document_uuid, envelope, invalid, lenient
+from runtimestore_server.documents.json import (
+    OTHER_REPLACEMENT,
+    document_uuid,
+    envelope,
+    invalid,
+    lenient,
+    without_halves,
+)
 from runtimestore_server.store import reads
 from runtimestore_server.store.values import SessionSnapshot
 
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from runtimestore.errors import InvalidField
     from runtimestore_server.store import RuntimeKey
 
 FIELD = "session_delta.session_snapshot"
@@ -31,17 +41,23 @@ LIMIT = "max_session_snapshot_bytes"
 CHUNK_BYTES = 1024 * 1024
 """A snapshot is sent in chunks, so that a client with gRPC's default limit of 4 MiB reads everything."""
 
+UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
+NANOSECONDS = 10**9
 INT64_MAX = 2**63 - 1
 ID_STANDS_WITHIN_BYTES = 1024
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0)]
-_UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_UInt32 = Annotated[int, msgspec.Meta(ge=0, le=UINT32_MAX)]
 
 
 class _Timestamp(msgspec.Struct):
     secs_since_epoch: _Unsigned
     nanos_since_epoch: _UInt32
+
+    def is_a_time(self) -> bool:
+        """Whether Rust's `SystemTime` holds it: it counts signed seconds, to which whole ones of `nanos` are added."""
+        return self.secs_since_epoch + self.nanos_since_epoch // NANOSECONDS <= INT64_MAX
 
     def milliseconds(self) -> int:
         """Milliseconds since the epoch, capped at what a bigint column holds."""
@@ -72,6 +88,7 @@ class _Id(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Session)
+_messages_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _id_decoder = msgspec.json.Decoder(_Id)
 
 
@@ -99,22 +116,37 @@ def check(body: bytes) -> SessionSnapshot:
     """Check a session document and read what the projection lists of it.
 
     Raises:
-        SessionSnapshotInvalid: its envelope is bad.
+        SessionSnapshotInvalid: its envelope is bad, or no runtime could read it back.
     """
     session = envelope(_decoder, body, SessionSnapshotInvalid, FIELD)
-    session_id = document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id")
-    for name, number in (
-        ("version", session.version),
-        ("created_at.secs_since_epoch", session.created_at.secs_since_epoch),
-        ("updated_at.secs_since_epoch", session.updated_at.secs_since_epoch),
-        ("usage.input_tokens", session.usage.input_tokens if session.usage else 0),
-        ("usage.output_tokens", session.usage.output_tokens if session.usage else 0),
+    document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id")
+    for name, number, largest in (
+        ("version", session.version or 0, UINT32_MAX),
+        ("usage.input_tokens", session.usage.input_tokens if session.usage else 0, UINT64_MAX),
+        ("usage.output_tokens", session.usage.output_tokens if session.usage else 0, UINT64_MAX),
     ):
-        if number and number > UINT64_MAX:
-            raise invalid(SessionSnapshotInvalid, f"{FIELD}.{name}", "must fit into an unsigned 64-bit number")
+        if number > largest:
+            raise _invalid(name, f"must be at most {largest}")
+    for name, time in (("created_at", session.created_at), ("updated_at", session.updated_at)):
+        if not time.is_a_time():
+            raise _invalid(f"{name}.secs_since_epoch", "must be less than 2^63 seconds")
+    _check_readable(body, session)
+    return _projected(session, body)
+
+
+def read(body: bytes) -> SessionSnapshot:
+    """Read what the projection lists of a stored session document, which an older server may have checked less.
+
+    Raises:
+        SessionSnapshotInvalid: it is no session document.
+    """
+    return _projected(envelope(_decoder, body, SessionSnapshotInvalid, FIELD), body)
+
+
+def _projected(session: _Session, body: bytes) -> SessionSnapshot:
     tokens = session.usage.input_tokens + session.usage.output_tokens if session.usage else 0
     return SessionSnapshot(
-        session_id=session_id,
+        session_id=document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id"),
         body=body,
         sha256=sha256(body).digest(),
         created_at_ms=session.created_at.milliseconds(),
@@ -122,6 +154,62 @@ def check(body: bytes) -> SessionSnapshot:
         message_count=len(session.messages),
         total_tokens=min(tokens, INT64_MAX),
     )
+
+
+def _check_readable(body: bytes, session: _Session) -> None:
+    """Refuse what no runtime could read back of the members that its types name; all else passes."""
+    try:
+        members = readback.members(body)
+    except msgspec.DecodeError:  # for half of a surrogate pair: another one in its place shows where it is
+        body, other = without_halves(body), without_halves(body, OTHER_REPLACEMENT)
+        members = readback.members(body)
+        _check_halves(dict(members), dict(readback.members(other)))
+    except RecursionError:
+        raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
+    if name := readback.given_twice(members, _Session.__struct_fields__):
+        raise _invalid(name, "must be given once")
+    _check_parts(body, dict(members), len(session.messages))
+
+
+def _check_parts(body: bytes, parts: dict[str, msgspec.Raw], count: int) -> None:
+    for name, kind in (("created_at", _Timestamp), ("updated_at", _Timestamp), ("usage", _Usage)):
+        if name not in parts:
+            continue
+        members = readback.members(parts[name])
+        if twice := readback.given_twice(members, kind.__struct_fields__):
+            raise _invalid(f"{name}.{twice}", "must be given once")
+        if kind is _Timestamp and len(members) > len(kind.__struct_fields__):
+            raise _invalid(name, "must have no members but secs_since_epoch and nanos_since_epoch")
+    large = readback.may_have_large_number(body)
+    twice_a_role = readback.may_have_twice(body, b"role", count)
+    if large or twice_a_role or readback.may_be_deep(body, level=2, besides=count):
+        for position, message in enumerate(map(bytes, _messages_decoder.decode(parts["messages"]))):
+            if twice_a_role and readback.given_twice(readback.members(message), ("role",)):
+                raise _invalid(f"messages[{position}].role", "must be given once")
+            if large or readback.may_be_deep(message, level=3):
+                _check_value(message, f"messages[{position}]", level=3)
+        if "metadata" in parts:
+            _check_value(bytes(parts["metadata"]), "metadata", level=2)
+
+
+def _check_value(value: bytes, name: str, *, level: int) -> None:
+    if why := readback.unreadable(value, level):
+        raise _invalid(name, why)
+
+
+def _check_halves(parts: dict[str, msgspec.Raw], others: dict[str, msgspec.Raw]) -> None:
+    """Refuse half of a surrogate pair in what the types name: `others` holds another character in its place."""
+    why = "must hold no half of a surrogate pair: no runtime could read it back"
+    messages = zip(*map(_messages_decoder.decode, (parts["messages"], others["messages"])), strict=True)
+    for position, (one, another) in enumerate(messages):
+        if bytes(one) != bytes(another):
+            raise _invalid(f"messages[{position}]", why)
+    if "metadata" in parts and bytes(parts["metadata"]) != bytes(others["metadata"]):
+        raise _invalid("metadata", why)
+
+
+def _invalid(name: str, description: str) -> InvalidField:
+    return invalid(SessionSnapshotInvalid, f"{FIELD}.{name}", description)
 
 
 def load(tx: Connection, runtime: RuntimeKey) -> tuple[int, reads.StoredSnapshot | None]:

@@ -8,13 +8,13 @@ from runtimestore_server.documents.identifiers import bad_field, realm_field, re
 from runtimestore_server.store import RuntimeKey
 
 
-def runtime_key(request: Any) -> RuntimeKey:
-    """Read which runtime a request is about.
+def runtime_key(request: Any, *, store_error: str = "read_failed") -> RuntimeKey:
+    """Read which runtime a request is about; `store_error` is the trait's error where its id is too long.
 
     Raises:
         InvalidRequest: the realm or the runtime id is none.
     """
-    return RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id))
+    return RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id, store_error=store_error))
 
 
 def of_every_write(request: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def of_every_write(request: Any) -> dict[str, Any]:
         InvalidRequest: the realm, the runtime id or the request id is none.
     """
     return {
-        "runtime": runtime_key(request),
+        "runtime": runtime_key(request, store_error="write_failed"),
         "request_id": request_id_field(request.request_id),
         "if_revision": request.if_revision if request.HasField("if_revision") else None,
         "fence": request.fence if request.HasField("fence") else None,
