@@ -56,8 +56,8 @@ def realm_field(text: str) -> str:
     return text
 
 
-def runtime_id_field(text: str) -> str:
-    """The runtime id of a request, as it is.
+def runtime_id_field(text: str, *, store_error: str = "read_failed") -> str:
+    """Read the runtime id of a request, as it is; `store_error` is the trait's error for one that is too long.
 
     Raises:
         InvalidRequest: it is empty, too long or holds a NUL.
@@ -67,7 +67,8 @@ def runtime_id_field(text: str) -> str:
     if "\0" in text:
         raise bad_field("runtime_id", "must not hold a NUL character")
     if len(text) > RUNTIME_ID_MAX_BYTES or len(text.encode()) > RUNTIME_ID_MAX_BYTES:
-        raise bad_field("runtime_id", f"must have at most {RUNTIME_ID_MAX_BYTES} bytes of UTF-8")
+        description = f"must have at most {RUNTIME_ID_MAX_BYTES} bytes of UTF-8"
+        raise bad_field("runtime_id", description, store_error=store_error)
     return text
 
 
@@ -95,8 +96,10 @@ def request_id_field(text: str) -> str | None:
     return uuid_field(text, "request_id") if text else None
 
 
-def bad_field(field: str, description: str) -> InvalidRequest:
-    """The refusal of one field; `description` says the cure."""
+def bad_field(field: str, description: str, **metadata: str) -> InvalidRequest:
+    """Make the refusal of one field; `description` says the cure, `metadata` what else programs are told."""
     return InvalidRequest(
-        f"{field}: {description}", metadata={"field": field}, violations=[FieldViolation(field, description)]
+        f"{field}: {description}",
+        metadata={"field": field, **metadata},
+        violations=[FieldViolation(field, description)],
     )

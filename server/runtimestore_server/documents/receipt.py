@@ -1,14 +1,23 @@
-"""Boundary receipts: from the wire to their stored form, which people can read, and back."""
+"""Boundary receipts: their check, their stored form, which people can read, their message, their limit."""
 
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.identifiers import bad_field, uuid_field
+from runtimestore_server.documents.identifiers import bad_field, uuid_field
+from runtimestore_server.store import reads
 from runtimestore_server.store.values import ReceiptDocument
+
+if TYPE_CHECKING:
+    from runtimestore_server.store import RuntimeKey
+
+FIELD = "receipt"
+LIMIT = "max_document_bytes"
+"""The setting that bounds one, in its stored form."""
 
 BOUNDARIES = {
     pb.RUN_APPLY_BOUNDARY_IMMEDIATE: "immediate",
@@ -33,8 +42,8 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_StoredReceipt)
 
 
-def receipt_document(receipt: pb.RunBoundaryReceipt) -> ReceiptDocument:
-    """The stored form of a receipt, checked.
+def check(receipt: pb.RunBoundaryReceipt) -> ReceiptDocument:
+    """Check a receipt and make its stored form.
 
     Raises:
         InvalidRequest: an id is no UUID, or the boundary is unspecified or unknown.
@@ -59,11 +68,27 @@ def receipt_document(receipt: pb.RunBoundaryReceipt) -> ReceiptDocument:
     return ReceiptDocument(run_id, receipt.sequence, body, sha256(body).digest())
 
 
-def receipt_message(stored: bytes) -> pb.RunBoundaryReceipt:
-    """The receipt of a stored form.
+def message(runtime: RuntimeKey, run_id: str, sequence: int, stored: bytes) -> pb.RunBoundaryReceipt:
+    """Make the message of a boundary's stored receipt.
 
     Raises:
-        ValueError: it cannot be decoded.
+        StoredValueCorrupt: it cannot be decoded, or is another boundary's.
+    """
+    key = {**runtime._asdict(), "run_id": run_id, "sequence": str(sequence)}
+    try:
+        receipt = read(stored)
+    except (ValueError, KeyError):
+        raise reads.corrupt("receipts", "cannot be decoded", **key) from None
+    if (receipt.run_id, receipt.sequence) != (run_id, sequence):
+        raise reads.corrupt("receipts", "is the receipt of another boundary", **key)
+    return receipt
+
+
+def read(stored: bytes) -> pb.RunBoundaryReceipt:
+    """Read the receipt of a stored form.
+
+    Raises:
+        ValueError, KeyError: it cannot be decoded.
     """
     receipt = _decoder.decode(stored)
     return pb.RunBoundaryReceipt(
