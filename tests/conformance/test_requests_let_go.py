@@ -82,7 +82,7 @@ async def test_no_request_stays_in_memory_when_its_call_is_over(realm: str) -> N
                 waiting = asyncio.ensure_future(done(sent(channel, "CommitSessionSnapshot", **large)))
                 await until(lambda: app.store._committer.waiting_writes == 1)
                 found = await refused(sent(channel, "CommitSessionSnapshot", **large))
-                assert found.metadata["waiting_bytes"]  # they leave room at the door, but not for this one
+                assert found.metadata["waiting_bytes"]  # they leave room as it arrives, but not for this one
                 await until(lambda: requests.alive() == ["CommitSessionSnapshotRequest"])
                 go_on.set()
                 await waiting
@@ -104,5 +104,5 @@ async def test_no_request_stays_in_memory_when_its_caller_gives_up(realm: str) -
             await exchange.write(unknown_field(9 * 1024 * 1024))  # it comes back, larger than this client reads
             with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
                 await exchange.read()
-            await until(lambda: not app._doors.exchanges.receiving.received)
+            await until(lambda: not app.limiters.exchanges.slots.received)
             await until(lambda: not requests.alive())

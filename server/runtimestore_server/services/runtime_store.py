@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Outcome, Store
     from runtimestore_server.store.values import InputDocument, SessionSnapshot
+    from runtimestore_server.workers import Workers
 
 AnyDocuments = TypeVar("AnyDocuments", Write, OAuthFlowWrite)
 
@@ -33,7 +34,7 @@ CHUNK_BYTES = 1024 * 1024
 """Streams send this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""
 
 LARGE_REQUEST_BYTES = 256 * 1024
-"""A request over this size is checked on a reader thread: hashing and parsing it would keep the event loop too long."""
+"""A request over this size is checked by a worker: hashing and parsing it would keep the event loop too long."""
 
 INPUT_UPDATES = "input_updates[{}]"
 INPUT_STATES = "input_states[{}]"
@@ -48,8 +49,10 @@ Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], differe
 class RuntimeStoreService(rpc.RuntimeStoreServicer):
     """The service `runtimestore.v1.RuntimeStore` over a store."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, *, workers: Workers, sending: Callable[[int], None]) -> None:
         self._store = store
+        self._workers = workers
+        self._sending = sending
         self._allowed = Allowed(settings)
 
     async def AuthAuthorityKey(
@@ -73,7 +76,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the realm's OAuth flow snapshot and its version."""
         del context
         version, stored = await self._store.read(reads.load_oauth_flow_snapshot, realm_field(request.realm))
-        self._store.sending(reads.size_bytes(stored))
+        self._sending(reads.size_bytes(stored))
         return pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=stored, version=version)
 
     async def UpdateAuthOAuthFlowSnapshot(
@@ -123,7 +126,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         revision, found = await self._store.read(answers.input_states, runtime, skip_corrupt=request.skip_corrupt)
         answer = pb.LoadInputStatesResponse(revision=revision)
         size_bytes = 0
-        self._store.sending(reads.size_bytes(found))
+        self._sending(reads.size_bytes(found))
         for item in found:
             item_bytes = (
                 len(item.stored.state_json) if isinstance(item, answers.ReadableInput) else len(item.description)
@@ -146,7 +149,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
         runtime, run_id = _runtime(request), uuid_field(request.run_id, "run_id")
         revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
-        self._store.sending(reads.size_bytes(stored))
+        self._sending(reads.size_bytes(stored))
         receipt = answers.boundary_receipt(runtime, run_id, request.sequence, stored) if stored is not None else None
         return pb.LoadBoundaryReceiptResponse(receipt=receipt, revision=revision)
 
@@ -159,7 +162,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
-        self._store.sending(len(stored.body))
+        self._sending(len(stored.body))
         yield pb.LoadSessionSnapshotResponse(info=answers.session_info(revision, stored))
         for start in range(0, len(stored.body), CHUNK_BYTES):
             yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
@@ -182,7 +185,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
         input_id = uuid_field(request.input_id, "input_id")
         revision, found = await self._store.read(answers.input_state, _runtime(request), input_id)
-        self._store.sending(reads.size_bytes(found))
+        self._sending(reads.size_bytes(found))
         state = answers.input_message(found) if found is not None else None
         return pb.LoadInputStateResponse(state=state, revision=revision)
 
@@ -233,7 +236,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the registry of background operations."""
         del context
         revision, stored = await self._store.read(answers.ops, _runtime(request))
-        self._store.sending(reads.size_bytes(stored))
+        self._sending(reads.size_bytes(stored))
         snapshot = answers.ops_message(stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 
@@ -241,7 +244,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Check a request where it does not keep others waiting, then commit it; `input_field` is where inputs are."""
         size_bytes: int = request.ByteSize()
         if size_bytes > LARGE_REQUEST_BYTES:
-            write = await self._store.check_aside(check, size_bytes=size_bytes)
+            write = await self._workers.run(check, size_bytes=size_bytes)
         else:
             write = check()
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.
