@@ -56,20 +56,29 @@ class Limiter(NamedTuple):
     budget: Budget
     """What bounds those who wait for a slot, together with all that waits behind them."""
 
-    async def admit(self, call: asyncio.Task[Any], connection: str) -> None:
-        """Wait until the message of a call may be received; it has a slot then, until `slots.end`.
+    def admit(self, call: asyncio.Task[Any], connection: str) -> bool:
+        """Whether the message of a call may be received at once: it has a slot then, until `slots.end`.
 
         Raises:
             Overloaded: too much waits already.
-            Aborted: the server ends.
         """
         slots, budget = self
+        must_wait = slots.must_wait(connection)
         # Those who wait for a slot are nothing to a connection that need not wait with them.
-        ahead = slots.waiting if slots.must_wait(connection) else 0
-        if (refusal := budget.refusal(ahead=ahead)) is not None:
+        if (refusal := budget.refusal(ahead=slots.waiting if must_wait else 0)) is not None:
             raise refusal
-        # What filled up meanwhile may have come in another way than through the slots.
-        if await slots.begin(call, connection) and (refusal := budget.refusal()) is not None:
+        if not must_wait:
+            slots.take(call, connection)
+        return not must_wait
+
+    async def wait(self, call: asyncio.Task[Any], connection: str) -> None:
+        """Wait until the message of a call may be received; it has a slot then, until `slots.end`.
+
+        Raises:
+            Overloaded: too much waits when its turn comes: what filled up meanwhile may have come in another way.
+            Aborted: the server ends.
+        """
+        if await self.slots.begin(call, connection) and (refusal := self.budget.refusal()) is not None:
             raise refusal
 
 

@@ -99,20 +99,21 @@ class _Method:
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured or traced of every call begins and ends here."""
         started = time.perf_counter()
-        call = _this_call()
+        call, limiter = _this_call(), self._limiter
         try:
             if self._counts:
                 self._calls.arrived(call)
             # Who calls, and whether they may, is to be asked here, before anything of the message is received.
             try:
-                await self._limiter.admit(call, context.peer())
+                if not limiter.admit(call, connection := context.peer()):
+                    await limiter.wait(call, connection)
                 answer = await self._respond(call, context)
             except asyncio.CancelledError:
-                if (reason := self._limiter.slots.refusal(call)) is None:
+                if (reason := limiter.slots.refusal(call)) is None:
                     raise
                 raise reason from None
             finally:
-                self._limiter.slots.end(call)
+                limiter.slots.end(call)
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
                 raise  # the call has its status already, or nobody is there to be told

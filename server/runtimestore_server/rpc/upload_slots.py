@@ -73,7 +73,7 @@ class UploadSlots:
             Aborted: the server ends.
         """
         if not self.must_wait(connection):
-            self._take(call, connection)
+            self.take(call, connection)
             return False
         turn = asyncio.get_running_loop().create_future()
         self._queues.setdefault(connection, OrderedDict())[call] = turn
@@ -115,7 +115,8 @@ class UploadSlots:
         room = len(self._slots) < self._at_once and self._held[connection] < self._share
         return not room or connection in self._queues
 
-    def _take(self, call: asyncio.Task[Any], connection: str) -> None:
+    def take(self, call: asyncio.Task[Any], connection: str) -> None:
+        """Give the call a slot, until `end`; there must be one for it."""
         self._slots[call] = _Slot(connection, time.monotonic())
         self._held[connection] += 1
 
@@ -142,7 +143,7 @@ class UploadSlots:
             if not queue:
                 del self._queues[connection]
             if not turn.done():
-                self._take(call, connection)
+                self.take(call, connection)
                 turn.set_result(None)
 
     def _watch(self) -> None:

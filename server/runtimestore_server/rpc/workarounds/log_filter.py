@@ -8,7 +8,7 @@ logs a `UnicodeDecodeError`, and with it what was sent, which may be a secret.
 https://github.com/grpc/grpc/pull/32551 it is logged instead. For the second no issue is known; see `serving_on` for how
 to call such a path.
 
-**Held by** `tests/faults/test_deadlines.py` and `test_serving_on.py`, whose servers may log no traceback.
+**Held by** `tests/faults/test_reader_gone.py` for the first and `test_serving_on.py` for the second.
 
 **May go** when those pass without it.
 """

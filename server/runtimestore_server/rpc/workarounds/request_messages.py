@@ -18,8 +18,8 @@ a class of one's own::
         await channel.stream_unary("/test.Test/Take")(iter([b"x" * 1000]))
     assert not any(found() for found in seen)  # fails: all fifty are alive
 
-**Held by** `tests/conformance/test_requests_let_go.py`, and
-`test_receiving.py::test_a_call_that_its_caller_gives_up_is_not_told_as_refused` for the moment.
+**Held by** `tests/conformance/test_requests_let_go.py`, above all its exchange that is refused; the moment by
+`test_receiving.py::test_a_call_that_its_caller_gives_up_is_not_told_as_refused`.
 
 **May go** when both pass with `async for request in requests` in `rpc/call.py`.
 """
