@@ -113,7 +113,7 @@ class Application:
         except BaseException:
             await self.shutdown.close()
             raise
-        self.health.watch(self.store.check, interval_seconds=settings.health_interval_seconds)
+        self.health.keep_checking(self.store.check, interval_seconds=settings.health_interval_seconds)
         return self
 
     async def __aexit__(

@@ -3,14 +3,14 @@
 The parts know two verbs: `drain()`, take nothing new in and bring to its end what was taken in; `abort()`, answer
 whoever still waits, truthfully and at once. `close()`, at last, gives back what a part holds.
 
-| phase      | begins with                  | takes no longer than                 | is over when                 |
-|------------|------------------------------|--------------------------------------|------------------------------|
-| tell       | health says NOT_SERVING      | nothing is waited for                |                              |
-| finish     | the calls drain              | what the other phases leave          | nothing is in flight         |
-| hurry      | the store drains             | HURRY_SECONDS, at most half          | nothing is in flight         |
-| answer     | store, workers, uploads abort | CROSSING_SECONDS                    | nothing came for QUIET_SECONDS |
-| disconnect | gRPC's server stops          | LAST_BYTES_SECONDS                   | every connection is closed   |
-| close      | workers and store close      | CLOSE_SECONDS for each kind of thread | every thread has ended      |
+| phase      | begins with                       | takes no longer than        | is over when                   |
+|------------|-----------------------------------|-----------------------------|--------------------------------|
+| tell       | health says NOT_SERVING           | it takes                    | health was told                |
+| finish     | calls drain                       | what the other phases leave | nothing is in flight           |
+| hurry      | the store drains                  | HURRY_SECONDS, half at most | nothing is in flight           |
+| answer     | store, workers and limiters abort | CROSSING_SECONDS            | it was quiet for QUIET_SECONDS |
+| disconnect | gRPC's server stops               | LAST_BYTES_SECONDS          | every connection is closed     |
+| close      | workers and store close           | CLOSE_SECONDS for each pool | every thread has ended         |
 
 The grace period wins over all: `finish` and `hurry` end before its last LAST_SECONDS, or its last quarter where it is
 short, and `disconnect` gets no more than what is left. `answer` and `close` may go beyond it, by what stands here.
@@ -102,7 +102,7 @@ class Shutdown:
         A database that does not answer in that time holds nothing up: its callers are told so.
         """
         deadline = time.monotonic() + grace_seconds
-        await self._health.stop_watching()
+        await self._health.stop_checking()
         await self._server.drain()
         await self._health.enter_graceful_shutdown()
         await self.drain(deadline - min(LAST_SECONDS, grace_seconds / 4))

@@ -27,7 +27,7 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
     def __init__(self, services: Sequence[str]) -> None:
         super().__init__()
         self._services = ("", *services)
-        self._watching: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     async def List(self, request: Any, context: Any) -> Any:
         """The status of every service."""
@@ -42,17 +42,17 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
         for service in self._services:
             await self.set(service, SERVING if serving else NOT_SERVING)
 
-    def watch(self, check: Callable[[], Awaitable[None]], *, interval_seconds: float) -> None:
+    def keep_checking(self, check: Callable[[], Awaitable[None]], *, interval_seconds: float) -> None:
         """Tell from now on what `check` finds, which raises where nothing can be served."""
-        self._watching = asyncio.create_task(self._watch(check, interval_seconds), name="watch-health")
+        self._checking = asyncio.create_task(self._check(check, interval_seconds), name="watch-health")
 
-    async def stop_watching(self) -> None:
+    async def stop_checking(self) -> None:
         """Look no more."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait([self._checking])
 
-    async def _watch(self, check: Callable[[], Awaitable[None]], interval_seconds: float) -> None:
+    async def _check(self, check: Callable[[], Awaitable[None]], interval_seconds: float) -> None:
         serving = True
         while True:
             await asyncio.sleep(interval_seconds)
