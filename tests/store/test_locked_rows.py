@@ -230,7 +230,7 @@ async def test_a_write_set_aside_is_told_that_it_is_not_there_though_its_neighbo
                 committer, Write(key, runtime_state="running"), Write(runtime(), runtime_state="idle")
             )
             assert await asyncio.wait_for(together[1], WAIT_SECONDS) == Outcome(1)
-            committer.abandon()
+            committer.abort()
             (told,) = await _answers(together[:1])
 
     assert type(told) is StoreUnavailable
@@ -261,7 +261,7 @@ async def test_who_waits_for_a_row_is_answered_when_the_store_hurries_to_its_end
         with _locked(postgres_database, tables.runtimes):
             waiting = await _all(committer, *(Write(key, runtime_state="running") for _ in range(3)))
             await until(lambda: bool(committer._lanes[0]._set_aside))
-            committer.hurry()
+            committer.drain()
             assert [type(answer) for answer in await _answers(waiting)] == [StoreUnavailable] * 3
 
     assert [row["runtime_state"] for row in rows(postgres_database, tables.runtimes)] == ["idle"]

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Outcome, Store
+    from runtimestore_server.workers import Workers
 
 LARGE_REQUEST_BYTES = 256 * 1024
-"""A request over this size is checked on a reader thread: hashing and parsing it would keep the event loop too long."""
+"""A request over this size is checked by a worker: hashing and parsing it would keep the event loop too long."""
 
 INPUT_UPDATES = "input_updates[{}]"
 INPUT_STATES = "input_states[{}]"
@@ -35,8 +36,10 @@ Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], differe
 class RuntimeStoreService(rpc.RuntimeStoreServicer):
     """The service `runtimestore.v1.RuntimeStore` over a store."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, *, workers: Workers, sending: Callable[[int], None]) -> None:
         self._store = store
+        self._workers = workers
+        self._sending = sending
         self._limits = Limits(settings)
 
     async def AuthAuthorityKey(
@@ -60,7 +63,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the realm's OAuth flow snapshot and its version."""
         del context
         version, stored = await self._store.read(reads.load_oauth_flow_snapshot, realm_field(request.realm))
-        self._store.sending(reads.size_bytes(stored))
+        self._sending(reads.size_bytes(stored))
         return pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=stored, version=version)
 
     async def UpdateAuthOAuthFlowSnapshot(
@@ -116,7 +119,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         revision, found = await self._store.read(
             inputs.load_all, runtime_key(request), skip_corrupt=request.skip_corrupt
         )
-        self._store.sending(reads.size_bytes(found))
+        self._sending(reads.size_bytes(found))
         for answer in inputs.batches(revision, found):
             yield answer
 
@@ -127,7 +130,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
         runtime, run_id = runtime_key(request), uuid_field(request.run_id, "run_id")
         revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
-        self._store.sending(reads.size_bytes(stored))
+        self._sending(reads.size_bytes(stored))
         found = receipt.message(runtime, run_id, request.sequence, stored) if stored is not None else None
         return pb.LoadBoundaryReceiptResponse(receipt=found, revision=revision)
 
@@ -139,7 +142,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
-        self._store.sending(len(stored.body))
+        self._sending(len(stored.body))
         for answer in session.messages(revision, stored):
             yield answer
 
@@ -160,7 +163,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
         input_id = uuid_field(request.input_id, "input_id")
         revision, found = await self._store.read(inputs.load, runtime_key(request), input_id)
-        self._store.sending(reads.size_bytes(found))
+        self._sending(reads.size_bytes(found))
         state = inputs.message(found) if found is not None else None
         return pb.LoadInputStateResponse(state=state, revision=revision)
 
@@ -207,7 +210,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the registry of background operations."""
         del context
         revision, stored = await self._store.read(ops.load, runtime_key(request))
-        self._store.sending(reads.size_bytes(stored))
+        self._sending(reads.size_bytes(stored))
         snapshot = ops.message(stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 
@@ -215,7 +218,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Check a request where it does not keep others waiting, then commit it; `input_field` is where inputs are."""
         size_bytes: int = request.ByteSize()
         if size_bytes > LARGE_REQUEST_BYTES:
-            write = await self._store.check_aside(check, size_bytes=size_bytes)
+            write = await self._workers.run(check, size_bytes=size_bytes)
         else:
             write = check()
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.

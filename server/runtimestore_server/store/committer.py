@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtimestore.errors import Overloaded, StoreUnavailable
-from runtimestore_server.store.comebacks import Comebacks
+from runtimestore.errors import StoreUnavailable
+from runtimestore_server.budget import Bound, Budget, RetryPacing
+from runtimestore_server.shutdown import reached
 from runtimestore_server.store.lane import Lane, Waiting
 from runtimestore_server.store.transaction import unknown
 from runtimestore_server.store.values import Outcome
@@ -50,15 +50,16 @@ class Committer:
         max_batch_writes: int,
         max_waiting_writes: int,
         max_waiting_bytes: int,
-        comebacks: Comebacks | None = None,
+        pacing: RetryPacing | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._max_waiting_writes = max_waiting_writes
-        self._max_waiting_bytes = max_waiting_bytes
+        self.budget = Budget(
+            pacing or RetryPacing(),
+            items=Bound(max_waiting_writes, "waiting_writes", "writes are waiting"),
+            size=Bound(max_waiting_bytes, "waiting_bytes", "bytes are waiting"),
+        )
         self._waiting: set[Waiting] = set()
-        self._waiting_bytes = 0
         self._closed = False
-        self._comebacks = comebacks or Comebacks()
         self.counters = CommitCounters()
         self._lanes = [
             Lane(database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over)
@@ -82,29 +83,10 @@ class Committer:
         if self._closed:
             raise StoreUnavailable("the store is closed; nothing was committed")
         waiting = Waiting(write, self._loop.create_future())
-        if (refusal := self.overload(waiting.size_bytes)) is not None:
-            raise refusal
+        self.budget.take(waiting.size_bytes)
         self._waiting.add(waiting)
-        self._waiting_bytes += waiting.size_bytes
         self._lanes[hash(write.subject) % len(self._lanes)].put(waiting)
         return await waiting.answer
-
-    def overload(self, size_bytes: int = 0, *, arriving: int = 0) -> Overloaded | None:
-        """Why no write of this size can be taken in now, when so many are arriving before it; None if one can."""
-        if (waiting_writes := len(self._waiting) + arriving) >= self._max_waiting_writes:
-            return Overloaded(
-                f"{waiting_writes} writes are waiting; try again later",
-                metadata={"waiting_writes": str(waiting_writes)},
-                retry_after_seconds=self._comebacks.seconds(),
-            )
-        # A write larger than the whole bound must still find its way in when nothing else waits.
-        if self._waiting_bytes and self._waiting_bytes + size_bytes > self._max_waiting_bytes:
-            return Overloaded(
-                f"{self._waiting_bytes} bytes are waiting; try again later",
-                metadata={"waiting_bytes": str(self._waiting_bytes)},
-                retry_after_seconds=self._comebacks.seconds(),
-            )
-        return None
 
     def answer(self, batch: Sequence[Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop."""
@@ -114,7 +96,7 @@ class Committer:
         )
         for waiting, decision in zip(batch, decisions, strict=True):
             self._waiting.remove(waiting)
-            self._waiting_bytes -= waiting.size_bytes
+            self.budget.give_back(waiting.size_bytes)
             if isinstance(decision, Outcome):
                 counted.writes += not decision.replayed
                 counted.replays += decision.replayed
@@ -132,12 +114,12 @@ class Committer:
         with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
             self._loop.call_soon_threadsafe(lambda: self.answer(batch, decisions, committed=committed))
 
-    def hurry(self) -> None:
+    def drain(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
         for lane in self._lanes:
             lane.ending.tell()
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
         for lane in self._lanes:
             lane.ending.abandon()
@@ -157,8 +139,6 @@ class Committer:
         self._closed = True
         for lane in self._lanes:
             lane.close()
-        deadline = time.monotonic() + within_seconds
-        # Polling, once in a process' life: a thread that a database keeps cannot be waited for in any other way.
-        while any(lane.alive for lane in self._lanes) and time.monotonic() < deadline:  # noqa: ASYNC110  (see above)
-            await asyncio.sleep(0.002)
-        return not any(lane.alive for lane in self._lanes)
+        return await reached(
+            lambda: not any(lane.alive for lane in self._lanes), within_seconds=within_seconds, every_seconds=0.002
+        )

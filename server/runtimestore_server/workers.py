@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from runtimestore.errors import Overloaded, StoreUnavailable
-from runtimestore_server.store.comebacks import Comebacks
+from runtimestore.errors import StoreUnavailable
+from runtimestore_server.budget import Bound, Budget, RetryPacing
+from runtimestore_server.shutdown import reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +22,13 @@ class _Item:
 
     __slots__ = ("answer", "size_bytes", "work")
 
-    def __init__(self, work: Callable[[], Any], size_bytes: int, answer: asyncio.Future[Any]) -> None:
+    def __init__(self, work: Callable[[], Any], size_bytes: int | None, answer: asyncio.Future[Any]) -> None:
         self.work = work
         self.size_bytes = size_bytes
         self.answer = answer
 
 
-class Readers:
+class Workers:
     """A pool of threads whose queue is bounded, by number and by bytes.
 
     A caller that gives up does not make room: its work stays in the queue, with all that it holds, until a thread has
@@ -36,43 +36,35 @@ class Readers:
     """
 
     def __init__(
-        self, *, threads: int, max_waiting: int, max_waiting_bytes: int, comebacks: Comebacks | None = None
+        self, *, threads: int, max_waiting: int, max_waiting_bytes: int, pacing: RetryPacing | None = None
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="reader")
-        self._max_waiting = max_waiting
-        self._comebacks = comebacks or Comebacks()
-        self._max_waiting_bytes = max_waiting_bytes
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="worker")
+        self.budget = Budget(
+            pacing or RetryPacing(),
+            items=Bound(max_waiting, "waiting_reads", "loads are waiting"),
+            size=Bound(max_waiting_bytes, "waiting_bytes", "bytes of requests wait to be checked"),
+        )
         self._items: set[_Item] = set()
-        self._waiting_bytes = 0
+        self._closed = False
 
     @property
     def waiting(self) -> int:
         """How much work waits or runs."""
         return len(self._items)
 
-    async def run(self, work: Callable[[], T], *, size_bytes: int = 0) -> T:
-        """What `work` returns or raises, on a thread; `size_bytes` is what it holds in memory while it waits.
+    async def run(self, work: Callable[[], T], *, size_bytes: int | None = None) -> T:
+        """What `work` returns or raises, on a thread; `size_bytes` is what of a request it holds while it waits.
 
         Raises:
             Overloaded: too much is waiting for a thread.
+            StoreUnavailable: the server has ended.
         """
-        if len(self._items) >= self._max_waiting:
-            raise Overloaded(
-                f"{len(self._items)} loads are waiting; try again later",
-                metadata={"waiting_reads": str(len(self._items))},
-                retry_after_seconds=self._comebacks.seconds(),
-            )
-        # One that is larger than the whole bound must still find its way in when nothing else waits.
-        if size_bytes and self._waiting_bytes and self._waiting_bytes + size_bytes > self._max_waiting_bytes:
-            raise Overloaded(
-                f"{self._waiting_bytes} bytes of requests wait to be checked; try again later",
-                metadata={"waiting_bytes": str(self._waiting_bytes)},
-                retry_after_seconds=self._comebacks.seconds(),
-            )
+        if self._closed:
+            raise StoreUnavailable("the server has ended; nothing was done")
+        self.budget.take(size_bytes)
         item = _Item(work, size_bytes, self._loop.create_future())
         self._items.add(item)
-        self._waiting_bytes += size_bytes
         self._threads.submit(self._run, item)
         answer: T = await item.answer
         return answer
@@ -91,7 +83,7 @@ class Readers:
 
     def _settle(self, item: _Item, result: object, error: BaseException | None) -> None:
         self._items.remove(item)
-        self._waiting_bytes -= item.size_bytes
+        self.budget.give_back(item.size_bytes)
         if item.answer.done():
             return
         if error is None:
@@ -99,7 +91,7 @@ class Readers:
         else:
             item.answer.set_exception(error)
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Answer whoever still waits that the store is not available."""
         for item in self._items:
             if not item.answer.done():
@@ -109,12 +101,9 @@ class Readers:
 
     async def close(self, *, within_seconds: float) -> bool:
         """End the threads; whether what they did has ended in time."""
+        self._closed = True
         self._threads.shutdown(wait=False)
-        deadline = time.monotonic() + within_seconds
-        # Polling, once in a process' life: a thread that a database keeps cannot be waited for in any other way.
-        while self._alive() and time.monotonic() < deadline:  # noqa: ASYNC110  (see above)
-            await asyncio.sleep(0.002)
-        return not self._alive()
+        return await reached(lambda: not self._alive(), within_seconds=within_seconds, every_seconds=0.002)
 
     def _alive(self) -> bool:
         return any(thread.is_alive() for thread in self._threads._threads)  # noqa: SLF001  (there is no public way)

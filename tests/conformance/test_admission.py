@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server import app as app_module
-from runtimestore_server.interceptors import doors
+from runtimestore_server.rpc import admission
+from runtimestore_server.rpc import server as grpc_server
 from support.clean_up import until
 from support.footprint import PeakMemory, pid_of
 from support.garbage import SERVICE, unknown_field
@@ -50,13 +50,13 @@ SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.S
 async def test_calls_whose_messages_do_not_come_keep_no_other_connection_waiting(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
-    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(admission, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(admission, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
     async with in_process("memory:") as app, connections(app.address, 2) as (one, another):
-        receiving = app._doors.others.receiving
+        slots = app.limiters.others.slots
         stalled = [one.stream_unary(method)(timeout=STALLED_SECONDS) for _ in range(100)]
-        await until(lambda: receiving.received == doors.RECEIVING_OTHERS // 2)
-        await until(lambda: receiving.waiting == 100 - doors.RECEIVING_OTHERS // 2)
+        await until(lambda: slots.received == admission.RECEIVING_OTHERS // 2)
+        await until(lambda: slots.waiting == 100 - admission.RECEIVING_OTHERS // 2)
 
         for load in LOADS:
             if load not in ("LoadInputStates", "LoadSessionSnapshot"):
@@ -66,20 +66,20 @@ async def test_calls_whose_messages_do_not_come_keep_no_other_connection_waiting
         assert await another.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS) == SERVING
 
         await ended(*stalled)
-        await until(lambda: not receiving.received and not receiving.waiting)
+        await until(lambda: not slots.received and not slots.waiting)
 
 
 async def test_many_connections_whose_messages_do_not_come_are_refused_for_those_whose_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", 0.2)
-    async with in_process("memory:") as app, connections(app.address, doors.RECEIVING_OTHERS + 1) as channels:
+    monkeypatch.setattr(admission, "OTHERS_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(admission, "OTHERS_LONGEST_SECONDS", 0.2)
+    async with in_process("memory:") as app, connections(app.address, admission.RECEIVING_OTHERS + 1) as channels:
         another = channels.pop()
         stalled: list[Any] = []
         for channel in channels:
             stalled.append(channel.stream_unary(CHECK)(timeout=STALLED_SECONDS))
-            await until(lambda: app._doors.others.receiving.received == len(stalled))
+            await until(lambda: app.limiters.others.slots.received == len(stalled))
 
         assert await another.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS) == SERVING
 
@@ -88,15 +88,15 @@ async def test_many_connections_whose_messages_do_not_come_are_refused_for_those
 
 
 async def test_calls_that_wait_to_be_received_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
-    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(admission, "OTHERS_PATIENCE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(admission, "OTHERS_LONGEST_SECONDS", LONG_SECONDS)
     async with in_process("memory:", max_waiting_reads=3) as app, connections(app.address, 1) as (one,):
-        receiving = app._doors.others.receiving
+        slots = app.limiters.others.slots
         stalled = [
             one.stream_unary(f"{SERVICE}LoadRuntimeState")(timeout=STALLED_SECONDS)
-            for _ in range(doors.RECEIVING_OTHERS // 2 + 3)
+            for _ in range(admission.RECEIVING_OTHERS // 2 + 3)
         ]
-        await until(lambda: receiving.waiting == 3)
+        await until(lambda: slots.waiting == 3)
 
         found = await refused(one.stream_unary(f"{SERVICE}LoadRuntimeState")(timeout=WAIT_SECONDS))
 
@@ -107,11 +107,11 @@ async def test_calls_that_wait_to_be_received_are_bounded(monkeypatch: pytest.Mo
 
 
 async def test_streams_of_requests_that_stay_open_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "OTHERS_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(doors, "OTHERS_LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(admission, "OTHERS_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(admission, "OTHERS_LONGEST_SECONDS", 0.2)
     ask = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     async with in_process("memory:") as app, connections(app.address, 1) as (one,):
-        left_open = [one.stream_stream(REFLECTION)(timeout=STALLED_SECONDS) for _ in range(doors.EXCHANGING * 3)]
+        left_open = [one.stream_stream(REFLECTION)(timeout=STALLED_SECONDS) for _ in range(admission.EXCHANGING * 3)]
         for call in left_open[:1]:
             await call.write(ask)
             assert await call.read()
@@ -128,8 +128,8 @@ async def test_streams_of_requests_that_stay_open_keep_nobody_out(monkeypatch: p
 
         for call in left_open:
             call.cancel()
-        await until(lambda: not app._doors.exchanges.receiving.received)
-        await until(lambda: not app._doors.exchanges.receiving.waiting)
+        await until(lambda: not app.limiters.exchanges.slots.received)
+        await until(lambda: not app.limiters.exchanges.slots.waiting)
 
 
 async def test_a_call_without_a_message_is_told_so() -> None:
@@ -148,11 +148,11 @@ async def test_a_call_without_a_message_is_told_so() -> None:
 async def test_calls_whose_messages_have_not_come_when_the_server_ends_are_answered(method: str) -> None:
     async with in_process("memory:", max_receiving_writes=2) as app, connections(app.address, 1) as (channel,):
         calls = [channel.stream_unary(f"{SERVICE}{method}")(timeout=WAIT_SECONDS) for _ in range(9)]
-        door = app._doors.of(f"{SERVICE}{method}")
-        await until(lambda: door.receiving.waiting > 0)
+        limiter = app.limiters.of(f"{SERVICE}{method}")
+        await until(lambda: limiter.slots.waiting > 0)
 
         async with asyncio.timeout(WAIT_SECONDS):
-            await app.drain(time.monotonic() + 0.2)
+            await app.shutdown.drain(time.monotonic() + 0.2)
 
         store_error = "write_failed" if method in WRITES else "read_failed"
         for call in calls:
@@ -191,7 +191,7 @@ def test_the_largest_messages_to_methods_that_need_small_ones_are_received_a_few
     # gRPC's copy, ours, what is parsed of it and once more in an allocator; reflection sends it back, which is as much
     # again until the caller has read it. All of them at once would be several times that.
     copies = 6 if method == REFLECTION else 4
-    assert memory.peak_bytes <= memory.first_bytes + doors.RECEIVING_OTHERS // 2 * copies * 16 * MIB
+    assert memory.peak_bytes <= memory.first_bytes + admission.RECEIVING_OTHERS // 2 * copies * 16 * MIB
 
 
 @contextlib.asynccontextmanager
@@ -210,19 +210,19 @@ async def _calling_by_hand(address: str) -> AsyncIterator[tuple[asyncio.StreamRe
 async def test_the_calls_of_a_peer_that_is_gone_give_their_places_back(
     monkeypatch: pytest.MonkeyPatch, pings_answered: int
 ) -> None:
-    monkeypatch.setattr(app_module, "KEEPALIVE_TIME_MS", 1000)
-    monkeypatch.setattr(app_module, "KEEPALIVE_TIMEOUT_MS", 500)
+    monkeypatch.setattr(grpc_server, "KEEPALIVE_TIME_MS", 1000)
+    monkeypatch.setattr(grpc_server, "KEEPALIVE_TIMEOUT_MS", 500)
     async with in_process("memory:") as app, _calling_by_hand(app.address) as (reader, writer):
-        receiving = app._doors.writes.receiving
-        await until(lambda: receiving.received == 1)
+        slots = app.limiters.writes.slots
+        await until(lambda: slots.received == 1)
         async with asyncio.timeout(WAIT_SECONDS):
             while pings_answered:
                 found = await read_frame(reader)
                 if found.kind == PING and found.flags != ACK:
                     writer.write(frame(PING, ACK, 0, found.payload))
                     pings_answered -= 1
-            assert receiving.received == 1  # who answers is there, however long the message takes
-            while receiving.received:  # noqa: ASYNC110  (no event tells of it)
+            assert slots.received == 1  # who answers is there, however long the message takes
+            while slots.received:  # noqa: ASYNC110  (no event tells of it)
                 await asyncio.sleep(0.05)
             while await reader.read(4096):
                 pass

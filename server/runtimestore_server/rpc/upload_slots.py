@@ -1,4 +1,7 @@
-"""How many messages are received at once: gRPC keeps each whole, and nobody knows its size before it is there."""
+"""Bounds how many messages are received at once.
+
+gRPC keeps each whole, and nobody knows its size before it is there.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runtimestore.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from runtimestore_server.budget import RetryPacing
 
 
-class Abandoned(Exception):
+class Aborted(Exception):
     """The server ends, and the message has not come."""
 
 
-class _Place(NamedTuple):
-    """What a call that is being received has."""
+class _Slot(NamedTuple):
+    """What a call has whose message is being received."""
 
     connection: str
     since: float
 
 
-class Receiving:
-    """The calls whose messages are being received, few at once; more wait for their turn.
+class UploadSlots:
+    """Lets the messages of few calls be received at once; more calls wait for their turn.
 
-    Turns go round the connections, and one connection never has more than half of the places: what stands still on one
+    Turns go round the connections, and one connection never has more than half of the slots: what stands still on one
     keeps nobody else out. Of what waits gRPC holds no more than its window of a stream. A message that takes too long
     while others wait is refused; its call ends, and gRPC drops what it had of it. So the bound holds whatever callers
     do.
@@ -35,25 +40,23 @@ class Receiving:
     A call is the task that receives its message, runs its handler and sends its answer.
 
     Args:
-        at_once: how many places there are.
-        patience_seconds: how long a message may be on its way while another connection, which has no place, waits for
+        at_once: how many slots there are.
+        patience_seconds: how long a message may be on its way while another connection, which has no slot, waits for
             one, and this connection has more.
-        longest_seconds: how long a message may be on its way while anybody waits for its place.
-        comeback_seconds: tells after how long one who is refused should come back.
+        longest_seconds: how long a message may be on its way while anybody waits for its slot.
+        pacing: tells after how long one who is refused should come back.
     """
 
-    def __init__(
-        self, *, at_once: int, patience_seconds: float, longest_seconds: float, comeback_seconds: Callable[[], float]
-    ) -> None:
+    def __init__(self, *, at_once: int, patience_seconds: float, longest_seconds: float, pacing: RetryPacing) -> None:
         self._at_once = at_once
         self._share = (at_once + 1) // 2
         self._patience_seconds = patience_seconds
         self._longest_seconds = longest_seconds
-        self._comeback_seconds = comeback_seconds
-        self._places: dict[asyncio.Task[Any], _Place] = {}
+        self._pacing = pacing
+        self._slots: dict[asyncio.Task[Any], _Slot] = {}
         self._held: Counter[str] = Counter()
         self._queues: OrderedDict[str, OrderedDict[asyncio.Task[Any], asyncio.Future[None]]] = OrderedDict()
-        self._refused: dict[asyncio.Task[Any], Overloaded | Abandoned] = {}
+        self._refused: dict[asyncio.Task[Any], Overloaded | Aborted] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
         """How many calls wait for their turn."""
@@ -61,16 +64,16 @@ class Receiving:
     @property
     def received(self) -> int:
         """How many messages are being received."""
-        return len(self._places)
+        return len(self._slots)
 
     async def begin(self, call: asyncio.Task[Any], connection: str) -> bool:
         """Wait for the call's turn, and count it until `end`, however this ends; whether it had to wait.
 
         Raises:
-            Abandoned: the server ends.
+            Aborted: the server ends.
         """
         if not self.must_wait(connection):
-            self._take(call, connection)
+            self.take(call, connection)
             return False
         turn = asyncio.get_running_loop().create_future()
         self._queues.setdefault(connection, OrderedDict())[call] = turn
@@ -86,34 +89,35 @@ class Receiving:
     def end(self, call: asyncio.Task[Any]) -> None:
         """The call's message is there, or is not wanted; nothing happens the second time."""
         self._refused.pop(call, None)
-        place = self._places.pop(call, None)
-        if place is None:
+        slot = self._slots.pop(call, None)
+        if slot is None:
             return
-        self._held[place.connection] -= 1
-        if not self._held[place.connection]:
-            del self._held[place.connection]
+        self._held[slot.connection] -= 1
+        if not self._held[slot.connection]:
+            del self._held[slot.connection]
         self._give()
 
-    def refusal(self, call: asyncio.Task[Any]) -> Overloaded | Abandoned | None:
+    def refusal(self, call: asyncio.Task[Any]) -> Overloaded | Aborted | None:
         """Why the call's message was given up, if the call was cancelled for that."""
         return self._refused.get(call)
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Give up whatever waits or is being received."""
         for queue in self._queues.values():
             for turn in queue.values():
                 if not turn.done():
-                    turn.set_exception(Abandoned())
-        for call in list(self._places):
-            self._refuse(call, Abandoned())
+                    turn.set_exception(Aborted())
+        for call in list(self._slots):
+            self._refuse(call, Aborted())
 
     def must_wait(self, connection: str) -> bool:
-        """Whether there is no place for one more call of this connection now."""
-        room = len(self._places) < self._at_once and self._held[connection] < self._share
+        """Whether there is no slot for one more call of this connection now."""
+        room = len(self._slots) < self._at_once and self._held[connection] < self._share
         return not room or connection in self._queues
 
-    def _take(self, call: asyncio.Task[Any], connection: str) -> None:
-        self._places[call] = _Place(connection, time.monotonic())
+    def take(self, call: asyncio.Task[Any], connection: str) -> None:
+        """Give the call a slot, until `end`; there must be one for it."""
+        self._slots[call] = _Slot(connection, time.monotonic())
         self._held[connection] += 1
 
     def _leave(self, call: asyncio.Task[Any], connection: str) -> None:
@@ -125,9 +129,9 @@ class Receiving:
                 del self._queues[connection]
 
     def _give(self) -> None:
-        """Give free places to those who wait, to each connection in turn."""
+        """Give free slots to those who wait, to each connection in turn."""
         passed = 0  # connections that have their share already: two at most, so that this ends soon
-        while passed < len(self._queues) and len(self._places) < self._at_once:
+        while passed < len(self._queues) and len(self._slots) < self._at_once:
             connection, queue = next(iter(self._queues.items()))
             self._queues.move_to_end(connection)
             if self._held[connection] >= self._share:
@@ -139,7 +143,7 @@ class Receiving:
             if not queue:
                 del self._queues[connection]
             if not turn.done():
-                self._take(call, connection)
+                self.take(call, connection)
                 turn.set_result(None)
 
     def _watch(self) -> None:
@@ -156,25 +160,25 @@ class Receiving:
                 Overloaded(
                     "the message took too long to arrive while others waited for its place; nothing was done",
                     metadata={"waiting_to_be_received": str(self.waiting)},
-                    retry_after_seconds=self._comeback_seconds(),
+                    retry_after_seconds=self._pacing.seconds(),
                 ),
             )
         self._watch()
 
     def _too_long(self) -> Iterator[asyncio.Task[Any]]:
-        """Whose places others need more, those that began first before all."""
+        """Whose slots others need more, those that began first before all."""
         if not self._queues:
-            return  # whoever waited when this look was arranged has a place by now, or has gone
+            return  # whoever waited when this look was arranged has a slot by now, or has gone
         now = time.monotonic()
-        full = len(self._places) >= self._at_once
-        newcomers = any(not self._held[connection] for connection in self._queues)  # there is no place for them
-        for call, place in self._places.items():
-            if call not in self._refused and (full or place.connection in self._queues):
-                for_newcomers = newcomers and self._held[place.connection] > 1
-                if now - place.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
+        full = len(self._slots) >= self._at_once
+        newcomers = any(not self._held[connection] for connection in self._queues)  # there is no slot for them
+        for call, slot in self._slots.items():
+            if call not in self._refused and (full or slot.connection in self._queues):
+                for_newcomers = newcomers and self._held[slot.connection] > 1
+                if now - slot.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
                     yield call
 
-    def _refuse(self, call: asyncio.Task[Any], error: Overloaded | Abandoned) -> None:
+    def _refuse(self, call: asyncio.Task[Any], error: Overloaded | Aborted) -> None:
         if call not in self._refused:
             self._refused[call] = error
             call.cancel()

@@ -1,4 +1,18 @@
-"""What gRPC's server waits for calls with, kept where gRPC itself would free it too soon."""
+"""Keeps what gRPC's server waits for calls with, where gRPC itself frees it too soon.
+
+**The defect.** When the loop of a `grpc.aio` server ends by an error (see `serving_on`), the tasks in which it waits
+for the next call of each method are cancelled before the server is shut down. Each frees the memory into which gRPC's
+core will yet write that no call came. Whatever is there by then is overwritten, and the process ends by SIGSEGV or
+SIGABRT.
+
+**Upstream.** No issue is known. To see it: run the reproduction of `serving_on` on a server with a dozen registered
+methods, while other callers write and with MALLOC_ARENA_MAX=2 in the environment; of a hundred stops some end the
+process.
+
+**Held by** `tests/faults/test_serving_on.py::test_the_process_outlasts_what_ends_grpcs_own_server_under_load`.
+
+**May go** with `serving_on`, or when that test's long run passes without it.
+"""
 
 from __future__ import annotations
 

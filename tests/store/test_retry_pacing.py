@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from runtimestore_server.store import comebacks
-from runtimestore_server.store.comebacks import LATEST_SECONDS, REFUSALS_PER_SECOND, SOONEST_SECONDS, Comebacks
+from runtimestore_server import budget
+from runtimestore_server.budget import LATEST_SECONDS, REFUSALS_PER_SECOND, SOONEST_SECONDS, RetryPacing
 
 
 class _Clock:
@@ -20,12 +20,12 @@ class _Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     found = _Clock()
-    monkeypatch.setattr(comebacks, "time", found)
+    monkeypatch.setattr(budget, "time", found)
     return found
 
 
 def test_of_many_who_are_refused_at_once_no_more_come_back_in_a_second_than_cost_little(clock: _Clock) -> None:
-    found = Comebacks()
+    found = RetryPacing()
 
     times = [clock.now + found.seconds() for _ in range(300)]
 
@@ -35,7 +35,7 @@ def test_of_many_who_are_refused_at_once_no_more_come_back_in_a_second_than_cost
 
 
 def test_nobody_is_sent_away_for_longer_than_the_latest_time(clock: _Clock) -> None:
-    found = Comebacks()
+    found = RetryPacing()
 
     assert max(found.seconds() for _ in range(10_000)) == pytest.approx(LATEST_SECONDS)
     clock.now += LATEST_SECONDS
@@ -43,7 +43,7 @@ def test_nobody_is_sent_away_for_longer_than_the_latest_time(clock: _Clock) -> N
 
 
 def test_a_single_one_who_is_refused_comes_back_soon(clock: _Clock) -> None:
-    found = Comebacks()
+    found = RetryPacing()
     for _ in range(5):
         assert found.seconds() == pytest.approx(SOONEST_SECONDS)
         clock.now += 1
