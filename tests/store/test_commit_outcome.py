@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
 
     CommitFault = Callable[[Any, Callable[[Any], None]], None]
 

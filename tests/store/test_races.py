@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore.errors import BoundaryReceiptExists, RequestIdReused
-from runtimestore_server.store import fences, oauth_flow, tables, writes
-from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, RuntimeKey, Write
+from runtimestore_server.store import tables
+from runtimestore_server.store.commit import commit as commit_in
+from runtimestore_server.store.values import Acquisition, Deferred, Outcome, RuntimeKey, Write
 from support.store_writes import boundary, commit, document, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
@@ -22,14 +23,9 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
 
 WAIT_SECONDS = 20
-COMMIT: dict[type, Any] = {
-    Write: writes.commit,
-    OAuthFlowWrite: oauth_flow.commit,
-    Acquisition: fences.commit,
-}
 
 
 @pytest.fixture
@@ -44,7 +40,8 @@ def _race(
     """`second` is committed by a thread of its own and meets the open transaction of `first`, which then ends."""
     with database.writers.connect() as connection:
         transaction = connection.begin()
-        (decision,) = COMMIT[type(first)](database, connection, [first], now_ms=1)
+        (decision,) = commit_in(database, connection, [first], now_ms=1)
+        assert not isinstance(decision, Deferred)
         other: Future[list[Decision]] = pool.submit(commit, database, second)
         _wait_until_one_waits(database)
         assert not other.done()

@@ -302,4 +302,4 @@ def _unless_new(write: AnyDocuments, refusal: RuntimeStoreError | None) -> AnyDo
         return write
     if write.request_id is None:
         raise refusal  # nothing would recognise it
-    return write.forbid(refusal)
+    return write.disallow(refusal)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from runtimestore.errors import Overloaded, StoreUnavailable
 from runtimestore_server.store.comebacks import Comebacks
-from runtimestore_server.store.lane import Lane, Waiting
+from runtimestore_server.store.commit_thread import CommitThread, PendingWrite
 from runtimestore_server.store.transaction import unknown
 from runtimestore_server.store.values import Outcome
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
 
 
 @dataclass(slots=True)
@@ -55,13 +55,15 @@ class Committer:
         self._loop = asyncio.get_running_loop()
         self._max_waiting_writes = max_waiting_writes
         self._max_waiting_bytes = max_waiting_bytes
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[PendingWrite] = set()
         self._waiting_bytes = 0
         self._closed = False
         self._comebacks = comebacks or Comebacks()
         self.counters = CommitCounters()
         self._lanes = [
-            Lane(database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over)
+            CommitThread(
+                database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over
+            )
             for number in range(threads if database.concurrent_writers else 1)
         ]
 
@@ -81,7 +83,7 @@ class Committer:
         """
         if self._closed:
             raise StoreUnavailable("the store is closed; nothing was committed")
-        waiting = Waiting(write, self._loop.create_future())
+        waiting = PendingWrite(write, self._loop.create_future())
         if (refusal := self.overload(waiting.size_bytes)) is not None:
             raise refusal
         self._waiting.add(waiting)
@@ -106,7 +108,7 @@ class Committer:
             )
         return None
 
-    def answer(self, batch: Sequence[Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
+    def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop."""
         counted = self.counters
         counted.transactions += committed and any(
@@ -127,7 +129,7 @@ class Committer:
             else:
                 waiting.answer.set_exception(decision)
 
-    def _hand_over(self, batch: Sequence[Waiting], decisions: Sequence[Decision], committed: bool) -> None:
+    def _hand_over(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], committed: bool) -> None:
         """Bring a batch's decisions from its thread to the event loop."""
         with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
             self._loop.call_soon_threadsafe(lambda: self.answer(batch, decisions, committed=committed))
@@ -135,12 +137,12 @@ class Committer:
     def hurry(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
         for lane in self._lanes:
-            lane.ending.tell()
+            lane.shutdown.drain()
 
     def abandon(self) -> None:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
         for lane in self._lanes:
-            lane.ending.abandon()
+            lane.shutdown.abort()
         for waiting in self._waiting:
             if waiting.answer.done():
                 continue
