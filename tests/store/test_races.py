@@ -227,9 +227,9 @@ def test_two_threads_over_the_same_runtimes_never_end_in_an_error(
         assert errors == []
 
 
-@pytest.mark.parametrize("other_acquires", [True, False], ids=["both acquire and write", "one only writes"])
+@pytest.mark.parametrize("other", ["acquires and writes", "only writes", "writes without a fence"])
 def test_batches_that_acquire_and_write_with_fences_never_wait_for_each_other_in_a_circle(
-    postgres_database: Database, pool: ThreadPoolExecutor, other_acquires: bool
+    postgres_database: Database, pool: ThreadPoolExecutor, other: str
 ) -> None:
     keys = [runtime() for _ in range(4)]
     commit(postgres_database, *(Acquisition(key, "before") for key in keys))
@@ -237,17 +237,21 @@ def test_batches_that_acquire_and_write_with_fences_never_wait_for_each_other_in
     event.listen(postgres_database.writers, "handle_error", lambda context: errors.append(context.sqlalchemy_exception))
     together = threading.Barrier(2, timeout=WAIT_SECONDS)
 
-    def committed(acquired: Sequence[RuntimeKey], written: Sequence[RuntimeKey]) -> None:
+    def committed(acquired: Sequence[RuntimeKey], written: Sequence[RuntimeKey], fence: int | None) -> None:
         for _ in range(rounds):
             together.wait()
             commit(
                 postgres_database,
                 *(Acquisition(key, "now") for key in acquired),
-                *(Write(key, fence=1, runtime_state="idle") for key in written),
+                *(Write(key, fence=fence, runtime_state="idle") for key in written),
             )
 
-    other = (keys[2:], keys[:2]) if other_acquires else ((), keys)
-    both = [pool.submit(committed, keys[:2], keys[2:]), pool.submit(committed, *other)]
+    others: dict[str, tuple[Sequence[RuntimeKey], Sequence[RuntimeKey], int | None]] = {
+        "acquires and writes": (keys[2:], keys[:2], 1),
+        "only writes": ((), keys, 1),
+        "writes without a fence": (keys[:2], keys[2:], None),
+    }
+    both = [pool.submit(committed, keys[:2], keys[2:], 1), pool.submit(committed, *others[other])]
     for one in both:
         one.result(WAIT_SECONDS * rounds)
     assert errors == []
