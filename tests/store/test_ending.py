@@ -11,8 +11,8 @@ from sqlalchemy import event
 
 from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store import tables, transaction
+from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.committer import Committer
-from runtimestore_server.store.ending import Ending
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.values import Outcome, Write
 from support.clean_up import until
@@ -33,13 +33,13 @@ def test_what_is_transient_is_not_run_again_once_the_store_ends(
 ) -> None:
     attempts = []
 
-    def taken(*_: object) -> NoReturn:
+    def taken(*_: object, **__: object) -> NoReturn:
         attempts.append(1)
         raise RowTaken
 
-    monkeypatch.setattr(transaction, "_decide", taken)
-    ending = Ending()
-    ending.tell()
+    monkeypatch.setattr(transaction, "commit", taken)
+    ending = Shutdown()
+    ending.drain()
 
     (decision,), committed = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], ending.gate())
 

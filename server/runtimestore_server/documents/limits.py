@@ -49,7 +49,7 @@ class Limits:
             return write
         if write.request_id is None:
             raise refusal
-        return write.forbid(refusal)
+        return write.disallow(refusal)
 
     def _refusals(self, write: Write | OAuthFlowWrite, input_field: str) -> Iterator[InvalidRequest]:
         if isinstance(write, OAuthFlowWrite):

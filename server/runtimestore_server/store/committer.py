@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from runtimestore.errors import StoreUnavailable
 from runtimestore_server.budget import Bound, Budget, RetryPacing
 from runtimestore_server.shutdown import reached
-from runtimestore_server.store.lane import Lane, Waiting
+from runtimestore_server.store.commit_thread import CommitThread, PendingWrite
 from runtimestore_server.store.transaction import unknown
 from runtimestore_server.store.values import Outcome
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
 
 
 @dataclass(slots=True)
@@ -58,11 +58,13 @@ class Committer:
             items=Bound(max_waiting_writes, "waiting_writes", "writes are waiting"),
             size=Bound(max_waiting_bytes, "waiting_bytes", "bytes are waiting"),
         )
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[PendingWrite] = set()
         self._closed = False
         self.counters = CommitCounters()
-        self._lanes = [
-            Lane(database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over)
+        self._threads = [
+            CommitThread(
+                database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over
+            )
             for number in range(threads if database.concurrent_writers else 1)
         ]
 
@@ -82,13 +84,13 @@ class Committer:
         """
         if self._closed:
             raise StoreUnavailable("the store is closed; nothing was committed")
-        waiting = Waiting(write, self._loop.create_future())
+        waiting = PendingWrite(write, self._loop.create_future())
         self.budget.take(waiting.size_bytes)
         self._waiting.add(waiting)
-        self._lanes[hash(write.subject) % len(self._lanes)].put(waiting)
+        self._threads[hash(write.subject) % len(self._threads)].put(waiting)
         return await waiting.answer
 
-    def answer(self, batch: Sequence[Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
+    def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop."""
         counted = self.counters
         counted.transactions += committed and any(
@@ -109,24 +111,24 @@ class Committer:
             else:
                 waiting.answer.set_exception(decision)
 
-    def _hand_over(self, batch: Sequence[Waiting], decisions: Sequence[Decision], committed: bool) -> None:
+    def _hand_over(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], committed: bool) -> None:
         """Bring a batch's decisions from its thread to the event loop."""
         with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
             self._loop.call_soon_threadsafe(lambda: self.answer(batch, decisions, committed=committed))
 
     def drain(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
-        for lane in self._lanes:
-            lane.ending.tell()
+        for thread in self._threads:
+            thread.shutdown.drain()
 
     def abort(self) -> None:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
-        for lane in self._lanes:
-            lane.ending.abandon()
+        for thread in self._threads:
+            thread.shutdown.abort()
         for waiting in self._waiting:
             if waiting.answer.done():
                 continue
-            gate = waiting.gate  # once: its lane may take it away meanwhile
+            gate = waiting.gate  # once: its thread may take it away meanwhile
             if gate is not None and gate.begun:
                 waiting.answer.set_exception(unknown())
             else:
@@ -137,8 +139,10 @@ class Committer:
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, then end the threads; whether all of them have ended in time."""
         self._closed = True
-        for lane in self._lanes:
-            lane.close()
+        for thread in self._threads:
+            thread.close()
         return await reached(
-            lambda: not any(lane.alive for lane in self._lanes), within_seconds=within_seconds, every_seconds=0.002
+            lambda: not any(thread.alive for thread in self._threads),
+            within_seconds=within_seconds,
+            every_seconds=0.002,
         )

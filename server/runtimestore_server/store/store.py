@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from runtimestore_server.budget import Budget, RetryPacing
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.transaction import AnyWrite
-    from runtimestore_server.store.values import Outcome
+    from runtimestore_server.store.values import AnyWrite, Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")

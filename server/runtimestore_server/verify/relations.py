@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.documents import receipt as boundary_receipt
 from runtimestore_server.store import reads, schema
-from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.by_key import select_by_key
 from runtimestore_server.store.tables import (
     fences,
     inputs,

@@ -1,40 +1,40 @@
-"""How the write path comes to its end: told first, abandoned last, and truthful about every COMMIT."""
+"""Decides whether a COMMIT may still begin while the write path is shut down, and so what its writers can be told."""
 
 from __future__ import annotations
 
 import threading
 
 
-class Abandoned(Exception):
+class Aborted(Exception):
     """Nobody waits for this transaction any more: its writers were told that nothing is committed."""
 
 
-class Ending:
-    """Whether a thread should come to its end, and whether a COMMIT may still begin."""
+class Shutdown:
+    """How far a thread's shutdown has come: it drains, or it is aborted."""
 
     def __init__(self) -> None:
-        self._told = threading.Event()
+        self._draining = threading.Event()
         self._lock = threading.Lock()
-        self._abandoned = False
+        self._aborted = False
 
     @property
-    def told(self) -> bool:
+    def draining(self) -> bool:
         """Whether nothing is to be run again."""
-        return self._told.is_set()
+        return self._draining.is_set()
 
-    def tell(self) -> None:
+    def drain(self) -> None:
         """From now on nothing is run again for an error that may pass: "unavailable" sooner is better than never."""
-        self._told.set()
+        self._draining.set()
 
     def wait(self, seconds: float) -> None:
-        """Pause, but no longer than until `tell`."""
-        self._told.wait(seconds)
+        """Pause, but no longer than until `drain`."""
+        self._draining.wait(seconds)
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """No COMMIT begins after this, so that a gate that is not `begun` now never will be."""
-        self.tell()
+        self.drain()
         with self._lock:
-            self._abandoned = True
+            self._aborted = True
 
     def gate(self) -> CommitGate:
         """The gate of one batch."""
@@ -44,27 +44,27 @@ class Ending:
         """Let one batch through to COMMIT.
 
         Raises:
-            Abandoned: it is too late; roll back.
+            Aborted: it is too late; roll back.
         """
         with self._lock:
-            if self._abandoned:
-                raise Abandoned
+            if self._aborted:
+                raise Aborted
             gate.begun = True
 
 
 class CommitGate:
     """What a batch passes on its way to COMMIT: before it nothing can be there, after it everything may."""
 
-    __slots__ = ("begun", "ending")
+    __slots__ = ("begun", "shutdown")
 
-    def __init__(self, ending: Ending) -> None:
-        self.ending = ending
+    def __init__(self, shutdown: Shutdown) -> None:
+        self.shutdown = shutdown
         self.begun = False
 
     def enter(self) -> None:
         """Begin to COMMIT.
 
         Raises:
-            Abandoned: it is too late; roll back.
+            Aborted: it is too late; roll back.
         """
-        self.ending.open(self)
+        self.shutdown.open(self)
