@@ -431,7 +431,7 @@ async def test_a_damaged_session_is_mended_by_the_next_snapshot(
 
 
 @pytest.mark.needs(DURABLE)
-@pytest.mark.parametrize("damaged", ["", "none", new_id().upper()])
+@pytest.mark.parametrize("damaged", ["", "none", new_id().upper()], ids=["empty", "no UUID", "capitals"])
 async def test_a_store_id_that_is_none_is_data_loss_and_names_no_authority(
     serve: Callable[..., AbstractAsyncContextManager[Application]], damaged: str
 ) -> None:
