@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(INSTALLED) ## Make .venv with everything the other targets need
@@ -34,7 +34,7 @@ run: $(INSTALLED) ## Serve on 127.0.0.1:50051 from ./runtimestore.db; RUNTIMESTO
 
 .PHONY: demo
 demo: $(INSTALLED) ## Watch one runtime live, die in the middle of a turn and recover
-	@$(BIN)/runtimestore demo $(ARGS)
+	@$(BIN)/python -m examples.recovery $(ARGS)
 
 .PHONY: test
 test: $(INSTALLED) ## Run all tests, on every engine
@@ -49,7 +49,7 @@ torture: $(INSTALLED) ## Run the tests of faults in their long form, under an ho
 	@$(BIN)/python -m pytest tests/faults tests/crash --torture --torture-report torture-latest.json $(ARGS)
 
 .PHONY: figures
-figures: $(INSTALLED) ## Write the figures of the last `make torture` into docs/guarantees.md
+figures: $(INSTALLED) ## Write the figures of the last `make torture` into docs/trials.md
 	@$(BIN)/python -m scripts.figures torture-latest.json
 
 .PHONY: lint
@@ -62,7 +62,7 @@ ruff: $(INSTALLED)
 
 .PHONY: mypy
 mypy: $(INSTALLED)
-	@$(BIN)/mypy client/python server migrations bench scripts tests
+	@$(BIN)/mypy client/python server migrations bench scripts tests examples
 
 .PHONY: buf
 buf: $(INSTALLED)
@@ -84,6 +84,13 @@ proto: $(INSTALLED) ## Generate the stubs in client/python/runtimestore/v1 from 
 	    --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
 	@rm -f $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.py $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.pyi
 
+# Where `make sync-client` writes; a test lets it write elsewhere and compares.
+SYNC_OUT ?= client/python/runtimestore/sync.py
+
+.PHONY: sync-client
+sync-client: $(INSTALLED) ## Generate the client for threads from the one for asyncio
+	@$(BIN)/python -m scripts.sync_client $(SYNC_OUT)
+
 .PHONY: bench
 bench: $(INSTALLED) ## Measure the server on each engine beside the floor; JSON in bench-latest.json
 	@$(BIN)/python -m bench --json bench-latest.json $(ARGS)
@@ -94,5 +101,5 @@ build: $(INSTALLED) ## Build the sdist and the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay
-	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	@find client server migrations bench scripts tests -name __pycache__ -type d -exec rm -rf {} +
+	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache examples/go/v1 examples/typescript/node_modules
+	@find client server migrations bench scripts tests examples -name __pycache__ -type d -exec rm -rf {} +

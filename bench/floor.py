@@ -15,7 +15,7 @@ import uvloop
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as pb_grpc
-from runtimestore_server.app import channel_options
+from runtimestore_server.rpc.server import channel_options
 from runtimestore_server.settings import Settings
 
 

@@ -7,8 +7,8 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
+from examples.recovery.samples import SampleInput, SampleSession
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.demo.samples import SampleInput, SampleSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

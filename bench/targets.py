@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import usage
-from runtimestore_server.demo.server_process import ServerProcess
+from examples.recovery.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

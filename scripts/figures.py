@@ -1,4 +1,4 @@
-"""Write the figures of a run of `make torture` into docs/guarantees.md: `python -m scripts.figures FILE`."""
+"""Write the figures of a run of `make torture` into docs/trials.md: `python -m scripts.figures FILE`."""
 # ruff: noqa: INP001 - a script beside the packages
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
+PAGE = Path(__file__).parents[1] / "docs" / "trials.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 

@@ -12,6 +12,8 @@ def main() -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from runtimestore_server.cli import run
+
+        return run(sys.argv[1:])
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("runtimestore"):
             raise
@@ -22,7 +24,6 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:  # while the modules are loaded
         return 130
-    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -9,26 +9,15 @@ from typing import Any
 
 import structlog
 
+from runtimestore_server.rpc.workarounds.log_filter import keep_callers_out_of_the_log
+
 UNFORESEEN = "an unforeseen error; the server's log has the whole story"
 """All that a caller is told of an error that nobody foresaw; `frames` are for the log."""
-
-_HUNG_UP = "ExecuteBatchError"
-"""What gRPC raises, and logs with a traceback, where a call is gone that it wanted to answer."""
 
 
 def frames(error: BaseException) -> list[str]:
     """Where an error came from, without its text: drivers quote parameters in it, and those hold documents."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-
-
-def _of_interest(record: logging.LogRecord) -> bool:
-    """Whether a line of gRPC's is no mere caller who hung up before the answer, or sent headers that are no UTF-8.
-
-    Such lines quote what was called or sent.
-    """
-    if not record.exc_info or record.exc_info[0] is None:
-        return True
-    return record.exc_info[0].__name__ != _HUNG_UP and not issubclass(record.exc_info[0], UnicodeDecodeError)
 
 
 def configure(*, level: str, style: str) -> None:
@@ -52,5 +41,4 @@ def configure(*, level: str, style: str) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s [%(levelname)s] %(name)s %(message)s"
     )
-    for name in ("grpc._cython.cygrpc", "asyncio"):
-        logging.getLogger(name).addFilter(_of_interest)
+    keep_callers_out_of_the_log()

@@ -7,25 +7,18 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
-
-from runtimestore_server.arguments import check_flags
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic.fields import FieldInfo
+
 MIB = 1024 * 1024
 PREFIX = "RUNTIMESTORE_"
-VALUES_IN_HELP = {"--config": "FILE", "--listen": "HOST:PORT", "--database-url": "URL"}
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -41,8 +34,8 @@ _PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):.*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
 
 
-class BadConfigFile(Exception):
-    """The file that `--config` names cannot be read, or a variable is mistyped; the message names it."""
+class BadSource(Exception):
+    """The file that `config` names cannot be read, or a variable is mistyped; the message names it."""
 
 
 class DatabaseUrl(SecretStr):
@@ -53,18 +46,38 @@ class DatabaseUrl(SecretStr):
         return _PASSWORD_IN_QUERY.sub(r"\1***", shown)
 
 
+class _File(PydanticBaseSettingsSource):
+    """The TOML file that a source before this one names as `config`, if any does."""
+
+    def __call__(self) -> dict[str, Any]:
+        name = self.current_state.get("config")
+        if not name:
+            return {}
+        path = Path(name)
+        if not path.is_file():
+            raise BadSource(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise BadSource(f"--config {path}: not a TOML file: {error}") from None
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Nothing: the file is read as a whole."""
+        del field
+        return None, field_name, False
+
+
 class Settings(BaseSettings):
-    """Everything that can be set, with its unit. A flag wins over the environment, the environment over the file."""
+    """Everything that can be set, with its unit: a line here is a flag, a variable and a key of the file.
+
+    What is given to the class, as the flags are, wins over the environment, and that over the file.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True,
         env_prefix=PREFIX,
         extra="forbid",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
-        cli_enforce_required=False,
+        validate_default=False,  # a test does: for the URL it loads the store, and a probe has no time
     )
 
     config: Path | None = Field(
@@ -143,8 +156,6 @@ class Settings(BaseSettings):
         "text", description="Log lines for people (text) or for machines (json, one object a line)."
     )
 
-    _config_file: ClassVar[Path | None] = None
-
     @field_validator("listen")
     @classmethod
     def _listen_is_an_address(cls, value: str) -> str:
@@ -180,82 +191,30 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags and arguments first, then the environment, then the file."""
+        """What is given first, then the environment, then the file."""
         del dotenv_settings, file_secret_settings
-        sources = (init_settings, env_settings)
-        if cls._config_file is None:
-            return sources
-        return (*sources, TomlConfigSettingsSource(settings_cls, cls._config_file))
+        return init_settings, env_settings, _File(settings_cls)
 
 
-def from_command_line(arguments: list[str], *, command: str, description: str) -> Settings:
-    """The settings that the flags, the environment and the file they name give.
+def load(flags: Mapping[str, Any]) -> Settings:
+    """The settings that these flags, the environment and the file that one of them names give.
 
     Raises:
         pydantic.ValidationError: a value is bad; the error names the setting.
-        BadConfigFile: the file cannot be read.
-        SystemExit: `--help` was asked for, or a flag is unknown.
+        BadSource: the file cannot be read, or a variable is nearly a setting.
     """
-    flags = {
-        f"--{name.replace('_', '-')}": field.annotation is not bool for name, field in Settings.model_fields.items()
-    }
     _refuse_mistyped(os.environ)
-    negations = {flag.replace("--", "--no-", 1): False for flag, takes_value in flags.items() if not takes_value}
-    check_flags(arguments, flags | negations, command=command)
-    path = _config_path(arguments)
-
-    class FromCommandLine(Settings):
-        __doc__ = description
-        _config_file: ClassVar[Path | None] = path
-
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        FromCommandLine,
-        cli_prog_name=f"runtimestore {command}",
-        cli_parse_args=arguments,
-        add_argument_method=_add_flag,
-    )
-    return FromCommandLine(_cli_settings_source=source)
+    return Settings(**flags)
 
 
 def _refuse_mistyped(environment: Mapping[str, str]) -> None:
     """See that no variable is nearly a setting: to serve another store than was meant would be told by nothing.
 
     Raises:
-        BadConfigFile: one is. What is not near to any is let be: others name variables after a service too.
+        BadSource: one is. What is not near to any is let be: others name variables after a service too.
     """
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     others = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
     for name in others:
         if close := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9):
-            raise BadConfigFile(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")
-
-
-def _add_flag(parser: Any, *flags: str, **options: Any) -> Any:
-    """Show a flag's value by what it stands for; left alone, pydantic-settings shows the name of its Python type."""
-    unit = flags[0].rpartition("-")[2]
-    if flags[0] in VALUES_IN_HELP:
-        options["metavar"] = VALUES_IN_HELP[flags[0]]
-    elif unit in ("bytes", "seconds"):
-        options["metavar"] = unit.upper()
-    elif options.get("metavar") == "int":
-        options["metavar"] = "COUNT"
-    return parser.add_argument(*flags, **options)
-
-
-def _config_path(arguments: list[str]) -> Path | None:
-    """The file that `--config` or RUNTIMESTORE_CONFIG names; known before the other settings are read."""
-    import argparse
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", default=os.environ.get("RUNTIMESTORE_CONFIG"))
-    known, _ = parser.parse_known_args(arguments)
-    if not known.config:
-        return None
-    path = Path(known.config)
-    if not path.is_file():
-        raise BadConfigFile(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
-    try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadConfigFile(f"--config {path}: not a TOML file: {error}") from None
-    return path
+            raise BadSource(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
+from runtimestore_server import cli
 from runtimestore_server.store.schema import HEAD
 from support.command import run, serving
+from support.server_process import COMMAND
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from support.postgres import Cluster
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_health_exits_with_0_where_a_server_serves_and_with_1_where_none_does(tmp_path: Path) -> None:
@@ -40,13 +46,12 @@ def test_health_exits_with_0_where_a_server_serves_and_with_1_where_none_does(tm
     assert "Traceback" not in gone.stderr + unknown_service.stderr
 
 
-@pytest.mark.parametrize(("command", "flag"), [("health", "--timeout-seconds"), ("demo", "--pace-seconds")])
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "long"])
-def test_a_time_that_is_none_is_refused_by_its_flag(tmp_path: Path, command: str, flag: str, value: str) -> None:
-    done = run(command, flag, value, cwd=tmp_path)
+def test_a_time_that_is_none_is_refused_by_its_flag(tmp_path: Path, value: str) -> None:
+    done = run("health", "--timeout-seconds", value, cwd=tmp_path)
 
     assert done.returncode == 2
-    assert f"{flag}: must be a number of seconds" in done.stderr
+    assert "--timeout-seconds: must be a number of seconds" in done.stderr
     assert done.stdout == ""
 
 
@@ -91,18 +96,97 @@ def test_migrate_refuses_what_it_cannot_migrate(tmp_path: Path) -> None:
     assert "Traceback" not in nowhere.stderr + memory.stderr
 
 
-def test_version_tells_the_version(tmp_path: Path) -> None:
-    done = run("version", cwd=tmp_path)
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_version_tells_the_version(tmp_path: Path, asked: str) -> None:
+    done = run(asked, cwd=tmp_path)
 
     assert done.returncode == 0
     assert done.stdout == f"runtimestore {version('runtimestore')}\n"
     assert re.search(r"\d+\.\d+", done.stdout)
 
 
-def test_ctrl_c_while_it_still_loads_ends_it_without_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "structlog.py").write_text("raise KeyboardInterrupt\n")
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+def _broken(tmp_path: Path, module: str, error: str) -> dict[str, str]:
+    """An environment in which to load this module raises this error."""
+    (tmp_path / f"{module}.py").write_text(f"raise {error}\n")
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
-    ended = run("version", cwd=tmp_path, extra={"PYTHONPATH": path})
+
+@pytest.mark.parametrize(("command", "module"), [("version", "click"), ("migrate", "structlog"), ("health", "grpc")])
+def test_ctrl_c_while_it_still_loads_ends_it_without_a_traceback(tmp_path: Path, command: str, module: str) -> None:
+    ended = run(command, cwd=tmp_path, extra=_broken(tmp_path, module, "KeyboardInterrupt"))
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(("command", "module"), [("version", "click"), ("migrate", "structlog"), ("serve", "uvloop")])
+def test_a_package_that_the_thin_client_does_not_bring_is_told_with_the_extra_that_does(
+    tmp_path: Path, command: str, module: str
+) -> None:
+    # Where other programs live too, some of the server's packages may be there.
+    extra = _broken(tmp_path, module, f"ModuleNotFoundError('none', name={module!r})")
+
+    done = run(command, cwd=tmp_path, extra=extra)
+
+    assert done.returncode == 1
+    assert f"needs the package {module}" in done.stderr
+    assert "runtimestore[server]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_command_is_a_module_and_every_module_of_a_command_is_one() -> None:
+    modules = {found.name for found in pkgutil.iter_modules(cli.__path__)}
+    context = click.Context(cli.runtimestore)
+
+    commands = {name for name in modules if cli.runtimestore.get_command(context, name)}
+
+    assert commands == set(cli.COMMANDS)
+    assert modules - commands == {"flags", "refusals"}
+    for name in cli.COMMANDS:
+        told = run(name, "--help", cwd=ROOT)
+        assert told.returncode == 0
+        assert told.stdout.startswith(f"Usage: runtimestore {name} ")
+        assert f"\n  {name} " in run("--help", cwd=ROOT).stdout
+
+
+STORE = {"alembic", "runtimestore_server.store", "sqlalchemy", "structlog", "uvloop"}
+SETTINGS = {"pydantic", "pydantic_settings"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [
+        (("health", "--address", "127.0.0.1:1"), STORE | SETTINGS),
+        (("version",), STORE | SETTINGS),
+        (("--version",), STORE | SETTINGS),
+        (("health",), STORE),
+    ],
+)
+def test_a_probe_loads_neither_the_store_nor_what_it_does_not_read(
+    tmp_path: Path, arguments: tuple[str, ...], spared: set[str]
+) -> None:
+    done = run(*arguments, cwd=tmp_path, command=(sys.executable, "-X", "importtime", *COMMAND[1:]))
+
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "click" in loaded
+    assert not loaded & spared
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("runtimestore ", set(cli.COMMANDS)),
+        ("runtimestore migrate --", {"--config", "--database-url", "--help", "--log-format", "--log-level"}),
+        ("runtimestore serve --log-level ", {"debug", "error", "info", "warning"}),
+    ],
+)
+def test_the_shell_completes_commands_flags_and_values(tmp_path: Path, words: str, completed: set[str]) -> None:
+    *before, _ = typed = words.split(" ")
+    extra = {
+        "_RUNTIMESTORE_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(typed),
+        "COMP_CWORD": str(len(before)),
+    }
+
+    done = run(cwd=tmp_path, extra=extra)
+
+    assert {line.removeprefix("plain,") for line in done.stdout.splitlines()} == completed

@@ -22,7 +22,7 @@ from runtimestore import (
     RuntimeStoreClient,
     StoreUnavailable,
 )
-from runtimestore_server.cli import ECHO_SECONDS
+from runtimestore_server.cli.serve import ECHO_SECONDS
 from support.command import serving
 
 if TYPE_CHECKING:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from runtimestore import RuntimeStoreClient
+from runtimestore_server.cli import COMMANDS
+from runtimestore_server.cli.refusals import sentence
 from support.command import run, serving
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ PASSWORD = "correct-horse-7b1"  # noqa: S105  (nobody's)
 URL = f"postgresql://app:{PASSWORD}@127.0.0.1:1/store"
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "verify", "health", "version", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -64,6 +67,44 @@ def test_a_switch_takes_no_value_and_what_comes_after_it_is_read(tmp_path: Path,
         RuntimeStoreClient(server.address) as client,
     ):
         assert ("fence_required" in client.get_server_info().capabilities) is not switch.startswith("--no")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("serve", "--listen"), "Option '--listen' requires an argument."),
+        (("serve", f"--require-fence={PASSWORD}"), "Option '--require-fence' does not take a value."),
+        (("serve", f"--no-require-fence={PASSWORD}"), "Option '--no-require-fence' does not take a value."),
+        (("serve", "--log-level", PASSWORD), "setting log_level: Input should be 'debug'"),
+        (("verify", f"--json={PASSWORD}"), "Option '--json' does not take a value."),
+        (("serve", "--listen", "--database-url", URL), "an argument that belongs to no flag"),
+        (("serve", "--", URL), "an argument that belongs to no flag"),
+        (("serve", "--max-batch-writes", PASSWORD), "setting max_batch_writes: Input should be a valid integer"),
+    ],
+)
+def test_a_flag_that_is_misused_is_named_without_its_value(
+    tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    done = run(*arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("of_click", [click.INT, click.FloatRange(0, 1), click.Choice(["a", "b"]), click.File()])
+def test_a_value_that_a_type_of_click_refuses_is_not_shown_by_a_command_yet_to_come(
+    of_click: click.ParamType[object],
+) -> None:
+    command = click.Command("later", params=[click.Option(["--key"], type=of_click)])
+
+    with pytest.raises(click.UsageError) as refused:
+        command.main(["--key", PASSWORD], standalone_mode=False)
+
+    assert PASSWORD in refused.value.message, "click shows it, which is why its messages are not"
+    assert sentence(refused.value).startswith("--key: must be ")
+    assert PASSWORD not in sentence(refused.value)
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])

@@ -96,10 +96,11 @@ async def test_ctrl_c_ends_it_with_130_and_a_report_of_what_was_found(tmp_path: 
     upgrade(f"sqlite:///{tmp_path}/store.db")
     code = (
         "import sys\n"
-        "from runtimestore_server.verify import main, walk\n"
+        "from runtimestore_server.cli import run\n"
+        "from runtimestore_server.verify import walk\n"
         "def stop(*_): raise KeyboardInterrupt\n"
         "walk._of_batch = walk._batches = stop\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "sys.exit(run(['verify', *sys.argv[1:]]))\n"
     )
     arguments = ("--database-url", "sqlite:///store.db", "--json", "--report", "found.json")
 
@@ -119,8 +120,8 @@ def test_its_help_tells_what_it_finds_and_how_it_exits(tmp_path: Path) -> None:
 
 PEAK = r"""
 import re, sys
-from runtimestore_server.verify import main
-assert main(sys.argv[1:]) == 0
+from runtimestore_server.cli import run
+assert run(["verify", *sys.argv[1:]]) == 0
 print(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1])
 """
 

@@ -201,7 +201,7 @@ def test_the_document_is_the_same_however_many_findings_it_has(file: Path) -> No
 
 INTERRUPTED = r"""
 import sys, tempfile
-from runtimestore_server.verify import main
+from runtimestore_server.cli import run
 write, seen = tempfile.SpooledTemporaryFile.write, []
 def written(spool, data):
     seen.append(1)
@@ -210,7 +210,7 @@ def written(spool, data):
         raise KeyboardInterrupt
     return write(spool, data)
 tempfile.SpooledTemporaryFile.write = written
-sys.exit(main(sys.argv[1:]))
+sys.exit(run(["verify", *sys.argv[1:]]))
 """
 
 
@@ -256,8 +256,8 @@ def _read(terminal: int) -> Iterator[bytes]:
 
 PEAK = r"""
 import re, sys
-from runtimestore_server.verify import main
-assert main(sys.argv[1:]) == 1
+from runtimestore_server.cli import run
+assert run(["verify", *sys.argv[1:]]) == 1
 sys.stderr.write(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1])
 """
 

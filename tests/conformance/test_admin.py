@@ -238,7 +238,7 @@ async def test_a_server_stops_though_it_was_just_telling_its_health(
 
     async def serve_until_it_tells() -> None:
         async with serve(health_interval_seconds=0.01) as app:
-            monkeypatch.setattr(app._health, "set", tell_slowly)
+            monkeypatch.setattr(app.health, "set", tell_slowly)
             await telling.wait()
 
     await asyncio.wait_for(serve_until_it_tells(), 30)

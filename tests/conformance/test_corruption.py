@@ -244,7 +244,7 @@ async def test_a_request_whose_date_is_damaged_is_not_forgotten_and_not_believed
     await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
     await change(app, tables.requests, {"recorded_at_ms": 1}, realm=realm, request_id=request_id)
 
-    await app.store._readers.run(app.store._forget_some)
+    await app.workers.run(app.store._forget_some)
 
     with pytest.raises(StoredValueCorrupt):
         await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
@@ -431,7 +431,7 @@ async def test_a_damaged_session_is_mended_by_the_next_snapshot(
 
 
 @pytest.mark.needs(DURABLE)
-@pytest.mark.parametrize("damaged", ["", "none", new_id().upper()])
+@pytest.mark.parametrize("damaged", ["", "none", new_id().upper()], ids=["empty", "no UUID", "capitals"])
 async def test_a_store_id_that_is_none_is_data_loss_and_names_no_authority(
     serve: Callable[..., AbstractAsyncContextManager[Application]], damaged: str
 ) -> None:

@@ -9,7 +9,11 @@ import grpc.aio
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, Fenced, RuntimeState, StoredValueCorrupt
-from runtimestore_server.interceptors.errors import METADATA_VALUE_LIMIT, ErrorInterceptor
+from runtimestore_server.budget import Budget, RetryPacing
+from runtimestore_server.rpc.admission import Limiters
+from runtimestore_server.rpc.call import Calls
+from runtimestore_server.rpc.status import METADATA_VALUE_LIMIT
+from runtimestore_server.settings import Settings
 from runtimestore_server.store import tables
 from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, commit_machine_lifecycle, input_of, named
 from support.database import change, rows
@@ -100,7 +104,7 @@ async def test_a_remembered_request_whose_key_is_damaged_keeps_no_other_from_bei
     text = engine.text_of(app.store.database, raw)
     await change(app, tables.requests, {"realm": text}, realm=realm, request_id=damaged)
 
-    await app.store._readers.run(app.store._forget_some)
+    await app.workers.run(app.store._forget_some)
 
     assert await rows(app, tables.requests, request_id=old) == []
     assert len(await rows(app, tables.requests, request_id=damaged)) == 1
@@ -114,9 +118,10 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
         del request, context
         raise StoredValueCorrupt(f"{part} is damaged", metadata={"owner": part, "store_error": part})
 
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    server = grpc.aio.server()
+    calls = Calls(Limiters(Settings(_env_file=None), Budget(RetryPacing()), RetryPacing()))
     handler = grpc.unary_unary_rpc_method_handler(refuses, request_deserializer=bytes, response_serializer=bytes)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", {"Refuse": handler}),))
+    calls.registrar(server).add_registered_method_handlers("test.Test", {"Refuse": handler})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -31,11 +31,21 @@ ODDITIES = {
 }
 
 
+NO_RUNTIME_READS = (
+    "an integer of thousands of digits",
+    "an exponent beyond every float",
+    "half a pair of surrogate escapes",
+    "much depth",
+)
+"""Refused in the messages and the metadata of a session (see test_envelopes.py), and kept everywhere else."""
+
+
 def _session(oddity: str) -> bytes:
     time = '{"nanos_since_epoch":0,  "secs_since_epoch":1}'
+    within = "null" if oddity in [ODDITIES[name] for name in NO_RUNTIME_READS] else oddity
     return (
-        f' \n{{"zz": {oddity}, "updated_at":{time}, "created_at" : {time},\t"messages":[{{"content":{oddity},'
-        f'"role":"user"}}], "metadata": {{"odd":{oddity}}}, "id":"{new_id().upper()}"}}\r\n '
+        f' \n{{"zz": {oddity}, "updated_at":{time}, "created_at" : {time},\t"messages":[{{"content":{within},'
+        f'"role":"user"}}], "metadata": {{"odd":{within}}}, "id":"{new_id().upper()}"}}\r\n '
     ).encode()
 
 

@@ -34,12 +34,12 @@ async def test_a_large_write_that_is_being_checked_when_the_drain_begins_lands(
     body = session("x" * 600_000)
     go_on = threading.Event()
     async with serve(reader_threads=1) as app, Store(app.address, retry=RetryPolicy(max_attempts=1)) as store:
-        await until(lambda: app.store._readers.waiting == 0)
-        busy = asyncio.ensure_future(app.store._readers.run(lambda: go_on.wait(WAIT_SECONDS)))
+        await until(lambda: app.workers.waiting == 0)
+        busy = asyncio.ensure_future(app.workers.run(lambda: go_on.wait(WAIT_SECONDS)))
         await asyncio.sleep(0)
         writing = asyncio.ensure_future(store.commit_session_snapshot(runtime_id, body))
-        await until(lambda: app.store._readers.waiting == 2)
-        draining = asyncio.ensure_future(app.drain(time.monotonic() + WAIT_SECONDS))
+        await until(lambda: app.workers.waiting == 2)
+        draining = asyncio.ensure_future(app.shutdown.drain(time.monotonic() + WAIT_SECONDS))
         await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable, match="shutting down"):
             await store.load_runtime_state(runtime_id)
@@ -62,7 +62,7 @@ async def test_a_call_that_comes_while_an_upload_holds_up_the_end_is_refused_bef
     }
     async with serve() as app, connections(app.address, 2) as (first, second):
         (holding_up,) = await stalled_in_turn(app, first)
-        draining = asyncio.ensure_future(app.drain(time.monotonic() + WAIT_SECONDS))
+        draining = asyncio.ensure_future(app.shutdown.drain(time.monotonic() + WAIT_SECONDS))
         await asyncio.sleep(0)
         for path, store_error in expected.items():
             is_refusal(

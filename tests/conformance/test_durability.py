@@ -131,7 +131,7 @@ async def test_a_server_that_is_told_to_stop_commits_what_waits_and_answers_it(f
             for number in range(40)
         ]
         await until(lambda: app.store.counters.writes > 0)
-        await app._server.stop(5)
+        await app.server.stop(5)
         finished = await asyncio.gather(*writing, return_exceptions=True)
 
     async with in_process(fresh_url) as app, Store(app.address) as store:

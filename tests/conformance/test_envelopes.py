@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TIME = {"secs_since_epoch": 1, "nanos_since_epoch": 2}
 NOT_JSON = [b"", b" ", b"{", b"{}x", b"nul", b"'a'", b"{'id': 1}", b'{"id": 1,}', b"\xef\xbb\xbf{}"]
+JSON_AND_A_NUL = session(session_id="5eed5eed-0000-4000-8000-000000000001") + b"\0"
 NOT_AN_OBJECT = [b"[]", b"1", b"null", b'"text"', b"true"]
 
 BAD_SESSIONS: list[tuple[dict[str, Any], str]] = [
@@ -52,6 +53,11 @@ BAD_SESSIONS: list[tuple[dict[str, Any], str]] = [
     ({"version": -1}, ".version"),
     ({"version": "2"}, ".version"),
     ({"version": 1.5}, ".version"),
+    ({"version": 2**32}, ".version"),
+    ({"created_at": {**TIME, "secs_since_epoch": 2**63}}, ".created_at.secs_since_epoch"),
+    ({"updated_at": {"secs_since_epoch": 2**63 - 1, "nanos_since_epoch": 10**9}}, ".updated_at.secs_since_epoch"),
+    ({"created_at": {**TIME, "zone": "x"}}, ".created_at"),
+    ({"updated_at": {**TIME, "zone": "x"}}, ".updated_at"),
     ({"metadata": []}, ".metadata"),
     ({"metadata": "x"}, ".metadata"),
     ({"usage": []}, ".usage"),
@@ -118,7 +124,7 @@ async def test_a_null_in_the_envelope_of_a_session_is_not_an_absent_field(
     _is_invalid(found, "SESSION_SNAPSHOT_INVALID", f"session_delta.session_snapshot.{field}")
 
 
-@pytest.mark.parametrize("body", [*NOT_JSON, *NOT_AN_OBJECT, b'{"a": "\xff"}', session() + b"\0"], ids=_named)
+@pytest.mark.parametrize("body", [*NOT_JSON, *NOT_AN_OBJECT, b'{"a": "\xff"}', JSON_AND_A_NUL], ids=_named)
 async def test_a_session_that_is_no_json_object_is_refused(
     wire: Wire, realm: str, runtime_id: str, body: bytes
 ) -> None:
@@ -158,11 +164,12 @@ async def test_bytes_that_are_no_utf8_anywhere_in_a_session_are_refused(
         {"version": None},
         {"metadata": None},
         {"usage": None},
-        {"version": 2**64 - 1},
+        {"version": 2**32 - 1},
         {"messages": [{"role": "", "content": None}, {"role": "wizard", "x": [1]}]},
         {"metadata": {"id": 1, "messages": "none", "": {"deep": [{}]}}},
         {"usage": {"input_tokens": 2**64 - 1, "output_tokens": 0, "other": None}},
-        {"created_at": {"secs_since_epoch": 2**64 - 1, "nanos_since_epoch": 2**32 - 1, "zone": "x"}},
+        {"created_at": {"secs_since_epoch": 2**63 - 1, "nanos_since_epoch": 10**9 - 1}},
+        {"updated_at": {"secs_since_epoch": 0, "nanos_since_epoch": 2**32 - 1}},
         {"future": {"messages": 1}},
     ],
     ids=_named,
@@ -171,6 +178,139 @@ async def test_everything_else_in_a_session_passes_untouched(
     store: Store, runtime_id: str, fields: dict[str, Any]
 ) -> None:
     body = session(**fields)
+    await store.commit_session_snapshot(runtime_id, body)
+
+    assert await store.load_session_snapshot(runtime_id) == body
+
+
+def _nested(opening: str, closing: str, levels: int) -> str:
+    return f"{opening * levels}0{closing * levels}"
+
+
+UNREADABLE = [
+    '"\\ud800"', '"\\udc00x"', '"\\ud83d\\u0041"', '"\\ude00\\ud83d"', '{"\\udfff": 1}', '[["\\\\\\ud800"]]',
+    "1e400", "-1E+400", "1.5e0309", "1e99999999999", "9" * 309, "9" * 5000, "9" * 250 + ".5e99", "[0, [1e309]]",
+]  # fmt: skip
+"""What Rust's types cannot read back, as it stands in a document."""
+
+READABLE = [
+    '"\\ud83d\\ude00"', '"\\\\ud800"', '"1e400"', '"%s"' % ("9" * 400), '"[[[[{\\""', "1e308", "1e-400", "0e400",
+    "-0.0E+999", "9" * 308, "0." + "0" * 400 + "1e400", '"%s"' % ("[{" * 200), "[" + "[],{}," * 200 + "0]",
+]  # fmt: skip
+"""What looks like it and can be read back."""
+
+LEVELS_LEFT = {"messages": 124, "metadata": 125}
+"""How many levels are left of the 127 for a value in the content of a message, or in metadata.
+
+The document is the first one, `messages` and `metadata` are the second, a message is the third: serde_json, asked for
+these very documents, reads so many and refuses one more.
+"""
+
+
+def _holding(member: str, value: str) -> bytes:
+    document = json.loads(session())
+    mark = new_id()
+    document[member] = {
+        "messages": [{"role": "user"}, {"role": "user", "content": mark}],
+        "metadata": {"first": 1, "a": mark},
+        "extra": mark,
+    }[member]
+    return json.dumps(document).replace(f'"{mark}"', value).encode()
+
+
+async def _is_refused(wire: Wire, realm: str, runtime_id: str, body: bytes, path: str) -> None:
+    delta = pb.SessionDelta(session_snapshot=body)
+    call = wire.CommitSessionSnapshot(
+        pb.CommitSessionSnapshotRequest(realm=realm, runtime_id=runtime_id, session_delta=delta)
+    )
+    _is_invalid(await refused(call), "SESSION_SNAPSHOT_INVALID", f"session_delta.session_snapshot{path}")
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=_named)
+async def test_a_session_that_no_runtime_could_read_back_is_refused_and_the_last_good_one_stays(
+    store: Store, wire: Wire, realm: str, runtime_id: str, value: str
+) -> None:
+    good = session()
+    await store.commit_session_snapshot(runtime_id, good)
+
+    for member, path in (("messages", ".messages[1]"), ("metadata", ".metadata")):
+        await _is_refused(wire, realm, runtime_id, _holding(member, value), path)
+
+    assert await store.load_session_snapshot(runtime_id) == good
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=_named)
+async def test_what_no_runtime_reads_of_a_session_may_hold_anything(store: Store, runtime_id: str, value: str) -> None:
+    body = _holding("extra", value)
+    await store.commit_session_snapshot(runtime_id, body)
+
+    assert await store.load_session_snapshot(runtime_id) == body
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=_named)
+async def test_inputs_and_ops_documents_may_hold_anything_in_what_is_not_needed_of_them(
+    store: Store, runtime_id: str, value: str
+) -> None:
+    input_id = new_id()
+    state = type(input_state())(input_id, f'{{"input_id": "{input_id}", "current_state": "queued", "x": {value}}}')
+    registry = f'{{"epoch_id": "{new_id()}", "x": {value}}}'
+    await store.persist_input_state(runtime_id, state)
+    await store.persist_ops_lifecycle(runtime_id, registry)
+
+    assert await store.load_input_state(runtime_id, input_id) == state
+    assert await store.load_ops_lifecycle(runtime_id) == registry
+
+
+async def test_what_only_looks_unreadable_in_a_session_is_accepted(store: Store, runtime_id: str) -> None:
+    for value in READABLE:
+        for member in LEVELS_LEFT:
+            body = _holding(member, value)
+            await store.commit_session_snapshot(runtime_id, body)
+            assert await store.load_session_snapshot(runtime_id) == body
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[0, {"]": ', "}]")])
+@pytest.mark.parametrize("before", ["", '"[{\\"]}",', '"%s",' % ("x" * 100_000)], ids=["alone", "brackets", "long"])
+async def test_a_session_is_nested_up_to_127_levels_and_not_one_more(
+    store: Store, wire: Wire, realm: str, runtime_id: str, opening: str, closing: str, before: str
+) -> None:
+    levels = opening.count("[") + opening.count("{")
+    for member, left in LEVELS_LEFT.items():
+        times, rest = divmod(left - 1, levels)
+        within = f"[{before} {'[' * rest}{_nested(opening, closing, times)}{']' * rest}]"
+        body = _holding(member, within)
+        await store.commit_session_snapshot(runtime_id, body)
+        assert await store.load_session_snapshot(runtime_id) == body
+
+        path = {"messages": ".messages[1]", "metadata": ".metadata"}[member]
+        await _is_refused(wire, realm, runtime_id, _holding(member, f"[{within}]"), path)
+
+
+@pytest.mark.parametrize(
+    ("member", "twice", "path"),
+    [
+        ("id", '"id": "x"', ".id"),
+        ("id", '"\\u0069d": "x"', ".id"),
+        ("messages", '"messages": []', ".messages"),
+        ("messages", '"messages": [{"content": 1e400}]', ".messages"),
+        ("metadata", '"metadata": {}', ".metadata"),
+        ("created_at", '"created_at": {"secs_since_epoch": 1, "nanos_since_epoch": 2}', ".created_at"),
+        ("secs_since_epoch", '"secs_since_epoch": 1', ".created_at.secs_since_epoch"),
+        ("role", '"role": "user"', ".messages[0].role"),
+        ("role", '"r\\u006fle": "user"', ".messages[0].role"),
+    ],
+)
+async def test_a_member_that_a_session_gives_twice_is_refused(
+    wire: Wire, realm: str, runtime_id: str, member: str, twice: str, path: str
+) -> None:
+    body = session().replace(f'"{member}"'.encode(), f'{twice}, "{member}"'.encode(), 1)
+
+    await _is_refused(wire, realm, runtime_id, body, path)
+
+
+async def test_what_is_no_member_of_the_same_object_is_not_given_twice(store: Store, runtime_id: str) -> None:
+    message = {"role": "user", "content": {"role": "x", "text": '"role" \u001b'}, "meta": {"role": "y", "id": "z"}}
+    body = session(messages=[message, message], extra={"id": 1, "messages": [], "extra": {"extra": 1}})
     await store.commit_session_snapshot(runtime_id, body)
 
     assert await store.load_session_snapshot(runtime_id) == body

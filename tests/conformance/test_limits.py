@@ -64,6 +64,8 @@ async def test_what_is_as_large_as_the_limit_is_accepted_and_what_is_one_byte_la
             assert refused.value.metadata["limit"] == limit
             assert refused.value.metadata["limit_bytes"] == str(limits[limit])
             assert refused.value.metadata["size_bytes"] == str(limits[limit] + 1)
+            assert refused.value.store_error == "write_failed"
+            assert f"raise {limit} of the server" in refused.value.message
         assert await everything(store, runtime_id) == NOTHING
         assert await store.load_auth_oauth_flow_snapshot() is None
 

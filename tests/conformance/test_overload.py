@@ -48,7 +48,7 @@ AT_ITS_TURN_SECONDS = 1.0
 def _many_refused(app: Application) -> None:
     """From now on whoever is refused has many others before it."""
     for _ in range(1000):
-        app.store._comebacks.seconds()
+        app.pacing.seconds()
 
 
 async def _call(wire: Wire, method: str, **changed: Any) -> WireRefusal:
@@ -99,7 +99,7 @@ async def test_bytes_beyond_the_bound_are_overloaded_but_one_write_is_always_tak
         assert await store.commit_session_snapshot(runtime_id, body) == (1, False)
         with held_commits(app) as go_on:
             waiting = asyncio.create_task(store.commit_session_snapshot(runtime_id, body))
-            await until(lambda: app.store._committer._waiting_bytes > 0)
+            await until(lambda: app.store.budget.bytes > 0)
             _many_refused(app)
             with pytest.raises(Overloaded) as found:
                 await store.persist_input_state(runtime_id, input_of("a"))
@@ -114,10 +114,7 @@ async def test_bytes_beyond_the_bound_are_overloaded_but_one_write_is_always_tak
 def _held_readers(app: Application) -> Iterator[None]:
     """Inside, every thread for loads and checks is busy; to be left before the test awaits what waits for one."""
     go_on = threading.Event()
-    busy = [
-        asyncio.ensure_future(app.store._readers.run(lambda: go_on.wait(30)))
-        for _ in range(app.settings.reader_threads)
-    ]
+    busy = [asyncio.ensure_future(app.workers.run(lambda: go_on.wait(30))) for _ in range(app.settings.reader_threads)]
     try:
         yield
     finally:
@@ -129,9 +126,9 @@ async def test_that_every_thread_for_loads_is_busy_does_not_make_a_server_unread
     serve: Callable[..., AbstractAsyncContextManager[Application]],
 ) -> None:
     async with serve(max_waiting_reads=2, reader_threads=2) as app:
-        await until(lambda: app.store._readers.waiting == 0)
+        await until(lambda: app.workers.waiting == 0)
         with _held_readers(app):
-            await until(lambda: app.store._readers.waiting == 2)
+            await until(lambda: app.workers.waiting == 2)
             await asyncio.wait_for(app.store.check(), 20)
 
 
@@ -158,10 +155,10 @@ async def test_loads_beyond_the_bound_are_overloaded(
         grpc.aio.insecure_channel(app.address) as channel,
     ):
         wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
-        await until(lambda: app.store._readers.waiting == 0)  # what every server does at its start
+        await until(lambda: app.workers.waiting == 0)  # what every server does at its start
         with _held_readers(app):
             waiting = [asyncio.ensure_future(_done(wire.LoadRuntimeState(LOAD))) for _ in range(2)]
-            await until(lambda: app.store._readers.waiting == 4)
+            await until(lambda: app.workers.waiting == 4)
             _many_refused(app)
             found = await _call(wire, "LoadRuntimeState")
         await asyncio.gather(*waiting)
@@ -179,11 +176,11 @@ async def test_large_requests_that_wait_to_be_checked_are_bounded_by_their_bytes
     body = session("x" * 600_000)
     once = RetryPolicy(max_attempts=1)
     async with serve(max_waiting_bytes=1_000_000, reader_threads=1) as app, Store(app.address, retry=once) as store:
-        await until(lambda: app.store._readers.waiting == 0)
+        await until(lambda: app.workers.waiting == 0)
         with _held_readers(app):
-            await until(lambda: app.store._readers.waiting == 1)
+            await until(lambda: app.workers.waiting == 1)
             waiting = asyncio.ensure_future(store.commit_session_snapshot(runtime_id, body))
-            await until(lambda: app.store._readers.waiting == 2)
+            await until(lambda: app.workers.waiting == 2)
             _many_refused(app)
             with pytest.raises(Overloaded) as found:
                 await store.commit_session_snapshot(f"{runtime_id}/more", body)
@@ -197,7 +194,7 @@ async def test_large_requests_that_wait_to_be_checked_are_bounded_by_their_bytes
             with pytest.raises(Overloaded):
                 await store.commit_session_snapshot(f"{runtime_id}/more", body)
 
-        await until(lambda: app.store._readers.waiting == 0)
+        await until(lambda: app.workers.waiting == 0)
         assert await store.commit_session_snapshot(f"{runtime_id}/more", body) == (1, False)
         assert await store.load_session_snapshot(runtime_id) is None
 
@@ -214,14 +211,14 @@ async def test_bytes_that_are_being_sent_to_slow_readers_are_bounded(
             await store.commit_session_snapshot(runtime_id, body)
             slow = wire.LoadSessionSnapshot(request)
             await slow.read()
-            await until(lambda: app.store._sending_bytes > 0)
+            await until(lambda: app.sending.budget.bytes > 0)
 
             found = await refused(wire.LoadSessionSnapshot(request))
             is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
             assert found.metadata["sending_bytes"] == str(len(body))
 
             slow.cancel()
-            await until(lambda: app.store._sending_bytes == 0)
+            await until(lambda: app.sending.budget.bytes == 0)
             assert await store.load_session_snapshot(runtime_id) == body
 
 
@@ -268,7 +265,7 @@ async def test_an_answer_in_one_message_counts_until_its_caller_has_read_it(
         }[method]
         call = getattr(runtime_store_pb2_grpc.RuntimeStoreStub(channel), method)
         with _unread(app.address, method, request):
-            await until(lambda: app.store._sending_bytes > len(text) - 1)
+            await until(lambda: app.sending.budget.bytes > len(text) - 1)
             await asyncio.sleep(0.1)
             _many_refused(app)
 
@@ -278,7 +275,7 @@ async def test_an_answer_in_one_message_counts_until_its_caller_has_read_it(
             assert int(found.metadata["sending_bytes"]) >= len(text)
             assert found.retry_delay_seconds is not None
             assert found.retry_delay_seconds > AT_ITS_TURN_SECONDS
-        await until(lambda: app.store._sending_bytes == 0)
+        await until(lambda: app.sending.budget.bytes == 0)
         assert len((await call(request)).SerializeToString()) > len(text)
 
 

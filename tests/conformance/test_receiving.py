@@ -13,7 +13,7 @@ import pytest
 
 from runtimestore import RetryPolicy
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.interceptors import doors
+from runtimestore_server.rpc import admission
 from support.calls import Store, input_of
 from support.clean_up import until
 from support.database import held_commits
@@ -31,8 +31,8 @@ ONCE = RetryPolicy(max_attempts=1)
 @pytest.fixture
 def no_end_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No message takes too long."""
-    monkeypatch.setattr(doors, "WRITES_PATIENCE_SECONDS", LONG_SECONDS)
-    monkeypatch.setattr(doors, "WRITES_LONGEST_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(admission, "WRITES_PATIENCE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(admission, "WRITES_LONGEST_SECONDS", LONG_SECONDS)
 
 
 @pytest.mark.usefixtures("no_end_of_patience")
@@ -42,23 +42,23 @@ async def test_writes_beyond_those_that_are_received_wait_for_their_turn_and_loa
         connections(app.address, 2) as (one, another),
         Store(app.address, retry=ONCE) as store,
     ):
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         calls = [stalled(one), stalled(another)]
-        await until(lambda: receiving.received == 2)
+        await until(lambda: slots.received == 2)
         waiting = [asyncio.ensure_future(store.persist_input_state(runtime_id, input_of(str(n)))) for n in range(3)]
-        await until(lambda: receiving.waiting == 3)
+        await until(lambda: slots.waiting == 3)
         assert await store.load_runtime_state(runtime_id) is None
         assert (await store.get_server_info()).commits.writes == 0
         assert not any(task.done() for task in waiting)
 
         # One that is given up makes room for all of them, one after the other; so does one that waits.
         await ended(waiting[0])
-        await until(lambda: receiving.waiting == 2)
+        await until(lambda: slots.waiting == 2)
         await ended(calls[0])
         async with asyncio.timeout(WAIT_SECONDS):
             assert sorted(commit.revision for commit in await asyncio.gather(*waiting[1:])) == [1, 2]
         await ended(calls[1])
-        await until(lambda: not receiving.received)
+        await until(lambda: not slots.received)
 
 
 @pytest.mark.usefixtures("no_end_of_patience")
@@ -78,17 +78,17 @@ async def test_no_connection_has_more_than_half_of_the_places_so_that_the_next_n
         connections(app.address, 1) as (one,),
         Store(app.address, retry=ONCE) as store,
     ):
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         calls = [stalled(one) for _ in range(200)]
-        await until(lambda: receiving.received == 2 and receiving.waiting == 198)
+        await until(lambda: slots.received == 2 and slots.waiting == 198)
 
         async with asyncio.timeout(WAIT_SECONDS):
             for number in range(20):
                 assert await store.persist_input_state(runtime_id, input_of(str(number))) == (number + 1, False)
 
-        assert receiving.received == 2
+        assert slots.received == 2
         await ended(*calls)
-        await until(lambda: not receiving.received and not receiving.waiting)
+        await until(lambda: not slots.received and not slots.waiting)
 
 
 @pytest.mark.usefixtures("no_end_of_patience")
@@ -98,13 +98,13 @@ async def test_turns_go_round_the_connections(runtime_id: str) -> None:
         connections(app.address, 2) as (one, another),
         Store(app.address, retry=ONCE) as store,
     ):
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         calls = [stalled(one), stalled(another)]
-        await until(lambda: receiving.received == 2)
+        await until(lambda: slots.received == 2)
         calls += [stalled(one) for _ in range(50)]
-        await until(lambda: receiving.waiting == 50)
+        await until(lambda: slots.waiting == 50)
         late = asyncio.ensure_future(store.persist_input_state(runtime_id, input_of("a")))
-        await until(lambda: receiving.waiting == 51)
+        await until(lambda: slots.waiting == 51)
 
         await ended(calls.pop(1))  # its place goes to the next connection that has none
         async with asyncio.timeout(WAIT_SECONDS):
@@ -115,14 +115,14 @@ async def test_turns_go_round_the_connections(runtime_id: str) -> None:
 async def test_what_is_too_slow_is_refused_when_another_connection_has_no_place(
     runtime_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "WRITES_PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(doors, "WRITES_LONGEST_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(admission, "WRITES_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(admission, "WRITES_LONGEST_SECONDS", LONG_SECONDS)
     async with (
         in_process("memory:", max_receiving_writes=4) as app,
         connections(app.address, 2) as channels,
         Store(app.address, retry=ONCE) as store,
     ):
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         calls = await stalled_in_turn(app, *channels * 2)
 
         async with asyncio.timeout(WAIT_SECONDS):
@@ -134,31 +134,31 @@ async def test_what_is_too_slow_is_refused_when_another_connection_has_no_place(
         assert found.metadata["waiting_to_be_received"] == "1"
         assert found.retry_delay_seconds
         await asyncio.sleep(0.5)
-        assert receiving.received == 3
+        assert slots.received == 3
         assert not any(call.done() for call in calls[1:])
         await ended(*calls)
 
 
 async def test_no_message_takes_for_ever_while_others_wait_for_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "WRITES_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(doors, "WRITES_LONGEST_SECONDS", 0.3)
+    monkeypatch.setattr(admission, "WRITES_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(admission, "WRITES_LONGEST_SECONDS", 0.3)
     async with (
         in_process("memory:", max_receiving_writes=2) as app,
         connections(app.address, 2) as (one, another),
     ):
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         calls = await stalled_in_turn(app, one, another)
 
         async with asyncio.timeout(WAIT_SECONDS):
             # The first makes room, but not for a connection that has its share; the second does.
             await sent(another, "PersistInputState")
             assert {(await refused(call)).reason for call in calls} == {"OVERLOADED"}
-        await until(lambda: not receiving.received and not receiving.waiting)
+        await until(lambda: not slots.received and not slots.waiting)
 
 
 async def test_whoever_keeps_nobody_waiting_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "WRITES_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(doors, "WRITES_LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(admission, "WRITES_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(admission, "WRITES_LONGEST_SECONDS", 0.2)
     async with (
         in_process("memory:", max_receiving_writes=4) as app,
         connections(app.address, 2) as (one, another),
@@ -178,15 +178,15 @@ async def test_whoever_keeps_nobody_waiting_is_let_be(monkeypatch: pytest.Monkey
 async def test_a_message_that_nobody_waits_for_may_take_as_long_as_it_likes(
     runtime_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "WRITES_PATIENCE_SECONDS", 0.01)
-    monkeypatch.setattr(doors, "WRITES_LONGEST_SECONDS", 0.01)
+    monkeypatch.setattr(admission, "WRITES_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(admission, "WRITES_LONGEST_SECONDS", 0.01)
     async with (
         in_process("memory:", max_receiving_writes=2) as app,
         connections(app.address, 1) as (channel,),
         Store(app.address, retry=ONCE) as store,
     ):
         slow = stalled(channel)
-        await until(lambda: app._doors.writes.receiving.received == 1)
+        await until(lambda: app.limiters.writes.slots.received == 1)
         for number in range(20):
             await store.persist_input_state(runtime_id, input_of(str(number)))
             await asyncio.sleep(0.01)
@@ -219,7 +219,7 @@ async def test_callers_who_give_up_at_any_moment_leave_no_place_taken(realm: str
             given_up += sum(isinstance(end, BaseException) for end in ends)
         assert given_up
 
-        await until(lambda: not app._doors.writes.receiving.received and not app._doors.writes.receiving.waiting)
+        await until(lambda: not app.limiters.writes.slots.received and not app.limiters.writes.slots.waiting)
         assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
 
 
@@ -231,7 +231,7 @@ async def test_writes_that_wait_to_be_received_are_bounded_like_all_that_wait(ru
         Store(app.address, retry=ONCE) as store,
     ):
         calls = [stalled(channel) for _ in range(3)]
-        await until(lambda: app._doors.writes.receiving.waiting == 2)
+        await until(lambda: app.limiters.writes.slots.waiting == 2)
 
         found = await refused(stalled(channel))
 
@@ -239,7 +239,7 @@ async def test_writes_that_wait_to_be_received_are_bounded_like_all_that_wait(ru
         assert found.metadata["waiting_writes"] == "2"
         assert found.retry_delay_seconds
         await ended(*calls)
-        await until(lambda: not app._doors.writes.receiving.waiting)
+        await until(lambda: not app.limiters.writes.slots.waiting)
         assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
 
 
@@ -251,7 +251,7 @@ async def test_those_who_wait_on_one_connection_have_no_other_refused(runtime_id
         Store(app.address, retry=ONCE) as store,
     ):
         calls = [stalled(one) for _ in range(7)]
-        await until(lambda: app._doors.writes.receiving.waiting == 5)
+        await until(lambda: app.limiters.writes.slots.waiting == 5)
 
         async with asyncio.timeout(WAIT_SECONDS):
             assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
@@ -262,16 +262,16 @@ async def test_those_who_wait_on_one_connection_have_no_other_refused(runtime_id
 @pytest.mark.usefixtures("no_end_of_patience")
 async def test_a_place_goes_on_though_the_one_whose_turn_it_is_gives_up_at_that_moment() -> None:
     async with in_process("memory:", max_receiving_writes=4) as app, connections(app.address, 2) as (one, another):
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         received = await stalled_in_turn(app, one, one, another, another)
         waiting = [stalled(one) for _ in range(3)]
-        await until(lambda: receiving.waiting == 3)
+        await until(lambda: slots.waiting == 3)
         for number in range(2):
             waiting.append(stalled(another))
-            await until(lambda: receiving.waiting == 4 + number)  # noqa: B023  (awaited before the next round)
+            await until(lambda: slots.waiting == 4 + number)  # noqa: B023  (awaited before the next round)
 
         await ended(received[2], waiting[3])
-        await until(lambda: receiving.received == 4 and receiving.waiting == 3)
+        await until(lambda: slots.received == 4 and slots.waiting == 3)
 
         await ended(*received, *waiting)
 
@@ -285,15 +285,17 @@ async def test_a_write_whose_turn_comes_when_no_more_may_wait_is_refused_and_kee
     ):
         with held_commits(app) as go_on:
             first = stalled(channel)
-            await until(lambda: app._doors.writes.receiving.received == 1)
+            await until(lambda: app.limiters.writes.slots.received == 1)
             second = stalled(channel)
-            await until(lambda: app._doors.writes.receiving.waiting == 1)
-            # What fills the queue meanwhile came in another way than through the door.
-            app.store._committer._max_waiting_writes = 0
+            await until(lambda: app.limiters.writes.slots.waiting == 1)
+            # What fills the queue meanwhile came in another way than through the slots.
+            bound = app.store.budget.items_bound
+            assert bound is not None
+            bound.most = 0
             await ended(first)
 
             is_refusal(await refused(second), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
-            app.store._committer._max_waiting_writes = 1
+            bound.most = 1
             go_on.set()
         assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
 
@@ -302,10 +304,10 @@ async def test_a_write_whose_turn_comes_when_no_more_may_wait_is_refused_and_kee
 async def test_a_write_that_waits_for_its_turn_when_the_server_ends_is_written() -> None:
     async with in_process("memory:", max_receiving_writes=1) as app, grpc.aio.insecure_channel(app.address) as channel:
         before_it = stalled(channel)
-        await until(lambda: app._doors.writes.receiving.received == 1)
+        await until(lambda: app.limiters.writes.slots.received == 1)
         waiting = asyncio.ensure_future(done(sent(channel, "PersistInputState")))
-        await until(lambda: app._doors.writes.receiving.waiting == 1)
-        draining = asyncio.ensure_future(app.drain(time.monotonic() + WAIT_SECONDS))
+        await until(lambda: app.limiters.writes.slots.waiting == 1)
+        draining = asyncio.ensure_future(app.shutdown.drain(time.monotonic() + WAIT_SECONDS))
         await asyncio.sleep(0.5)
         assert not draining.done()
         await ended(before_it)
@@ -317,13 +319,13 @@ async def test_a_write_that_waits_for_its_turn_when_the_server_ends_is_written()
 @pytest.mark.usefixtures("no_end_of_patience")
 async def test_a_write_whose_turn_comes_in_the_moment_in_which_the_server_ends_is_refused_in_words() -> None:
     async with in_process("memory:", max_receiving_writes=1) as app, connections(app.address, 1) as (channel,):
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         (before_it,) = await stalled_in_turn(app, channel)
         waiting = stalled(channel)
-        await until(lambda: receiving.waiting == 1)
+        await until(lambda: slots.waiting == 1)
 
-        receiving.end(next(iter(receiving._places)))  # gives the turn
-        receiving.abandon()
+        slots.end(next(iter(slots._slots)))  # gives the turn
+        slots.abort()
 
         is_refusal(await refused(waiting), grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "write_failed")
         await ended(before_it)
@@ -333,7 +335,7 @@ async def test_a_call_that_its_caller_gives_up_is_not_told_as_refused(capsys: py
     async with in_process("memory:") as app, connections(app.address, 1) as (channel,):
         for _ in range(20):
             given_up = stalled(channel)
-            await until(lambda: app._doors.writes.receiving.received == 1)
+            await until(lambda: app.limiters.writes.slots.received == 1)
             await ended(given_up)
-            await until(lambda: not app._doors.writes.receiving.received)
+            await until(lambda: not app.limiters.writes.slots.received)
         assert "refused" not in capsys.readouterr().out

@@ -339,7 +339,7 @@ async def test_an_id_past_its_retention_is_forgotten_and_a_younger_one_is_not(
         await change(app, requests, aged, realm=realm, request_id=request_id)
 
     # What the server does once a minute.
-    await app.store._readers.run(app.store._forget_some)
+    await app.workers.run(app.store._forget_some)
 
     assert await store.persist_input_state(runtime_id, input_of("b"), request_id=young) == (2, True)
     assert await store.persist_input_state(runtime_id, input_of("a"), request_id=old) == (3, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -82,7 +83,7 @@ async def test_no_request_stays_in_memory_when_its_call_is_over(realm: str) -> N
                 waiting = asyncio.ensure_future(done(sent(channel, "CommitSessionSnapshot", **large)))
                 await until(lambda: app.store._committer.waiting_writes == 1)
                 found = await refused(sent(channel, "CommitSessionSnapshot", **large))
-                assert found.metadata["waiting_bytes"]  # they leave room at the door, but not for this one
+                assert found.metadata["waiting_bytes"]  # they leave room as it arrives, but not for this one
                 await until(lambda: requests.alive() == ["CommitSessionSnapshotRequest"])
                 go_on.set()
                 await waiting
@@ -104,5 +105,26 @@ async def test_no_request_stays_in_memory_when_its_caller_gives_up(realm: str) -
             await exchange.write(unknown_field(9 * 1024 * 1024))  # it comes back, larger than this client reads
             with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
                 await exchange.read()
-            await until(lambda: not app._doors.exchanges.receiving.received)
+            await until(lambda: not app.limiters.exchanges.slots.received)
             await until(lambda: not requests.alive())
+
+
+async def test_no_message_of_an_exchange_that_is_refused_stays_in_memory() -> None:
+    cut_off, exchanges = unknown_field(1024 * 1024)[:-1], 20
+    async with in_process("memory:") as app, connections(app.address, 1) as (channel,):
+        with _no_garbage_collector(), _memory_traced():
+            for _ in range(exchanges):
+                exchange = channel.stream_stream(REFLECTION)(timeout=WAIT_SECONDS)
+                await exchange.write(cut_off)
+                assert (await refused(exchange)).reason == "INVALID_REQUEST"
+            await until(lambda: not app.limiters.exchanges.slots.received)
+            await until(lambda: tracemalloc.get_traced_memory()[0] < exchanges // 4 * len(cut_off))
+
+
+@contextlib.contextmanager
+def _memory_traced() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()

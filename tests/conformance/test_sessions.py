@@ -164,7 +164,7 @@ async def test_a_session_that_moves_to_another_runtime_is_listed_with_the_last_o
         ({"usage": None}, {"total_tokens": 0}),
         ({"usage": {"input_tokens": 2**64 - 1, "output_tokens": 2**64 - 1}}, {"total_tokens": INT64_MAX}),
         (
-            {"created_at": {"secs_since_epoch": 2**64 - 1, "nanos_since_epoch": 2**32 - 1}},
+            {"created_at": {"secs_since_epoch": 2**63 - 1, "nanos_since_epoch": 10**9 - 1}},
             {"created_at_ms": INT64_MAX},
         ),
         ({"updated_at": {"secs_since_epoch": 1, "nanos_since_epoch": 1_999_999}}, {"updated_at_ms": 1001}),

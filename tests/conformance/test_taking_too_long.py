@@ -7,7 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import Overloaded
-from runtimestore_server.interceptors.receiving import Abandoned, Receiving
+from runtimestore_server.budget import RetryPacing
+from runtimestore_server.rpc.upload_slots import Aborted, UploadSlots
 from support.clean_up import until
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ WAIT_SECONDS = 20
 class Calls:
     """Calls whose messages do not come; each ends when the test says so, or when it is cancelled."""
 
-    def __init__(self, receiving: Receiving) -> None:
-        self.receiving = receiving
+    def __init__(self, slots: UploadSlots) -> None:
+        self.slots = slots
         self.told: list[asyncio.Task[None]] = []
         """The calls that were cancelled for their slowness, in this order."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -31,9 +32,9 @@ class Calls:
         """One more of each of these connections; a deaf one goes on for a while after it is cancelled."""
         added = []
         for connection in connections:
-            before = self.receiving.received + self.receiving.waiting
+            before = self.slots.received + self.slots.waiting
             added.append(asyncio.create_task(self._receive(connection, deaf=deaf)))
-            await until(lambda: self.receiving.received + self.receiving.waiting > before)  # noqa: B023  (awaited here)
+            await until(lambda: self.slots.received + self.slots.waiting > before)  # noqa: B023  (awaited here)
         self._tasks += added
         return added
 
@@ -41,28 +42,28 @@ class Calls:
         call = asyncio.current_task()
         assert call is not None
         try:
-            await self.receiving.begin(call, connection)
+            await self.slots.begin(call, connection)
             await asyncio.sleep(LONG_SECONDS)
         except asyncio.CancelledError:
-            if isinstance(self.receiving.refusal(call), Overloaded):
+            if isinstance(self.slots.refusal(call), Overloaded):
                 self.told.append(call)
             if deaf:
                 await asyncio.sleep(4 * PATIENCE_SECONDS)
         finally:
-            self.receiving.end(call)
+            self.slots.end(call)
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        assert (self.receiving.received, self.receiving.waiting) == (0, 0)
-        assert not any(self.receiving.refusal(task) for task in self._tasks)  # nothing is kept of who is gone
+        assert (self.slots.received, self.slots.waiting) == (0, 0)
+        assert not any(self.slots.refusal(task) for task in self._tasks)  # nothing is kept of who is gone
 
 
 @contextlib.asynccontextmanager
 async def _calls(*, at_once: int, **seconds: Any) -> AsyncIterator[Calls]:
     patience = {"patience_seconds": LONG_SECONDS, "longest_seconds": LONG_SECONDS, **seconds}
-    calls = Calls(Receiving(at_once=at_once, comeback_seconds=lambda: 1.0, **patience))
+    calls = Calls(UploadSlots(at_once=at_once, pacing=RetryPacing(), **patience))
     try:
         yield calls
     finally:
@@ -74,7 +75,7 @@ async def test_a_connection_that_has_one_place_keeps_it_for_as_long_as_anybody_m
         await calls.add("one", "another", "newcomer")
         await asyncio.sleep(3 * PATIENCE_SECONDS)
         assert calls.told == []
-        assert calls.receiving.waiting == 1
+        assert calls.slots.waiting == 1
 
 
 async def test_who_has_places_and_waits_for_more_makes_nobody_hurry() -> None:
@@ -82,7 +83,7 @@ async def test_who_has_places_and_waits_for_more_makes_nobody_hurry() -> None:
         await calls.add("one", "one", "another", "another", "one", "another")
         await asyncio.sleep(3 * PATIENCE_SECONDS)
         assert calls.told == []
-        assert calls.receiving.waiting == 2
+        assert calls.slots.waiting == 2
 
 
 async def test_nobody_is_told_when_the_one_who_waited_has_gone() -> None:
@@ -98,7 +99,7 @@ async def test_nobody_is_told_when_the_one_who_waited_has_gone() -> None:
 async def test_a_connection_that_waits_for_its_own_slow_messages_has_the_slowest_refused() -> None:
     async with _calls(at_once=4, longest_seconds=PATIENCE_SECONDS, patience_seconds=PATIENCE_SECONDS) as calls:
         first, *_ = await calls.add("one", "one", "one")
-        await until(lambda: calls.receiving.waiting == 0)
+        await until(lambda: calls.slots.waiting == 0)
         assert calls.told[0] is first
 
 
@@ -108,7 +109,7 @@ async def test_one_who_takes_long_to_go_does_not_keep_the_next_one_from_being_to
         await calls.add("newcomer")
         await until(lambda: len(calls.told) >= 2)
         assert calls.told[:2] == slow[:2]
-        assert calls.receiving.waiting == 1  # neither has gone yet
+        assert calls.slots.waiting == 1  # neither has gone yet
 
 
 async def test_who_takes_too_long_is_told_soon_after() -> None:
@@ -123,6 +124,6 @@ async def test_who_takes_too_long_is_told_soon_after() -> None:
 async def test_what_is_given_up_at_the_end_is_told_so() -> None:
     async with _calls(at_once=2) as calls:
         (received, waiting) = await calls.add("one", "one")
-        calls.receiving.abandon()
-        assert isinstance(calls.receiving.refusal(received), Abandoned)
-        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], Abandoned)
+        calls.slots.abort()
+        assert isinstance(calls.slots.refusal(received), Aborted)
+        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], Aborted)

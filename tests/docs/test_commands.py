@@ -16,7 +16,7 @@ from support.markdown import Block, blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED_ADDRESS = "127.0.0.1:50051"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def _run(block: Block, address: str, commands: Path) -> str:

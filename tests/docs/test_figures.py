@@ -1,4 +1,4 @@
-"""The figures in docs/guarantees.md: they are those of a run, and the tests that the page names exist."""
+"""The figures in docs/trials.md: they are those of a run, and the tests that the pages name exist."""
 
 from __future__ import annotations
 
@@ -43,11 +43,14 @@ def test_figures_replace_those_of_the_run_before_and_nothing_else() -> None:
         written_into("a page", "figures")
 
 
-def test_every_test_that_the_page_of_guarantees_names_exists() -> None:
-    named = re.findall(r"`([a-z]+/[a-z_]+\.py)(?:::(\w+)(?:\[[^`\]]*\])?)?`", PAGE.read_text(encoding="utf-8"))
+def _tests_named(page: Path) -> list[tuple[str, str]]:
+    """The tests that a page names in the manner of the report: file and function, the function empty for all."""
+    return re.findall(r"`([a-z]+/test_[a-z_]+\.py)(?:::(\w+)(?:\[[^`\]]*\])?)?`", page.read_text(encoding="utf-8"))
 
-    assert len(named) > 20
-    for path, function in named:
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("**/*.md")), ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    for path, function in _tests_named(page):
         source = ROOT / "tests" / path
         assert source.is_file(), path
         defined = {
@@ -56,3 +59,7 @@ def test_every_test_that_the_page_of_guarantees_names_exists() -> None:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         }
         assert not function or function in defined, f"{path}::{function}"
+
+
+def test_the_page_of_trials_names_a_test_for_each_of_them() -> None:
+    assert len(_tests_named(PAGE)) > 20

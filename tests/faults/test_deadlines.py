@@ -47,8 +47,8 @@ async def test_a_call_that_was_given_up_leaves_no_connection_no_thread_no_task_a
     assert await tasks_left(tasks) == set()
     assert await threads_left(threads) == set()
     await until(lambda: not app.store.busy)
-    await until(lambda: app._arrivals.in_flight == 0)
-    assert (app.store._committer._waiting_bytes, app.store._readers._waiting_bytes, app.store._sending_bytes) == (
+    await until(lambda: app.calls.in_flight == 0)
+    assert (app.store.budget.bytes, app.workers.budget.bytes, app.sending.budget.bytes) == (
         0,
         0,
         0,

@@ -60,13 +60,13 @@ async def test_an_end_at_any_step_of_the_new_start_leaves_no_server_and_no_error
     async with contextlib.AsyncExitStack() as outlasting:
         async with in_process("memory:") as app:
             await outlasting.enter_async_context(_watched(app.address))
-            real = app._listening
+            real = app.server._listening
 
             def listening(address: str) -> Any:
                 begins.set()
                 return real(address)
 
-            monkeypatch.setattr(app, "_listening", listening)
+            monkeypatch.setattr(app.server, "_listening", listening)
             await outlasting.enter_async_context(_called(app.address))
             await begins.wait()
             for _ in range(steps):

@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.app import WINDOW_BYTES
+from runtimestore_server.rpc.server import WINDOW_BYTES
 from support.calls import Store, input_of
 from support.clean_up import until
 from support.database import held_commits

@@ -91,14 +91,14 @@ def test_the_process_outlasts_what_ends_grpcs_own_server_under_load(trial: Trial
 
 async def test_calls_that_are_cut_when_grpc_stops_by_itself_keep_no_place(runtime_id: str) -> None:
     async with in_process("memory:") as app:
-        receiving = app._doors.writes.receiving
+        slots = app.limiters.writes.slots
         async with connections(app.address, 3) as channels, Store(app.address, timeout_seconds=60) as store:
             calls = [stalled(channel) for channel in channels * 20]
-            await until(lambda: receiving.waiting > 0)
+            await until(lambda: slots.waiting > 0)
 
             await _call(app.address, b"/\xff")
 
             assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
-            await until(lambda: not receiving.received and not receiving.waiting)
-            await until(lambda: not app._arrivals.in_flight)
+            await until(lambda: not slots.received and not slots.waiting)
+            await until(lambda: not app.calls.in_flight)
             await ended(*calls)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import RetryPolicy, _channel
-from runtimestore_server import app as app_module
+from runtimestore_server.rpc import server as grpc_server
 from support.calls import Store
 from support.documents import session
 from support.server import in_process
@@ -23,7 +23,7 @@ async def test_a_session_that_takes_longer_than_a_silent_peer_is_given_is_read_w
 ) -> None:
     if not trial.long:
         # The same in a tenth of the time.
-        for side in (app_module, _channel):
+        for side in (grpc_server, _channel):
             monkeypatch.setattr(side, "KEEPALIVE_TIME_MS", side.KEEPALIVE_TIME_MS // 10)
             monkeypatch.setattr(side, "KEEPALIVE_TIMEOUT_MS", side.KEEPALIVE_TIMEOUT_MS // 10)
     bytes_per_second = trial.rounds(short=1_000_000, long=100_000)

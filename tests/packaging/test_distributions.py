@@ -47,8 +47,13 @@ def test_the_sdist_holds_what_a_packager_needs_to_build_and_to_test(distribution
         "LICENSE",
         "Makefile",
         "README.md",
+        "examples/README.md",
+        "examples/go/go.sum",
+        "examples/recovery/__main__.py",
+        "examples/typescript/package.json",
         "proto/buf.yaml",
         "proto/runtimestore/v1/runtime_store.proto",
         "scripts/setup",
         "tests/packaging/test_distributions.py",
+        "tests/samples/session_10_turns.json",
     } <= names

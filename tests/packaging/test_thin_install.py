@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-SERVER_ONLY = ("alembic", "msgspec", "psycopg", "pydantic", "sqlalchemy", "structlog", "uvloop")
+SERVER_ONLY = ("alembic", "click", "msgspec", "psycopg", "pydantic", "sqlalchemy", "structlog", "uvloop")
 
 
 def test_the_thin_install_brings_grpc_and_protobuf_only(thin: CleanEnvironment) -> None:

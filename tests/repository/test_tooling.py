@@ -47,6 +47,15 @@ def test_make_proto_leaves_no_diff(tmp_path: Path) -> None:
     assert [name for name in generated if generated[name] != committed[name]] == []
 
 
+def test_make_sync_client_leaves_no_diff(tmp_path: Path) -> None:
+    made = _make("sync-client", f"SYNC_OUT={tmp_path / 'sync.py'}")
+    assert made.returncode == 0, made.stderr
+
+    assert (tmp_path / "sync.py").read_text(encoding="utf-8") == (
+        ROOT / "client/python/runtimestore/sync.py"
+    ).read_text(encoding="utf-8")
+
+
 def test_the_protos_pass_buf_lint_and_buf_format() -> None:
     for command in (["lint", "proto"], ["format", "--diff", "--exit-code", "proto"]):
         done = _run(_tool("buf"), *command)

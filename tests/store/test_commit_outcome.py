@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore.errors import CommitOutcomeUnknown, RequestIdReused
-from runtimestore_server.store import commit_outcome, tables
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store import commit_outcome, tables, transaction
+from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.engines import CommitState
+from runtimestore_server.store.transaction import commit_batch
+from runtimestore_server.store.values import DEFERRED, Outcome, Write
 from support.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
 
     CommitFault = Callable[[Any, Callable[[Any], None]], None]
 
@@ -147,6 +151,22 @@ def test_an_engine_that_stays_away_after_commit_leaves_the_outcome_unknown_and_t
     away.clear()
     assert commit(postgres_database, *batch) == [Outcome(1, replayed=committed)] * 3
     assert _revisions(postgres_database) == [1, 1]
+
+
+def test_a_deferred_write_stays_deferred_though_what_became_of_its_neighbours_is_unknown(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "find_out", lambda *_: CommitState.UNKNOWN)
+    held = Write(runtime(), runtime_state="idle")
+    commit(postgres_database, held)
+    with postgres_database.writers.begin() as other:
+        other.execute(sa.select(tables.runtimes).with_for_update())
+        _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=True))
+        gate = Shutdown().gate()
+        decisions, _ = commit_batch(postgres_database, [held, *_batch(identified=True)], gate, lock_wait_seconds=0.01)
+
+    assert decisions[0] is DEFERRED
+    assert [type(decision) for decision in decisions[1:]] == [CommitOutcomeUnknown] * 3
 
 
 @truth

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from runtimestore.errors import InternalError, Overloaded, RevisionMismatch
-from runtimestore_server.store import lane, tables
+from runtimestore_server.store import commit_thread, tables
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome, Write
 from support.clean_up import threads_left
@@ -130,7 +130,7 @@ async def test_a_transaction_takes_no_more_writes_than_it_may(database: Database
 async def test_a_transaction_takes_no_more_bytes_than_it_may_unless_one_write_has_more(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr(commit_thread, "MAX_BATCH_BYTES", 1000)
     async with _committer(database) as committer:
         with _held(database) as go_on:
             tasks = await _waiting(committer, _sized(1))
@@ -143,8 +143,8 @@ async def test_a_transaction_takes_no_more_bytes_than_it_may_unless_one_write_ha
 
 
 async def _until_taken(committer: Committer) -> None:
-    (only,) = committer._lanes
-    while only._queue:  # noqa: ASYNC110  (the lane is a thread and knows no asyncio.Event)
+    (only,) = committer._threads
+    while only._queue:  # noqa: ASYNC110  (the commit thread and knows no asyncio.Event)
         await asyncio.sleep(0.001)
 
 

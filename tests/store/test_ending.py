@@ -11,8 +11,8 @@ from sqlalchemy import event
 
 from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store import tables, transaction
+from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.committer import Committer
-from runtimestore_server.store.ending import Ending
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.values import Outcome, Write
 from support.clean_up import until
@@ -33,13 +33,13 @@ def test_what_is_transient_is_not_run_again_once_the_store_ends(
 ) -> None:
     attempts = []
 
-    def taken(*_: object) -> NoReturn:
+    def taken(*_: object, **__: object) -> NoReturn:
         attempts.append(1)
         raise RowTaken
 
-    monkeypatch.setattr(transaction, "_decide", taken)
-    ending = Ending()
-    ending.tell()
+    monkeypatch.setattr(transaction, "commit", taken)
+    ending = Shutdown()
+    ending.drain()
 
     (decision,), committed = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], ending.gate())
 
@@ -87,7 +87,7 @@ async def test_writes_left_behind_before_their_commit_are_told_that_nothing_is_t
     with _held_at(database, "begin") as hold:
         tasks = [asyncio.create_task(committer.commit(Write(runtime(), new_id(), snapshot=snapshot()))) for _ in "1234"]
         await until(hold.reached.is_set)
-        committer.abandon()
+        committer.abort()
         assert await _refusals(tasks) == [StoreUnavailable] * 4
         assert not await committer.close(within_seconds=0.05)
         hold.go_on.set()
@@ -107,7 +107,7 @@ async def test_a_write_left_behind_in_its_commit_is_told_to_be_unknown_and_those
         await until(hold.reached.is_set)
         tasks += [asyncio.create_task(committer.commit(Write(runtime(), runtime_state="idle"))) for _ in "12"]
         await asyncio.sleep(0)
-        committer.abandon()
+        committer.abort()
         assert await _refusals(tasks) == [CommitOutcomeUnknown, StoreUnavailable, StoreUnavailable]
         hold.go_on.set()
         assert await committer.close(within_seconds=WAIT_SECONDS)

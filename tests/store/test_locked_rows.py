@@ -10,11 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from runtimestore.errors import RevisionMismatch, StoreUnavailable
-from runtimestore_server.store import lane, tables
+from runtimestore_server.store import commit_thread, tables
+from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.committer import Committer
-from runtimestore_server.store.ending import Ending
-from runtimestore_server.store.transaction import DEFERRED, commit_batch
-from runtimestore_server.store.values import Acquisition, Outcome, Write
+from runtimestore_server.store.transaction import commit_batch
+from runtimestore_server.store.values import DEFERRED, Acquisition, Outcome, Write
 from support.clean_up import until
 from support.store_writes import REALM, commit, new_id, oauth, rows, runtime, snapshot, statements
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.transaction import AnyWrite
-    from runtimestore_server.store.values import RuntimeKey
+    from runtimestore_server.store.values import AnyWrite, RuntimeKey
 
 WAIT_SECONDS = 20
 
@@ -151,7 +150,7 @@ async def test_who_meets_held_rows_after_others_waits_for_moments_only(
         waits.append(lock_wait_seconds)
         return commit_batch(*args, lock_wait_seconds=lock_wait_seconds)
 
-    monkeypatch.setattr(lane, "commit_batch", recorded)
+    monkeypatch.setattr(commit_thread, "commit_batch", recorded)
     async with _committer(postgres_database) as committer:
         with _locked(postgres_database, tables.runtimes):
             waiting = await _all(committer, *(Write(key, runtime_state="running") for key in held))
@@ -197,7 +196,7 @@ def test_many_writes_behind_one_that_waits_cost_one_wait(postgres_database: Data
     one = [oauth(b"first", request_id=request_id), *(oauth(b"%d" % n, expected_version=n) for n in range(1, 20))]
     batch: list[AnyWrite] = [*one, neighbour]
     with statements(postgres_database.writers) as seen, _recording(postgres_database, request_id):
-        decisions, committed = commit_batch(postgres_database, batch, Ending().gate())
+        decisions, committed = commit_batch(postgres_database, batch, Shutdown().gate())
         tries = sum("lock_timeout" in statement for statement, _ in seen)
 
     assert (decisions, committed) == ([DEFERRED] * 20 + [Outcome(1)], True)
@@ -219,7 +218,7 @@ async def test_many_requests_that_another_session_records_keep_their_neighbours_
         assert await _answers(waiting) == [Outcome(1)] * 60
 
 
-async def test_a_write_set_aside_is_told_that_it_is_not_there_though_its_neighbours_were_committed(
+async def test_a_deferred_write_is_told_that_it_is_not_there_though_its_neighbours_were_committed(
     postgres_database: Database,
 ) -> None:
     key = runtime()
@@ -230,7 +229,7 @@ async def test_a_write_set_aside_is_told_that_it_is_not_there_though_its_neighbo
                 committer, Write(key, runtime_state="running"), Write(runtime(), runtime_state="idle")
             )
             assert await asyncio.wait_for(together[1], WAIT_SECONDS) == Outcome(1)
-            committer.abandon()
+            committer.abort()
             (told,) = await _answers(together[:1])
 
     assert type(told) is StoreUnavailable
@@ -240,7 +239,7 @@ async def test_a_write_set_aside_is_told_that_it_is_not_there_though_its_neighbo
 async def test_who_waits_for_a_row_too_long_is_told_that_nothing_was_committed(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "TRANSIENT_LIMIT_SECONDS", 0.5)
+    monkeypatch.setattr(commit_thread, "TRANSIENT_LIMIT_SECONDS", 0.5)
     key = runtime()
     commit(postgres_database, Write(key, runtime_state="idle"))
     async with _committer(postgres_database) as committer:
@@ -260,8 +259,8 @@ async def test_who_waits_for_a_row_is_answered_when_the_store_hurries_to_its_end
     async with _committer(postgres_database) as committer:
         with _locked(postgres_database, tables.runtimes):
             waiting = await _all(committer, *(Write(key, runtime_state="running") for _ in range(3)))
-            await until(lambda: bool(committer._lanes[0]._set_aside))
-            committer.hurry()
+            await until(lambda: bool(committer._threads[0]._deferred))
+            committer.drain()
             assert [type(answer) for answer in await _answers(waiting)] == [StoreUnavailable] * 3
 
     assert [row["runtime_state"] for row in rows(postgres_database, tables.runtimes)] == ["idle"]
@@ -277,7 +276,7 @@ async def test_a_write_that_is_refused_when_its_row_is_free_lets_those_behind_it
             waiting = await _all(
                 committer, Write(key, if_revision=9), Write(key, if_revision=1, runtime_state="running")
             )
-            await until(lambda: bool(committer._lanes[0]._set_aside))
+            await until(lambda: bool(committer._threads[0]._deferred))
 
         refused, landed = await _answers(waiting)
     assert isinstance(refused, RevisionMismatch)

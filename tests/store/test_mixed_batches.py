@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
     from support.torture import Trial
 
 REALMS = ("one", "two")
@@ -65,7 +65,8 @@ class Model:
         self.oauth[write.realm] = (version + 1, write.snapshot_json)
         return Outcome(version + 1)
 
-    def _written(self, write: Write) -> object:
+    def _written(self, write: AnyWrite) -> object:
+        assert isinstance(write, Write)
         if write.fence not in (None, self.fence(write.runtime)):
             return Fenced, str(self.fence(write.runtime))
         revision = self.revisions.get(write.runtime, 0)

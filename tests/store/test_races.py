@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore.errors import BoundaryReceiptExists, RequestIdReused
-from runtimestore_server.store import fences, oauth_flow, tables, writes
-from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, RuntimeKey, Write
+from runtimestore_server.store import tables
+from runtimestore_server.store.commit import commit as commit_in
+from runtimestore_server.store.values import Acquisition, Deferred, Outcome, RuntimeKey, Write
 from support.store_writes import boundary, commit, document, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
@@ -22,14 +23,9 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
 
 WAIT_SECONDS = 20
-COMMIT: dict[type, Any] = {
-    Write: writes.commit,
-    OAuthFlowWrite: oauth_flow.commit,
-    Acquisition: fences.commit,
-}
 
 
 @pytest.fixture
@@ -44,7 +40,8 @@ def _race(
     """`second` is committed by a thread of its own and meets the open transaction of `first`, which then ends."""
     with database.writers.connect() as connection:
         transaction = connection.begin()
-        (decision,) = COMMIT[type(first)](database, connection, [first], now_ms=1)
+        (decision,) = commit_in(database, connection, [first], now_ms=1)
+        assert not isinstance(decision, Deferred)
         other: Future[list[Decision]] = pool.submit(commit, database, second)
         _wait_until_one_waits(database)
         assert not other.done()
@@ -230,9 +227,9 @@ def test_two_threads_over_the_same_runtimes_never_end_in_an_error(
         assert errors == []
 
 
-@pytest.mark.parametrize("other_acquires", [True, False], ids=["both acquire and write", "one only writes"])
+@pytest.mark.parametrize("other", ["acquires and writes", "only writes", "writes without a fence"])
 def test_batches_that_acquire_and_write_with_fences_never_wait_for_each_other_in_a_circle(
-    postgres_database: Database, pool: ThreadPoolExecutor, other_acquires: bool
+    postgres_database: Database, pool: ThreadPoolExecutor, other: str
 ) -> None:
     keys = [runtime() for _ in range(4)]
     commit(postgres_database, *(Acquisition(key, "before") for key in keys))
@@ -240,17 +237,21 @@ def test_batches_that_acquire_and_write_with_fences_never_wait_for_each_other_in
     event.listen(postgres_database.writers, "handle_error", lambda context: errors.append(context.sqlalchemy_exception))
     together = threading.Barrier(2, timeout=WAIT_SECONDS)
 
-    def committed(acquired: Sequence[RuntimeKey], written: Sequence[RuntimeKey]) -> None:
+    def committed(acquired: Sequence[RuntimeKey], written: Sequence[RuntimeKey], fence: int | None) -> None:
         for _ in range(rounds):
             together.wait()
             commit(
                 postgres_database,
                 *(Acquisition(key, "now") for key in acquired),
-                *(Write(key, fence=1, runtime_state="idle") for key in written),
+                *(Write(key, fence=fence, runtime_state="idle") for key in written),
             )
 
-    other = (keys[2:], keys[:2]) if other_acquires else ((), keys)
-    both = [pool.submit(committed, keys[:2], keys[2:]), pool.submit(committed, *other)]
+    others: dict[str, tuple[Sequence[RuntimeKey], Sequence[RuntimeKey], int | None]] = {
+        "acquires and writes": (keys[2:], keys[:2], 1),
+        "only writes": ((), keys, 1),
+        "writes without a fence": (keys[:2], keys[2:], None),
+    }
+    both = [pool.submit(committed, keys[:2], keys[2:], 1), pool.submit(committed, *others[other])]
     for one in both:
         one.result(WAIT_SECONDS * rounds)
     assert errors == []

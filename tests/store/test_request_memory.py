@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from runtimestore.errors import RequestIdReused
-from runtimestore_server.store import requests, tables, writes
+from runtimestore_server.store import requests, tables
+from runtimestore_server.store.commit import commit as commit_in
 from runtimestore_server.store.values import Outcome, Write
 from support.store_writes import commit, new_id, rows, runtime
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def _commit_at(database: Database, now_ms: int, *batch: Write) -> None:
     with database.writers.begin() as tx:
-        writes.commit(database, tx, batch, now_ms=now_ms)
+        commit_in(database, tx, batch, now_ms=now_ms)
 
 
 def _forget(database: Database, *, before_ms: int, most: int = 1000) -> int:

@@ -48,7 +48,7 @@ async def stalled_in_turn(app: Application, *channels: Any) -> list[Any]:
     calls: list[Any] = []
     for channel in channels:
         calls.append(stalled(channel))
-        await until(lambda: app._doors.writes.receiving.received == len(calls))
+        await until(lambda: app.limiters.writes.slots.received == len(calls))
     return calls
 
 

@@ -8,6 +8,8 @@
 `RuntimeStoreClient` is the same without `await`. The server is the extra `runtimestore[server]`.
 """
 
+from importlib import metadata as _metadata
+
 from runtimestore._retry import RetryPolicy
 from runtimestore.aio import AsyncRuntimeStoreClient
 from runtimestore.errors import (
@@ -101,3 +103,8 @@ __all__ = [
     "TryLater",
     "Unauthenticated",
 ]
+
+try:
+    __version__ = _metadata.version("runtimestore")
+except _metadata.PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "0+unknown"

@@ -1,4 +1,4 @@
-"""How both clients set up their channels."""
+"""Reads addresses and sets the options of both clients' channels."""
 
 from __future__ import annotations
 

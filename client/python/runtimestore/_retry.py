@@ -23,15 +23,15 @@ from runtimestore.errors import (
     StoreUnavailable,
 )
 
-__all__ = ["Attempts", "Deadline", "RetryPolicy", "Rounds"]
+__all__ = ["Attempts", "Deadline", "RetryPolicy", "UpdateRounds"]
 
-_NOTHING_COMMITTED = (StoreUnavailable, Overloaded)
+_NOT_COMMITTED = (StoreUnavailable, Overloaded)
 """The server promises that the attempt left no trace: even a write without a request id may be repeated."""
 
-_UNDECIDED = (CommitOutcomeUnknown, CallFailed)
+_IN_DOUBT = (CommitOutcomeUnknown, CallFailed)
 """What leaves open whether the attempt was committed."""
 
-_DECIDED = (
+_CONCLUSIVE = (
     BoundaryReceiptExists,
     RequestIdReused,
     RevisionMismatch,
@@ -134,21 +134,21 @@ class Attempts:
         try:
             left = self._deadline.remaining_seconds()
         except DeadlineExceeded:
-            if (failure := self.failure()) is not None:
-                raise failure from None  # why it failed says more than that time is up
+            if (error := self.last_error()) is not None:
+                raise error from None  # why it failed says more than that time is up
             raise
         self._made += 1
         return left
 
     def pause_after(self, error: RuntimeStoreError) -> float | None:
-        """How many seconds to wait before the next attempt; `None` if the caller has to be `told` of this error.
+        """How many seconds to wait before the next attempt; `None` if there is none and `final_error` is raised.
 
-        An error that is told names the request id, also one that the client chose: with it a caller can still find
+        The error then names the request id, also one that the client chose: with it a caller can still find
         out what became of the write, by sending it once more.
         """
         if self._request_id:
             error.metadata.setdefault("request_id", self._request_id)
-            self._in_doubt = self._in_doubt or isinstance(error, _UNDECIDED)
+            self._in_doubt = self._in_doubt or isinstance(error, _IN_DOUBT)
         if self._used_up() or not self._may_repeat(error):
             return None
         self._last = error
@@ -156,16 +156,16 @@ class Attempts:
         # With no time for another attempt the error at hand says more than a deadline.
         return pause if pause < self._deadline.left_seconds() else None
 
-    def failure(self) -> RuntimeStoreError | None:
+    def last_error(self) -> RuntimeStoreError | None:
         """What the caller is told if there is no further attempt; `None` before the first has failed."""
-        return None if self._last is None else self.told(self._last)
+        return None if self._last is None else self.final_error(self._last)
 
-    def told(self, error: RuntimeStoreError) -> RuntimeStoreError:
+    def final_error(self, error: RuntimeStoreError) -> RuntimeStoreError:
         """What the caller is told when the last attempt ended with `error`: the truth about all of them.
 
         A server that says "nothing was committed" says so of the attempt that it saw.
         """
-        if not self._in_doubt or isinstance(error, _UNDECIDED) or _is_decided(error):
+        if not self._in_doubt or isinstance(error, _IN_DOUBT) or _is_conclusive(error):
             return error
         return CommitOutcomeUnknown(
             "an earlier attempt of this write was not answered, so it may or may not be there; repeat it with the same "
@@ -178,7 +178,7 @@ class Attempts:
         return self._policy.max_attempts is not None and self._made >= self._policy.max_attempts
 
     def _may_repeat(self, error: RuntimeStoreError) -> bool:
-        if isinstance(error, _NOTHING_COMMITTED):
+        if isinstance(error, _NOT_COMMITTED):
             return True
         if self._request_id == "":  # a write that the server would not recognise
             return False
@@ -192,9 +192,9 @@ class Attempts:
         )
 
 
-def _is_decided(error: RuntimeStoreError) -> bool:
+def _is_conclusive(error: RuntimeStoreError) -> bool:
     """Whether a refusal is true of every attempt, also of one that is still on its way to the server."""
-    if not isinstance(error, _DECIDED):
+    if not isinstance(error, _CONCLUSIVE):
         return False
     named, there = _COMPARED.get(type(error), ("", ""))
     try:
@@ -204,7 +204,7 @@ def _is_decided(error: RuntimeStoreError) -> bool:
         return True
 
 
-class Rounds:
+class UpdateRounds:
     """The rounds of one compare-and-swap loop: as many as the deadline allows, since each lost one is another's win."""
 
     def __init__(self, policy: RetryPolicy, deadline: Deadline) -> None:

@@ -1,4 +1,4 @@
-"""From a failed gRPC call to the exception class of its reason."""
+"""Makes the exception of a failed gRPC call, of the class of its reason."""
 
 from __future__ import annotations
 

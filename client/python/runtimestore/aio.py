@@ -1,34 +1,42 @@
-"""The thin client for asyncio: the trait's methods in snake_case."""
+"""The thin client for asyncio: the trait's methods in snake_case.
+
+`sync.py` is made from this file by `make sync-client`; what differs between the two transports is in `_connection.py`.
+One class with a method for each of the service's is longer than modules are elsewhere; apart, one would search them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
-import grpc
-
-from runtimestore import _answers as answers
+from runtimestore import _arguments as arguments
+from runtimestore import _messages as messages
+from runtimestore import _responses as responses
 from runtimestore._channel import (
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TIMEOUT_SECONDS,
     Address,
-    channel_options,
     message_limit,
     target_of,
 )
-from runtimestore._requests import RequestId, Requests
-from runtimestore._retry import Attempts, Deadline, RetryPolicy, Rounds
-from runtimestore._status import refusal_of
-from runtimestore.errors import CallFailed, OAuthFlowSnapshotChanged
-from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
+from runtimestore._connection import AsyncConnection
+from runtimestore._fences import Fences
+from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
+from runtimestore.errors import OAuthFlowSnapshotChanged
+from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
+from runtimestore.v1 import runtime_store_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
+    import grpc
+    import grpc.aio
+
+    from runtimestore._arguments import Document, Identifier, RequestId
     from runtimestore.types import (
         Acquisition,
         Commit,
@@ -58,7 +66,13 @@ class AsyncRuntimeStoreClient:
     `max_message_bytes` limits a message in either direction. With `channel` the caller hands a channel over, such as
     one with TLS, sets its options and closes it.
 
-    It may be built anywhere and belongs to the event loop of its first call. Any number of calls may run at once.
+    It may be built anywhere and belongs to the event loop of its first call: in another one it raises `RuntimeError`.
+    Any number of calls may run at once.
+
+    **Arguments**: an id is a `str` or a `uuid.UUID`, a member of an enum itself or its name, such as `"idle"`. A JSON
+    document is kept byte for byte as the bytes, or the UTF-8 of the `str`, that were given. A `dict` has no bytes: it
+    is written as compact JSON in its own order, so write what was loaded, unchanged, as the bytes that were loaded.
+    What cannot be meant is a `TypeError` or a `ValueError` that begins with the argument's name; nothing is sent.
 
     **Writes** are one transaction each, all or nothing, and durable when the answer is there. `if_revision` commits
     only if the runtime is at that revision (0: nothing was ever written), and else raises `RevisionMismatch`.
@@ -91,14 +105,11 @@ class AsyncRuntimeStoreClient:
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         self._target = target_of(address)  # what cannot be one is told here, not at the first call
-        self._requests = Requests(realm)
+        self._connection = AsyncConnection(self._target, message_limit(max_message_bytes), channel)
+        self._realm = arguments.text("realm", realm)
+        self._fences = Fences()
         self._timeout_seconds = timeout_seconds
-        self._max_message_bytes = message_limit(max_message_bytes)
         self._retry = retry
-        self._owns_channel = channel is None
-        self._channel = channel
-        self._store_stub: runtime_store_pb2_grpc.RuntimeStoreAsyncStub | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._target}>"
@@ -113,9 +124,7 @@ class AsyncRuntimeStoreClient:
 
     async def close(self) -> None:
         """Close the connection, unless the channel is the caller's. Calls in flight end with `CallFailed`."""
-        self._closed = True
-        if self._owns_channel and self._channel is not None:
-            await self._channel.close()
+        await self._connection.close()
 
     async def auth_authority_key(self, *, timeout_seconds: float | None = None) -> str | None:
         """Load the stable name of the authority behind the realm's OAuth flows: `runtimestore:<store id>:<realm>`.
@@ -123,9 +132,9 @@ class AsyncRuntimeStoreClient:
         It survives restarts, replicas and moves of the server. `None` for an ephemeral store.
         """
         return await self._unary(
-            self._store.AuthAuthorityKey,
-            self._requests.auth_authority_key(),
-            answers.authority_key,
+            self._connection.store.AuthAuthorityKey,
+            pb.AuthAuthorityKeyRequest(realm=self._realm),
+            responses.authority_key,
             self._deadline(timeout_seconds),
         )
 
@@ -134,15 +143,20 @@ class AsyncRuntimeStoreClient:
     ) -> OAuthCommit:
         """Replace the realm's OAuth flow snapshot, whatever is there, in one transaction."""
         return await self._unary(
-            self._store.PersistAuthOAuthFlowSnapshot,
-            self._requests.persist_auth_oauth_flow_snapshot(snapshot_json, request_id),
-            answers.oauth_commit,
+            self._connection.store.PersistAuthOAuthFlowSnapshot,
+            pb.PersistAuthOAuthFlowSnapshotRequest(
+                realm=self._realm,
+                request_id=arguments.request_id(request_id),
+                snapshot_json=arguments.opaque_bytes("snapshot_json", snapshot_json),
+            ),
+            responses.oauth_commit,
             self._deadline(timeout_seconds),
         )
 
     async def load_auth_oauth_flow_snapshot(self, *, timeout_seconds: float | None = None) -> bytes | None:
         """Load the realm's OAuth flow snapshot, byte for byte as it was written."""
-        return (await self.load_auth_oauth_flow_snapshot_with_version(timeout_seconds=timeout_seconds)).snapshot_json
+        loaded = await self.load_auth_oauth_flow_snapshot_with_version(timeout_seconds=timeout_seconds)
+        return loaded.snapshot_json
 
     async def load_auth_oauth_flow_snapshot_with_version(
         self, *, timeout_seconds: float | None = None
@@ -168,23 +182,28 @@ class AsyncRuntimeStoreClient:
             DeadlineExceeded: the snapshot kept changing.
         """
         deadline = self._deadline(timeout_seconds)
-        rounds = Rounds(self._retry, deadline)
+        rounds = UpdateRounds(self._retry, deadline)
         while True:
             current = await self._load_oauth_flow_snapshot(deadline)
             made = update(current.snapshot_json)
             snapshot_json = await made if inspect.isawaitable(made) else made
-            request = self._requests.update_auth_oauth_flow_snapshot(current.version, snapshot_json)
+            request = pb.UpdateAuthOAuthFlowSnapshotRequest(
+                realm=self._realm,
+                request_id=arguments.request_id(None),
+                expected_version=current.version,
+                snapshot_json=arguments.opaque_bytes("what update returns", snapshot_json),
+            )
             try:
                 return await self._unary(
-                    self._store.UpdateAuthOAuthFlowSnapshot, request, answers.oauth_commit, deadline
+                    self._connection.store.UpdateAuthOAuthFlowSnapshot, request, responses.oauth_commit, deadline
                 )
             except OAuthFlowSnapshotChanged as changed:
                 await asyncio.sleep(rounds.pause_after(changed))
 
     async def commit_session_snapshot(
         self,
-        runtime_id: str,
-        session_delta: bytes,
+        runtime_id: Identifier,
+        session_delta: Document,
         *,
         if_revision: int | None = None,
         request_id: RequestId = None,
@@ -196,20 +215,56 @@ class AsyncRuntimeStoreClient:
             SessionSnapshotInvalid: the snapshot's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return await self._unary(
-            self._store.CommitSessionSnapshot,
-            self._requests.commit_session_snapshot(runtime_id, session_delta, if_revision, request_id),
-            answers.commit,
+            self._connection.store.CommitSessionSnapshot,
+            pb.CommitSessionSnapshotRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                session_delta=messages.session_delta(session_delta),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
+    @overload
     async def atomic_apply(
         self,
-        runtime_id: str,
-        session_delta: bytes | None = None,
+        runtime_id: Identifier,
+        session_delta: Document | None,
+        receipt: RunBoundaryReceipt,
+        input_updates: Sequence[InputState] = (),
+        session_store_key: Identifier | None = None,
+        *,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit: ...
+
+    @overload
+    async def atomic_apply(
+        self,
+        runtime_id: Identifier,
+        session_delta: Document | None = None,
+        *,
+        receipt: RunBoundaryReceipt,
+        input_updates: Sequence[InputState] = (),
+        session_store_key: Identifier | None = None,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit: ...
+
+    async def atomic_apply(
+        self,
+        runtime_id: Identifier,
+        session_delta: Document | None = None,
         receipt: RunBoundaryReceipt | None = None,
         input_updates: Sequence[InputState] = (),
-        session_store_key: str | None = None,
+        session_store_key: Identifier | None = None,
         *,
         if_revision: int | None = None,
         request_id: RequestId = None,
@@ -218,7 +273,7 @@ class AsyncRuntimeStoreClient:
         """Commit a run boundary in one transaction: session snapshot (if given) and projection, receipt, inputs.
 
         A receipt never exists without its session and inputs, and a boundary gets one. The same input twice: the last
-        counts. `receipt` is required; it stands behind an optional argument because the trait's order is kept.
+        counts. `receipt` is required, in the trait's order or by its name.
 
         Raises:
             BoundaryReceiptExists: the boundary has a receipt already, be it an equal one; nothing was written.
@@ -228,32 +283,44 @@ class AsyncRuntimeStoreClient:
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
             TypeError: there is no receipt; nothing was sent.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return await self._unary(
-            self._store.AtomicApply,
-            self._requests.atomic_apply(
-                runtime_id, session_delta, receipt, input_updates, session_store_key, if_revision, request_id
+            self._connection.store.AtomicApply,
+            pb.AtomicApplyRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                session_delta=None if session_delta is None else messages.session_delta(session_delta),
+                receipt=messages.receipt(receipt),
+                input_updates=messages.input_states("input_updates", input_updates),
+                session_store_key=arguments.optional_identifier("session_store_key", session_store_key),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
-    async def load_input_states(self, runtime_id: str, *, timeout_seconds: float | None = None) -> list[InputState]:
+    async def load_input_states(
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
+    ) -> list[InputState]:
         """Load all inputs of a runtime, `input_id` ascending, as they were at one moment."""
-        return (await self.load_input_states_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+        loaded = await self.load_input_states_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     async def load_input_states_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[list[InputState]]:
         """Load all inputs of a runtime, `input_id` ascending, and the revision, as they were at one moment."""
         return await self._stream(
-            self._store.LoadInputStates,
-            self._requests.load_input_states(runtime_id),
-            answers.InputStatesJoin,
+            self._connection.store.LoadInputStates,
+            pb.LoadInputStatesRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.InputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
     async def load_readable_input_states(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> ReadableInputStates:
         """Load all inputs of a runtime that are sound, and name those that are not, as they were at one moment.
 
@@ -261,34 +328,42 @@ class AsyncRuntimeStoreClient:
         is wrong with it. Writing an input again mends it.
         """
         return await self._stream(
-            self._store.LoadInputStates,
-            self._requests.load_input_states(runtime_id, skip_corrupt=True),
-            answers.ReadableInputStatesJoin,
+            self._connection.store.LoadInputStates,
+            pb.LoadInputStatesRequest(
+                realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id), skip_corrupt=True
+            ),
+            responses.ReadableInputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
     async def load_boundary_receipt(
-        self, runtime_id: str, run_id: str, sequence: int, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, run_id: Identifier, sequence: int, *, timeout_seconds: float | None = None
     ) -> RunBoundaryReceipt | None:
         """Load the receipt of one boundary: if it is there, so are the session and the inputs that came with it."""
-        return (
-            await self.load_boundary_receipt_with_revision(
-                runtime_id, run_id, sequence, timeout_seconds=timeout_seconds
-            )
-        ).value
+        loaded = await self.load_boundary_receipt_with_revision(
+            runtime_id, run_id, sequence, timeout_seconds=timeout_seconds
+        )
+        return loaded.value
 
     async def load_boundary_receipt_with_revision(
-        self, runtime_id: str, run_id: str, sequence: int, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, run_id: Identifier, sequence: int, *, timeout_seconds: float | None = None
     ) -> Loaded[RunBoundaryReceipt | None]:
         """Load the receipt of one boundary and the revision, as they were at one moment."""
         return await self._unary(
-            self._store.LoadBoundaryReceipt,
-            self._requests.load_boundary_receipt(runtime_id, run_id, sequence),
-            answers.boundary_receipt,
+            self._connection.store.LoadBoundaryReceipt,
+            pb.LoadBoundaryReceiptRequest(
+                realm=self._realm,
+                runtime_id=arguments.identifier("runtime_id", runtime_id),
+                run_id=arguments.identifier("run_id", run_id),
+                sequence=arguments.whole_number("sequence", sequence),
+            ),
+            responses.boundary_receipt,
             self._deadline(timeout_seconds),
         )
 
-    async def load_session_snapshot(self, runtime_id: str, *, timeout_seconds: float | None = None) -> bytes | None:
+    async def load_session_snapshot(
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
+    ) -> bytes | None:
         """Load the session snapshot, byte for byte as it was written; its size and SHA-256 are checked on arrival.
 
         The runtime id alone is the authority: the bare uuid of a session finds nothing.
@@ -296,10 +371,11 @@ class AsyncRuntimeStoreClient:
         Raises:
             StoredValueCorrupt: what is stored, or what arrived, is not what was written.
         """
-        return (await self.load_session_snapshot_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+        loaded = await self.load_session_snapshot_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     async def load_session_snapshot_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[bytes | None]:
         """Load the session snapshot, checked on arrival, and the revision, as they were at one moment.
 
@@ -307,15 +383,15 @@ class AsyncRuntimeStoreClient:
             StoredValueCorrupt: what is stored, or what arrived, is not what was written.
         """
         return await self._stream(
-            self._store.LoadSessionSnapshot,
-            self._requests.load_session_snapshot(runtime_id),
-            answers.SessionSnapshotJoin,
+            self._connection.store.LoadSessionSnapshot,
+            pb.LoadSessionSnapshotRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.SessionSnapshotAssembler,
             self._deadline(timeout_seconds),
         )
 
     async def persist_input_state(
         self,
-        runtime_id: str,
+        runtime_id: Identifier,
         state: InputState,
         *,
         if_revision: int | None = None,
@@ -328,49 +404,65 @@ class AsyncRuntimeStoreClient:
             InputStateInvalid: the document's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return await self._unary(
-            self._store.PersistInputState,
-            self._requests.persist_input_state(runtime_id, state, if_revision, request_id),
-            answers.commit,
+            self._connection.store.PersistInputState,
+            pb.PersistInputStateRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                state=messages.input_state("state", state),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
     async def load_input_state(
-        self, runtime_id: str, input_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, input_id: Identifier, *, timeout_seconds: float | None = None
     ) -> InputState | None:
         """Load one input's state, its document byte for byte as it was written."""
-        return (await self.load_input_state_with_revision(runtime_id, input_id, timeout_seconds=timeout_seconds)).value
+        loaded = await self.load_input_state_with_revision(runtime_id, input_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     async def load_input_state_with_revision(
-        self, runtime_id: str, input_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, input_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[InputState | None]:
         """Load one input's state and the revision, as they were at one moment."""
         return await self._unary(
-            self._store.LoadInputState,
-            self._requests.load_input_state(runtime_id, input_id),
-            answers.input_state,
+            self._connection.store.LoadInputState,
+            pb.LoadInputStateRequest(
+                realm=self._realm,
+                runtime_id=arguments.identifier("runtime_id", runtime_id),
+                input_id=arguments.identifier("input_id", input_id),
+            ),
+            responses.input_state,
             self._deadline(timeout_seconds),
         )
 
-    async def load_runtime_state(self, runtime_id: str, *, timeout_seconds: float | None = None) -> RuntimeState | None:
+    async def load_runtime_state(
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
+    ) -> RuntimeState | None:
         """Load the state of a runtime; `None` if none was ever committed."""
-        return (await self.load_runtime_state_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+        loaded = await self.load_runtime_state_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     async def load_runtime_state_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[RuntimeState | None]:
         """Load the state of a runtime and the revision, as they were at one moment."""
         return await self._unary(
-            self._store.LoadRuntimeState,
-            self._requests.load_runtime_state(runtime_id),
-            answers.runtime_state,
+            self._connection.store.LoadRuntimeState,
+            pb.LoadRuntimeStateRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.runtime_state,
             self._deadline(timeout_seconds),
         )
 
     async def commit_machine_lifecycle(
         self,
-        runtime_id: str,
-        commit: RuntimeState,
+        runtime_id: Identifier,
+        commit: RuntimeState | str,
         input_states: Sequence[InputState] = (),
         *,
         if_revision: int | None = None,
@@ -383,17 +475,26 @@ class AsyncRuntimeStoreClient:
             InputStateInvalid: an input document's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return await self._unary(
-            self._store.CommitMachineLifecycle,
-            self._requests.commit_machine_lifecycle(runtime_id, commit, input_states, if_revision, request_id),
-            answers.commit,
+            self._connection.store.CommitMachineLifecycle,
+            pb.CommitMachineLifecycleRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                commit=messages.lifecycle(commit),
+                input_states=messages.input_states("input_states", input_states),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
     async def persist_ops_lifecycle(
         self,
-        runtime_id: str,
-        snapshot: str,
+        runtime_id: Identifier,
+        snapshot: Document,
         *,
         if_revision: int | None = None,
         request_id: RequestId = None,
@@ -405,31 +506,40 @@ class AsyncRuntimeStoreClient:
             OpsSnapshotInvalid: the document's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return await self._unary(
-            self._store.PersistOpsLifecycle,
-            self._requests.persist_ops_lifecycle(runtime_id, snapshot, if_revision, request_id),
-            answers.commit,
+            self._connection.store.PersistOpsLifecycle,
+            pb.PersistOpsLifecycleRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                snapshot=pb.PersistedOpsSnapshot(snapshot_json=arguments.document_text("snapshot", snapshot)),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
-    async def load_ops_lifecycle(self, runtime_id: str, *, timeout_seconds: float | None = None) -> str | None:
+    async def load_ops_lifecycle(self, runtime_id: Identifier, *, timeout_seconds: float | None = None) -> str | None:
         """Load the registry of background operations, byte for byte as it was written."""
-        return (await self.load_ops_lifecycle_with_revision(runtime_id, timeout_seconds=timeout_seconds)).value
+        loaded = await self.load_ops_lifecycle_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     async def load_ops_lifecycle_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[str | None]:
         """Load the registry of background operations and the revision, as they were at one moment."""
         return await self._unary(
-            self._store.LoadOpsLifecycle,
-            self._requests.load_ops_lifecycle(runtime_id),
-            answers.ops_lifecycle,
+            self._connection.store.LoadOpsLifecycle,
+            pb.LoadOpsLifecycleRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.ops_lifecycle,
             self._deadline(timeout_seconds),
         )
 
     async def acquire_runtime(
         self,
-        runtime_id: str,
+        runtime_id: Identifier,
         owner: str,
         *,
         request_id: RequestId = None,
@@ -442,52 +552,40 @@ class AsyncRuntimeStoreClient:
         A write that carries no fence is not held back, unless the server is set to require fences. A write that is
         under way while its own client acquires the runtime anew carries the older fence.
         """
-        instead_of = self._requests.held(runtime_id)
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
+        instead_of = self._fences.held(runtime_id)
         acquired, replayed = await self._unary(
-            self._admin.AcquireRuntime,
-            self._requests.acquire_runtime(runtime_id, owner, request_id),
-            answers.acquisition,
+            self._connection.admin.AcquireRuntime,
+            admin_pb.AcquireRuntimeRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                owner=arguments.text("owner", owner),
+                request_id=arguments.request_id(request_id),
+            ),
+            responses.acquisition,
             self._deadline(timeout_seconds),
         )
-        # An id of the caller's own may be that of an acquisition long ago; one that was minted here cannot.
+        # An id of the caller's own may be that of an acquisition long ago; one that was chosen here cannot.
         stale = replayed and request_id is not None
-        self._requests.hold(runtime_id, acquired.fence, instead_of=None if stale else instead_of)
+        self._fences.hold(runtime_id, acquired.fence, instead_of=None if stale else instead_of)
         return acquired
 
     async def get_server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
         """Ask what the server is and what it accepts. It reads nothing from the store."""
         return await self._unary(
-            self._admin.GetServerInfo,
-            self._requests.get_server_info(),
-            answers.server_info,
+            self._connection.admin.GetServerInfo,
+            admin_pb.GetServerInfoRequest(realm=self._realm),
+            responses.server_info,
             self._deadline(timeout_seconds),
         )
 
     async def _load_oauth_flow_snapshot(self, deadline: Deadline) -> OAuthFlowSnapshot:
         return await self._unary(
-            self._store.LoadAuthOAuthFlowSnapshot,
-            self._requests.load_auth_oauth_flow_snapshot(),
-            answers.oauth_flow_snapshot,
+            self._connection.store.LoadAuthOAuthFlowSnapshot,
+            pb.LoadAuthOAuthFlowSnapshotRequest(realm=self._realm),
+            responses.oauth_flow_snapshot,
             deadline,
         )
-
-    @property
-    def _store(self) -> runtime_store_pb2_grpc.RuntimeStoreAsyncStub:
-        if self._store_stub is None:
-            self._store_stub = runtime_store_pb2_grpc.RuntimeStoreStub(self._connected())
-        return self._store_stub
-
-    @property
-    def _admin(self) -> runtime_store_admin_pb2_grpc.RuntimeStoreAdminAsyncStub:
-        return runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._connected())
-
-    def _connected(self) -> grpc.aio.Channel:
-        # Not before the first call: the channel belongs to the event loop that runs when it is made.
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(
-                self._target, options=channel_options(self._target, self._max_message_bytes)
-            )
-        return self._channel
 
     def _deadline(self, timeout_seconds: float | None) -> Deadline:
         return Deadline(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
@@ -508,16 +606,16 @@ class AsyncRuntimeStoreClient:
         self,
         method: grpc.aio.UnaryStreamMultiCallable[Q, A],
         request: Q,
-        new_join: Callable[[], answers.Join[A, R]],
+        new_assembler: Callable[[], responses.Assembler[A, R]],
         deadline: Deadline,
     ) -> R:
         async def attempt(timeout_seconds: float) -> R:
-            join = new_join()
+            assembler = new_assembler()
             stream = method(request, timeout=timeout_seconds)
             try:
                 async for message in stream:
-                    join.add(message)
-                return join.joined(await stream.trailing_metadata())
+                    assembler.add(message)
+                return assembler.result(await stream.trailing_metadata())
             finally:
                 stream.cancel()  # nothing, once it has ended
 
@@ -528,21 +626,13 @@ class AsyncRuntimeStoreClient:
         attempts = Attempts(self._retry, deadline, getattr(request, "request_id", None))
         while True:
             timeout_seconds = attempts.next_timeout_seconds()
-            if self._closed:
-                raise attempts.failure() or RuntimeError("the client is closed")
+            if self._connection.closed:
+                raise attempts.last_error() or RuntimeError("the client is closed")
             try:
                 return await attempt(timeout_seconds)
-            except grpc.aio.AioRpcError as failed:
-                error = refusal_of(failed.code(), failed.details(), failed.trailing_metadata())
+            except self._connection.failures as failed:
+                error = self._connection.failure_of(failed)
                 pause_seconds = attempts.pause_after(error)
-                if pause_seconds is None or self._closed:
-                    raise attempts.told(error) from failed
-            except asyncio.CancelledError as cancelled:
-                task = asyncio.current_task()
-                if self._closed and (task is None or not task.cancelling()):
-                    # close() cancels calls, not the tasks that wait for them: those must not look cancelled.
-                    closed = CallFailed("the client was closed during the call", grpc.StatusCode.CANCELLED)
-                    attempts.pause_after(closed)  # which names the request id
-                    raise attempts.told(closed) from cancelled
-                raise
+                if pause_seconds is None or self._connection.closed:
+                    raise attempts.final_error(error) from failed
             await asyncio.sleep(pause_seconds)

@@ -26,6 +26,8 @@
     ├── InternalError               a defect of the server; its log has the rest
     └── CallFailed                  gRPC itself failed; raised by the client only
         └── DeadlineExceeded        the answer did not come in time
+
+The tree is one subject, so the file is longer than others: a class of it is looked up beside its siblings.
 """
 
 from __future__ import annotations

@@ -1,33 +1,37 @@
+# Generated from aio.py by `make sync-client`. Do not edit: change aio.py.
 """The thin client for threads: the trait's methods in snake_case."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, overload
 
-import grpc
-
-from runtimestore import _answers as answers
+from runtimestore import _arguments as arguments
+from runtimestore import _messages as messages
+from runtimestore import _responses as responses
 from runtimestore._channel import (
     DEFAULT_ADDRESS,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TIMEOUT_SECONDS,
     Address,
-    channel_options,
     message_limit,
     target_of,
 )
-from runtimestore._requests import RequestId, Requests
-from runtimestore._retry import Attempts, Deadline, RetryPolicy, Rounds
-from runtimestore._status import refusal_of
+from runtimestore._connection import Connection
+from runtimestore._fences import Fences
+from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore.errors import OAuthFlowSnapshotChanged
-from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
+from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
+from runtimestore.v1 import runtime_store_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
+    import grpc
+
+    from runtimestore._arguments import Document, Identifier, RequestId
     from runtimestore.types import (
         Acquisition,
         Commit,
@@ -59,6 +63,11 @@ class RuntimeStoreClient:
 
     Any number of threads may use it at once.
 
+    **Arguments**: an id is a `str` or a `uuid.UUID`, a member of an enum itself or its name, such as `"idle"`. A JSON
+    document is kept byte for byte as the bytes, or the UTF-8 of the `str`, that were given. A `dict` has no bytes: it
+    is written as compact JSON in its own order, so write what was loaded, unchanged, as the bytes that were loaded.
+    What cannot be meant is a `TypeError` or a `ValueError` that begins with the argument's name; nothing is sent.
+
     **Writes** are one transaction each, all or nothing, and durable when the answer is there. `if_revision` commits
     only if the runtime is at that revision (0: nothing was ever written), and else raises `RevisionMismatch`.
     `request_id` is a UUID that makes a repeat recognisable: the same id with the same content is answered as the
@@ -75,8 +84,8 @@ class RuntimeStoreClient:
     **Raises** one class per reason, all of them `RuntimeStoreError`; the methods name what is special to them. All
     can raise `InvalidRequest`, `StoreUnavailable`, `Overloaded`, `InternalError`, `CallFailed` and its kind
     `DeadlineExceeded`; loads `StoredValueCorrupt`; writes `CommitOutcomeUnknown`, `RequestIdReused`, `StoreFull` and
-    `StoreReadOnly`. A write that raised `DeadlineExceeded`, `CommitOutcomeUnknown` or `CallFailed`, is either whole
-    or nothing: repeat it with the `request_id` of the exception to make sure.
+    `StoreReadOnly`. A write that raised `DeadlineExceeded`, `CommitOutcomeUnknown` or `CallFailed`,
+    is either whole or nothing: repeat it with the `request_id` of the exception to make sure.
     """
 
     def __init__(
@@ -89,17 +98,12 @@ class RuntimeStoreClient:
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
         channel: grpc.Channel | None = None,
     ) -> None:
-        self._target = target_of(address)
-        self._requests = Requests(realm)
+        self._target = target_of(address)  # what cannot be one is told here, not at the first call
+        self._connection = Connection(self._target, message_limit(max_message_bytes), channel)
+        self._realm = arguments.text("realm", realm)
+        self._fences = Fences()
         self._timeout_seconds = timeout_seconds
         self._retry = retry
-        self._owns_channel = channel is None
-        self._channel = channel or grpc.insecure_channel(
-            self._target, options=channel_options(self._target, message_limit(max_message_bytes))
-        )
-        self._store = runtime_store_pb2_grpc.RuntimeStoreStub(self._channel)
-        self._admin = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._channel)
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._target}>"
@@ -114,9 +118,7 @@ class RuntimeStoreClient:
 
     def close(self) -> None:
         """Close the connection, unless the channel is the caller's. Calls in flight end with `CallFailed`."""
-        self._closed = True
-        if self._owns_channel:
-            self._channel.close()
+        self._connection.close()
 
     def auth_authority_key(self, *, timeout_seconds: float | None = None) -> str | None:
         """Load the stable name of the authority behind the realm's OAuth flows: `runtimestore:<store id>:<realm>`.
@@ -124,9 +126,9 @@ class RuntimeStoreClient:
         It survives restarts, replicas and moves of the server. `None` for an ephemeral store.
         """
         return self._unary(
-            self._store.AuthAuthorityKey,
-            self._requests.auth_authority_key(),
-            answers.authority_key,
+            self._connection.store.AuthAuthorityKey,
+            pb.AuthAuthorityKeyRequest(realm=self._realm),
+            responses.authority_key,
             self._deadline(timeout_seconds),
         )
 
@@ -135,15 +137,20 @@ class RuntimeStoreClient:
     ) -> OAuthCommit:
         """Replace the realm's OAuth flow snapshot, whatever is there, in one transaction."""
         return self._unary(
-            self._store.PersistAuthOAuthFlowSnapshot,
-            self._requests.persist_auth_oauth_flow_snapshot(snapshot_json, request_id),
-            answers.oauth_commit,
+            self._connection.store.PersistAuthOAuthFlowSnapshot,
+            pb.PersistAuthOAuthFlowSnapshotRequest(
+                realm=self._realm,
+                request_id=arguments.request_id(request_id),
+                snapshot_json=arguments.opaque_bytes("snapshot_json", snapshot_json),
+            ),
+            responses.oauth_commit,
             self._deadline(timeout_seconds),
         )
 
     def load_auth_oauth_flow_snapshot(self, *, timeout_seconds: float | None = None) -> bytes | None:
         """Load the realm's OAuth flow snapshot, byte for byte as it was written."""
-        return self.load_auth_oauth_flow_snapshot_with_version(timeout_seconds=timeout_seconds).snapshot_json
+        loaded = self.load_auth_oauth_flow_snapshot_with_version(timeout_seconds=timeout_seconds)
+        return loaded.snapshot_json
 
     def load_auth_oauth_flow_snapshot_with_version(self, *, timeout_seconds: float | None = None) -> OAuthFlowSnapshot:
         """Load the realm's OAuth flow snapshot and its version, as they were at one moment."""
@@ -167,20 +174,27 @@ class RuntimeStoreClient:
             DeadlineExceeded: the snapshot kept changing.
         """
         deadline = self._deadline(timeout_seconds)
-        rounds = Rounds(self._retry, deadline)
+        rounds = UpdateRounds(self._retry, deadline)
         while True:
             current = self._load_oauth_flow_snapshot(deadline)
             snapshot_json = update(current.snapshot_json)
-            request = self._requests.update_auth_oauth_flow_snapshot(current.version, snapshot_json)
+            request = pb.UpdateAuthOAuthFlowSnapshotRequest(
+                realm=self._realm,
+                request_id=arguments.request_id(None),
+                expected_version=current.version,
+                snapshot_json=arguments.opaque_bytes("what update returns", snapshot_json),
+            )
             try:
-                return self._unary(self._store.UpdateAuthOAuthFlowSnapshot, request, answers.oauth_commit, deadline)
+                return self._unary(
+                    self._connection.store.UpdateAuthOAuthFlowSnapshot, request, responses.oauth_commit, deadline
+                )
             except OAuthFlowSnapshotChanged as changed:
                 time.sleep(rounds.pause_after(changed))
 
     def commit_session_snapshot(
         self,
-        runtime_id: str,
-        session_delta: bytes,
+        runtime_id: Identifier,
+        session_delta: Document,
         *,
         if_revision: int | None = None,
         request_id: RequestId = None,
@@ -192,20 +206,56 @@ class RuntimeStoreClient:
             SessionSnapshotInvalid: the snapshot's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return self._unary(
-            self._store.CommitSessionSnapshot,
-            self._requests.commit_session_snapshot(runtime_id, session_delta, if_revision, request_id),
-            answers.commit,
+            self._connection.store.CommitSessionSnapshot,
+            pb.CommitSessionSnapshotRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                session_delta=messages.session_delta(session_delta),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
+    @overload
     def atomic_apply(
         self,
-        runtime_id: str,
-        session_delta: bytes | None = None,
+        runtime_id: Identifier,
+        session_delta: Document | None,
+        receipt: RunBoundaryReceipt,
+        input_updates: Sequence[InputState] = (),
+        session_store_key: Identifier | None = None,
+        *,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit: ...
+
+    @overload
+    def atomic_apply(
+        self,
+        runtime_id: Identifier,
+        session_delta: Document | None = None,
+        *,
+        receipt: RunBoundaryReceipt,
+        input_updates: Sequence[InputState] = (),
+        session_store_key: Identifier | None = None,
+        if_revision: int | None = None,
+        request_id: RequestId = None,
+        timeout_seconds: float | None = None,
+    ) -> Commit: ...
+
+    def atomic_apply(
+        self,
+        runtime_id: Identifier,
+        session_delta: Document | None = None,
         receipt: RunBoundaryReceipt | None = None,
         input_updates: Sequence[InputState] = (),
-        session_store_key: str | None = None,
+        session_store_key: Identifier | None = None,
         *,
         if_revision: int | None = None,
         request_id: RequestId = None,
@@ -214,7 +264,7 @@ class RuntimeStoreClient:
         """Commit a run boundary in one transaction: session snapshot (if given) and projection, receipt, inputs.
 
         A receipt never exists without its session and inputs, and a boundary gets one. The same input twice: the last
-        counts. `receipt` is required; it stands behind an optional argument because the trait's order is kept.
+        counts. `receipt` is required, in the trait's order or by its name.
 
         Raises:
             BoundaryReceiptExists: the boundary has a receipt already, be it an equal one; nothing was written.
@@ -224,32 +274,42 @@ class RuntimeStoreClient:
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
             TypeError: there is no receipt; nothing was sent.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return self._unary(
-            self._store.AtomicApply,
-            self._requests.atomic_apply(
-                runtime_id, session_delta, receipt, input_updates, session_store_key, if_revision, request_id
+            self._connection.store.AtomicApply,
+            pb.AtomicApplyRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                session_delta=None if session_delta is None else messages.session_delta(session_delta),
+                receipt=messages.receipt(receipt),
+                input_updates=messages.input_states("input_updates", input_updates),
+                session_store_key=arguments.optional_identifier("session_store_key", session_store_key),
             ),
-            answers.commit,
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
-    def load_input_states(self, runtime_id: str, *, timeout_seconds: float | None = None) -> list[InputState]:
+    def load_input_states(self, runtime_id: Identifier, *, timeout_seconds: float | None = None) -> list[InputState]:
         """Load all inputs of a runtime, `input_id` ascending, as they were at one moment."""
-        return self.load_input_states_with_revision(runtime_id, timeout_seconds=timeout_seconds).value
+        loaded = self.load_input_states_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     def load_input_states_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[list[InputState]]:
         """Load all inputs of a runtime, `input_id` ascending, and the revision, as they were at one moment."""
         return self._stream(
-            self._store.LoadInputStates,
-            self._requests.load_input_states(runtime_id),
-            answers.InputStatesJoin,
+            self._connection.store.LoadInputStates,
+            pb.LoadInputStatesRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.InputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
     def load_readable_input_states(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> ReadableInputStates:
         """Load all inputs of a runtime that are sound, and name those that are not, as they were at one moment.
 
@@ -257,32 +317,38 @@ class RuntimeStoreClient:
         is wrong with it. Writing an input again mends it.
         """
         return self._stream(
-            self._store.LoadInputStates,
-            self._requests.load_input_states(runtime_id, skip_corrupt=True),
-            answers.ReadableInputStatesJoin,
+            self._connection.store.LoadInputStates,
+            pb.LoadInputStatesRequest(
+                realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id), skip_corrupt=True
+            ),
+            responses.ReadableInputStatesAssembler,
             self._deadline(timeout_seconds),
         )
 
     def load_boundary_receipt(
-        self, runtime_id: str, run_id: str, sequence: int, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, run_id: Identifier, sequence: int, *, timeout_seconds: float | None = None
     ) -> RunBoundaryReceipt | None:
         """Load the receipt of one boundary: if it is there, so are the session and the inputs that came with it."""
-        return self.load_boundary_receipt_with_revision(
-            runtime_id, run_id, sequence, timeout_seconds=timeout_seconds
-        ).value
+        loaded = self.load_boundary_receipt_with_revision(runtime_id, run_id, sequence, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     def load_boundary_receipt_with_revision(
-        self, runtime_id: str, run_id: str, sequence: int, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, run_id: Identifier, sequence: int, *, timeout_seconds: float | None = None
     ) -> Loaded[RunBoundaryReceipt | None]:
         """Load the receipt of one boundary and the revision, as they were at one moment."""
         return self._unary(
-            self._store.LoadBoundaryReceipt,
-            self._requests.load_boundary_receipt(runtime_id, run_id, sequence),
-            answers.boundary_receipt,
+            self._connection.store.LoadBoundaryReceipt,
+            pb.LoadBoundaryReceiptRequest(
+                realm=self._realm,
+                runtime_id=arguments.identifier("runtime_id", runtime_id),
+                run_id=arguments.identifier("run_id", run_id),
+                sequence=arguments.whole_number("sequence", sequence),
+            ),
+            responses.boundary_receipt,
             self._deadline(timeout_seconds),
         )
 
-    def load_session_snapshot(self, runtime_id: str, *, timeout_seconds: float | None = None) -> bytes | None:
+    def load_session_snapshot(self, runtime_id: Identifier, *, timeout_seconds: float | None = None) -> bytes | None:
         """Load the session snapshot, byte for byte as it was written; its size and SHA-256 are checked on arrival.
 
         The runtime id alone is the authority: the bare uuid of a session finds nothing.
@@ -290,10 +356,11 @@ class RuntimeStoreClient:
         Raises:
             StoredValueCorrupt: what is stored, or what arrived, is not what was written.
         """
-        return self.load_session_snapshot_with_revision(runtime_id, timeout_seconds=timeout_seconds).value
+        loaded = self.load_session_snapshot_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     def load_session_snapshot_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[bytes | None]:
         """Load the session snapshot, checked on arrival, and the revision, as they were at one moment.
 
@@ -301,15 +368,15 @@ class RuntimeStoreClient:
             StoredValueCorrupt: what is stored, or what arrived, is not what was written.
         """
         return self._stream(
-            self._store.LoadSessionSnapshot,
-            self._requests.load_session_snapshot(runtime_id),
-            answers.SessionSnapshotJoin,
+            self._connection.store.LoadSessionSnapshot,
+            pb.LoadSessionSnapshotRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.SessionSnapshotAssembler,
             self._deadline(timeout_seconds),
         )
 
     def persist_input_state(
         self,
-        runtime_id: str,
+        runtime_id: Identifier,
         state: InputState,
         *,
         if_revision: int | None = None,
@@ -322,49 +389,65 @@ class RuntimeStoreClient:
             InputStateInvalid: the document's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return self._unary(
-            self._store.PersistInputState,
-            self._requests.persist_input_state(runtime_id, state, if_revision, request_id),
-            answers.commit,
+            self._connection.store.PersistInputState,
+            pb.PersistInputStateRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                state=messages.input_state("state", state),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
     def load_input_state(
-        self, runtime_id: str, input_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, input_id: Identifier, *, timeout_seconds: float | None = None
     ) -> InputState | None:
         """Load one input's state, its document byte for byte as it was written."""
-        return self.load_input_state_with_revision(runtime_id, input_id, timeout_seconds=timeout_seconds).value
+        loaded = self.load_input_state_with_revision(runtime_id, input_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     def load_input_state_with_revision(
-        self, runtime_id: str, input_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, input_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[InputState | None]:
         """Load one input's state and the revision, as they were at one moment."""
         return self._unary(
-            self._store.LoadInputState,
-            self._requests.load_input_state(runtime_id, input_id),
-            answers.input_state,
+            self._connection.store.LoadInputState,
+            pb.LoadInputStateRequest(
+                realm=self._realm,
+                runtime_id=arguments.identifier("runtime_id", runtime_id),
+                input_id=arguments.identifier("input_id", input_id),
+            ),
+            responses.input_state,
             self._deadline(timeout_seconds),
         )
 
-    def load_runtime_state(self, runtime_id: str, *, timeout_seconds: float | None = None) -> RuntimeState | None:
+    def load_runtime_state(
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
+    ) -> RuntimeState | None:
         """Load the state of a runtime; `None` if none was ever committed."""
-        return self.load_runtime_state_with_revision(runtime_id, timeout_seconds=timeout_seconds).value
+        loaded = self.load_runtime_state_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     def load_runtime_state_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[RuntimeState | None]:
         """Load the state of a runtime and the revision, as they were at one moment."""
         return self._unary(
-            self._store.LoadRuntimeState,
-            self._requests.load_runtime_state(runtime_id),
-            answers.runtime_state,
+            self._connection.store.LoadRuntimeState,
+            pb.LoadRuntimeStateRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.runtime_state,
             self._deadline(timeout_seconds),
         )
 
     def commit_machine_lifecycle(
         self,
-        runtime_id: str,
-        commit: RuntimeState,
+        runtime_id: Identifier,
+        commit: RuntimeState | str,
         input_states: Sequence[InputState] = (),
         *,
         if_revision: int | None = None,
@@ -377,17 +460,26 @@ class RuntimeStoreClient:
             InputStateInvalid: an input document's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return self._unary(
-            self._store.CommitMachineLifecycle,
-            self._requests.commit_machine_lifecycle(runtime_id, commit, input_states, if_revision, request_id),
-            answers.commit,
+            self._connection.store.CommitMachineLifecycle,
+            pb.CommitMachineLifecycleRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                commit=messages.lifecycle(commit),
+                input_states=messages.input_states("input_states", input_states),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
     def persist_ops_lifecycle(
         self,
-        runtime_id: str,
-        snapshot: str,
+        runtime_id: Identifier,
+        snapshot: Document,
         *,
         if_revision: int | None = None,
         request_id: RequestId = None,
@@ -399,31 +491,40 @@ class RuntimeStoreClient:
             OpsSnapshotInvalid: the document's envelope is bad; nothing was written.
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
         return self._unary(
-            self._store.PersistOpsLifecycle,
-            self._requests.persist_ops_lifecycle(runtime_id, snapshot, if_revision, request_id),
-            answers.commit,
+            self._connection.store.PersistOpsLifecycle,
+            pb.PersistOpsLifecycleRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                request_id=arguments.request_id(request_id),
+                if_revision=arguments.optional_number("if_revision", if_revision),
+                fence=self._fences.held(runtime_id),
+                snapshot=pb.PersistedOpsSnapshot(snapshot_json=arguments.document_text("snapshot", snapshot)),
+            ),
+            responses.commit,
             self._deadline(timeout_seconds),
         )
 
-    def load_ops_lifecycle(self, runtime_id: str, *, timeout_seconds: float | None = None) -> str | None:
+    def load_ops_lifecycle(self, runtime_id: Identifier, *, timeout_seconds: float | None = None) -> str | None:
         """Load the registry of background operations, byte for byte as it was written."""
-        return self.load_ops_lifecycle_with_revision(runtime_id, timeout_seconds=timeout_seconds).value
+        loaded = self.load_ops_lifecycle_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        return loaded.value
 
     def load_ops_lifecycle_with_revision(
-        self, runtime_id: str, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[str | None]:
         """Load the registry of background operations and the revision, as they were at one moment."""
         return self._unary(
-            self._store.LoadOpsLifecycle,
-            self._requests.load_ops_lifecycle(runtime_id),
-            answers.ops_lifecycle,
+            self._connection.store.LoadOpsLifecycle,
+            pb.LoadOpsLifecycleRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            responses.ops_lifecycle,
             self._deadline(timeout_seconds),
         )
 
     def acquire_runtime(
         self,
-        runtime_id: str,
+        runtime_id: Identifier,
         owner: str,
         *,
         request_id: RequestId = None,
@@ -436,32 +537,38 @@ class RuntimeStoreClient:
         A write that carries no fence is not held back, unless the server is set to require fences. A write that is
         under way while its own client acquires the runtime anew carries the older fence.
         """
-        instead_of = self._requests.held(runtime_id)
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
+        instead_of = self._fences.held(runtime_id)
         acquired, replayed = self._unary(
-            self._admin.AcquireRuntime,
-            self._requests.acquire_runtime(runtime_id, owner, request_id),
-            answers.acquisition,
+            self._connection.admin.AcquireRuntime,
+            admin_pb.AcquireRuntimeRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                owner=arguments.text("owner", owner),
+                request_id=arguments.request_id(request_id),
+            ),
+            responses.acquisition,
             self._deadline(timeout_seconds),
         )
-        # An id of the caller's own may be that of an acquisition long ago; one that was minted here cannot.
+        # An id of the caller's own may be that of an acquisition long ago; one that was chosen here cannot.
         stale = replayed and request_id is not None
-        self._requests.hold(runtime_id, acquired.fence, instead_of=None if stale else instead_of)
+        self._fences.hold(runtime_id, acquired.fence, instead_of=None if stale else instead_of)
         return acquired
 
     def get_server_info(self, *, timeout_seconds: float | None = None) -> ServerInfo:
         """Ask what the server is and what it accepts. It reads nothing from the store."""
         return self._unary(
-            self._admin.GetServerInfo,
-            self._requests.get_server_info(),
-            answers.server_info,
+            self._connection.admin.GetServerInfo,
+            admin_pb.GetServerInfoRequest(realm=self._realm),
+            responses.server_info,
             self._deadline(timeout_seconds),
         )
 
     def _load_oauth_flow_snapshot(self, deadline: Deadline) -> OAuthFlowSnapshot:
         return self._unary(
-            self._store.LoadAuthOAuthFlowSnapshot,
-            self._requests.load_auth_oauth_flow_snapshot(),
-            answers.oauth_flow_snapshot,
+            self._connection.store.LoadAuthOAuthFlowSnapshot,
+            pb.LoadAuthOAuthFlowSnapshotRequest(realm=self._realm),
+            responses.oauth_flow_snapshot,
             deadline,
         )
 
@@ -484,16 +591,16 @@ class RuntimeStoreClient:
         self,
         method: grpc.UnaryStreamMultiCallable[Q, A],
         request: Q,
-        new_join: Callable[[], answers.Join[A, R]],
+        new_assembler: Callable[[], responses.Assembler[A, R]],
         deadline: Deadline,
     ) -> R:
         def attempt(timeout_seconds: float) -> R:
-            join = new_join()
+            assembler = new_assembler()
             stream = method(request, timeout=timeout_seconds)
             try:
                 for message in stream:
-                    join.add(message)
-                return join.joined(stream.trailing_metadata())
+                    assembler.add(message)
+                return assembler.result(stream.trailing_metadata())
             finally:
                 stream.cancel()  # nothing, once it has ended
 
@@ -504,14 +611,13 @@ class RuntimeStoreClient:
         attempts = Attempts(self._retry, deadline, getattr(request, "request_id", None))
         while True:
             timeout_seconds = attempts.next_timeout_seconds()
-            if self._closed:
-                raise attempts.failure() or RuntimeError("the client is closed")
+            if self._connection.closed:
+                raise attempts.last_error() or RuntimeError("the client is closed")
             try:
                 return attempt(timeout_seconds)
-            except grpc.RpcError as failed:
-                call = cast("grpc.Call", failed)  # what a call raises is the call itself
-                error = refusal_of(call.code(), call.details(), call.trailing_metadata())
+            except self._connection.failures as failed:
+                error = self._connection.failure_of(failed)
                 pause_seconds = attempts.pause_after(error)
-                if pause_seconds is None or self._closed:
-                    raise attempts.told(error) from failed
+                if pause_seconds is None or self._connection.closed:
+                    raise attempts.final_error(error) from failed
             time.sleep(pause_seconds)

@@ -6,7 +6,15 @@ import enum
 import json
 import uuid
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from runtimestore import _arguments as arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runtimestore._arguments import Document, Identifier
 
 __all__ = [
     "Acquisition",
@@ -53,8 +61,13 @@ class RunApplyBoundary(enum.Enum):
 class RunBoundaryReceipt:
     """The proof that a primitive was applied at a boundary of a run; its key is (runtime, `run_id`, `sequence`).
 
-    `run_id` and `contributing_input_ids` are UUIDs in any textual form; loaded, they are in lower case with hyphens,
-    the contributing ids in the order given. `message_count` and `sequence` are unsigned 64-bit numbers.
+    `run_id` and `contributing_input_ids` are UUIDs, as such or in any textual form; loaded, they are in lower case with
+    hyphens, the contributing ids in the order given. `boundary` is taken by its name too, such as `"run_start"`.
+    `message_count` and `sequence` are unsigned 64-bit numbers.
+
+    Raises:
+        TypeError: an argument, which is named, is of another type.
+        ValueError: a number is out of range, or there is no such boundary.
     """
 
     run_id: str
@@ -63,6 +76,23 @@ class RunBoundaryReceipt:
     message_count: int
     sequence: int
     conversation_digest: str | None = None
+
+    def __init__(
+        self,
+        run_id: Identifier,
+        boundary: RunApplyBoundary | str,
+        contributing_input_ids: Iterable[Identifier],
+        message_count: int,
+        sequence: int,
+        conversation_digest: str | None = None,
+    ) -> None:
+        put = partial(object.__setattr__, self)  # the one way past frozen
+        put("run_id", arguments.identifier("run_id", run_id))
+        put("boundary", arguments.member("boundary", RunApplyBoundary, boundary))
+        put("contributing_input_ids", arguments.identifiers("contributing_input_ids", contributing_input_ids))
+        put("message_count", arguments.whole_number("message_count", message_count))
+        put("sequence", arguments.whole_number("sequence", sequence))
+        put("conversation_digest", arguments.optional_text("conversation_digest", conversation_digest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +109,7 @@ class InputStateSeed:
 class InputState:
     """One input's state: its UUID and the runtime's JSON document, kept byte for byte.
 
+    The document is given as text, as bytes of UTF-8, or as a dict, which is written as compact JSON in its own order.
     `seed` is set on what was loaded, ignored in writes and left out of comparisons.
     """
 
@@ -86,19 +117,27 @@ class InputState:
     state_json: str
     seed: InputStateSeed | None = field(default=None, compare=False)
 
+    def __init__(self, input_id: Identifier, state_json: Document, seed: InputStateSeed | None = None) -> None:
+        put = partial(object.__setattr__, self)  # the one way past frozen
+        put("input_id", arguments.identifier("input_id", input_id))
+        put("state_json", arguments.document_text("state_json", state_json))
+        put("seed", seed)
+
     @classmethod
-    def from_json(cls, document: str) -> InputState:
+    def from_json(cls, document: Document) -> InputState:
         """The state of a document, with the id that stands in it, spelt as the store spells ids.
 
         Raises:
             ValueError: the document is no JSON object with a text `input_id`.
+            TypeError: it is no document at all.
         """
-        value = json.loads(document)
+        text = arguments.document_text("document", document)
+        value = json.loads(text)
         input_id = value.get("input_id") if isinstance(value, dict) else None
         if not isinstance(input_id, str):
             # A ValueError, as for text that is no JSON at all: the caller has one thing to handle.
             raise ValueError("an input document is a JSON object with a text `input_id`")  # noqa: TRY004  (a bad value of the right type)
-        return cls(_as_stored(input_id), document)
+        return cls(_as_stored(input_id), text)
 
 
 def _as_stored(text: str) -> str:

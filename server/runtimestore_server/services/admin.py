@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
-from runtimestore_server.identifiers import owner_field, realm_field, request_id_field, runtime_id_field
-from runtimestore_server.store import Acquisition, RuntimeKey
+from runtimestore_server.documents.identifiers import owner_field, realm_field, request_id_field
+from runtimestore_server.services.fields import runtime_key
+from runtimestore_server.store import Acquisition
 
 if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
@@ -63,7 +64,7 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
     async def AcquireRuntime(self, request: pb.AcquireRuntimeRequest, context: Any) -> pb.AcquireRuntimeResponse:
         """Make the caller the one who drives a runtime."""
         del context
-        runtime = RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id))
+        runtime = runtime_key(request, store_error="write_failed")
         acquisition = Acquisition(runtime, owner_field(request.owner), request_id_field(request.request_id))
         outcome = await self._store.commit(acquisition)
         return pb.AcquireRuntimeResponse(

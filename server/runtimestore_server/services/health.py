@@ -1,14 +1,33 @@
-"""The health service, with the method that the library leaves to others."""
+"""The health service: what the library has, the method that it leaves to others, and what it tells of the store."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
+import structlog
 from grpc_health.v1 import health, health_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+_log = structlog.get_logger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # published without types
-    """`grpc.health.v1.Health` as the library has it, and `List`, which there would end as an unforeseen error."""
+    """`grpc.health.v1.Health` as the library has it, and `List`, which there would end as an unforeseen error.
+
+    Args:
+        services: the full names of the services that are as healthy as the whole.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        super().__init__()
+        self._services = ("", *services)
+        self._checking: asyncio.Task[None] | None = None
 
     async def List(self, request: Any, context: Any) -> Any:
         """The status of every service."""
@@ -17,3 +36,35 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
             service: health_pb2.HealthCheckResponse(status=status) for service, status in self._server_status.items()
         }
         return health_pb2.HealthListResponse(statuses=statuses)
+
+    async def report(self, *, serving: bool) -> None:
+        """Tell whether all services serve."""
+        for service in self._services:
+            await self.set(service, SERVING if serving else NOT_SERVING)
+
+    def keep_checking(self, check: Callable[[], Awaitable[None]], *, interval_seconds: float) -> None:
+        """Tell from now on what `check` finds, which raises where nothing can be served."""
+        self._checking = asyncio.create_task(self._check(check, interval_seconds), name="watch-health")
+
+    async def stop_checking(self) -> None:
+        """Look no more."""
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait([self._checking])
+
+    async def _check(self, check: Callable[[], Awaitable[None]], interval_seconds: float) -> None:
+        serving = True
+        while True:
+            await asyncio.sleep(interval_seconds)
+            try:
+                async with asyncio.timeout(interval_seconds + 1):
+                    await check()
+            except Exception as error:  # noqa: BLE001  (whatever it is: not ready)
+                if serving:
+                    _log.warning("not ready", error=type(error).__name__)
+                serving = False
+            else:
+                if not serving:
+                    _log.info("ready again")
+                serving = True
+            await self.report(serving=serving)

@@ -1,39 +1,27 @@
-"""The fifteen handlers: check, run, answer. What is more than that belongs in the store or in an interceptor."""
+"""The fifteen handlers: check, run, answer. What is more than that belongs in the store, or to the documents."""
 
 from __future__ import annotations
 
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
-from runtimestore_server import answers, documents
-from runtimestore_server.allowed import DOCUMENTS, Allowed
-from runtimestore_server.identifiers import (
-    bad_field,
-    realm_field,
-    request_id_field,
-    runtime_id_field,
-    uuid_field,
-)
-from runtimestore_server.receipts import receipt_document
-from runtimestore_server.store import OAuthFlowWrite, RuntimeKey, Write, reads
+from runtimestore_server.documents import input as inputs
+from runtimestore_server.documents import oauth, ops, receipt, runtime_state, session
+from runtimestore_server.documents.identifiers import realm_field, uuid_field
+from runtimestore_server.documents.limits import Limits
+from runtimestore_server.services.fields import of_every_write, required, runtime_key
+from runtimestore_server.store import Write, reads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
-    from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Outcome, Store
-    from runtimestore_server.store.values import InputDocument, SessionSnapshot
-
-AnyDocuments = TypeVar("AnyDocuments", Write, OAuthFlowWrite)
-
-CHUNK_BYTES = 1024 * 1024
-"""Streams send this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""
+    from runtimestore_server.workers import Workers
 
 LARGE_REQUEST_BYTES = 256 * 1024
-"""A request over this size is checked on a reader thread: hashing and parsing it would keep the event loop too long."""
+"""A request over this size is checked by a worker: hashing and parsing it would keep the event loop too long."""
 
 INPUT_UPDATES = "input_updates[{}]"
 INPUT_STATES = "input_states[{}]"
@@ -48,9 +36,11 @@ Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], differe
 class RuntimeStoreService(rpc.RuntimeStoreServicer):
     """The service `runtimestore.v1.RuntimeStore` over a store."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, *, workers: Workers, sending: Callable[[int], None]) -> None:
         self._store = store
-        self._allowed = Allowed(settings)
+        self._workers = workers
+        self._sending = sending
+        self._limits = Limits(settings)
 
     async def AuthAuthorityKey(
         self, request: pb.AuthAuthorityKeyRequest, context: Context
@@ -64,7 +54,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> pb.PersistAuthOAuthFlowSnapshotResponse:
         """Replace the realm's OAuth flow snapshot."""
         del context
-        outcome = await self._store.commit(self._oauth_write(request, expected_version=None))
+        outcome = await self._store.commit(self._limits.checked(oauth.write(request, expected_version=None)))
         return pb.PersistAuthOAuthFlowSnapshotResponse(version=outcome.revision, replayed=outcome.replayed)
 
     async def LoadAuthOAuthFlowSnapshot(
@@ -73,7 +63,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read the realm's OAuth flow snapshot and its version."""
         del context
         version, stored = await self._store.read(reads.load_oauth_flow_snapshot, realm_field(request.realm))
-        self._store.sending(reads.size_bytes(stored))
+        self._sending(reads.size_bytes(stored))
         return pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=stored, version=version)
 
     async def UpdateAuthOAuthFlowSnapshot(
@@ -81,7 +71,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> pb.UpdateAuthOAuthFlowSnapshotResponse:
         """Replace the realm's OAuth flow snapshot if it is at the expected version."""
         del context
-        outcome = await self._store.commit(self._oauth_write(request, expected_version=request.expected_version))
+        write = oauth.write(request, expected_version=request.expected_version)
+        outcome = await self._store.commit(self._limits.checked(write))
         return pb.UpdateAuthOAuthFlowSnapshotResponse(version=outcome.revision, replayed=outcome.replayed)
 
     async def CommitSessionSnapshot(
@@ -92,8 +83,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         def check() -> Write:
             return Write(
-                **_common(request),
-                snapshot=_snapshot(_required(request, "session_delta"), None),
+                **of_every_write(request),
+                snapshot=session.check_delta(required(request, "session_delta")),
             )
 
         outcome = await self._commit(request, check)
@@ -104,11 +95,17 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
 
         def check() -> Write:
+            snapshot = None
+            if request.HasField("session_delta"):
+                # Only here is the key looked at: without a delta it is ignored, whatever it is.
+                has_key = request.HasField("session_store_key")
+                key = uuid_field(request.session_store_key, "session_store_key") if has_key else None
+                snapshot = session.check_delta(request.session_delta, belongs_to=key)
             return Write(
-                **_common(request),
-                snapshot=_snapshot_of_session(request) if request.HasField("session_delta") else None,
-                receipt=receipt_document(_required(request, "receipt")),
-                inputs=_inputs(request.input_updates, INPUT_UPDATES),
+                **of_every_write(request),
+                snapshot=snapshot,
+                receipt=receipt.check(required(request, "receipt")),
+                inputs=inputs.check_all(request.input_updates, INPUT_UPDATES),
             )
 
         outcome = await self._commit(request, check, INPUT_UPDATES)
@@ -119,50 +116,35 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> AsyncIterator[pb.LoadInputStatesResponse]:
         """Read all inputs of a runtime in batches."""
         del context
-        runtime = _runtime(request)
-        revision, found = await self._store.read(answers.input_states, runtime, skip_corrupt=request.skip_corrupt)
-        answer = pb.LoadInputStatesResponse(revision=revision)
-        size_bytes = 0
-        self._store.sending(reads.size_bytes(found))
-        for item in found:
-            item_bytes = (
-                len(item.stored.state_json) if isinstance(item, answers.ReadableInput) else len(item.description)
-            )
-            if size_bytes and size_bytes + item_bytes > CHUNK_BYTES:
-                yield answer
-                answer = pb.LoadInputStatesResponse(revision=revision)
-                size_bytes = 0
-            if isinstance(item, answers.ReadableInput):
-                answer.input_states.append(answers.input_message(item))
-            else:
-                answer.corrupt_inputs.add(input_id=item.input_id, description=item.description)
-            size_bytes += item_bytes
-        yield answer
+        revision, found = await self._store.read(
+            inputs.load_all, runtime_key(request), skip_corrupt=request.skip_corrupt
+        )
+        self._sending(reads.size_bytes(found))
+        for answer in inputs.batches(revision, found):
+            yield answer
 
     async def LoadBoundaryReceipt(
         self, request: pb.LoadBoundaryReceiptRequest, context: Context
     ) -> pb.LoadBoundaryReceiptResponse:
         """Read the receipt of one boundary."""
         del context
-        runtime, run_id = _runtime(request), uuid_field(request.run_id, "run_id")
+        runtime, run_id = runtime_key(request), uuid_field(request.run_id, "run_id")
         revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
-        self._store.sending(reads.size_bytes(stored))
-        receipt = answers.boundary_receipt(runtime, run_id, request.sequence, stored) if stored is not None else None
-        return pb.LoadBoundaryReceiptResponse(receipt=receipt, revision=revision)
+        self._sending(reads.size_bytes(stored))
+        found = receipt.message(runtime, run_id, request.sequence, stored) if stored is not None else None
+        return pb.LoadBoundaryReceiptResponse(receipt=found, revision=revision)
 
     async def LoadSessionSnapshot(
         self, request: pb.LoadSessionSnapshotRequest, context: Context
     ) -> AsyncIterator[pb.LoadSessionSnapshotResponse]:
         """Read the session snapshot of a runtime: its description, then its bytes in chunks."""
-        runtime = _runtime(request)
-        revision, stored = await self._store.read(answers.session, runtime)
+        revision, stored = await self._store.read(session.load, runtime_key(request))
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
-        self._store.sending(len(stored.body))
-        yield pb.LoadSessionSnapshotResponse(info=answers.session_info(revision, stored))
-        for start in range(0, len(stored.body), CHUNK_BYTES):
-            yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
+        self._sending(len(stored.body))
+        for answer in session.messages(revision, stored):
+            yield answer
 
     async def PersistInputState(
         self, request: pb.PersistInputStateRequest, context: Context
@@ -171,8 +153,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
 
         def check() -> Write:
-            state = _required(request, "state")
-            return Write(**_common(request), inputs=_inputs([state], "state"))
+            return Write(**of_every_write(request), inputs=(inputs.check(required(request, "state"), "state"),))
 
         outcome = await self._commit(request, check, "state")
         return pb.PersistInputStateResponse(revision=outcome.revision, replayed=outcome.replayed)
@@ -181,9 +162,9 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read one input's state."""
         del context
         input_id = uuid_field(request.input_id, "input_id")
-        revision, found = await self._store.read(answers.input_state, _runtime(request), input_id)
-        self._store.sending(reads.size_bytes(found))
-        state = answers.input_message(found) if found is not None else None
+        revision, found = await self._store.read(inputs.load, runtime_key(request), input_id)
+        self._sending(reads.size_bytes(found))
+        state = inputs.message(found) if found is not None else None
         return pb.LoadInputStateResponse(state=state, revision=revision)
 
     async def LoadRuntimeState(
@@ -191,9 +172,9 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> pb.LoadRuntimeStateResponse:
         """Read the state of a runtime."""
         del context
-        runtime = _runtime(request)
+        runtime = runtime_key(request)
         revision, stored = await self._store.read(reads.load_runtime_state, runtime)
-        return pb.LoadRuntimeStateResponse(state=answers.runtime_state(runtime, stored), revision=revision)
+        return pb.LoadRuntimeStateResponse(state=runtime_state.message(runtime, stored), revision=revision)
 
     async def CommitMachineLifecycle(
         self, request: pb.CommitMachineLifecycleRequest, context: Context
@@ -202,13 +183,10 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
 
         def check() -> Write:
-            state = answers.RUNTIME_STATES.get(_required(request, "commit").runtime_state)
-            if state is None:
-                raise bad_field("commit.runtime_state", f"must be one of {', '.join(answers.RUNTIME_STATES.values())}")
             return Write(
-                **_common(request),
-                runtime_state=state,
-                inputs=_inputs(request.input_states, INPUT_STATES),
+                **of_every_write(request),
+                runtime_state=runtime_state.check(required(request, "commit")),
+                inputs=inputs.check_all(request.input_states, INPUT_STATES),
             )
 
         outcome = await self._commit(request, check, INPUT_STATES)
@@ -221,8 +199,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         del context
 
         def check() -> Write:
-            snapshot = _required(request, "snapshot")
-            return Write(**_common(request), ops=documents.ops_snapshot(snapshot))
+            return Write(**of_every_write(request), ops=ops.check(required(request, "snapshot")))
 
         outcome = await self._commit(request, check)
         return pb.PersistOpsLifecycleResponse(revision=outcome.revision, replayed=outcome.replayed)
@@ -232,74 +209,18 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     ) -> pb.LoadOpsLifecycleResponse:
         """Read the registry of background operations."""
         del context
-        revision, stored = await self._store.read(answers.ops, _runtime(request))
-        self._store.sending(reads.size_bytes(stored))
-        snapshot = answers.ops_message(stored) if stored is not None else None
+        revision, stored = await self._store.read(ops.load, runtime_key(request))
+        self._sending(reads.size_bytes(stored))
+        snapshot = ops.message(stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 
     async def _commit(self, request: Any, check: Callable[[], Write], input_field: str = "") -> Outcome:
         """Check a request where it does not keep others waiting, then commit it; `input_field` is where inputs are."""
         size_bytes: int = request.ByteSize()
         if size_bytes > LARGE_REQUEST_BYTES:
-            write = await self._store.check_aside(check, size_bytes=size_bytes)
+            write = await self._workers.run(check, size_bytes=size_bytes)
         else:
             write = check()
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.
         request.Clear()
-        return await self._store.commit(_unless_new(write, self._allowed.refusal(write, input_field)))
-
-    def _oauth_write(self, request: Any, *, expected_version: int | None) -> OAuthFlowWrite:
-        snapshot_json: bytes = request.snapshot_json
-        write = OAuthFlowWrite(
-            realm=realm_field(request.realm),
-            request_id=request_id_field(request.request_id),
-            snapshot_json=snapshot_json,
-            sha256=sha256(snapshot_json).digest(),
-            expected_version=expected_version,
-        )
-        return _unless_new(write, self._allowed.over(DOCUMENTS, len(snapshot_json), "snapshot_json"))
-
-
-def _snapshot_of_session(request: pb.AtomicApplyRequest) -> SessionSnapshot:
-    # Only here is the key looked at: without a delta it is ignored, whatever it is.
-    key = uuid_field(request.session_store_key, "session_store_key") if request.HasField("session_store_key") else None
-    return _snapshot(request.session_delta, key)
-
-
-def _snapshot(delta: pb.SessionDelta, belongs_to: str | None) -> SessionSnapshot:
-    if delta.WhichOneof("delta") is None:
-        raise bad_field("session_delta.session_snapshot", "is required")
-    return documents.session_snapshot(delta.session_snapshot, belongs_to=belongs_to)
-
-
-def _inputs(states: Iterable[pb.StoredInputState], field: str) -> tuple[InputDocument, ...]:
-    return tuple(documents.input_state(state, field.format(position)) for position, state in enumerate(states))
-
-
-def _runtime(request: Any) -> RuntimeKey:
-    return RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id))
-
-
-def _common(request: Any) -> dict[str, Any]:
-    """What every write to a runtime carries."""
-    return {
-        "runtime": _runtime(request),
-        "request_id": request_id_field(request.request_id),
-        "if_revision": request.if_revision if request.HasField("if_revision") else None,
-        "fence": request.fence if request.HasField("fence") else None,
-    }
-
-
-def _required(request: Any, field: str) -> Any:
-    if not request.HasField(field):
-        raise bad_field(field, "is required")
-    return getattr(request, field)
-
-
-def _unless_new(write: AnyDocuments, refusal: RuntimeStoreError | None) -> AnyDocuments:
-    """The write, with what is answered if it repeats none that landed."""
-    if refusal is None:
-        return write
-    if write.request_id is None:
-        raise refusal  # nothing would recognise it
-    return write.forbid(refusal)
+        return await self._store.commit(self._limits.checked(write, input_field))

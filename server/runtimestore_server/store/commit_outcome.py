@@ -1,4 +1,4 @@
-"""What became of a COMMIT that was not answered: asked of the engine, and of the record that was written with it."""
+"""Finds out what became of a COMMIT that was not answered: from the engine, and from the record written with it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import structlog
 
 from runtimestore_server.store import requests
 from runtimestore_server.store.engines import CommitState, Fault, error_name
-from runtimestore_server.store.values import Acquisition, Outcome
+from runtimestore_server.store.timeouts import UNKNOWN_LIMIT_SECONDS
+from runtimestore_server.store.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.engine import Connection
 
-    from runtimestore_server.store.ending import CommitGate
+    from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.requests import Decision, Repeatable
-    from runtimestore_server.store.values import OAuthFlowWrite, Write
-
-UNKNOWN_LIMIT_SECONDS = 5.0
-"""How long the truth about a COMMIT is sought before its writers are told that it is unknown."""
+    from runtimestore_server.store.requests import Decision
+    from runtimestore_server.store.values import AnyWrite, Deferred
 
 _log = structlog.get_logger(__name__)
 
@@ -30,14 +28,12 @@ _log = structlog.get_logger(__name__)
 class Attempt(NamedTuple):
     """What a transaction decided, and what identifies it if its COMMIT is not answered."""
 
-    decisions: list[Decision]
+    decisions: list[Decision | Deferred]
     token: str | None
     now_ms: int
 
 
-def found_out(
-    database: Database, batch: Sequence[Write | OAuthFlowWrite | Acquisition], attempt: Attempt, gate: CommitGate
-) -> CommitState:
+def find_out(database: Database, batch: Sequence[AnyWrite], attempt: Attempt, gate: CommitGate) -> CommitState:
     """Reconnect and find out, as long as there is time: COMMITTED, NOT_COMMITTED or UNKNOWN."""
     landed = [
         write
@@ -64,12 +60,12 @@ def found_out(
         else:
             if state is not CommitState.IN_PROGRESS:
                 return state
-        gate.ending.wait(0.05)
-        time.sleep(0.01)  # `wait` returns at once while the server ends
+        gate.shutdown.wait(0.05)
+        time.sleep(0.01)  # `wait` returns at once during a shutdown
     return CommitState.UNKNOWN
 
 
-def _asked(database: Database, connection: Connection, attempt: Attempt, identified: Repeatable | None) -> CommitState:
+def _asked(database: Database, connection: Connection, attempt: Attempt, identified: AnyWrite | None) -> CommitState:
     """What is known now. First the engine, then the record: a transaction that ends between is seen by the second."""
     state = database.commit_state(connection, attempt.token)
     if state is CommitState.NOT_COMMITTED:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtimestore.errors import Overloaded, StoreUnavailable
-from runtimestore_server.store.comebacks import Comebacks
-from runtimestore_server.store.lane import Lane, Waiting
+from runtimestore.errors import StoreUnavailable
+from runtimestore_server.budget import Bound, Budget, RetryPacing
+from runtimestore_server.shutdown import reached
+from runtimestore_server.store.commit_thread import CommitThread, PendingWrite
 from runtimestore_server.store.transaction import unknown
 from runtimestore_server.store.values import Outcome
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.transaction import AnyWrite
+    from runtimestore_server.store.values import AnyWrite
 
 
 @dataclass(slots=True)
@@ -50,18 +50,21 @@ class Committer:
         max_batch_writes: int,
         max_waiting_writes: int,
         max_waiting_bytes: int,
-        comebacks: Comebacks | None = None,
+        pacing: RetryPacing | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._max_waiting_writes = max_waiting_writes
-        self._max_waiting_bytes = max_waiting_bytes
-        self._waiting: set[Waiting] = set()
-        self._waiting_bytes = 0
+        self.budget = Budget(
+            pacing or RetryPacing(),
+            items=Bound(max_waiting_writes, "waiting_writes", "writes are waiting"),
+            size=Bound(max_waiting_bytes, "waiting_bytes", "bytes are waiting"),
+        )
+        self._waiting: set[PendingWrite] = set()
         self._closed = False
-        self._comebacks = comebacks or Comebacks()
         self.counters = CommitCounters()
-        self._lanes = [
-            Lane(database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over)
+        self._threads = [
+            CommitThread(
+                database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over
+            )
             for number in range(threads if database.concurrent_writers else 1)
         ]
 
@@ -81,32 +84,13 @@ class Committer:
         """
         if self._closed:
             raise StoreUnavailable("the store is closed; nothing was committed")
-        waiting = Waiting(write, self._loop.create_future())
-        if (refusal := self.overload(waiting.size_bytes)) is not None:
-            raise refusal
+        waiting = PendingWrite(write, self._loop.create_future())
+        self.budget.take(waiting.size_bytes)
         self._waiting.add(waiting)
-        self._waiting_bytes += waiting.size_bytes
-        self._lanes[hash(write.subject) % len(self._lanes)].put(waiting)
+        self._threads[hash(write.subject) % len(self._threads)].put(waiting)
         return await waiting.answer
 
-    def overload(self, size_bytes: int = 0, *, arriving: int = 0) -> Overloaded | None:
-        """Why no write of this size can be taken in now, when so many are arriving before it; None if one can."""
-        if (waiting_writes := len(self._waiting) + arriving) >= self._max_waiting_writes:
-            return Overloaded(
-                f"{waiting_writes} writes are waiting; try again later",
-                metadata={"waiting_writes": str(waiting_writes)},
-                retry_after_seconds=self._comebacks.seconds(),
-            )
-        # A write larger than the whole bound must still find its way in when nothing else waits.
-        if self._waiting_bytes and self._waiting_bytes + size_bytes > self._max_waiting_bytes:
-            return Overloaded(
-                f"{self._waiting_bytes} bytes are waiting; try again later",
-                metadata={"waiting_bytes": str(self._waiting_bytes)},
-                retry_after_seconds=self._comebacks.seconds(),
-            )
-        return None
-
-    def answer(self, batch: Sequence[Waiting], decisions: Sequence[Decision], *, committed: bool) -> None:
+    def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop."""
         counted = self.counters
         counted.transactions += committed and any(
@@ -114,7 +98,7 @@ class Committer:
         )
         for waiting, decision in zip(batch, decisions, strict=True):
             self._waiting.remove(waiting)
-            self._waiting_bytes -= waiting.size_bytes
+            self.budget.give_back(waiting.size_bytes)
             if isinstance(decision, Outcome):
                 counted.writes += not decision.replayed
                 counted.replays += decision.replayed
@@ -127,24 +111,24 @@ class Committer:
             else:
                 waiting.answer.set_exception(decision)
 
-    def _hand_over(self, batch: Sequence[Waiting], decisions: Sequence[Decision], committed: bool) -> None:
+    def _hand_over(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], committed: bool) -> None:
         """Bring a batch's decisions from its thread to the event loop."""
         with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
             self._loop.call_soon_threadsafe(lambda: self.answer(batch, decisions, committed=committed))
 
-    def hurry(self) -> None:
+    def drain(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
-        for lane in self._lanes:
-            lane.ending.tell()
+        for thread in self._threads:
+            thread.shutdown.drain()
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
-        for lane in self._lanes:
-            lane.ending.abandon()
+        for thread in self._threads:
+            thread.shutdown.abort()
         for waiting in self._waiting:
             if waiting.answer.done():
                 continue
-            gate = waiting.gate  # once: its lane may take it away meanwhile
+            gate = waiting.gate  # once: its thread may take it away meanwhile
             if gate is not None and gate.begun:
                 waiting.answer.set_exception(unknown())
             else:
@@ -155,10 +139,10 @@ class Committer:
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, then end the threads; whether all of them have ended in time."""
         self._closed = True
-        for lane in self._lanes:
-            lane.close()
-        deadline = time.monotonic() + within_seconds
-        # Polling, once in a process' life: a thread that a database keeps cannot be waited for in any other way.
-        while any(lane.alive for lane in self._lanes) and time.monotonic() < deadline:  # noqa: ASYNC110  (see above)
-            await asyncio.sleep(0.002)
-        return not any(lane.alive for lane in self._lanes)
+        for thread in self._threads:
+            thread.close()
+        return await reached(
+            lambda: not any(thread.alive for thread in self._threads),
+            within_seconds=within_seconds,
+            every_seconds=0.002,
+        )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
 from runtimestore.errors import RequestIdReused, RuntimeStoreError
-from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.by_key import select_by_key
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.tables import requests
 from runtimestore_server.store.values import Outcome
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.values import AnyWrite
 
 SHA256_BYTES = 32
 SEAL_BYTES = 16
@@ -42,21 +43,6 @@ class _Known(NamedTuple):
     sound: bool = True
 
 
-class Repeatable(Protocol):
-    """A write that may carry a request id."""
-
-    @property
-    def realm(self) -> str:
-        """The realm in which the id is unique."""
-
-    @property
-    def request_id(self) -> str | None:
-        """The id, or None: then a repeat is not recognised."""
-
-    def fingerprint(self) -> bytes:
-        """What makes two requests the same."""
-
-
 class RowTaken(Exception):
     """Another transaction inserted a row meanwhile that could not be locked before: run again, and see it."""
 
@@ -64,7 +50,7 @@ class RowTaken(Exception):
 class RequestMemory:
     """The requests that a batch may repeat, and those it will be remembered by."""
 
-    def __init__(self, database: Database, tx: Connection, batch: Iterable[Repeatable]) -> None:
+    def __init__(self, database: Database, tx: Connection, batch: Iterable[AnyWrite]) -> None:
         self._database = database
         self._tx = tx
         self._known: dict[RequestKey, _Known] = {}
@@ -78,7 +64,7 @@ class RequestMemory:
                 fingerprint = row.fingerprint[:SHA256_BYTES] if sound else b""
                 self._known[RequestKey(row.realm, row.request_id)] = _Known(fingerprint, row.revision, sound=sound)
 
-    def recall(self, write: Repeatable) -> Decision | None:
+    def recall(self, write: AnyWrite) -> Decision | None:
         """The first answer to this request, or the refusal of an id used for another; None if it is new."""
         if not write.request_id:
             return None
@@ -95,7 +81,7 @@ class RequestMemory:
             )
         return Outcome(known.revision, replayed=True)
 
-    def remember(self, write: Repeatable, revision: int) -> None:
+    def remember(self, write: AnyWrite, revision: int) -> None:
         """Take note that this write lands with `revision`."""
         if write.request_id:
             key = RequestKey(write.realm, write.request_id)
@@ -136,7 +122,7 @@ def is_sound(realm: object, request_id: object, fingerprint: object, revision: o
     return fingerprint == sealed(RequestKey(realm, request_id), fingerprint[:SHA256_BYTES], revision, recorded_at_ms)
 
 
-def recorded(tx: Connection, write: Repeatable, *, now_ms: int) -> bool:
+def recorded(tx: Connection, write: AnyWrite, *, now_ms: int) -> bool:
     """Whether this request was recorded by the attempt of `now_ms`: the transaction of that attempt was committed."""
     statement = sa.select(requests.c.fingerprint, requests.c.revision).where(
         requests.c.realm == write.realm,

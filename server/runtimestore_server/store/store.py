@@ -1,4 +1,4 @@
-"""The store as the service sees it: `commit` for writes, `read` for loads, each on threads of its own."""
+"""The store as the service sees it: `commit` for writes, on threads of its own, `read` for loads, on the workers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from runtimestore.errors import Overloaded, RuntimeStoreError, StoreUnavailable
+from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
-from runtimestore_server.store.comebacks import Comebacks
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
-from runtimestore_server.store.readers import Readers
 from runtimestore_server.store.transaction import refusal_of
+from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.engine import Connection
 
+    from runtimestore_server.budget import Budget, RetryPacing
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.transaction import AnyWrite
-    from runtimestore_server.store.values import Outcome
+    from runtimestore_server.store.values import AnyWrite, Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,37 +29,27 @@ T = TypeVar("T")
 FORGET_BATCH = 1000
 FORGET_INTERVAL_SECONDS = 60.0
 
-CLOSE_SECONDS = 0.3
-"""How long threads may take to end when nothing waits for them any more; what a database keeps is left behind."""
-
 
 class Store:
-    """A database with its committer and its readers, on the running event loop.
+    """A database with its committer and what looks after it, on the running event loop.
 
-    Open it on a database whose schema is current; close it on the same loop.
+    Open it on a database whose schema is current; close it on the same loop. The workers are the server's: whoever
+    opened them closes them, after the loads have ended and before the store.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, *, workers: Workers, pacing: RetryPacing) -> None:
         self.database = database
-        self._comebacks = Comebacks()
         self._committer = Committer(
             database,
             threads=settings.committer_threads,
             max_batch_writes=settings.max_batch_writes,
             max_waiting_writes=settings.max_waiting_writes,
             max_waiting_bytes=settings.max_waiting_bytes,
-            comebacks=self._comebacks,
+            pacing=pacing,
         )
-        self._readers = Readers(
-            threads=settings.reader_threads,
-            max_waiting=settings.max_waiting_reads,
-            max_waiting_bytes=settings.max_waiting_bytes,
-            comebacks=self._comebacks,
-        )
-        # Of its own: that every thread for loads is busy does not mean that the engine does not answer.
-        self._checker = Readers(threads=1, max_waiting=1, max_waiting_bytes=0)
-        self._max_sending_bytes = settings.max_waiting_bytes
-        self._sending_bytes = 0
+        self._workers = workers
+        # Of its own: that every worker is busy does not mean that the engine does not answer.
+        self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0)
         self._retention_ms = settings.request_retention_seconds * 1000
         self._store_id: str | None = None
         self._forgetting = asyncio.create_task(self._forget_old_requests(), name="forget-old-requests")
@@ -70,13 +59,10 @@ class Store:
         """What the write path has done since the store was opened."""
         return self._committer.counters
 
-    async def check_aside(self, check: Callable[[], T], *, size_bytes: int) -> T:
-        """What `check` makes of a large request of `size_bytes`, where it keeps nobody waiting.
-
-        Raises:
-            Overloaded: too much is waiting to be checked.
-        """
-        return await self._readers.run(check, size_bytes=size_bytes)
+    @property
+    def budget(self) -> Budget:
+        """What bounds the writes that wait for their transaction."""
+        return self._committer.budget
 
     async def commit(self, write: AnyWrite) -> Outcome:
         """Put one write into the store; returns after COMMIT.
@@ -86,22 +72,14 @@ class Store:
         """
         return await self._committer.commit(write)
 
-    def overload(self, arriving: int = 0) -> Overloaded | None:
-        """Why no write can be taken in now, however small, when so many are arriving before it; None if one can."""
-        return self._committer.overload(arriving=arriving)
-
-    def comeback_seconds(self) -> float:
-        """After how long one more caller who is refused should come back."""
-        return self._comebacks.seconds()
-
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a function of `tx` reads, on a reader thread.
+        """What a function of `tx` reads, on a worker's thread.
 
         Raises:
             Overloaded: too many loads are waiting.
             RuntimeStoreError: the value is damaged, or the store cannot be reached.
         """
-        return await self._readers.run(lambda: self._read(load, *args, **kwargs))
+        return await self._workers.run(lambda: self._read(load, *args, **kwargs))
 
     def _read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         attempt = 0
@@ -144,51 +122,26 @@ class Store:
         if problem:
             raise StoreUnavailable(problem)
 
-    def sending(self, size_bytes: int) -> None:
-        """Count the documents of an answer, `size_bytes` altogether, until the call of this task is over.
-
-        Raises:
-            Overloaded: too many bytes are on their way to callers that read slowly.
-        """
-        # An answer larger than the whole bound must still find its way out when nothing else is being sent.
-        if self._sending_bytes and self._sending_bytes + size_bytes > self._max_sending_bytes:
-            raise Overloaded(
-                f"{self._sending_bytes} bytes are being sent; try again later",
-                metadata={"sending_bytes": str(self._sending_bytes)},
-                retry_after_seconds=self._comebacks.seconds(),
-            )
-        call = asyncio.current_task()
-        if not size_bytes or call is None:
-            return
-
-        def sent(_call: asyncio.Task[object]) -> None:
-            self._sending_bytes -= size_bytes
-
-        self._sending_bytes += size_bytes
-        call.add_done_callback(sent)  # gRPC sends in the task of the call
-
     @property
     def busy(self) -> bool:
-        """Whether something was taken in that has not come to its end, even if its caller gave up."""
-        return bool(self._readers.waiting or self._committer.waiting_writes)
+        """Whether a write was taken in that has not come to its end, even if its caller gave up."""
+        return bool(self._committer.waiting_writes)
 
-    def hurry(self) -> None:
+    def drain(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
-        self._committer.hurry()
+        self._committer.drain()
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
-        self._committer.abandon()
-        self._readers.abandon()
-        self._checker.abandon()
+        self._committer.abort()
+        self._checker.abort()
 
-    async def close(self) -> bool:
-        """Commit what is waiting, end every thread, close every connection; whether no thread had to be left behind."""
+    async def close(self, *, within_seconds: float) -> bool:
+        """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
         self._forgetting.cancel()
         await asyncio.wait([self._forgetting])
-        ended = await self._committer.close(within_seconds=CLOSE_SECONDS)
-        ended &= await self._readers.close(within_seconds=CLOSE_SECONDS)
-        ended &= await self._checker.close(within_seconds=CLOSE_SECONDS)
+        ended = await self._committer.close(within_seconds=within_seconds)
+        ended &= await self._checker.close(within_seconds=within_seconds)
         self.database.dispose()
         return ended
 
@@ -196,7 +149,7 @@ class Store:
         """Delete remembered requests past their retention, a bounded number at a time, while the store is open."""
         while True:
             try:
-                forgotten = await self._readers.run(self._forget_some)
+                forgotten = await self._workers.run(self._forget_some)
             except Exception:  # noqa: BLE001  (the next round tries again; the health check tells of a lasting fault)
                 forgotten = 0
             if forgotten < FORGET_BATCH:

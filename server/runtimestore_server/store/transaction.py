@@ -1,14 +1,13 @@
-"""One batch, one transaction.
+"""Commits a batch in a transaction of its own and decides what is done when that fails.
 
 What is transient is run again, a COMMIT that was not answered is looked up, and a bad write never harms its neighbours.
 """
 
 from __future__ import annotations
 
-import enum
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -22,46 +21,24 @@ from runtimestore.errors import (
     StoreUnavailable,
 )
 from runtimestore_server.logs import UNFORESEEN, frames
-from runtimestore_server.store import fences, oauth_flow, requests, writes
-from runtimestore_server.store.commit_outcome import Attempt, found_out
-from runtimestore_server.store.ending import Abandoned
+from runtimestore_server.store.commit import commit
+from runtimestore_server.store.commit_gate import Aborted
+from runtimestore_server.store.commit_outcome import Attempt, find_out
 from runtimestore_server.store.engines import CommitState, Fault, error_name
-from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, Write
+from runtimestore_server.store.requests import RowTaken
+from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, TRANSIENT_LIMIT_SECONDS
+from runtimestore_server.store.values import DEFERRED, Deferred, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy.engine import Connection
-
-    from runtimestore_server.store.ending import CommitGate
+    from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-
-TRANSIENT_LIMIT_SECONDS = 20.0
-"""How long a batch is run again on transient errors before its writers are told that the store is unavailable."""
-
-PROBE_LOCK_SECONDS = 0.05
-"""How long writes wait, together, for a row that another session holds, if they wait again or others wait already."""
-
-ALONE_LOCK_SECONDS = 0.01
-"""How long one of many does that are tried one after the other, since nobody knows which row it is."""
+    from runtimestore_server.store.values import AnyWrite
 
 UNKNOWN_TABLE = "unknown"
 """Told where a refusal names a table, of damage that the engine finds beneath the tables."""
-
-AnyWrite = Write | OAuthFlowWrite | Acquisition
-
-_KINDS: tuple[tuple[type[AnyWrite], Any], ...] = ((Write, writes), (OAuthFlowWrite, oauth_flow), (Acquisition, fences))
-"""The kinds of writes, in the order in which a batch commits them, and where each is put into the store."""
-
-
-class Deferred(enum.Enum):
-    """No decision yet: another session holds a row that this write needs. Nothing of it is there; try it again."""
-
-    DEFERRED = enum.auto()
-
-
-DEFERRED = Deferred.DEFERRED
 
 _log = structlog.get_logger(__name__)
 
@@ -80,8 +57,9 @@ def commit_batch(
 ) -> tuple[list[Decision | Deferred], bool]:
     """The decision about each write, and whether a transaction was committed. Never raises.
 
-    A write that waits for a row in vain, for `lock_wait_seconds` or what the engine is set to, is deferred alone. Once
-    the gate's end is told nothing is run again for a transient error: a server that ends says "unavailable" sooner.
+    A write that waits in vain for a row that another session holds is deferred alone. Without `lock_wait_seconds` that
+    is as long as the engine is set to; with it, rows that are held are passed over, and it is how long is waited for
+    what cannot be. During a shutdown nothing is run again for a transient error: "unavailable" sooner is better.
     """
     started = time.monotonic()
     attempt = 0
@@ -91,22 +69,25 @@ def commit_batch(
             return [*_attempt(database, batch, gate, lock_wait_seconds)], True
         except _CommitFailed as failed:
             if database.commit_is_ambiguous(failed.cause):
-                state = found_out(database, batch, failed.attempt, gate)
+                state = find_out(database, batch, failed.attempt, gate)
                 if state is CommitState.COMMITTED:
                     return [*failed.attempt.decisions], True
                 if state is CommitState.UNKNOWN:
                     _log.warning("commit outcome unknown", writes=len(batch), error=error_name(failed.cause))
-                    return [unknown() for _ in batch], False
+                    return [one if one is DEFERRED else unknown() for one in failed.attempt.decisions], False
             error = failed.cause
         except Exception as raised:  # noqa: BLE001  (whatever it is, each writer must be answered)
             error = raised
         fault = _fault(database, error)
         waited = time.monotonic() - started
-        if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS and not gate.ending.told:
-            gate.ending.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
+        if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS and not gate.shutdown.draining:
+            gate.shutdown.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
             continue
         if fault is Fault.UNAVAILABLE and attempt == 1:
             continue  # a connection that went stale in the pool; the next one is new
+        if fault is Fault.LOCKED and len(batch) > 1 and lock_wait_seconds is None:
+            lock_wait_seconds = BRIEF_LOCK_SECONDS
+            continue  # at once, and without who needs the row
         return _give_up(database, batch, gate, fault, error)
 
 
@@ -114,9 +95,7 @@ def _give_up(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, fault: Fault, error: Exception
 ) -> tuple[list[Decision | Deferred], bool]:
     """What becomes of a batch that is not run again as it is."""
-    if fault is Fault.LOCKED and len(batch) > 1:
-        return _without_those_held(database, batch, gate)
-    if fault in (Fault.OTHER, Fault.CORRUPT) and len(batch) > 1:
+    if fault in (Fault.LOCKED, Fault.OTHER, Fault.CORRUPT) and len(batch) > 1:
         return _one_by_one(database, batch, gate)
     if fault is Fault.LOCKED:
         return [DEFERRED], False
@@ -126,14 +105,15 @@ def _give_up(
 
 def _attempt(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, lock_wait_seconds: float | None
-) -> list[Decision]:
+) -> list[Decision | Deferred]:
     with database.writers.connect() as connection:
         transaction = connection.begin()
         now_ms = time.time_ns() // 1_000_000
         try:
             if lock_wait_seconds is not None:
                 database.limit_lock_wait(connection, lock_wait_seconds)
-            decisions = _decide(database, connection, batch, now_ms)
+            skip_held = lock_wait_seconds is not None
+            decisions = commit(database, connection, batch, now_ms=now_ms, skip_held=skip_held)
             attempt = Attempt(decisions, database.transaction_token(connection), now_ms)
             gate.enter()
         except BaseException:
@@ -150,51 +130,6 @@ def _attempt(
         return decisions
 
 
-def _decide(database: Database, tx: Connection, batch: Sequence[AnyWrite], now_ms: int) -> list[Decision]:
-    decisions: dict[int, Decision] = {}
-    fences.lock(database, tx, batch)
-    for kind, home in _KINDS:
-        mine = [(position, write) for position, write in enumerate(batch) if isinstance(write, kind)]
-        if mine:
-            decided = home.commit(database, tx, [write for _, write in mine], now_ms=now_ms)
-            decisions.update(zip((position for position, _ in mine), decided, strict=True))
-    return [decisions[position] for position in range(len(batch))]
-
-
-def _without_those_held(
-    database: Database, batch: Sequence[AnyWrite], gate: CommitGate
-) -> tuple[list[Decision | Deferred], bool]:
-    """At once what needs no row that another session holds; what does is deferred, without a wait for each."""
-    try:
-        held = _held_by_others(database, batch)
-    except Exception as error:  # noqa: BLE001  (then each is tried alone)
-        _log.info("asking which rows are held", error=error_name(error))
-        held = set()
-    if not held:
-        return _one_by_one(database, batch, gate)  # it is a row that cannot be seen, such as a request's
-    free = [write for write in batch if write.subject not in held]
-    decided, committed = _free(database, free, gate)
-    answers = iter(decided)
-    return [DEFERRED if write.subject in held else next(answers) for write in batch], committed
-
-
-def _free(database: Database, batch: Sequence[AnyWrite], gate: CommitGate) -> tuple[list[Decision | Deferred], bool]:
-    if not batch:
-        return [], False
-    return commit_batch(database, batch, gate, lock_wait_seconds=PROBE_LOCK_SECONDS)
-
-
-def _held_by_others(database: Database, batch: Sequence[AnyWrite]) -> set[object]:
-    """The subjects whose rows another session holds now."""
-    held: set[object] = set()
-    with database.writers.connect() as connection, connection.begin() as transaction:
-        database.limit_lock_wait(connection, PROBE_LOCK_SECONDS)  # a table may be held as a whole
-        for kind, home in _KINDS:
-            held |= home.held_by_others(database, connection, [write for write in batch if isinstance(write, kind)])
-        transaction.rollback()
-    return held
-
-
 def _one_by_one(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate
 ) -> tuple[list[Decision | Deferred], bool]:
@@ -205,7 +140,7 @@ def _one_by_one(
         if write.subject in waits:  # not before the one that came before it
             decisions.append(DEFERRED)
             continue
-        (decided,), _ = commit_batch(database, [write], gate, lock_wait_seconds=ALONE_LOCK_SECONDS)
+        (decided,), _ = commit_batch(database, [write], gate, lock_wait_seconds=BRIEF_LOCK_SECONDS)
         if decided is DEFERRED:
             waits.add(write.subject)
         decisions.append(decided)
@@ -213,9 +148,9 @@ def _one_by_one(
 
 
 def _fault(database: Database, error: Exception) -> Fault:
-    if isinstance(error, requests.RowTaken):
+    if isinstance(error, RowTaken):
         return Fault.TRANSIENT
-    if isinstance(error, Abandoned):
+    if isinstance(error, Aborted):
         return Fault.UNAVAILABLE
     return database.classify(error)
 

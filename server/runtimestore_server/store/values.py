@@ -5,9 +5,10 @@ Documents are kept as the bytes that were sent; nothing in this package parses, 
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from runtimestore.errors import RuntimeStoreError
@@ -66,12 +67,44 @@ class Outcome(NamedTuple):
     """Of an acquisition: who held the runtime before, if anybody did."""
 
 
-class Forbidden(NamedTuple):
-    """What is left of a write that the server's settings of today forbid: it may repeat one that landed before."""
+class Deferred(enum.Enum):
+    """No decision yet: another session holds a row that this write needs. Nothing of it is there; try it again."""
+
+    DEFERRED = enum.auto()
+
+
+DEFERRED = Deferred.DEFERRED
+
+
+class Disallowed(NamedTuple):
+    """What is left of a write that the server's settings do not allow: it may repeat one that landed before."""
 
     refusal: RuntimeStoreError
     """What is answered if it does not."""
     fingerprint: bytes
+
+
+class AnyWrite(Protocol):
+    """What every kind of write has."""
+
+    @property
+    def realm(self) -> str:
+        """The realm in which the request id is unique."""
+
+    @property
+    def request_id(self) -> str | None:
+        """The idempotency key, or None: then a repeat is not recognised."""
+
+    @property
+    def subject(self) -> object:
+        """What is written: two writes to one subject land in the order in which they came."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of documents this write holds in memory."""
+
+    def fingerprint(self) -> bytes:
+        """What makes two requests the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +120,11 @@ class Write:
     inputs: tuple[InputDocument, ...] = ()
     runtime_state: str | None = None
     ops: OpsDocument | None = None
-    forbidden: Forbidden | None = None
+    disallowed: Disallowed | None = None
 
-    def forbid(self, refusal: RuntimeStoreError) -> Write:
+    def disallow(self, refusal: RuntimeStoreError) -> Write:
         """The same request without its documents: they are megabytes, and only their fingerprint matters any more."""
-        return Write(self.runtime, self.request_id, forbidden=Forbidden(refusal, self.fingerprint()))
+        return Write(self.runtime, self.request_id, disallowed=Disallowed(refusal, self.fingerprint()))
 
     @property
     def realm(self) -> str:
@@ -118,8 +151,8 @@ class Write:
 
         But for the fence: a writer that lost an answer and acquired the runtime anew repeats with its new one.
         """
-        if self.forbidden:
-            return self.forbidden.fingerprint
+        if self.disallowed:
+            return self.disallowed.fingerprint
         return fingerprint(
             b"runtime/1",
             self.runtime.runtime_id.encode(),
@@ -170,12 +203,12 @@ class OAuthFlowWrite:
     sha256: bytes
     expected_version: int | None = None
     """The version that must be there (0 = none); None replaces whatever is there."""
-    forbidden: Forbidden | None = None
+    disallowed: Disallowed | None = None
 
-    def forbid(self, refusal: RuntimeStoreError) -> OAuthFlowWrite:
+    def disallow(self, refusal: RuntimeStoreError) -> OAuthFlowWrite:
         """The same request without its bytes."""
         return OAuthFlowWrite(
-            self.realm, self.request_id, b"", self.sha256, forbidden=Forbidden(refusal, self.fingerprint())
+            self.realm, self.request_id, b"", self.sha256, disallowed=Disallowed(refusal, self.fingerprint())
         )
 
     @property
@@ -190,8 +223,8 @@ class OAuthFlowWrite:
 
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
-        if self.forbidden:
-            return self.forbidden.fingerprint
+        if self.disallowed:
+            return self.disallowed.fingerprint
         return fingerprint(b"oauth/1", _optional_number(self.expected_version), self.sha256)
 
 

@@ -1,7 +1,6 @@
 """`runtimestore verify`: is everything in the store what was written, and does it fit together?"""
 
-from runtimestore_server.verify.command import main
 from runtimestore_server.verify.findings import Finding, Report, Severity
 from runtimestore_server.verify.walk import verify
 
-__all__ = ["Finding", "Report", "Severity", "main", "verify"]
+__all__ = ["Finding", "Report", "Severity", "verify"]

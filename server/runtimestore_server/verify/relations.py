@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from runtimestore.errors import StoredValueCorrupt
-from runtimestore_server.receipts import receipt_message
+from runtimestore_server.documents import receipt as boundary_receipt
 from runtimestore_server.store import reads, schema
-from runtimestore_server.store.keyed import select_by_key
+from runtimestore_server.store.by_key import select_by_key
 from runtimestore_server.store.tables import (
     fences,
     inputs,
@@ -140,7 +140,7 @@ def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
 
 def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iterator[Finding]:
     """Receipts that name inputs which are not there. Every row is a sound receipt."""
-    named = [(row, receipt_message(row["receipt"]).contributing_input_ids) for row in rows]
+    named = [(row, boundary_receipt.read(row["receipt"]).contributing_input_ids) for row in rows]
     columns = (inputs.c.realm, inputs.c.runtime_id, inputs.c.input_id)
     keys = sorted({(row["realm"], row["runtime_id"], input_id) for row, ids in named for input_id in ids})
     there = {

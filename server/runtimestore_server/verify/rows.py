@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import InvalidField, StoredValueCorrupt
-from runtimestore_server import documents, stored_documents
-from runtimestore_server.answers import RUNTIME_STATES
-from runtimestore_server.receipts import receipt_message
+from runtimestore_server.documents import input as inputs
+from runtimestore_server.documents import ops, session
+from runtimestore_server.documents import receipt as receipts
+from runtimestore_server.documents.runtime_state import RUNTIME_STATES
 from runtimestore_server.store import reads, requests, tables
 from runtimestore_server.verify.findings import Finding, Severity
 
@@ -51,7 +52,7 @@ def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
 def session_of(row: Row) -> SessionSnapshot | None:
     """What the projection says of a snapshot's document; None if it cannot be read."""
     try:
-        return documents.session_snapshot(row["body"], belongs_to=None)
+        return session.read(row["body"])
     except InvalidField:
         return None
 
@@ -62,10 +63,10 @@ def session_snapshot(row: Row) -> Iterator[Finding]:
     if damaged := list(sound(table, "body", row)):
         yield from damaged
         return
-    session = session_of(row)
-    if session is None:
+    snapshot = session_of(row)
+    if snapshot is None:
         yield finding("document_invalid", table, row, "body is no session document, though its SHA-256 is right")
-    elif session.session_id != row["session_id"]:
+    elif snapshot.session_id != row["session_id"]:
         yield finding("column_mismatch", table, row, "session_id is not the id of the document")
 
 
@@ -75,7 +76,7 @@ def input_state(row: Row) -> Iterator[Finding]:
     if damaged := list(sound(table, "state_json", row)):
         yield from damaged
         return
-    told = stored_documents.input_seed(row["state_json"], stored_id=row["input_id"]).input_id
+    told = inputs.seed_of(row["state_json"], stored_id=row["input_id"]).input_id
     yield from _named_as(table, row, "state_json", "input_id", told)
 
 
@@ -85,7 +86,7 @@ def ops_snapshot(row: Row) -> Iterator[Finding]:
     if damaged := list(sound(table, "snapshot_json", row)):
         yield from damaged
         return
-    told = stored_documents.epoch_id(row["snapshot_json"], stored_id=row["epoch_id"])
+    told = ops.epoch_id(row["snapshot_json"], stored_id=row["epoch_id"])
     yield from _named_as(table, row, "snapshot_json", "epoch_id", told)
 
 
@@ -103,7 +104,7 @@ def receipt(row: Row) -> Iterator[Finding]:
         yield from damaged
         return
     try:
-        told = receipt_message(row["receipt"])
+        told = receipts.read(row["receipt"])
     except (ValueError, KeyError):
         yield finding("document_invalid", table, row, "receipt cannot be decoded, though its SHA-256 is right")
         return

@@ -102,7 +102,9 @@ class SessionDelta(_message.Message):
     """The whole session document: a JSON object in UTF-8 with `id` (UUID), `messages` (array of objects, each with a string
     `role`), `created_at` and `updated_at` ({"secs_since_epoch": uint64, "nanos_since_epoch": uint32}); if present
     `version` (unsigned), `metadata` (object), `usage` (object with unsigned `input_tokens` and `output_tokens`). Everything
-    else passes untouched. Stored and returned byte for byte.
+    else passes untouched. Stored and returned byte for byte. Refused, since no runtime could read it back: in
+    `messages` and `metadata` half a surrogate pair, a number beyond a double, nesting over 127 levels (counted from
+    the document); what is named here given twice; a `version` of 2^32, a time of 2^63 seconds or more.
     """
     def __init__(
         self,

@@ -24,9 +24,6 @@ LARGE_BYTES = 8 * 1024 * 1024
 
 _READ_ONLY = "runtimestore takes no writes"
 
-POOL_TIMEOUT_SECONDS = 30.0
-"""How long a thread waits for a connection of its pool; more means that the sizes of pools and threads disagree."""
-
 
 class Fault(enum.Enum):
     """What an engine's error means for the store."""

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from runtimestore_server.store.engines.database import (
-    LARGE_BYTES,
-    POOL_TIMEOUT_SECONDS,
-    CommitState,
-    Database,
-    Fault,
-    Row,
-)
-from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
+from runtimestore_server.store.engines import postgres_statements as statements
+from runtimestore_server.store.engines.database import LARGE_BYTES, CommitState, Database, Fault, Row
+from runtimestore_server.store.engines.postgres_connections import CommitInDoubt, connect_lazily
+from runtimestore_server.store.engines.rows import largest_bytes
+from runtimestore_server.store.timeouts import MIGRATION_LOCK_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from sqlalchemy.engine import URL, Connection, Engine
-    from sqlalchemy.sql.expression import Executable, FromClause
-
-LOCK_TIMEOUT_SECONDS = 1
-"""How long Postgres waits for a row that another session holds before the batch goes on without who needs it."""
-
-MIGRATION_LOCK_SECONDS = 10
-"""How long a migration waits for a table that others use before it gives up."""
-
-CONNECT_TIMEOUT_SECONDS = 5
-
-
-class CommitInDoubt(Exception):
-    """Postgres answered COMMIT with a warning: it was committed here, but the wait for a standby was cut short."""
+    from sqlalchemy.engine import URL, Connection
+    from sqlalchemy.sql.expression import FromClause
 
 
 class PostgresDatabase(Database):
@@ -49,58 +31,34 @@ class PostgresDatabase(Database):
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
         url = url.set(drivername="postgresql+psycopg")
         # One more than the committers: maintenance, and the question what became of a COMMIT.
-        self.writers = self._engine(url, pool_size=committer_threads + 1)
+        self.writers = connect_lazily(url, pool_size=committer_threads + 1)
         self._reopen_when_read_only(self.writers)
         # One statement a read is one snapshot; without BEGIN and COMMIT around it, it is one round trip too.
         # One more than the threads for loads: the health check.
-        self.readers = self._engine(url, pool_size=reader_threads + 1).execution_options(isolation_level="AUTOCOMMIT")
-
-    @staticmethod
-    def _engine(url: URL, *, pool_size: int) -> Engine:
-        engine = sa.create_engine(
-            url,
-            pool_size=pool_size,
-            max_overflow=1,
-            pool_timeout=POOL_TIMEOUT_SECONDS,
-            hide_parameters=True,  # the text of an error must not quote documents and secrets
-            connect_args={
-                "application_name": "runtimestore",
-                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-                "client_encoding": "utf8",  # whatever the database is in: SQL_ASCII would come as bytes
-                "cursor_factory": _binary_cursor(),
-                # A host that vanished is noticed within half a minute, not in two hours.
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 30_000,
-            },
-        )
-        event.listen(engine, "connect", _configure)
-        _doubt_warnings(engine.dialect)
-        return engine
+        self.readers = connect_lazily(url, pool_size=reader_threads + 1).execution_options(isolation_level="AUTOCOMMIT")
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
         """One array parameter a column: no limit on the number of keys."""
-        return _unnest(columns)
+        return statements.unnest(columns)
 
     def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
         """The keys, a list a column."""
-        return _lists(columns, rows)
+        return statements.lists(columns, rows)
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
         small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
         if small:
-            tx.execute(_upsert(table), _lists(tuple(table.columns), small))
+            tx.execute(statements.upsert(table), statements.lists(tuple(table.columns), small))
         for row in rows:
             if largest_bytes(row) >= LARGE_BYTES:
-                tx.execute(_upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
+                tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
         """Rows that another transaction is inserting are waited for, then left alone."""
         if not rows:
             return 0
-        return len(tx.execute(_insert(table), _lists(tuple(table.columns), rows)).all())
+        return len(tx.execute(statements.insert_new(table), statements.lists(tuple(table.columns), rows)).all())
 
     def classify(self, error: Exception) -> Fault:
         """By SQLSTATE; an error without one is the connection's."""
@@ -242,127 +200,5 @@ _FAULT_CLASSES = {
 }
 
 
-def _doubt_warnings(dialect: sa.Dialect) -> None:
-    """Have a COMMIT that is answered with a warning raise CommitInDoubt.
-
-    Whatever cancels a COMMIT ends its wait for a synchronous standby and no more: it is answered as if the standby had
-    the transaction.
-    """
-    commit = dialect.do_commit
-
-    def do_commit(connection: Any) -> None:
-        severities: list[str | None] = []
-
-        def noted(diagnostic: Any) -> None:
-            severities.append(diagnostic.severity_nonlocalized)
-
-        driver = connection.driver_connection
-        driver.add_notice_handler(noted)
-        try:
-            commit(connection)
-        finally:
-            driver.remove_notice_handler(noted)
-        if "WARNING" in severities:
-            raise CommitInDoubt
-
-    dialect.do_commit = do_commit  # type: ignore[assignment, method-assign]  # the one place where COMMIT is sent
-
-
 def _is_operational(error: DBAPIError) -> bool:
     return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or error.connection_invalidated
-
-
-def _configure(connection: Any, record: object) -> None:
-    del record
-    from psycopg.types.array import ListBinaryDumper
-
-    connection.autocommit = True
-    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
-    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
-    # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
-    connection.execute("SET client_min_messages = warning")
-    connection.autocommit = False
-
-    # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
-    connection.adapters.register_dumper(list, ListBinaryDumper)
-    # A disk may leave what is no UTF-8: the row must be found by who reads it, not break the cursor.
-    for kind in ("text", "varchar"):
-        connection.adapters.register_loader(kind, _text_loader())
-
-
-def _binary_cursor() -> Callable[..., Any]:
-    """A psycopg cursor that asks for binary results: as text, each byte of a document would arrive as two digits."""
-    import psycopg
-    from psycopg.pq import Format
-
-    class BinaryCursor(psycopg.Cursor[Any]):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.format = Format.BINARY
-
-    return BinaryCursor
-
-
-@cache
-def _text_loader() -> type[Any]:
-    """A psycopg loader of text as it is stored, whatever it is; the same as SQLite's."""
-    from psycopg.adapt import Loader
-    from psycopg.pq import Format
-
-    class TextLoader(Loader):
-        format = Format.BINARY
-
-        def load(self, data: Any) -> str:
-            return str(data, "utf-8", "surrogateescape")
-
-    return TextLoader
-
-
-def _lists(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
-    values = zip(*with_digits(columns, rows), strict=True)
-    return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}
-
-
-def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:
-    """The column's type without its collation, which an array's element must not carry."""
-    if isinstance(column.type, sa.LargeBinary):
-        return sa.LargeBinary()
-    if isinstance(column.type, sa.Integer):
-        return sa.BigInteger()
-    return sa.Text()
-
-
-def _unnest(columns: Sequence[sa.Column[Any]]) -> FromClause:
-    arrays = (sa.bindparam(column.name, type_=sa.ARRAY(_plain(column))) for column in columns)
-    names = [sa.column(column.name, _plain(column)) for column in columns]
-    return sa.func.unnest(*arrays).table_valued(*names, name="given").render_derived()
-
-
-@cache
-def _rows(table: sa.Table) -> Any:
-    from sqlalchemy.dialects.postgresql import insert
-
-    given = _unnest(tuple(table.columns))
-    return insert(table).from_select(table.columns.keys(), sa.select(*given.columns))
-
-
-@cache
-def _upsert(table: sa.Table) -> Executable:
-    return replacing(_rows(table), table)
-
-
-@cache
-def _upsert_row(table: sa.Table) -> Executable:
-    from sqlalchemy.dialects.postgresql import insert
-
-    return replacing(insert(table), table)
-
-
-@cache
-def _insert(table: sa.Table) -> Executable:
-    statement: Executable = _rows(table).on_conflict_do_nothing().returning(sa.literal_column("1"))
-    return statement
-
-
-# The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,
-# row by row, than dictionaries and bind processors.

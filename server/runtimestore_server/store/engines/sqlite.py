@@ -20,9 +20,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
-from runtimestore_server.store.engines.database import LARGE_BYTES, POOL_TIMEOUT_SECONDS, Database, Fault, Row
+from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 from runtimestore_server.store.tables import store_identity
+from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.expression import FromClause
 
 PIECE_BYTES = 1024 * 1024
-
-BUSY_TIMEOUT_SECONDS = 5.0
-"""How long SQLite itself waits for another process' write lock before it says BUSY and the batch is run again."""
 
 
 class SqliteDatabase(Database):
@@ -246,6 +244,8 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+# The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,
+# row by row, than dictionaries and bind processors.
 @cache
 def _insert(table: sa.Table) -> str:
     return str(sa.insert(table).compile(dialect=_dialect()))

@@ -1,0 +1,93 @@
+"""What a command says when it cannot go on: on standard error, in sentences that hold no value of the command line.
+
+click's own messages quote what was typed. Any part of that may be a password, so none of them is shown: a sentence is
+made anew from the class of click's error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MISUSED = 2
+"""The exit code for a command line, a variable or a file of settings that cannot be meant."""
+
+
+class Refused(Exception):
+    """What ends a command: sentences for whoever called it, and an exit code."""
+
+    def __init__(self, *sentences: str, code: int) -> None:
+        super().__init__(*sentences)
+        self.sentences = sentences
+        self.code = code
+
+
+class BadValue(click.BadParameter):
+    """The value of a flag is bad; unlike other errors of click's, the message never quotes it and can be shown."""
+
+
+def complain(told: str) -> None:
+    """Write one sentence to standard error."""
+    sys.stderr.write(f"runtimestore: {told}\n")
+
+
+def sentence(error: click.UsageError) -> str:
+    """What is wrong with a command line, without any of its values."""
+    if error.ctx is not None and isinstance(error.ctx.command, click.Group):
+        return _about_a_command(error, error.ctx.command.list_commands(error.ctx))
+    if isinstance(error, click.NoSuchOption):
+        return _unknown_flag(error)
+    if isinstance(error, click.BadOptionUsage):
+        return error.message  # a value is missing, or one is too many; it names a flag that exists, and nothing else
+    if isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
+        return f"{error.param.opts[0]}: {_about_a_value(error, error.param.make_metavar(error.ctx))}"
+    return "an argument that belongs to no flag (not repeated here: it may hold a password); see --help"
+
+
+def _about_a_command(error: click.UsageError, commands: list[str]) -> str:
+    if isinstance(error, click.NoSuchCommand):
+        told = "no such command; there are"
+    elif isinstance(error, click.NoSuchOption):
+        told = "the command comes first, its flags behind it:"
+    else:
+        told = "what is to be done?"
+    return f"{told} {' | '.join(commands)}"
+
+
+def _unknown_flag(error: click.NoSuchOption) -> str:
+    name = error.option_name
+    # Only what looks like a name: behind a lone dash anything may stand.
+    shown = name if name.removeprefix("--").replace("-", "").replace("_", "").isalnum() else "a flag"
+    cure = f"did you mean {error.possibilities[0]}?" if error.possibilities else "see --help"
+    return f"unknown flag: {shown}; {cure}"
+
+
+def _about_a_value(error: click.BadParameter, expected: str) -> str:
+    if isinstance(error, BadValue):
+        return error.message
+    return "is missing; see --help" if isinstance(error, click.MissingParameter) else f"must be {expected}; see --help"
+
+
+@contextlib.contextmanager
+def refusing(*refusals: type[Exception], code: int) -> Iterator[None]:
+    """Inside, a database that does not answer, and each of these refusals, ends the command with one sentence.
+
+    Raises:
+        Refused: one of them happened.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except DBAPIError as error:
+        # The driver's words name the host, the file or the role, never the password, and are for the operator's eyes.
+        said = " ".join(str(error.orig).split())
+        raise Refused(f"the database does not answer: {said}; see --database-url", code=code) from None
+    except refusals as error:
+        raise Refused(str(error), code=code) from None

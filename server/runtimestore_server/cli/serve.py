@@ -1,0 +1,86 @@
+"""`runtimestore serve`: serve until a signal, then drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import structlog
+
+from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.refusals import refusing
+
+if TYPE_CHECKING:
+    from runtimestore_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+ECHO_SECONDS = 0.5
+"""A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
+
+
+@click.command(epilog=SOURCES)
+@takes_settings()
+def command(settings: Settings) -> int:
+    """Serve the store until SIGTERM or SIGINT, then drain.
+
+    Draining: health says NOT_SERVING, calls in flight finish within the grace period, what waits is committed, and the
+    exit code is 0. A missing SQLite file is created; on any other database whose schema is not current, serve refuses
+    and says what to run.
+    """
+    import uvloop
+
+    from runtimestore_server.app import CannotServe
+    from runtimestore_server.store.schema import SchemaNotCurrent
+
+    with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
+        if not uvloop.run(_serve_until_told(settings)):
+            _leave_at_once(0)
+    return 0
+
+
+async def _serve_until_told(settings: Settings) -> bool:
+    """Serve until a signal says to end; whether every thread has ended then."""
+    from runtimestore import RuntimeStoreError
+    from runtimestore_server.app import Application
+
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    first = 0.0
+
+    def tell(number: signal.Signals) -> None:
+        nonlocal first
+        if not told.is_set():
+            first = loop.time()
+        elif loop.time() - first > ECHO_SECONDS:
+            _log.warning("told again: ending at once", signal=number.name)
+            _leave_at_once(1)
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell, number)
+    async with Application(settings) as app:
+        if app.store.database.ephemeral:
+            _log.warning("this store is in memory only: it forgets everything when it stops")
+        with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
+            if warnings := await app.store.durability_warnings():
+                _log.warning("durability settings are off", settings="; ".join(warnings))
+        _log.info("serving", address=app.address, engine=app.store.database.name)
+        await told.wait()
+        _log.info("draining", grace_period_seconds=settings.grace_period_seconds)
+    counters = app.store.counters
+    if not app.ended:
+        _log.warning("the database does not answer: ending without it; whoever waited was told so")
+    _log.info("stopped", transactions=counters.transactions, writes=counters.writes)
+    return app.ended
+
+
+def _leave_at_once(code: int) -> None:
+    """End the process without waiting for a thread that a database keeps. The store is safe against any crash."""
+    sys.stderr.flush()
+    os._exit(code)

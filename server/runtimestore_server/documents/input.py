@@ -1,0 +1,227 @@
+"""Inputs: their check, what a person sees of one (its seed), their messages, their limit.
+
+The stored form is the document as it was sent, byte for byte.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import msgspec
+
+from runtimestore.errors import InputStateInvalid, StoredValueCorrupt
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.documents.identifiers import canonical_uuid, uuid_field
+from runtimestore_server.documents.json import envelope, invalid, lenient
+from runtimestore_server.store import reads
+from runtimestore_server.store.values import InputDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store import RuntimeKey
+
+LIMIT = "max_document_bytes"
+"""The setting that bounds one."""
+
+BATCH_BYTES = 1024 * 1024
+"""Inputs are sent this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""
+
+UINT32_MAX = 2**32 - 1
+UINT64_MAX = 2**64 - 1
+SEED_TEXT_MAX_CHARACTERS = 256
+"""A longer text in a document is no phase and no run id that a person wants to see."""
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class _Input(msgspec.Struct):
+    input_id: str
+    current_state: str
+
+
+class _Seed(msgspec.Struct):
+    input_id: str | None = None
+    current_state: str = ""
+    last_run_id: str | None = None
+    last_boundary_sequence: int | None = None
+    attempt_count: int | None = None
+
+
+class _LooseSeed(msgspec.Struct):
+    input_id: msgspec.Raw = msgspec.Raw()
+    current_state: msgspec.Raw = msgspec.Raw()
+    last_run_id: msgspec.Raw = msgspec.Raw()
+    last_boundary_sequence: msgspec.Raw = msgspec.Raw()
+    attempt_count: msgspec.Raw = msgspec.Raw()
+
+
+_decoder = msgspec.json.Decoder(_Input)
+_seed_decoder = msgspec.json.Decoder(_Seed)
+_loose_seed_decoder = msgspec.json.Decoder(_LooseSeed)
+
+
+class InputSeed(msgspec.Struct, frozen=True):
+    """What a person wants to see of an input's document, and whose it is."""
+
+    input_id: str | None = None
+    """The input's id in its canonical form; None if the document names none."""
+    phase: str = ""
+    last_run_id: str | None = None
+    last_boundary_sequence: int | None = None
+    attempt_count: int | None = None
+
+
+class ReadableInput(NamedTuple):
+    """A sound input and its seed."""
+
+    stored: reads.StoredInput
+    seed: InputSeed
+
+
+def check_all(states: Iterable[pb.StoredInputState], field: str) -> tuple[InputDocument, ...]:
+    """Check the inputs of a request; `field` is the path of one, with `{}` for its position.
+
+    Raises:
+        InputStateInvalid, InvalidRequest: as `check` does.
+    """
+    return tuple(check(state, field.format(position)) for position, state in enumerate(states))
+
+
+def check(state: pb.StoredInputState, field: str) -> InputDocument:
+    """Check the input document in `state`; `field` is its path in the request.
+
+    Raises:
+        InputStateInvalid: the envelope is bad, or the document is another input's.
+        InvalidRequest: the id is no UUID.
+    """
+    input_id = uuid_field(state.input_id, f"{field}.input_id")
+    body = state.state_json.encode()
+    document = envelope(_decoder, body, InputStateInvalid, f"{field}.state_json")
+    if canonical_uuid(document.input_id) != input_id:
+        raise invalid(
+            InputStateInvalid, f"{field}.state_json.input_id", f"must be the UUID of the field {field}.input_id"
+        )
+    return InputDocument(input_id, body, sha256(body).digest())
+
+
+def seed_of(state_json: bytes, *, stored_id: str) -> InputSeed:
+    """Read the seed of a stored document; what it lacks or holds in another type or range is absent."""
+    try:
+        seed = lenient(_seed_decoder, state_json)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            loose = lenient(_loose_seed_decoder, state_json)
+        except msgspec.DecodeError:
+            return InputSeed()
+        except RecursionError:
+            return InputSeed(input_id=stored_id)
+        seed = _Seed(
+            input_id=_or_default(loose.input_id, str, None),
+            current_state=_or_default(loose.current_state, str, ""),
+            last_run_id=_or_default(loose.last_run_id, str, None),
+            last_boundary_sequence=_or_default(loose.last_boundary_sequence, int, None),
+            attempt_count=_or_default(loose.attempt_count, int, None),
+        )
+    return InputSeed(
+        input_id=canonical_uuid(seed.input_id or ""),
+        phase=_short(seed.current_state) or "",
+        last_run_id=_short(seed.last_run_id),
+        last_boundary_sequence=_in_range(seed.last_boundary_sequence, UINT64_MAX),
+        attempt_count=_in_range(seed.attempt_count, UINT32_MAX),
+    )
+
+
+def load(tx: Connection, runtime: RuntimeKey, input_id: str) -> tuple[int, ReadableInput | None]:
+    """Read the revision of a runtime and one of its inputs.
+
+    Raises:
+        StoredValueCorrupt: it is damaged, no input's document, or another input's.
+    """
+    revision, stored = reads.load_input_state(tx, runtime, input_id)
+    return revision, _readable(runtime, stored) if stored is not None else None
+
+
+def load_all(
+    tx: Connection, runtime: RuntimeKey, *, skip_corrupt: bool
+) -> tuple[int, list[ReadableInput | reads.CorruptInput]]:
+    """Read the revision and all inputs of a runtime; corrupt ones among them only if asked for.
+
+    Raises:
+        StoredValueCorrupt: one is damaged, no input's document, or another input's, and none is to be skipped.
+    """
+    revision, found = reads.load_input_states(tx, runtime, skip_corrupt=skip_corrupt)
+    checked: list[ReadableInput | reads.CorruptInput] = []
+    for item in found:
+        try:
+            checked.append(item if isinstance(item, reads.CorruptInput) else _readable(runtime, item))
+        except StoredValueCorrupt as refusal:
+            if not skip_corrupt:
+                raise
+            checked.append(reads.CorruptInput(refusal.metadata["input_id"], refusal.message))
+    return revision, checked
+
+
+def message(found: ReadableInput) -> pb.StoredInputState:
+    """Make the message of an input, with its seed."""
+    stored, seed = found
+    return pb.StoredInputState(
+        input_id=stored.input_id,
+        state_json=stored.state_json.decode(),
+        seed=pb.InputStateSeed(
+            phase=seed.phase,
+            last_run_id=seed.last_run_id,
+            last_boundary_sequence=seed.last_boundary_sequence,
+            attempt_count=seed.attempt_count,
+        ),
+    )
+
+
+def batches(revision: int, found: Iterable[ReadableInput | reads.CorruptInput]) -> Iterator[pb.LoadInputStatesResponse]:
+    """Make the messages of a runtime's inputs: about `BATCH_BYTES` each, at least one."""
+    answer = pb.LoadInputStatesResponse(revision=revision)
+    size_bytes = 0
+    for item in found:
+        item_bytes = len(item.stored.state_json) if isinstance(item, ReadableInput) else len(item.description)
+        if size_bytes and size_bytes + item_bytes > BATCH_BYTES:
+            yield answer
+            answer = pb.LoadInputStatesResponse(revision=revision)
+            size_bytes = 0
+        if isinstance(item, ReadableInput):
+            answer.input_states.append(message(item))
+        else:
+            answer.corrupt_inputs.add(input_id=item.input_id, description=item.description)
+        size_bytes += item_bytes
+    yield answer
+
+
+def _readable(runtime: RuntimeKey, stored: reads.StoredInput) -> ReadableInput:
+    key = {**runtime._asdict(), "input_id": stored.input_id}
+    seed = seed_of(stored.state_json, stored_id=stored.input_id)
+    if seed.input_id is None:
+        raise reads.corrupt("inputs", "is no input's document", **key)
+    if seed.input_id != stored.input_id:
+        raise reads.corrupt("inputs", "has the id of another input", **key)
+    return ReadableInput(stored, seed)
+
+
+def _or_default(raw: msgspec.Raw, kind: type[T], default: D) -> T | D:
+    if not raw:
+        return default
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, RecursionError):
+        return default
+
+
+def _short(text: str | None) -> str | None:
+    # A seed is told beside its document: a long text would be sent twice, and make the message too large to be read.
+    return text if text is None or len(text) <= SEED_TEXT_MAX_CHARACTERS else None
+
+
+def _in_range(number: int | None, largest: int) -> int | None:
+    return number if number is not None and 0 <= number <= largest else None

@@ -1,0 +1,87 @@
+"""What a server's settings forbid: documents over a limit, writes without a fence.
+
+Another server may have allowed it, or this one before a restart. So what is forbidden is refused only if it is new: the
+repeat of a write that landed gets the answer of that write (contract: a repeat is recognised), which the transaction
+alone can tell.
+
+A new limit is one more `yield` in `_refusals`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from runtimestore.errors import FieldViolation, InvalidRequest
+from runtimestore_server.documents import input as inputs
+from runtimestore_server.documents import oauth, ops, receipt, session
+from runtimestore_server.documents.identifiers import bad_field
+from runtimestore_server.store import OAuthFlowWrite, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtimestore_server.settings import Settings
+
+_FOR_READERS = {
+    inputs.LIMIT: ", and above 4 MiB the receive limit (grpc.max_receive_message_length) of whoever reads it"
+}
+"""What else is to be raised: these are read in one message."""
+
+AnyWrite = TypeVar("AnyWrite", Write, OAuthFlowWrite)
+
+
+class Limits:
+    """The limits that the settings of this server set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def checked(self, write: AnyWrite, input_field: str = "") -> AnyWrite:
+        """Check a write against the limits; `input_field` is the path of an input, `{}` its position.
+
+        What is over one comes back without its documents: it may only repeat a write that landed.
+
+        Raises:
+            InvalidRequest: it is over a limit, and without a request id nothing would recognise it.
+        """
+        refusal = next(self._refusals(write, input_field), None)
+        if refusal is None:
+            return write
+        if write.request_id is None:
+            raise refusal
+        return write.disallow(refusal)
+
+    def _refusals(self, write: Write | OAuthFlowWrite, input_field: str) -> Iterator[InvalidRequest]:
+        if isinstance(write, OAuthFlowWrite):
+            yield from self._over(oauth.LIMIT, len(write.snapshot_json), oauth.FIELD)
+            return
+        if self._settings.require_fence and write.fence is None:
+            yield bad_field(
+                "fence", "is required by this server: acquire the runtime by AcquireRuntime and send its fence"
+            )
+        if write.snapshot:
+            yield from self._over(session.LIMIT, len(write.snapshot.body), session.FIELD)
+        if write.receipt:
+            yield from self._over(receipt.LIMIT, len(write.receipt.receipt), receipt.FIELD)
+        for position, document in enumerate(write.inputs):
+            field = f"{input_field.format(position)}.state_json"
+            yield from self._over(inputs.LIMIT, len(document.state_json), field)
+        if write.ops:
+            yield from self._over(ops.LIMIT, len(write.ops.snapshot_json), ops.FIELD)
+
+    def _over(self, setting: str, size_bytes: int, field: str) -> Iterator[InvalidRequest]:
+        """The refusal of `field` if it is over the setting."""
+        limit_bytes: int = getattr(self._settings, setting)
+        if size_bytes > limit_bytes:
+            cure = f"send less, or raise {setting} of the server{_FOR_READERS.get(setting, '')}"
+            yield InvalidRequest(
+                f"{field} has {size_bytes} bytes, over the server's {setting} of {limit_bytes}; {cure}",
+                metadata={
+                    "field": field,
+                    "size_bytes": str(size_bytes),
+                    "limit_bytes": str(limit_bytes),
+                    "limit": setting,
+                    "store_error": "write_failed",
+                },
+                violations=[FieldViolation(field, f"must have at most {limit_bytes} bytes; {cure}")],
+            )

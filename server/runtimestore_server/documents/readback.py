@@ -1,0 +1,139 @@
+"""Finds what the runtimes' own types could not read back out of a session, though it is JSON.
+
+They are Rust's, read by serde_json. It refuses half of a surrogate pair, a number beyond a double, a member of an
+envelope that is given twice, and nesting over 127 levels: its counter of 128 is lowered by every `[` and `{` that is
+open and must not reach 0. Levels are counted from the document: its own object is the first, `messages` and `metadata`
+are the second, a message is the third. Members that no type names are skipped there, whatever is in them.
+
+Each question is asked twice: first by one cheap pass over the bytes that never misses, then, only of what that pass
+suspects, exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import accumulate
+from math import isinf
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MOST_LEVELS = 127
+
+_CHUNK_BYTES = 64 * 1024
+_DIGITS = 200
+"""A number beyond a double has so many digits in a row, or an exponent of three digits: 1e308 is within."""
+
+
+class _Name:
+    """The name of a member; equal to no other, so that a dict keeps a member that is given twice."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _name(_kind: type, text: str) -> Any:
+    return _Name(text)
+
+
+_members_decoder = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_name)
+
+_SHAPE = bytearray(256)
+"""What numbers are seen by: digits (a `+` counts as one), the start of an exponent, and what may follow a number."""
+for _kind, _bytes in ((b"0", b"0123456789+"), (b"e", b"eE"), (b",", b",]} \t\r\n")):
+    for _byte in _bytes:
+        _SHAPE[_byte] = ord(_kind)
+_LONG_NUMBER = b"0" * _DIGITS
+_EXPONENT = b"0e000"
+_ENDING_EXPONENT = re.compile(rb"0e0{3,},")
+_OVERLAP_BYTES = 2 * _DIGITS
+_LARGE_NUMBER = re.compile(
+    rb"-?[0-9][0-9.]{%d,}(?:[eE][+-]?[0-9]+)?|-?[0-9][0-9.]*[eE]\+?[0-9]{3,}" % (_DIGITS - 1),
+)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_END_OF_A_TOKEN = re.compile(rb"[^\\0-9eE.+-]")
+
+
+def members(document: bytes | msgspec.Raw) -> list[tuple[str, msgspec.Raw]]:
+    """Read an object's own members, also those that are given more than once.
+
+    Raises:
+        msgspec.DecodeError, RecursionError: it is no object, or holds half of a surrogate pair.
+    """
+    return [(key.name, value) for key, value in _members_decoder.decode(document).items()]
+
+
+def given_twice(found: Sequence[tuple[str, msgspec.Raw]], names: Sequence[str]) -> str | None:
+    """Find the first of `names` that is among an object's members more than once."""
+    given = Counter(name for name, _ in found)
+    return next((name for name in names if given[name] > 1), None)
+
+
+def may_have_twice(body: bytes, name: bytes, objects: int) -> bool:
+    r"""Tell whether one of so many objects in `body` may have a member twice, each of which has it once at least.
+
+    A name can also be spelt by escapes; those of letters all begin by `\u00`.
+    """
+    return body.count(b'"%s"' % name) > objects or (b"\\" in body and b"\\u00" in body)
+
+
+def may_have_large_number(body: bytes) -> bool:
+    """Tell whether there may be a number beyond a double in `body`."""
+    for start in range(0, len(body), _CHUNK_BYTES):
+        shape = body[start : start + _CHUNK_BYTES + _OVERLAP_BYTES].translate(_SHAPE)
+        if _LONG_NUMBER in shape or _has_large_exponent(shape):
+            return True
+    return False
+
+
+def may_be_deep(value: bytes, level: int, *, besides: int = 0) -> bool:
+    """Tell whether a value at `level` may be nested too deep, where `besides` brackets stand side by side in it.
+
+    Of the brackets in strings each counts as well, so this may be wrong in one direction only.
+    """
+    most = MOST_LEVELS - level + besides
+    return len(value) > most and value.count(b"[") + value.count(b"{") > most
+
+
+def unreadable(value: bytes, level: int) -> str | None:
+    """Say what makes a value unreadable, if anything does; `level` is the one that it stands at itself."""
+    depth = level - 1
+    for piece in _outside_strings(value):
+        if any(isinf(float(number)) for number in _LARGE_NUMBER.findall(piece)):
+            return "must hold no number beyond a double: no runtime could read it back"
+        brackets = piece.translate(None, _NO_BRACKETS)
+        if brackets:
+            depths = list(accumulate(map(_STEPS.__getitem__, brackets), initial=depth))
+            depth = depths[-1]
+            if max(depths) > MOST_LEVELS:
+                return f"must be nested at most {MOST_LEVELS} levels deep, counted from the document"
+    return None
+
+
+def _has_large_exponent(shape: bytes) -> bool:
+    """Tell whether a number may end by a large exponent; digits in base64 or in a UUID are followed by other things."""
+    at = shape.find(_EXPONENT)
+    while at >= 0:
+        if _ENDING_EXPONENT.match(shape, at):
+            return True
+        at = shape.find(_EXPONENT, at + 1)
+    return False
+
+
+def _outside_strings(value: bytes) -> Iterator[bytes]:
+    """Yield what stands outside of strings, in pieces; no token is cut."""
+    start, inside = 0, False
+    while start < len(value):
+        cut = _END_OF_A_TOKEN.search(value, start + _CHUNK_BYTES)
+        end = cut.end() if cut else len(value)
+        parts = value[start:end].replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+        yield b'"'.join(parts[inside::2])
+        inside ^= len(parts) % 2 == 0
+        start = end

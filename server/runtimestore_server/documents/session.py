@@ -1,0 +1,250 @@
+"""Session snapshots: their check, what stands before their bytes on the way out, their limit.
+
+The stored form is the document as it was sent, byte for byte. It replaces the last good one, so what the runtimes' own
+types could not read back is refused.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from runtimestore.errors import SessionKeyMismatch, SessionSnapshotInvalid
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.documents import readback
+from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
+from runtimestore_server.documents.json import (
+    OTHER_REPLACEMENT,
+    document_uuid,
+    envelope,
+    invalid,
+    lenient,
+    without_halves,
+)
+from runtimestore_server.store import reads
+from runtimestore_server.store.values import SessionSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore.errors import InvalidField
+    from runtimestore_server.store import RuntimeKey
+
+FIELD = "session_delta.session_snapshot"
+LIMIT = "max_session_snapshot_bytes"
+"""The setting that bounds one."""
+
+CHUNK_BYTES = 1024 * 1024
+"""A snapshot is sent in chunks, so that a client with gRPC's default limit of 4 MiB reads everything."""
+
+UINT32_MAX = 2**32 - 1
+UINT64_MAX = 2**64 - 1
+NANOSECONDS = 10**9
+INT64_MAX = 2**63 - 1
+ID_STANDS_WITHIN_BYTES = 1024
+
+_Unsigned = Annotated[int, msgspec.Meta(ge=0)]
+_UInt32 = Annotated[int, msgspec.Meta(ge=0, le=UINT32_MAX)]
+
+
+class _Timestamp(msgspec.Struct):
+    secs_since_epoch: _Unsigned
+    nanos_since_epoch: _UInt32
+
+    def is_a_time(self) -> bool:
+        """Whether Rust's `SystemTime` holds it: it counts signed seconds, to which whole ones of `nanos` are added."""
+        return self.secs_since_epoch + self.nanos_since_epoch // NANOSECONDS <= INT64_MAX
+
+    def milliseconds(self) -> int:
+        """Milliseconds since the epoch, capped at what a bigint column holds."""
+        return min(self.secs_since_epoch * 1000 + self.nanos_since_epoch // 1_000_000, INT64_MAX)
+
+
+class _Message(msgspec.Struct):
+    role: str
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: _Unsigned
+    output_tokens: _Unsigned
+
+
+class _Session(msgspec.Struct):
+    id: str
+    messages: list[_Message]
+    created_at: _Timestamp
+    updated_at: _Timestamp
+    version: _Unsigned | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    usage: _Usage | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Id(msgspec.Struct):
+    id: str
+
+
+_decoder = msgspec.json.Decoder(_Session)
+_messages_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_id_decoder = msgspec.json.Decoder(_Id)
+
+
+def check_delta(delta: pb.SessionDelta, *, belongs_to: str | None = None) -> SessionSnapshot:
+    """Check the session document of a request; `belongs_to` is the session that it must be, as a canonical UUID.
+
+    Raises:
+        InvalidRequest: there is none.
+        SessionSnapshotInvalid: its envelope is bad.
+        SessionKeyMismatch: it is another session.
+    """
+    if delta.WhichOneof("delta") is None:
+        raise bad_field(FIELD, "is required")
+    snapshot = check(delta.session_snapshot)
+    if belongs_to is not None and belongs_to != snapshot.session_id:
+        raise SessionKeyMismatch(
+            f"session_store_key {belongs_to} is not the snapshot's id {snapshot.session_id}; send the snapshot of that "
+            "session, or the key of this one",
+            metadata={"expected": belongs_to, "actual": snapshot.session_id},
+        )
+    return snapshot
+
+
+def check(body: bytes) -> SessionSnapshot:
+    """Check a session document and read what the projection lists of it.
+
+    Raises:
+        SessionSnapshotInvalid: its envelope is bad, or no runtime could read it back.
+    """
+    session = envelope(_decoder, body, SessionSnapshotInvalid, FIELD)
+    document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id")
+    for name, number, largest in (
+        ("version", session.version or 0, UINT32_MAX),
+        ("usage.input_tokens", session.usage.input_tokens if session.usage else 0, UINT64_MAX),
+        ("usage.output_tokens", session.usage.output_tokens if session.usage else 0, UINT64_MAX),
+    ):
+        if number > largest:
+            raise _invalid(name, f"must be at most {largest}")
+    for name, time in (("created_at", session.created_at), ("updated_at", session.updated_at)):
+        if not time.is_a_time():
+            raise _invalid(f"{name}.secs_since_epoch", "must be less than 2^63 seconds")
+    _check_readable(body, session)
+    return _projected(session, body)
+
+
+def read(body: bytes) -> SessionSnapshot:
+    """Read what the projection lists of a stored session document, which an older server may have checked less.
+
+    Raises:
+        SessionSnapshotInvalid: it is no session document.
+    """
+    return _projected(envelope(_decoder, body, SessionSnapshotInvalid, FIELD), body)
+
+
+def _projected(session: _Session, body: bytes) -> SessionSnapshot:
+    tokens = session.usage.input_tokens + session.usage.output_tokens if session.usage else 0
+    return SessionSnapshot(
+        session_id=document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id"),
+        body=body,
+        sha256=sha256(body).digest(),
+        created_at_ms=session.created_at.milliseconds(),
+        updated_at_ms=session.updated_at.milliseconds(),
+        message_count=len(session.messages),
+        total_tokens=min(tokens, INT64_MAX),
+    )
+
+
+def _check_readable(body: bytes, session: _Session) -> None:
+    """Refuse what no runtime could read back of the members that its types name; all else passes."""
+    try:
+        members = readback.members(body)
+    except msgspec.DecodeError:  # for half of a surrogate pair: another one in its place shows where it is
+        body, other = without_halves(body), without_halves(body, OTHER_REPLACEMENT)
+        members = readback.members(body)
+        _check_halves(dict(members), dict(readback.members(other)))
+    except RecursionError:
+        raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
+    if name := readback.given_twice(members, _Session.__struct_fields__):
+        raise _invalid(name, "must be given once")
+    _check_parts(body, dict(members), len(session.messages))
+
+
+def _check_parts(body: bytes, parts: dict[str, msgspec.Raw], count: int) -> None:
+    for name, kind in (("created_at", _Timestamp), ("updated_at", _Timestamp), ("usage", _Usage)):
+        if name not in parts:
+            continue
+        members = readback.members(parts[name])
+        if twice := readback.given_twice(members, kind.__struct_fields__):
+            raise _invalid(f"{name}.{twice}", "must be given once")
+        if kind is _Timestamp and len(members) > len(kind.__struct_fields__):
+            raise _invalid(name, "must have no members but secs_since_epoch and nanos_since_epoch")
+    large = readback.may_have_large_number(body)
+    twice_a_role = readback.may_have_twice(body, b"role", count)
+    if large or twice_a_role or readback.may_be_deep(body, level=2, besides=count):
+        for position, message in enumerate(map(bytes, _messages_decoder.decode(parts["messages"]))):
+            if twice_a_role and readback.given_twice(readback.members(message), ("role",)):
+                raise _invalid(f"messages[{position}].role", "must be given once")
+            if large or readback.may_be_deep(message, level=3):
+                _check_value(message, f"messages[{position}]", level=3)
+        if "metadata" in parts:
+            _check_value(bytes(parts["metadata"]), "metadata", level=2)
+
+
+def _check_value(value: bytes, name: str, *, level: int) -> None:
+    if why := readback.unreadable(value, level):
+        raise _invalid(name, why)
+
+
+def _check_halves(parts: dict[str, msgspec.Raw], others: dict[str, msgspec.Raw]) -> None:
+    """Refuse half of a surrogate pair in what the types name: `others` holds another character in its place."""
+    why = "must hold no half of a surrogate pair: no runtime could read it back"
+    messages = zip(*map(_messages_decoder.decode, (parts["messages"], others["messages"])), strict=True)
+    for position, (one, another) in enumerate(messages):
+        if bytes(one) != bytes(another):
+            raise _invalid(f"messages[{position}]", why)
+    if "metadata" in parts and bytes(parts["metadata"]) != bytes(others["metadata"]):
+        raise _invalid("metadata", why)
+
+
+def _invalid(name: str, description: str) -> InvalidField:
+    return invalid(SessionSnapshotInvalid, f"{FIELD}.{name}", description)
+
+
+def load(tx: Connection, runtime: RuntimeKey) -> tuple[int, reads.StoredSnapshot | None]:
+    """Read the revision and the session snapshot of a runtime.
+
+    Raises:
+        StoredValueCorrupt: it is damaged, or the stored session id is not the document's.
+    """
+    revision, stored = reads.load_session_snapshot(tx, runtime)
+    if stored is not None and not _is_of(stored.body, stored.session_id):
+        raise reads.corrupt("session_snapshots", "has the id of another session", **runtime._asdict())
+    return revision, stored
+
+
+def messages(revision: int, stored: reads.StoredSnapshot) -> Iterator[pb.LoadSessionSnapshotResponse]:
+    """Make the messages of a stored snapshot: its description, then its bytes in chunks."""
+    yield pb.LoadSessionSnapshotResponse(
+        info=pb.SessionSnapshotInfo(
+            session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
+        )
+    )
+    for start in range(0, len(stored.body), CHUNK_BYTES):
+        yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
+
+
+def _is_of(body: bytes, session_id: str) -> bool:
+    """Whether a stored session document has this id, as far as its nesting lets it be read here."""
+    if not isinstance(session_id, str) or canonical_uuid(session_id) != session_id:
+        return False  # damaged: SQLite even keeps values of another type
+    # Nearly always the id stands near the beginning, spelt as it is stored: no need to parse megabytes to find it.
+    if session_id.encode() in body[:ID_STANDS_WITHIN_BYTES]:
+        return True
+    try:
+        return canonical_uuid(lenient(_id_decoder, body).id) == session_id
+    except msgspec.DecodeError:
+        return False
+    except RecursionError:
+        return True

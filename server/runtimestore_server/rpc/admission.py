@@ -1,0 +1,133 @@
+"""Who may be received and how much may wait: the limiter of each kind of call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from grpc_reflection.v1alpha import reflection
+
+from runtimestore.errors import StoreUnavailable
+from runtimestore.v1 import runtime_store_pb2
+from runtimestore_server.budget import Bound, Budget
+from runtimestore_server.rpc.upload_slots import UploadSlots
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from runtimestore_server.budget import RetryPacing
+    from runtimestore_server.settings import Settings
+
+_STORE = runtime_store_pb2.DESCRIPTOR.services_by_name["RuntimeStore"]
+
+OURS = "/runtimestore."
+"""How the paths of our own services begin."""
+
+LOADS = ("Load", "AuthAuthorityKey", "GetServerInfo")
+"""How the names of the methods begin that only read."""
+
+WRITES = frozenset(
+    f"/{_STORE.full_name}/{method.name}" for method in _STORE.methods if not method.name.startswith(LOADS)
+)
+"""The paths of the methods that write documents."""
+
+EXCHANGES = frozenset({f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"})
+"""The paths of the methods whose callers send any number of messages, when they like."""
+
+WRITES_PATIENCE_SECONDS = 10.0
+WRITES_LONGEST_SECONDS = 60.0
+"""How long the message of a write may be on its way while others wait for its slot; histories are large."""
+
+RECEIVING_OTHERS = 8
+"""How many messages of other calls than writes are received at once. They are small, but nothing in gRPC keeps a caller
+from sending the largest to any method."""
+
+EXCHANGING = 4
+"""How many streams of requests are open at once, each with a slot to its end."""
+
+OTHERS_PATIENCE_SECONDS = 1.0
+OTHERS_LONGEST_SECONDS = 2.0
+"""The same for calls of either kind: each of their messages takes one packet."""
+
+
+class Limiter(NamedTuple):
+    """What calls of one kind pass before they are received."""
+
+    slots: UploadSlots
+    budget: Budget
+    """What bounds those who wait for a slot, together with all that waits behind them."""
+
+    def admit(self, call: asyncio.Task[Any], connection: str) -> bool:
+        """Whether the message of a call may be received at once: it has a slot then, until `slots.end`.
+
+        Raises:
+            Overloaded: too much waits already.
+        """
+        slots, budget = self
+        must_wait = slots.must_wait(connection)
+        # Those who wait for a slot are nothing to a connection that need not wait with them.
+        if (refusal := budget.refusal(ahead=slots.waiting if must_wait else 0)) is not None:
+            raise refusal
+        if not must_wait:
+            slots.take(call, connection)
+        return not must_wait
+
+    async def wait(self, call: asyncio.Task[Any], connection: str) -> None:
+        """Wait until the message of a call may be received; it has a slot then, until `slots.end`.
+
+        Raises:
+            Overloaded: too much waits when its turn comes: what filled up meanwhile may have come in another way.
+            Aborted: the server ends.
+        """
+        if await self.slots.begin(call, connection) and (refusal := self.budget.refusal()) is not None:
+            raise refusal
+
+
+class Limiters:
+    """The limiter of the writes, that of the streams of requests, and that of all the rest.
+
+    `writes` bounds the writes that wait for their transaction: those that wait to be received count beside them.
+    """
+
+    def __init__(self, settings: Settings, writes: Budget, pacing: RetryPacing) -> None:
+        self.writes = Limiter(
+            UploadSlots(
+                at_once=settings.max_receiving_writes,
+                patience_seconds=WRITES_PATIENCE_SECONDS,
+                longest_seconds=WRITES_LONGEST_SECONDS,
+                pacing=pacing,
+            ),
+            writes,
+        )
+        waiting = Bound(settings.max_waiting_reads, "waiting_reads", "calls wait to be received")
+        self.others, self.exchanges = (
+            Limiter(
+                UploadSlots(
+                    at_once=at_once,
+                    patience_seconds=OTHERS_PATIENCE_SECONDS,
+                    longest_seconds=OTHERS_LONGEST_SECONDS,
+                    pacing=pacing,
+                ),
+                Budget(pacing, items=waiting),
+            )
+            for at_once in (RECEIVING_OTHERS, EXCHANGING)
+        )
+
+    def of(self, method: str) -> Limiter:
+        """The limiter of the method with this path."""
+        if method in WRITES:
+            return self.writes
+        return self.exchanges if method in EXCHANGES else self.others
+
+    def abort(self) -> None:
+        """Refuse the calls that wait to be received, and those whose messages have not come."""
+        for limiter in (self.writes, self.others, self.exchanges):
+            limiter.slots.abort()
+
+
+def unavailable(method: str) -> StoreUnavailable:
+    """The refusal of a server that ends, for the method with this path."""
+    writes = method.startswith(OURS) and not method.rpartition("/")[2].startswith(LOADS)
+    store_error = "write_failed" if writes else "read_failed"
+    return StoreUnavailable(
+        "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
+    )

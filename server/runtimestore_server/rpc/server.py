@@ -1,0 +1,135 @@
+"""grpc.aio: the options of the server, the address that it listens on, and the services behind the wrapper of calls."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from runtimestore_server.rpc.workarounds.serving_on import ServingOn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtimestore_server.rpc.call import Calls, Registrar
+    from runtimestore_server.settings import Settings
+
+STREAMS_PER_CONNECTION = 10_000
+"""How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
+
+PENDING_CALLS = 100_000
+"""How many calls may have arrived and not be begun."""
+
+WINDOW_BYTES = 256 * 1024
+"""How much of a message may come before it is being received. As much of it takes one round trip."""
+
+KEEPALIVE_TIME_MS = 20_000
+"""How long a connection may be silent before the server asks whether anybody is there."""
+
+KEEPALIVE_TIMEOUT_MS = 60_000
+"""How long the answer may take: on a slow link it stands behind the answers that are on their way."""
+
+ONLY_IDENTITY = 1
+"""gRPC's set of algorithms, a bit for each: messages that are not compressed."""
+
+
+class CannotServe(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+class Server:
+    """A gRPC server of services, on one address, for as long as it is not stopped.
+
+    Args:
+        calls: wraps every method.
+        register: registers the services.
+        stopped: told when gRPC stopped by itself, before it is started again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        calls: Calls,
+        register: Callable[[Registrar], None],
+        *,
+        stopped: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._calls = calls
+        self._register = register
+        self.address = ""
+        """Where it listens, once it is started: with the port that it was given where it asked for any."""
+        self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped)
+
+    async def start(self) -> None:
+        """Listen, and serve.
+
+        Raises:
+            CannotServe: the address is taken or cannot be listened on.
+        """
+        listen = self._settings.listen
+        if listen.startswith("unix:") and _answers(listen.removeprefix("unix:")):
+            raise CannotServe(f"cannot listen on {listen}: a server answers there; choose another --listen")
+        try:
+            server, port = self._listening(listen)
+        except RuntimeError:
+            raise CannotServe(
+                f"cannot listen on {listen}: the address is taken, or not this machine's; choose another --listen"
+            ) from None
+        self.address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+        await self._serving.start(server, address=self.address)
+
+    async def drain(self) -> None:
+        """Go on with what came, but start nothing anew."""
+        await self._serving.end()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Close every connection, after this time at the latest; what is open then is cancelled."""
+        await self._serving.stop(grace_seconds)
+
+    def _listening(self, address: str) -> tuple[grpc.aio.Server, int]:
+        """A server of all services that listens but is not started, and its port.
+
+        Raises:
+            RuntimeError: the address is taken or cannot be listened on.
+        """
+        server = grpc.aio.server(options=channel_options(self._settings))
+        self._register(self._calls.registrar(server))
+        return server, server.add_insecure_port(address)
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody serves on a Unix socket; the file of one that was killed stays, and gRPC replaces any."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+def channel_options(settings: Settings) -> list[tuple[str, int]]:
+    """The gRPC options of the server."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # whatever was accepted, under whatever limits then, can be read
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        # Beyond its own bounds gRPC cancels calls without a word; ours refuse them with a reason.
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        # What is not received yet holds as much as its window lets in. Left to itself gRPC widens the windows of a busy
+        # connection until every message that waits is there whole.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        # A few KB can inflate to the largest message, many at once; nothing tells before how large they get.
+        ("grpc.compression_enabled_algorithms_bitset", ONLY_IDENTITY),
+        # Calls of a peer that is gone, or hangs, must not stay for hours.
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # what gRPC really goes by; a minute by itself
+        ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
+        # Clients may ping an idle connection this often without being sent away.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

@@ -1,0 +1,184 @@
+"""Bounds how many messages are received at once.
+
+gRPC keeps each whole, and nobody knows its size before it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runtimestore.errors import Overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtimestore_server.budget import RetryPacing
+
+
+class Aborted(Exception):
+    """The server ends, and the message has not come."""
+
+
+class _Slot(NamedTuple):
+    """What a call has whose message is being received."""
+
+    connection: str
+    since: float
+
+
+class UploadSlots:
+    """Lets the messages of few calls be received at once; more calls wait for their turn.
+
+    Turns go round the connections, and one connection never has more than half of the slots: what stands still on one
+    keeps nobody else out. Of what waits gRPC holds no more than its window of a stream. A message that takes too long
+    while others wait is refused; its call ends, and gRPC drops what it had of it. So the bound holds whatever callers
+    do.
+
+    A call is the task that receives its message, runs its handler and sends its answer.
+
+    Args:
+        at_once: how many slots there are.
+        patience_seconds: how long a message may be on its way while another connection, which has no slot, waits for
+            one, and this connection has more.
+        longest_seconds: how long a message may be on its way while anybody waits for its slot.
+        pacing: tells after how long one who is refused should come back.
+    """
+
+    def __init__(self, *, at_once: int, patience_seconds: float, longest_seconds: float, pacing: RetryPacing) -> None:
+        self._at_once = at_once
+        self._share = (at_once + 1) // 2
+        self._patience_seconds = patience_seconds
+        self._longest_seconds = longest_seconds
+        self._pacing = pacing
+        self._slots: dict[asyncio.Task[Any], _Slot] = {}
+        self._held: Counter[str] = Counter()
+        self._queues: OrderedDict[str, OrderedDict[asyncio.Task[Any], asyncio.Future[None]]] = OrderedDict()
+        self._refused: dict[asyncio.Task[Any], Overloaded | Aborted] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.waiting = 0
+        """How many calls wait for their turn."""
+
+    @property
+    def received(self) -> int:
+        """How many messages are being received."""
+        return len(self._slots)
+
+    async def begin(self, call: asyncio.Task[Any], connection: str) -> bool:
+        """Wait for the call's turn, and count it until `end`, however this ends; whether it had to wait.
+
+        Raises:
+            Aborted: the server ends.
+        """
+        if not self.must_wait(connection):
+            self.take(call, connection)
+            return False
+        turn = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(connection, OrderedDict())[call] = turn
+        self.waiting += 1
+        self._watch()
+        try:
+            await turn
+        except BaseException:
+            self._leave(call, connection)
+            raise
+        return True
+
+    def end(self, call: asyncio.Task[Any]) -> None:
+        """The call's message is there, or is not wanted; nothing happens the second time."""
+        self._refused.pop(call, None)
+        slot = self._slots.pop(call, None)
+        if slot is None:
+            return
+        self._held[slot.connection] -= 1
+        if not self._held[slot.connection]:
+            del self._held[slot.connection]
+        self._give()
+
+    def refusal(self, call: asyncio.Task[Any]) -> Overloaded | Aborted | None:
+        """Why the call's message was given up, if the call was cancelled for that."""
+        return self._refused.get(call)
+
+    def abort(self) -> None:
+        """Give up whatever waits or is being received."""
+        for queue in self._queues.values():
+            for turn in queue.values():
+                if not turn.done():
+                    turn.set_exception(Aborted())
+        for call in list(self._slots):
+            self._refuse(call, Aborted())
+
+    def must_wait(self, connection: str) -> bool:
+        """Whether there is no slot for one more call of this connection now."""
+        room = len(self._slots) < self._at_once and self._held[connection] < self._share
+        return not room or connection in self._queues
+
+    def take(self, call: asyncio.Task[Any], connection: str) -> None:
+        """Give the call a slot, until `end`; there must be one for it."""
+        self._slots[call] = _Slot(connection, time.monotonic())
+        self._held[connection] += 1
+
+    def _leave(self, call: asyncio.Task[Any], connection: str) -> None:
+        """The call goes while it waits."""
+        queue = self._queues.get(connection)
+        if queue is not None and queue.pop(call, None) is not None:
+            self.waiting -= 1
+            if not queue:
+                del self._queues[connection]
+
+    def _give(self) -> None:
+        """Give free slots to those who wait, to each connection in turn."""
+        passed = 0  # connections that have their share already: two at most, so that this ends soon
+        while passed < len(self._queues) and len(self._slots) < self._at_once:
+            connection, queue = next(iter(self._queues.items()))
+            self._queues.move_to_end(connection)
+            if self._held[connection] >= self._share:
+                passed += 1
+                continue
+            passed = 0  # what follows may be one of them again
+            call, turn = queue.popitem(last=False)
+            self.waiting -= 1
+            if not queue:
+                del self._queues[connection]
+            if not turn.done():
+                self.take(call, connection)
+                turn.set_result(None)
+
+    def _watch(self) -> None:
+        if self._timer is None and self._queues:
+            self._timer = asyncio.get_running_loop().call_later(self._patience_seconds / 10, self._look)
+
+    def _look(self) -> None:
+        """Refuse one that takes too long, if it keeps somebody waiting; the next look finds the next."""
+        self._timer = None
+        call = next(self._too_long(), None)
+        if call is not None:
+            self._refuse(
+                call,
+                Overloaded(
+                    "the message took too long to arrive while others waited for its place; nothing was done",
+                    metadata={"waiting_to_be_received": str(self.waiting)},
+                    retry_after_seconds=self._pacing.seconds(),
+                ),
+            )
+        self._watch()
+
+    def _too_long(self) -> Iterator[asyncio.Task[Any]]:
+        """Whose slots others need more, those that began first before all."""
+        if not self._queues:
+            return  # whoever waited when this look was arranged has a slot by now, or has gone
+        now = time.monotonic()
+        full = len(self._slots) >= self._at_once
+        newcomers = any(not self._held[connection] for connection in self._queues)  # there is no slot for them
+        for call, slot in self._slots.items():
+            if call not in self._refused and (full or slot.connection in self._queues):
+                for_newcomers = newcomers and self._held[slot.connection] > 1
+                if now - slot.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
+                    yield call
+
+    def _refuse(self, call: asyncio.Task[Any], error: Overloaded | Aborted) -> None:
+        if call not in self._refused:
+            self._refused[call] = error
+            call.cancel()

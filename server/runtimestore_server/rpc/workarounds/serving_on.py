@@ -1,0 +1,100 @@
+r"""Serves again on the same address when gRPC stops by itself, as it does at a path that is no UTF-8.
+
+**The defect.** The loop in which a `grpc.aio` server accepts calls decodes the path of each as UTF-8 and does not catch
+the error: one call ends it, and every call that is open, for good. The process lives on and listens no more; nothing
+tells of it, not even `wait_for_termination`.
+
+**Upstream.** No issue is known (https://github.com/grpc/grpc/issues/25400 is the same error where it ends one call
+only). To see it, send to a running server over a socket, with the header fields of any call beside the path::
+
+    PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+    fields = {b":method": b"POST", b":scheme": b"http", b":path": b"/\xff", b":authority": b"x",
+              b"content-type": b"application/grpc", b"te": b"trailers"}
+    block = b"".join(b"\0" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in fields.items())
+    connection.sendall(PREFACE + len(block).to_bytes(3, "big") + b"\1\4" + (1).to_bytes(4, "big") + block)
+    ...  # from now on every call to this server fails: UNAVAILABLE, connection refused
+
+**Held by** `tests/faults/test_serving_on.py` and `test_ending_while_serving_on.py`.
+
+**May go** when those pass with a plain `await server.start()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from runtimestore_server.rpc.workarounds.waiting_calls import keep_waiting_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc.aio
+
+_log = structlog.get_logger(__name__)
+
+AGAIN_SECONDS = 0.1
+"""How long a server that could not listen again on its address waits before the next try."""
+
+_ACCEPTS = "AioServer._server_main_loop"
+
+
+class ServingOn:
+    """A gRPC server that is started, and started anew when it stops by itself.
+
+    Args:
+        anew: makes a server that listens on the same address and is not started; RuntimeError if it cannot listen.
+        stopped: told each time it has stopped by itself: nothing more comes of what was being received.
+    """
+
+    def __init__(self, anew: Callable[[], grpc.aio.Server], stopped: Callable[[], None]) -> None:
+        self._anew = anew
+        self._stopped = stopped
+        self._server: grpc.aio.Server | None = None
+        self._accepting: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self, server: grpc.aio.Server, *, address: str) -> None:
+        """Start a server that listens."""
+        keep_waiting_calls(asyncio.get_running_loop())
+        await self._start(server)
+        self._watching = asyncio.create_task(self._serve_on(address), name="serve-on")
+
+    async def end(self) -> None:
+        """Serve on as it is, but start nothing anew."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Stop the server that serves now."""
+        if self._server is not None:
+            await self._server.stop(grace_seconds)
+
+    async def _serve_on(self, address: str) -> None:
+        while self._accepting:
+            await asyncio.wait(self._accepting)
+            for task in self._accepting:
+                task.exception()  # looked at, so that nobody logs it with what was sent
+            _log.error("gRPC stopped serving by itself and is started again", address=address)
+            self._stopped()
+            while True:
+                try:
+                    server = self._anew()
+                except RuntimeError:
+                    await asyncio.sleep(AGAIN_SECONDS)
+                else:
+                    break
+            await self._start(server)
+
+    async def _start(self, server: grpc.aio.Server) -> None:
+        """Start a server, and know the task in which it accepts calls: gRPC tells nobody at once when that fails."""
+        before = asyncio.all_tasks()
+        self._server = server
+        # Cut short, gRPC's start would end in an error, and its server with it. Whole, what ends us can stop it.
+        await asyncio.shield(server.start())
+        self._accepting = [
+            task for task in asyncio.all_tasks() - before if getattr(task.get_coro(), "__qualname__", "") == _ACCEPTS
+        ]

@@ -1,0 +1,59 @@
+"""Keeps what gRPC's server waits for calls with, where gRPC itself frees it too soon.
+
+**The defect.** When the loop of a `grpc.aio` server ends by an error (see `serving_on`), the tasks in which it waits
+for the next call of each method are cancelled before the server is shut down. Each frees the memory into which gRPC's
+core will yet write that no call came. Whatever is there by then is overwritten, and the process ends by SIGSEGV or
+SIGABRT.
+
+**Upstream.** No issue is known. To see it: run the reproduction of `serving_on` on a server with a dozen registered
+methods, while other callers write and with MALLOC_ARENA_MAX=2 in the environment; of a hundred stops some end the
+process.
+
+**Held by** `tests/faults/test_serving_on.py::test_the_process_outlasts_what_ends_grpcs_own_server_under_load`.
+
+**May go** with `serving_on`, or when that test's long run passes without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+KEPT_SECONDS = 60.0
+"""How long it is kept. gRPC's core is done with it a few turns of the loop later, as it shuts that server down."""
+
+_WAITING = frozenset({"AioServer._request_call", "AioServer._request_registered_call"})
+
+
+class _Waiting(asyncio.Task[Any]):
+    """A task in which gRPC's server waits for the next call of a method.
+
+    When that server stops by itself it cancels them before it is shut down, and frees with each the memory into which
+    its core will yet write that no call came. Whatever is there by then is overwritten, and that ended the process.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        coroutine: Any = self.get_coro()
+        held = gc.get_referents(*gc.get_referents(coroutine))  # the coroutine's own variables
+        self.get_loop().call_later(KEPT_SECONDS, _forget, held)
+        return super().cancel(msg)
+
+
+def _forget(held: list[Any]) -> None:
+    held.clear()
+
+
+def keep_waiting_calls(loop: asyncio.AbstractEventLoop) -> None:
+    """Make this loop's tasks of gRPC's server such that they outlast its stop."""
+    loop.set_task_factory(_task)
+
+
+def _task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
+) -> asyncio.Task[Any]:
+    kind = _Waiting if getattr(coroutine, "__qualname__", "") in _WAITING else asyncio.Task
+    return kind(coroutine, loop=loop, **options)

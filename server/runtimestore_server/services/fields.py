@@ -1,0 +1,42 @@
+"""Reads the fields that requests about a runtime have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtimestore_server.documents.identifiers import bad_field, realm_field, request_id_field, runtime_id_field
+from runtimestore_server.store import RuntimeKey
+
+
+def runtime_key(request: Any, *, store_error: str = "read_failed") -> RuntimeKey:
+    """Read which runtime a request is about; `store_error` is the trait's error where its id is too long.
+
+    Raises:
+        InvalidRequest: the realm or the runtime id is none.
+    """
+    return RuntimeKey(realm_field(request.realm), runtime_id_field(request.runtime_id, store_error=store_error))
+
+
+def of_every_write(request: Any) -> dict[str, Any]:
+    """Read what every write to a runtime carries, as arguments of `Write`.
+
+    Raises:
+        InvalidRequest: the realm, the runtime id or the request id is none.
+    """
+    return {
+        "runtime": runtime_key(request, store_error="write_failed"),
+        "request_id": request_id_field(request.request_id),
+        "if_revision": request.if_revision if request.HasField("if_revision") else None,
+        "fence": request.fence if request.HasField("fence") else None,
+    }
+
+
+def required(request: Any, field: str) -> Any:
+    """Read a message that a request must carry.
+
+    Raises:
+        InvalidRequest: it is absent.
+    """
+    if not request.HasField(field):
+        raise bad_field(field, "is required")
+    return getattr(request, field)

@@ -1,0 +1,63 @@
+"""Selects and locks the rows of many keys at once: one statement for any number of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+
+Columns = tuple[sa.Column[Any], ...]
+
+
+@cache
+def select_by_key(database: Database, key_columns: Columns, columns: Columns) -> sa.Select[Any]:
+    """`columns` of the rows of one table whose `key_columns` are among the given keys."""
+    given = database.given(*key_columns)
+    same = sa.and_(*(column == given.c[column.name] for column in key_columns))
+    return sa.select(*columns).join_from(given, key_columns[0].table, same)
+
+
+def lock_by_key(
+    database: Database,
+    tx: Connection,
+    key_columns: Columns,
+    value_columns: Columns,
+    keys: Sequence[tuple[str, ...]],
+    *,
+    share: bool = False,
+    skip_held: bool = False,
+) -> tuple[Sequence[sa.Row[Any]], set[tuple[str, ...]]]:
+    """Lock the rows of these keys, which are in order, until the transaction ends; nobody else changes them.
+
+    Returns the rows, key first, and the keys of those that another session holds: with `skip_held` they are passed
+    over, else they are waited for and there are none. With `share` others may lock a row to share it too.
+    """
+    if not keys:
+        return [], set()
+    statement = _select_for_update(database, key_columns, value_columns, share=share, skip_held=skip_held)
+    locked = tx.execute(statement, database.keys(key_columns, keys)).all()
+    if not skip_held or len(locked) == len(keys):
+        return locked, set()
+    # What was not locked is held by another session if it is there at all.
+    missed = sorted(set(keys) - {tuple(row[: len(key_columns)]) for row in locked})
+    there = tx.execute(select_by_key(database, key_columns, key_columns), database.keys(key_columns, missed))
+    return locked, {tuple(row) for row in there}
+
+
+@cache
+def _select_for_update(
+    database: Database, key_columns: Columns, value_columns: Columns, *, share: bool, skip_held: bool
+) -> sa.Select[Any]:
+    return (
+        select_by_key(database, key_columns, (*key_columns, *value_columns))
+        .order_by(*key_columns)
+        .with_for_update(of=key_columns[0].table, read=share, skip_locked=skip_held)
+    )

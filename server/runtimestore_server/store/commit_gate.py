@@ -1,0 +1,70 @@
+"""Decides whether a COMMIT may still begin while the write path is shut down, and so what its writers can be told."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Aborted(Exception):
+    """Nobody waits for this transaction any more: its writers were told that nothing is committed."""
+
+
+class Shutdown:
+    """How far a thread's shutdown has come: it drains, or it is aborted."""
+
+    def __init__(self) -> None:
+        self._draining = threading.Event()
+        self._lock = threading.Lock()
+        self._aborted = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing is to be run again."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """From now on nothing is run again for an error that may pass: "unavailable" sooner is better than never."""
+        self._draining.set()
+
+    def wait(self, seconds: float) -> None:
+        """Pause, but no longer than until `drain`."""
+        self._draining.wait(seconds)
+
+    def abort(self) -> None:
+        """No COMMIT begins after this, so that a gate that is not `begun` now never will be."""
+        self.drain()
+        with self._lock:
+            self._aborted = True
+
+    def gate(self) -> CommitGate:
+        """The gate of one batch."""
+        return CommitGate(self)
+
+    def open(self, gate: CommitGate) -> None:
+        """Let one batch through to COMMIT.
+
+        Raises:
+            Aborted: it is too late; roll back.
+        """
+        with self._lock:
+            if self._aborted:
+                raise Aborted
+            gate.begun = True
+
+
+class CommitGate:
+    """What a batch passes on its way to COMMIT: before it nothing can be there, after it everything may."""
+
+    __slots__ = ("begun", "shutdown")
+
+    def __init__(self, shutdown: Shutdown) -> None:
+        self.shutdown = shutdown
+        self.begun = False
+
+    def enter(self) -> None:
+        """Begin to COMMIT.
+
+        Raises:
+            Aborted: it is too late; roll back.
+        """
+        self.shutdown.open(self)

@@ -1,0 +1,168 @@
+"""A thread that commits pending writes, batch by batch, and defers those that have to wait for a row."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.engines import Fault
+from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, DEFERRED_PAUSE_SECONDS, TRANSIENT_LIMIT_SECONDS
+from runtimestore_server.store.transaction import commit_batch, refusal_of
+from runtimestore_server.store.values import Deferred
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from runtimestore_server.store.commit_gate import CommitGate
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.requests import Decision
+    from runtimestore_server.store.values import AnyWrite, Outcome
+
+    Deliver = Callable[[Sequence["PendingWrite"], Sequence[Decision], bool], None]
+    """Told what was decided about a batch, and whether a transaction was committed; called on its own thread."""
+
+MAX_BATCH_BYTES = 32 * 1024 * 1024
+"""A batch ends before the write that would bring it over this size, so that one transaction's memory stays bounded."""
+
+
+class PendingWrite:
+    """A write that was taken in and is not answered yet, and the future that its handler awaits."""
+
+    __slots__ = ("answer", "gate", "since", "size_bytes", "write")
+
+    def __init__(self, write: AnyWrite, answer: asyncio.Future[Outcome]) -> None:
+        self.write = write
+        self.size_bytes = write.size_bytes
+        self.answer = answer
+        self.since = time.monotonic()
+        self.gate: CommitGate | None = None
+        """The gate of the batch that it is in; None while nothing of it can be there."""
+
+
+class CommitThread:
+    """A queue of writes and the thread that commits them, in the order of each subject."""
+
+    def __init__(self, database: Database, *, max_batch_writes: int, name: str, deliver: Deliver) -> None:
+        self._database = database
+        self._max_batch_writes = max_batch_writes
+        self._deliver = deliver
+        self._queue: deque[PendingWrite] = deque()
+        self._deferred: dict[object, deque[PendingWrite]] = {}
+        """By subject, oldest first: writes that wait for a row that another session holds, and those behind them."""
+        self._next_try = 0.0
+        self._wake = threading.Condition()
+        self._closing = False
+        self.shutdown = Shutdown()
+        # A daemon: a process that is told to go must not wait for a database that does not answer.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread has not ended yet."""
+        return self._thread.is_alive()
+
+    def put(self, pending: PendingWrite) -> None:
+        """Add a write to the queue."""
+        with self._wake:
+            self._queue.append(pending)
+            self._wake.notify()
+
+    def close(self) -> None:
+        """End the thread as soon as what waits is committed."""
+        with self._wake:
+            self._closing = True
+            self.shutdown.drain()
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            gate = self.shutdown.gate()
+            for pending in batch:
+                pending.gate = gate
+            # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
+            briefly = bool(self._deferred)
+            decisions, committed = commit_batch(
+                self._database,
+                [pending.write for pending in batch],
+                gate,
+                lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
+            )
+            self._settle(batch, decisions, committed=committed)
+            del batch, decisions  # what was committed must not stay in memory until the next write comes
+
+    def _next_batch(self) -> list[PendingWrite]:
+        """What is waiting, as much as one transaction takes; empty when the thread is closed and drained."""
+        with self._wake:
+            while True:
+                if self._deferred and (self.shutdown.draining or time.monotonic() >= self._next_try):
+                    return self._first_of_each_deferred()
+                if batch := self._take():
+                    return batch
+                if self._closing and not self._deferred:
+                    return []
+                self._wake.wait(max(0.0, self._next_try - time.monotonic()) if self._deferred else None)
+
+    def _take(self) -> list[PendingWrite]:
+        batch: list[PendingWrite] = []
+        size_bytes = 0
+        while self._queue and len(batch) < self._max_batch_writes:
+            first = self._queue[0]
+            if behind := self._deferred.get(first.write.subject):
+                behind.append(self._queue.popleft())
+                continue
+            size_bytes += first.size_bytes
+            if batch and size_bytes > MAX_BATCH_BYTES:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _first_of_each_deferred(self) -> list[PendingWrite]:
+        """Deferred writes to try next; where there are many, the others have their turn at the next try."""
+        subjects = list(self._deferred)[: self._max_batch_writes]
+        for subject in subjects:
+            self._deferred[subject] = self._deferred.pop(subject)
+        return [self._deferred[subject].popleft() for subject in subjects]
+
+    def _settle(
+        self, batch: Sequence[PendingWrite], decisions: Sequence[Decision | Deferred], *, committed: bool
+    ) -> None:
+        """Hand over what is decided, and defer what is not."""
+        decided: list[tuple[PendingWrite, Decision]] = []
+        deferred: list[PendingWrite] = []
+        for pending, decision in zip(batch, decisions, strict=True):
+            if isinstance(decision, Deferred):
+                pending.gate = None
+                deferred.append(pending)
+            else:
+                decided.append((pending, decision))
+        for pending in reversed(deferred):
+            self._deferred.setdefault(pending.write.subject, deque()).appendleft(pending)
+        if deferred:
+            self._next_try = time.monotonic() + DEFERRED_PAUSE_SECONDS
+        for subject in {pending.write.subject for pending, _ in decided} - {w.write.subject for w in deferred}:
+            self._bring_back(subject)
+        decided += [(pending, refusal_of(Fault.LOCKED, store_error="write_failed")) for pending in self._out_of_time()]
+        if decided:
+            self._deliver([pending for pending, _ in decided], [decision for _, decision in decided], committed)
+
+    def _bring_back(self, subject: object) -> None:
+        """Put those who waited behind a row that is free now in front of the queue."""
+        if group := self._deferred.pop(subject, None):
+            with self._wake:
+                self._queue.extendleft(reversed(group))
+
+    def _out_of_time(self) -> list[PendingWrite]:
+        """Deferred writes that have waited as long as anybody has to; all of them during a shutdown."""
+        limit = 0.0 if self.shutdown.draining else TRANSIENT_LIMIT_SECONDS
+        over = []
+        for subject, group in list(self._deferred.items()):
+            while group and time.monotonic() - group[0].since >= limit:
+                over.append(group.popleft())
+            if not group:
+                del self._deferred[subject]
+        return over

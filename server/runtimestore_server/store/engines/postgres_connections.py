@@ -1,0 +1,122 @@
+"""Connects to Postgres: what is set on a connection, and how its driver is made to answer."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from runtimestore_server.store.timeouts import (
+    CONNECT_TIMEOUT_SECONDS,
+    LOCK_TIMEOUT_SECONDS,
+    POOL_TIMEOUT_SECONDS,
+    TCP_TIMEOUT_SECONDS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import URL, Engine
+
+
+class CommitInDoubt(Exception):
+    """Postgres answered COMMIT with a warning: it was committed here, but the wait for a standby was cut short."""
+
+
+def connect_lazily(url: URL, *, pool_size: int) -> Engine:
+    """An engine with a pool of its own, which connects when a connection is asked for."""
+    engine = sa.create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=1,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        hide_parameters=True,  # the text of an error must not quote documents and secrets
+        connect_args={
+            "application_name": "runtimestore",
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "client_encoding": "utf8",  # whatever the database is in: SQL_ASCII would come as bytes
+            "cursor_factory": _binary_cursor(),
+            # A host that vanished is noticed within half a minute, not in two hours.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": TCP_TIMEOUT_SECONDS * 1000,
+        },
+    )
+    event.listen(engine, "connect", _configure)
+    _doubt_warnings(engine.dialect)
+    return engine
+
+
+def _doubt_warnings(dialect: sa.Dialect) -> None:
+    """Have a COMMIT that is answered with a warning raise CommitInDoubt.
+
+    Whatever cancels a COMMIT ends its wait for a synchronous standby and no more: it is answered as if the standby had
+    the transaction.
+    """
+    commit = dialect.do_commit
+
+    def do_commit(connection: Any) -> None:
+        severities: list[str | None] = []
+
+        def noted(diagnostic: Any) -> None:
+            severities.append(diagnostic.severity_nonlocalized)
+
+        driver = connection.driver_connection
+        driver.add_notice_handler(noted)
+        try:
+            commit(connection)
+        finally:
+            driver.remove_notice_handler(noted)
+        if "WARNING" in severities:
+            raise CommitInDoubt
+
+    dialect.do_commit = do_commit  # type: ignore[assignment, method-assign]  # the one place where COMMIT is sent
+
+
+def _configure(connection: Any, record: object) -> None:
+    del record
+    from psycopg.types.array import ListBinaryDumper
+
+    connection.autocommit = True
+    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+    # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
+    connection.execute("SET client_min_messages = warning")
+    connection.autocommit = False
+
+    # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
+    connection.adapters.register_dumper(list, ListBinaryDumper)
+    # A disk may leave what is no UTF-8: the row must be found by who reads it, not break the cursor.
+    for kind in ("text", "varchar"):
+        connection.adapters.register_loader(kind, _text_loader())
+
+
+def _binary_cursor() -> Callable[..., Any]:
+    """A psycopg cursor that asks for binary results: as text, each byte of a document would arrive as two digits."""
+    import psycopg
+    from psycopg.pq import Format
+
+    class BinaryCursor(psycopg.Cursor[Any]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.format = Format.BINARY
+
+    return BinaryCursor
+
+
+@cache
+def _text_loader() -> type[Any]:
+    """A psycopg loader of text as it is stored, whatever it is; the same as SQLite's."""
+    from psycopg.adapt import Loader
+    from psycopg.pq import Format
+
+    class TextLoader(Loader):
+        format = Format.BINARY
+
+        def load(self, data: Any) -> str:
+            return str(data, "utf-8", "surrogateescape")
+
+    return TextLoader

@@ -1,0 +1,55 @@
+"""Acquisitions: who acquires a runtime gets a fence greater than all before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtimestore_server.store.fences import NEVER_ACQUIRED, Held, damage
+from runtimestore_server.store.requests import RowTaken
+from runtimestore_server.store.tables import fences
+from runtimestore_server.store.values import Acquisition, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runtimestore.errors import StoredValueCorrupt
+    from runtimestore_server.store.kinds.kind import Transaction
+    from runtimestore_server.store.values import RuntimeKey
+
+
+class FenceKind:
+    """Acquisitions: one row a runtime."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._database, self._tx, self._now_ms = transaction.database, transaction.tx, transaction.now_ms
+        self._held = dict(transaction.fences.held)
+        self._existing = set(self._held)
+        self._rows: dict[RuntimeKey, tuple[int, str, int]] = {}
+
+    def lock(self, writes: Sequence[Acquisition]) -> set[object]:
+        """Nothing: all fences of a batch are locked together, before everything else."""
+        del writes
+        return set()
+
+    def load(self, writes: Sequence[Acquisition]) -> None:
+        """Nothing: the fences are all that decides."""
+
+    def refusal(self, write: Acquisition) -> StoredValueCorrupt | None:
+        """Only damage keeps anybody from acquiring a runtime."""
+        held = self._held.get(write.runtime)
+        return damage(write.runtime, held) if held else None
+
+    def land(self, write: Acquisition) -> Outcome:
+        """The next fence."""
+        before = self._held.get(write.runtime, NEVER_ACQUIRED)
+        now = self._held[write.runtime] = Held(before.fence + 1, write.owner)
+        self._rows[write.runtime] = (now.fence, write.owner, self._now_ms)
+        return Outcome(now.fence, previous_owner=before.owner)
+
+    def write_down(self) -> None:
+        """A row that was not there could not be locked: there the key decides."""
+        rows = [(*key, *row) for key, row in sorted(self._rows.items())]
+        first = [row for row in rows if row[:2] not in self._existing]
+        if self._database.insert_new(self._tx, fences, first) != len(first):
+            raise RowTaken
+        self._database.upsert(self._tx, fences, [row for row in rows if row[:2] in self._existing])

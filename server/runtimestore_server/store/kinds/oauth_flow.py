@@ -1,0 +1,71 @@
+"""The OAuth flow snapshot of a realm: one row, replaced or compared and swapped. The bytes hold secrets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtimestore.errors import OAuthFlowSnapshotChanged
+from runtimestore_server.store.by_key import lock_by_key
+from runtimestore_server.store.reads import corrupt, is_count
+from runtimestore_server.store.requests import RowTaken
+from runtimestore_server.store.tables import oauth_flow_snapshots
+from runtimestore_server.store.values import OAuthFlowWrite, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runtimestore.errors import RuntimeStoreError
+    from runtimestore_server.store.kinds.kind import Transaction
+
+_KEY = (oauth_flow_snapshots.c.realm,)
+_VERSION = (oauth_flow_snapshots.c.version,)
+
+
+class OAuthFlowKind:
+    """Writes to OAuth flow snapshots: one row a realm."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._database, self._tx, self._skip_held = transaction.database, transaction.tx, transaction.skip_held
+        self._versions: dict[str, int] = {}
+        self._existing: set[str] = set()
+        self._rows: dict[str, tuple[int, bytes, bytes]] = {}
+
+    def lock(self, writes: Sequence[OAuthFlowWrite]) -> set[object]:
+        """The rows of the realms."""
+        keys = sorted({(write.realm,) for write in writes})
+        rows, held = lock_by_key(self._database, self._tx, _KEY, _VERSION, keys, skip_held=self._skip_held)
+        self._versions = {row.realm: row.version for row in rows}
+        self._existing = set(self._versions)
+        return {realm for (realm,) in held}
+
+    def load(self, writes: Sequence[OAuthFlowWrite]) -> None:
+        """Nothing: the version is all that decides."""
+
+    def refusal(self, write: OAuthFlowWrite) -> RuntimeStoreError | None:
+        """Not allowed, damaged, or at another version than expected."""
+        if write.disallowed:
+            return write.disallowed.refusal
+        version = self._versions.get(write.realm, 0)
+        if write.realm in self._versions and not is_count(version):
+            return corrupt(oauth_flow_snapshots.name, "has no version", realm=write.realm)
+        if write.expected_version not in (None, version):
+            return OAuthFlowSnapshotChanged(
+                f"the OAuth flow snapshot is at version {version}, not at {write.expected_version}; "
+                "load it again and compute anew",
+                metadata={"expected_version": str(write.expected_version), "current_version": str(version)},
+            )
+        return None
+
+    def land(self, write: OAuthFlowWrite) -> Outcome:
+        """The next version."""
+        version = self._versions[write.realm] = self._versions.get(write.realm, 0) + 1
+        self._rows[write.realm] = (version, write.sha256, write.snapshot_json)
+        return Outcome(version)
+
+    def write_down(self) -> None:
+        """A row that was not there could not be locked: there the key decides."""
+        rows = [(realm, *row) for realm, row in sorted(self._rows.items())]
+        first = [row for row in rows if row[0] not in self._existing]
+        if self._database.insert_new(self._tx, oauth_flow_snapshots, first) != len(first):
+            raise RowTaken
+        self._database.upsert(self._tx, oauth_flow_snapshots, [row for row in rows if row[0] in self._existing])

@@ -1,0 +1,219 @@
+"""Writes to runtimes: what decides about one, and the rows that it leaves."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError
+from runtimestore_server.store import tables
+from runtimestore_server.store.by_key import lock_by_key, select_by_key
+from runtimestore_server.store.reads import corrupt, is_count
+from runtimestore_server.store.values import Outcome, RuntimeKey, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.kinds.kind import Transaction
+
+
+class _RuntimeRow(NamedTuple):
+    revision: int
+    runtime_state: str | None = None
+    """What this batch sets; None leaves what is stored, which other writes need not know and which may be damaged."""
+
+
+_NEVER_WRITTEN = _RuntimeRow(0)
+
+InputKey = tuple[str, str, str]
+BoundaryKey = tuple[str, str, str, int]
+
+_KEY = (tables.runtimes.c.realm, tables.runtimes.c.runtime_id)
+_REVISION = (tables.runtimes.c.revision,)
+
+
+class RuntimeKind:
+    """Writes to runtimes: whichever of a snapshot, a receipt, inputs, a state and an ops snapshot they carry."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._database, self._tx, self._skip_held = transaction.database, transaction.tx, transaction.skip_held
+        self._fences = transaction.fences
+        self._rows: dict[RuntimeKey, _RuntimeRow] = {}
+        self._made: set[RuntimeKey] = set()
+        """Those whose rows were made only to be locked."""
+        self._boundaries: set[BoundaryKey] = set()
+        self._landing = _Landing()
+
+    def lock(self, writes: Sequence[Write]) -> set[object]:
+        """The runtimes' rows: nobody else changes them or their boundaries."""
+        keys = sorted({write.runtime for write in writes})
+        rows, held = lock_by_key(self._database, self._tx, _KEY, _REVISION, keys, skip_held=self._skip_held)
+        self._take(rows)
+        if self._database.concurrent_writers and len(rows) + len(held) < len(keys):
+            # A row that is not there cannot be locked: make it, then look at what the key decided.
+            missing = [key for key in keys if key not in self._rows and key not in held]
+            self._database.insert_new(self._tx, tables.runtimes, [(*key, 0, None) for key in missing])
+            self._made = set(missing)
+            self._take(lock_by_key(self._database, self._tx, _KEY, _REVISION, missing)[0])
+        return {RuntimeKey(*key) for key in held}
+
+    def _take(self, rows: Sequence[sa.Row[Any]]) -> None:
+        self._rows |= {RuntimeKey(row.realm, row.runtime_id): _RuntimeRow(row.revision) for row in rows}
+
+    def load(self, writes: Sequence[Write]) -> None:
+        """The boundaries that have a receipt already."""
+        self._boundaries = _taken_boundaries(self._database, self._tx, writes)
+
+    def refusal(self, write: Write) -> RuntimeStoreError | None:
+        """Not allowed, damaged, not of the newest fence, at another revision than expected, or a boundary is taken."""
+        return (
+            (write.disallowed and write.disallowed.refusal)
+            or self._damage(write.runtime)
+            or self._fences.refusal(write)
+            or self._mismatch(write)
+        )
+
+    def _damage(self, key: RuntimeKey) -> RuntimeStoreError | None:
+        """The refusal to count on from a row whose revision no write left."""
+        if key not in self._rows or key in self._made or is_count(self._rows[key].revision):
+            return None
+        return corrupt(tables.runtimes.name, "has no revision", **key._asdict())
+
+    def _mismatch(self, write: Write) -> RuntimeStoreError | None:
+        row = self._rows.get(write.runtime, _NEVER_WRITTEN)
+        if write.if_revision is not None and write.if_revision != row.revision:
+            return RevisionMismatch(
+                f"the runtime is at revision {row.revision}, not at {write.if_revision}; load it again and decide anew",
+                metadata={"if_revision": str(write.if_revision), "current_revision": str(row.revision)},
+            )
+        if write.receipt and _boundary(write) in self._boundaries:
+            run_id, sequence = write.receipt.run_id, str(write.receipt.sequence)
+            return BoundaryReceiptExists(
+                f"boundary {sequence} of run {run_id} has its receipt already; nothing of this request was applied",
+                metadata={"runtime_id": write.runtime.runtime_id, "run_id": run_id, "sequence": sequence},
+            )
+        return None
+
+    def land(self, write: Write) -> Outcome:
+        """The next revision."""
+        before = self._rows.get(write.runtime, _NEVER_WRITTEN)
+        row = _RuntimeRow(before.revision + 1, write.runtime_state or before.runtime_state)
+        self._rows[write.runtime] = self._landing.runtimes[write.runtime] = row
+        self._landing.add(write)
+        if write.receipt:
+            self._boundaries.add(_boundary(write))
+        return Outcome(row.revision)
+
+    def write_down(self) -> None:
+        """The rows of all tables, and none for a runtime of which everything was refused: that leaves nothing."""
+        self._landing.write_down(self._database, self._tx)
+        if unwritten := sorted(key for key in self._made if self._rows[key].revision == 0):
+            self._tx.execute(_delete_unwritten(self._database), self._database.keys(_KEY, unwritten))
+
+
+def _boundary(write: Write) -> BoundaryKey:
+    assert write.receipt is not None  # noqa: S101  (for the type checker; callers have asked)
+    return (*write.runtime, write.receipt.run_id, write.receipt.sequence)
+
+
+class _Landing:
+    """The rows of all writes that land, by key, so that the last writer wins within a batch too."""
+
+    def __init__(self) -> None:
+        self.runtimes: dict[RuntimeKey, _RuntimeRow] = {}
+        self._snapshots: dict[RuntimeKey, tuple[Any, ...]] = {}
+        self._sessions: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self._ops: dict[RuntimeKey, tuple[Any, ...]] = {}
+        self._inputs: dict[InputKey, tuple[bytes, bytes]] = {}
+        self._receipts: dict[BoundaryKey, tuple[bytes, bytes]] = {}
+
+    def add(self, write: Write) -> None:
+        """Take in the rows of one write."""
+        realm, runtime_id = write.runtime
+        if snapshot := write.snapshot:
+            self._snapshots[write.runtime] = (snapshot.session_id, snapshot.sha256, snapshot.body)
+            self._sessions[realm, snapshot.session_id] = (
+                runtime_id,
+                snapshot.created_at_ms,
+                snapshot.updated_at_ms,
+                snapshot.message_count,
+                snapshot.total_tokens,
+            )
+        if write.receipt:
+            self._receipts[_boundary(write)] = (write.receipt.sha256, write.receipt.receipt)
+        for document in write.inputs:
+            self._inputs[realm, runtime_id, document.input_id] = (document.sha256, document.state_json)
+        if ops := write.ops:
+            self._ops[write.runtime] = (ops.epoch_id, ops.sha256, ops.snapshot_json)
+
+    def write_down(self, database: Database, tx: Connection) -> None:
+        """One statement a table, rows in key order, so that two transactions cannot wait for each other in a circle."""
+        unchanged = _stored_digests(database, tx, self._inputs)
+        for key in [key for key, (digest, _) in self._inputs.items() if unchanged.get(key) == digest]:
+            del self._inputs[key]
+        database.upsert(tx, tables.runtimes, _sorted_rows(self.runtimes))
+        database.upsert(tx, tables.session_snapshots, _sorted_rows(self._snapshots))
+        database.upsert(tx, tables.sessions, _sorted_rows(self._sessions))
+        # Under the runtime's lock the key is free; if it is not after all, better an error than a second receipt.
+        _insert_receipts(database, tx, _sorted_rows(self._receipts))
+        database.upsert(tx, tables.inputs, _sorted_rows(self._inputs))
+        database.upsert(tx, tables.ops_snapshots, _sorted_rows(self._ops))
+
+
+def _sorted_rows(rows: dict[Any, Any]) -> list[tuple[Any, ...]]:
+    return [(*key, *rest) for key, rest in sorted(rows.items(), key=lambda item: item[0])]
+
+
+def _insert_receipts(database: Database, tx: Connection, rows: list[tuple[Any, ...]]) -> None:
+    if database.insert_new(tx, tables.receipts, rows) != len(rows):
+        raise RuntimeError("a receipt appeared under a locked runtime")
+
+
+def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]) -> set[BoundaryKey]:
+    keys = sorted({_boundary(write) for write in batch if write.receipt})
+    if not keys:
+        return set()
+    columns = (
+        tables.receipts.c.realm,
+        tables.receipts.c.runtime_id,
+        tables.receipts.c.run_id,
+        tables.receipts.c.sequence,
+    )
+    return {
+        (row.realm, row.runtime_id, row.run_id, row.sequence)
+        for row in tx.execute(select_by_key(database, columns, columns), database.keys(columns, keys))
+    }
+
+
+def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKey]) -> dict[InputKey, bytes]:
+    """What is stored of these inputs already, by digest: a runtime sends every input it ever accepted at every turn.
+
+    Only what is sound: a damaged row counts as another one, so that writing its bytes again mends it.
+    """
+    keys = sorted(inputs)
+    if not keys:
+        return {}
+    columns = (tables.inputs.c.realm, tables.inputs.c.runtime_id, tables.inputs.c.input_id)
+    rows = tx.execute(_sound_inputs(database), database.keys(columns, keys))
+    return {(row.realm, row.runtime_id, row.input_id): row.sha256 for row in rows}
+
+
+@cache
+def _sound_inputs(database: Database) -> sa.Select[Any]:
+    table = tables.inputs
+    columns = (table.c.realm, table.c.runtime_id, table.c.input_id)
+    selected = select_by_key(database, columns, (*columns, table.c.sha256))
+    return selected.where(table.c.sha256 == database.sha256_of(table.c.state_json))
+
+
+@cache
+def _delete_unwritten(database: Database) -> sa.Delete:
+    table = tables.runtimes
+    given = database.given(table.c.realm, table.c.runtime_id)
+    named = sa.tuple_(table.c.realm, table.c.runtime_id).in_(sa.select(given.c.realm, given.c.runtime_id))
+    return sa.delete(table).where(table.c.revision == 0, named)
