@@ -1,4 +1,4 @@
-"""`runtimestore backup` and `runtimestore restore` as people start them: exact on either engine, refused when unsafe."""
+"""`runtimestore backup` and `restore` as people start them: exact on either engine, refused when unsafe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtimestore import AsyncRuntimeStoreClient
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines import store_file
-from support.calls import WRITES, everything, named
+from support.calls import RUNTIME_WRITES, everything, named
 from support.command import run
 from support.documents import new_id, session
 from support.engines import DURABLE, Engine, Postgres, Sqlite
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("runner")
 
+STORED = "SELECT manifest FROM runtimestore_backup"
+CHANGE = "UPDATE runtimestore_backup SET manifest = ?"
 RUNTIMES = [f"rt:{letter}" for letter in "aé日"]
 
 
@@ -39,7 +41,7 @@ async def _fill(url: str) -> dict[str, Any]:
     """Something in every table, and how it reads."""
     async with in_process(url) as app, AsyncRuntimeStoreClient(app.address) as store:
         for runtime_id in RUNTIMES:
-            for write in WRITES:
+            for write in RUNTIME_WRITES:
                 await write(store, runtime_id, f"of {named(write)}", request_id=new_id())
             await store.acquire_runtime(runtime_id, owner="host-1")
         await store.persist_auth_oauth_flow_snapshot(b"\x00secret\xff")
@@ -48,7 +50,11 @@ async def _fill(url: str) -> dict[str, Any]:
 
 async def _read(store: AsyncRuntimeStoreClient) -> dict[str, Any]:
     found = {runtime_id: await everything(store, runtime_id) for runtime_id in RUNTIMES}
-    return {**found, "oauth": await store.load_auth_oauth_flow_snapshot(), "authority": await store.auth_authority_key()}
+    return {
+        **found,
+        "oauth": await store.load_auth_oauth_flow_snapshot(),
+        "authority": await store.auth_authority_key(),
+    }
 
 
 async def _served(url: str) -> dict[str, Any]:
@@ -116,9 +122,7 @@ async def test_a_store_comes_back_from_its_backup_exactly_on_either_engine(
 
 def _manifest(file: Path) -> manifests.Manifest:
     with contextlib.closing(store_file.open_file(file)) as connection:
-        return manifests.Manifest.from_json(
-            connection.execute(f"SELECT manifest FROM {store_file.BACKUP_TABLE}").fetchone()[0]
-        )
+        return manifests.Manifest.from_json(connection.execute(STORED).fetchone()[0])
 
 
 def test_a_backup_carries_every_table_and_every_column(backup: Path) -> None:
@@ -228,15 +232,15 @@ def _damaged(backup: Path, how: str) -> None:
             case "a newer format":
                 _change_manifest(connection, format=manifests.FORMAT + 1)
             case "no manifest":
-                connection.execute(f"UPDATE {store_file.BACKUP_TABLE} SET manifest = '{{'")
+                connection.execute(CHANGE, ("{",))
         with contextlib.suppress(sqlite3.DatabaseError):
             connection.commit()
 
 
 def _change_manifest(connection: sqlite3.Connection, **changes: Any) -> None:
-    (stored,) = connection.execute(f"SELECT manifest FROM {store_file.BACKUP_TABLE}").fetchone()
+    (stored,) = connection.execute(STORED).fetchone()
     changed = json.dumps(json.loads(stored) | changes)
-    connection.execute(f"UPDATE {store_file.BACKUP_TABLE} SET manifest = ?", (changed,))
+    connection.execute(CHANGE, (changed,))
 
 
 DAMAGE = {
@@ -303,18 +307,18 @@ async def test_a_store_that_a_server_has_open_is_not_replaced(other: Engine, bac
 
 async def test_a_log_left_beside_a_store_is_no_part_of_what_is_restored(backup: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/killed.db"
-    file = tmp_path / "killed.db"
+    file, log = tmp_path / "killed.db", tmp_path / "killed.db-wal"
     with ServerProcess(url, exit_code=-9) as server:
         async with AsyncRuntimeStoreClient(server.address) as store:
             await store.commit_session_snapshot("rt:a", session("mine"))
         server.kill()
-    assert Path(f"{file}-wal").stat().st_size
+    assert log.stat().st_size
     file.unlink()  # as who restores by hand
 
     done = _restore(backup, url, "--replace")
 
     assert done.returncode == 0, done.stderr
-    assert not Path(f"{file}-wal").exists()
+    assert not log.exists()
     assert run("verify", "--strict", "--database-url", url, cwd=tmp_path).returncode == 0
     async with in_process(url) as app, AsyncRuntimeStoreClient(app.address) as store:
         assert await store.load_session_snapshot("rt:a") is None

@@ -229,14 +229,14 @@ def test_two_stores_have_two_ids(tmp_path: Path) -> None:
 
 
 def test_an_upgrade_that_fails_half_way_leaves_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = schema._run_migrations
+    run = schema.run_migrations
 
     def fail(connection: sa.Connection) -> None:
         run(connection)
         raise RuntimeError("the power went")
 
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "_run_migrations", fail)
+        patched.setattr(schema, "run_migrations", fail)
         with pytest.raises(RuntimeError, match="the power went"):
             upgrade_database(database)
     with database.readers.connect() as connection:
@@ -298,7 +298,7 @@ def test_whoever_comes_second_waits_for_the_lock_and_finds_nothing_to_do(
         monkeypatch.setattr(schema, "inspect", look)
         second = pool.submit(upgrade, empty_url)
         assert looked.wait(PROCESS_SECONDS)  # it has seen an empty database, and now wants the lock
-        schema._run_migrations(connection)
+        schema.run_migrations(connection)
         connection.commit()
         assert second.result(PROCESS_SECONDS) == (HEAD, HEAD)
 
