@@ -55,7 +55,7 @@ class _CommitFailed(Exception):
 def commit_batch(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, *, lock_wait_seconds: float | None = None
 ) -> tuple[list[Decision | Deferred], bool]:
-    """The decision about each write, and whether a transaction was committed. Never raises.
+    """Commit a batch; return the decision about each write, and whether a transaction was committed. Never raises.
 
     A write that waits in vain for a row that another session holds is deferred alone. Without `lock_wait_seconds` that
     is as long as the engine is set to; with it, rows that are held are passed over, and it is how long is waited for
@@ -133,7 +133,7 @@ def _attempt(
 def _one_by_one(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate
 ) -> tuple[list[Decision | Deferred], bool]:
-    """Each write in a transaction of its own, so that the one that the engine refuses, or lets wait, is alone."""
+    """Commit each write in a transaction of its own, so that one that the engine refuses, or lets wait, is alone."""
     decisions: list[Decision | Deferred] = []
     waits: set[object] = set()
     for write in batch:

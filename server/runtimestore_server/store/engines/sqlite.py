@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import stat
 import time
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,7 @@ class SqliteDatabase(Database):
             hide_parameters=True,  # the text of an error must not quote documents and secrets
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},
         )
+        event.listen(engine, "do_connect", _give_companions_the_mode)
         event.listen(engine, "connect", configure or _configure)
         return engine
 
@@ -189,6 +191,21 @@ def _create_private(file: str) -> None:
     """Make a new file readable by its owner only, since OAuth secrets will be in it; one that exists stays as it is."""
     with contextlib.suppress(OSError):  # whatever is wrong with the path, SQLite says it better
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _give_companions_the_mode(_dialect: object, _record: object, arguments: Sequence[Any], _parameters: object) -> None:
+    """Let the log and its index be written again where the file is.
+
+    SQLite makes both with the mode that the file has then. Made beside a file that could not be written, they would
+    refuse every write after the file takes them again, though only the file's mode is anybody's business.
+    """
+    file = str(arguments[0])
+    if not os.access(file, os.W_OK):
+        return
+    for companion in (f"{file}-wal", f"{file}-shm"):
+        with contextlib.suppress(OSError):  # there is none, or it is another user's: SQLite says what it then lacks
+            if not os.access(companion, os.W_OK):
+                os.chmod(companion, stat.S_IMODE(os.stat(file).st_mode))  # noqa: PTH101, PTH116  (SQLite's own names)
 
 
 def _configure(connection: sqlite3.Connection, record: object) -> None:
