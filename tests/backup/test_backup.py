@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient
+from runtimestore_server.backup import CannotRestore, create, restore
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines import store_file
+from runtimestore_server.store.schema import upgrade
 from support.calls import RUNTIME_WRITES, everything, named
 from support.command import run
 from support.documents import new_id, session
@@ -76,7 +78,8 @@ def there(other: Engine) -> Iterator[str]:
     """A database with nothing in it to restore into."""
     url = other.fresh_url(migrated=False)
     yield url
-    other.drop(url)
+    with contextlib.suppress(FileNotFoundError):  # what is refused leaves nothing, not even an empty file
+        other.drop(url)
 
 
 def _backup(url: str, file: Path, *arguments: str) -> CompletedProcess[str]:
@@ -87,13 +90,22 @@ def _restore(file: Path, url: str, *arguments: str) -> CompletedProcess[str]:
     return run("restore", str(file), "--database-url", url, *arguments, cwd=file.parent)
 
 
+class Nobody:
+    """Looks at no progress."""
+
+    def begin(self, step: str, total: int) -> None:
+        del step, total
+
+    def advance(self, done: int) -> None:
+        del done
+
+
 @pytest.fixture
 def backup(tmp_path: Path) -> Path:
-    """A backup of a small store."""
+    """A backup of a small store, `source.db` beside it."""
     url = f"sqlite:///{tmp_path}/source.db"
-    assert run("migrate", "--database-url", url, cwd=tmp_path).returncode == 0
-    done = _backup(url, tmp_path / "a.backup")
-    assert done.returncode == 0, done.stderr
+    upgrade(url)
+    create(url, tmp_path / "a.backup", Nobody())
     return tmp_path / "a.backup"
 
 
@@ -111,13 +123,8 @@ async def test_a_store_comes_back_from_its_backup_exactly_on_either_engine(
     assert await _served(there) == before
     again = tmp_path / "again.backup"
     assert _backup(there, again).returncode == 0
-    first, second = (_manifest(path) for path in (file, again))
-    unlike = {"requests"} if first.tables["requests"] != second.tables["requests"] else set()
-    assert {name: of for name, of in first.tables.items() if name not in unlike} == {
-        name: of for name, of in second.tables.items() if name not in unlike
-    }
-    assert unlike == set()
-    assert run("verify", "--strict", "--database-url", there, cwd=tmp_path).returncode in (0, 1)
+    assert _manifest(again).tables == _manifest(file).tables
+    assert run("verify", "--database-url", there, cwd=tmp_path).returncode == 0
 
 
 def _manifest(file: Path) -> manifests.Manifest:
@@ -168,7 +175,7 @@ def test_a_backup_holds_secrets_so_its_owner_alone_may_read_it(backup: Path) -> 
 
 def test_a_backup_says_what_it_is_of_and_how_to_check_it(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/source.db"
-    run("migrate", "--database-url", url, cwd=tmp_path)
+    upgrade(url)
 
     done = _backup(url, tmp_path / "a.backup")
 
@@ -258,16 +265,27 @@ DAMAGE = {
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_what_is_cut_off_altered_or_newer_is_refused_and_touches_nothing(
-    how: str, backup: Path, there: str, tmp_path: Path
+    how: str, backup: Path, tmp_path: Path
 ) -> None:
     _damaged(backup, how)
 
+    with pytest.raises(CannotRestore, match=DAMAGE[how]):
+        restore(backup, f"sqlite:///{tmp_path}/there.db", Nobody(), replace=True)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.backup", "source.db"]
+
+
+def test_a_refused_restore_says_so_in_one_sentence(backup: Path, there: str) -> None:
+    _damaged(backup, "a row more")
+
     done = _restore(backup, there, "--replace")
 
-    assert done.returncode == 2, done.stdout
-    assert DAMAGE[how] in done.stderr
-    assert "Traceback" not in done.stderr
-    assert run("verify", "--database-url", there, cwd=tmp_path).returncode == 2  # still nothing there
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert (
+        done.stderr
+        == f"runtimestore: {backup}: it is not as it was written: runtimes differ from what its manifest says\n"
+    )
 
 
 async def test_a_store_is_replaced_only_when_told_and_what_was_there_is_kept_on_sqlite(
