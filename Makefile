@@ -16,6 +16,9 @@ PROTOS := $(wildcard proto/runtimestore/v1/*.proto)
 # More arguments for the command behind a target: make test ARGS="-k boundary -x"
 ARGS ?=
 
+# How the tests run in parallel. Twice as many as two cores have: many of them wait for a clock or for a disk.
+PARALLEL ?= --numprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -54,12 +57,12 @@ demo: $(SERVE) ## Watch one runtime live, die in the middle of a turn and recove
 	@$(BIN)/python -m examples.recovery $(ARGS)
 
 .PHONY: test
-test: $(LINT) ## Run all tests, on every engine
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(LINT) ## Run all tests, on every engine, a few at a time
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(LINT) ## Run the tests that take no fresh environment, no big document and no killed process
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 .PHONY: torture
 torture: $(TEST) ## Run the tests of faults in their long form, under an hour; JSON in torture-latest.json
