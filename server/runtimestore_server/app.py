@@ -14,9 +14,10 @@ from runtimestore.v1 import (
     runtime_store_pb2,
     runtime_store_pb2_grpc,
 )
-from runtimestore_server.budget import Bound, Budget, RetryPacing
+from runtimestore_server.budget import RetryPacing
 from runtimestore_server.rpc.admission import Limiters
-from runtimestore_server.rpc.call import Calls, Sending
+from runtimestore_server.rpc.call import Calls
+from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
 from runtimestore_server.services.admin import RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
@@ -81,11 +82,9 @@ class Application:
             pacing=self.pacing,
         )
         self.store = Store(database, settings, workers=self.workers, pacing=self.pacing)
-        self.sending = Sending(
-            Budget(self.pacing, size=Bound(settings.max_waiting_bytes, "sending_bytes", "bytes are being sent"))
-        )
+        self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
-        self.calls = Calls(self.limiters)
+        self.calls = Calls(self.limiters, self.sending)
         self.health = HealthService(SERVICES)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)

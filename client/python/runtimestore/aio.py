@@ -84,8 +84,8 @@ class AsyncRuntimeStoreClient:
     an empty list. Each load about a runtime has a twin, `…_with_revision`, for compare-and-swap.
 
     **Repeated**, within `timeout_seconds` and as `retry` says, are calls that met an unreachable server or engine,
-    too many waiting calls, or a commit of unknown outcome; a write without a request id only where the server says
-    that nothing was committed.
+    too many waiting calls, a commit of unknown outcome, or a reset on the way; a write without a request id only where
+    the server says that nothing was committed.
 
     **Raises** one class per reason, all of them `RuntimeStoreError`; the methods name what is special to them. All
     can raise `InvalidRequest`, `StoreUnavailable`, `Overloaded`, `InternalError`, `CallFailed` and its kind

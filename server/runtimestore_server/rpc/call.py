@@ -7,7 +7,6 @@ receives nothing before the wrapper asks for it. To the callers nothing changes.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,6 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from runtimestore_server.rpc.admission import OURS, unavailable
+from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.status import STATUS_DETAILS_KEY, malformed, missing, refusal_of, status_of
 from runtimestore_server.rpc.upload_slots import Aborted
 from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECONDS, messages
@@ -26,8 +26,8 @@ from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from runtimestore_server.budget import Budget
     from runtimestore_server.rpc.admission import Limiter, Limiters
+    from runtimestore_server.rpc.sending import Sending
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Task = asyncio.Task[Any]
@@ -39,8 +39,9 @@ _log = structlog.get_logger(__name__)
 class Calls:
     """The calls of a server, wrapped, and counted from the moment in which they arrive to their last byte."""
 
-    def __init__(self, limiters: Limiters) -> None:
+    def __init__(self, limiters: Limiters, sending: Sending) -> None:
         self._limiters = limiters
+        self._sending = sending
         self._in_flight = 0
         self._draining = False
 
@@ -65,7 +66,7 @@ class Calls:
 
     def wrap(self, path: str, handler: Any) -> Handler:
         """The handler of the method with this path as gRPC is to call it: made once a method, not once a call."""
-        method = _Method(self, path, handler, self._limiters.of(path))
+        method = _Method(self, path, handler, self._limiters.of(path), self._sending)
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
         return grpc.stream_stream_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
@@ -88,18 +89,19 @@ class Calls:
 class _Method:
     """One method of a service, and the way of its calls. No name here may keep a request, which may be megabytes."""
 
-    def __init__(self, calls: Calls, path: str, handler: Any, limiter: Limiter) -> None:
+    def __init__(self, calls: Calls, path: str, handler: Any, limiter: Limiter, sending: Sending) -> None:
         self._calls = calls
         self._path = path
         self._counts = path.startswith(OURS)
         self._handler = handler
         self._limiter = limiter
+        self._sending = sending
         self._respond = self._one if handler.unary_unary else self._many if handler.unary_stream else self._exchange
 
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured or traced of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter = _this_call(), self._limiter
+        call, limiter = this_call(), self._limiter
         try:
             if self._counts:
                 self._calls.arrived(call)
@@ -125,12 +127,12 @@ class _Method:
         return await self._handler.unary_unary(await self._receive(call, context), context)
 
     async def _many(self, call: Task, context: Context) -> None:
-        await _send(self._handler.unary_stream(await self._receive(call, context), context), context)
+        await self._sending.stream(self._handler.unary_stream(await self._receive(call, context), context), context)
 
     async def _exchange(self, _call: Task, context: Context) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
         async with aclosing(messages(context, self._decode)) as requests:
-            await _send(self._handler.stream_stream(requests, context), context)
+            await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
     async def _receive(self, call: Task, context: Context) -> Any:
         """The request of a call that has one; its slot is free then."""
@@ -172,37 +174,3 @@ class Registrar:
         """Register the methods of a service."""
         wrapped = {name: self._calls.wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_registered_method_handlers(service, wrapped)
-
-
-class Sending:
-    """Bounds the bytes of answers that are on their way to their callers, who may read slowly."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-
-    def __call__(self, size_bytes: int) -> None:
-        """Count the documents of an answer, `size_bytes` altogether, until the call of this task is over.
-
-        Raises:
-            Overloaded: too many bytes are on their way to callers that read slowly.
-        """
-        self.budget.take(size_bytes)
-        # gRPC sends in the task of the call.
-        _this_call().add_done_callback(lambda _call: self.budget.give_back(size_bytes))
-
-
-def _this_call() -> Task:
-    """The task that receives the message of a call, runs its handler and sends its answer."""
-    if (call := asyncio.current_task()) is None:
-        raise RuntimeError("messages are received in the tasks of their calls")
-    return call
-
-
-async def _send(answers: Any, context: Context) -> None:
-    """Send a stream of answers, or let it send by itself, as the health service's Watch does."""
-    if not inspect.isasyncgen(answers):
-        await answers
-        return
-    async with aclosing(answers):  # a call that ends early must end what it reads from
-        async for answer in answers:
-            await context.write(answer)
