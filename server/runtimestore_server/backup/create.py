@@ -55,13 +55,15 @@ def create(database_url: str, file: Path, progress: Progress) -> Backup:
         partial.unlink(missing_ok=True)  # of a backup that was interrupted
         whole_store.make_private(partial)
     except OSError as error:
-        raise CannotBackUp(f"{file}: {error.strerror}") from None
+        # The name is not repeated: it may be a URL with a password that was meant for a flag.
+        raise CannotBackUp(f"FILE cannot be written: {error.strerror}") from None
     try:
         taken = _write(database_url, partial, progress)
         partial.rename(file)
         whole_store.sync_folder(file.absolute().parent)
     except OSError as error:
-        raise CannotBackUp(f"{file}: {error.strerror}") from None
+        # The name is not repeated: it may be a URL with a password that was meant for a flag.
+        raise CannotBackUp(f"FILE cannot be written: {error.strerror}") from None
     finally:
         for left in (partial, Path(f"{partial}-journal")):
             left.unlink(missing_ok=True)

@@ -52,12 +52,13 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
         raise CannotRestore("memory: forgets everything when its server stops; restore into a file or Postgres")
     try:
         if not file.is_file():
-            raise CannotRestore(f"{file}: {'is no file' if file.exists() else 'there is no such file'}")
+            # Not repeated: it may be a URL with a password that was meant for a flag.
+            raise CannotRestore(f"FILE {'is no file' if file.exists() else 'is not there'}; see --help")
         manifest = manifests.read(file, progress)
     except manifests.NotABackup as error:
         raise CannotRestore(f"{file}: {error}") from None
     except OSError as error:
-        raise CannotRestore(f"{file}: {error.strerror}") from None
+        raise CannotRestore(f"FILE: {error.strerror}") from None
     if manifest.schema_revision not in schema.REVISIONS:
         raise CannotRestore(
             f"{file}: is of schema revision {manifest.schema_revision}, which this version does not know (it knows "
@@ -75,7 +76,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
     except schema.SchemaNotCurrent as error:
         raise CannotRestore(str(error)) from None
     except OSError as error:
-        raise CannotRestore(f"{error.filename or database_url}: {error.strerror}") from None
+        raise CannotRestore(f"{error.filename or 'the database'}: {error.strerror}") from None
 
 
 def _put(file: Path, manifest: Manifest, target: WholeStore, folder: Path | None, progress: Progress) -> Restored:
