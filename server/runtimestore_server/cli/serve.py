@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import click
 import structlog
 
+from runtimestore_server import logs
 from runtimestore_server.cli.flags import SOURCES, takes_settings
 from runtimestore_server.cli.refusals import refusing
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
 
 _log = structlog.get_logger(__name__)
+
+FAILED = 70
+"""The exit code of a server of which a part does not come to run: EX_SOFTWARE of sysexits.h."""
 
 ECHO_SECONDS = 0.5
 """A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
@@ -39,13 +42,14 @@ def command(settings: Settings) -> int:
     from runtimestore_server.store.schema import SchemaNotCurrent
 
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
-        if not uvloop.run(_serve_until_told(settings)):
-            _leave_at_once(0)
-    return 0
+        code, ended = uvloop.run(_serve_until_told(settings))
+        if not ended:
+            _leave_at_once(code)
+    return code
 
 
-async def _serve_until_told(settings: Settings) -> bool:
-    """Serve until a signal says to end; whether every thread has ended then."""
+async def _serve_until_told(settings: Settings) -> tuple[int, bool]:
+    """Serve until a signal says to end, or a part fails for good; the exit code, and whether every thread has ended."""
     from runtimestore import RuntimeStoreError
     from runtimestore_server.app import Application
 
@@ -71,16 +75,24 @@ async def _serve_until_told(settings: Settings) -> bool:
             if warnings := await app.store.durability_warnings():
                 _log.warning("durability settings are off", settings="; ".join(warnings))
         _log.info("serving", address=app.address, engine=app.store.database.name)
-        await told.wait()
+        await _either(told, app.supervision.given_up)
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)
     counters = app.store.counters
     if not app.ended:
         _log.warning("the database does not answer: ending without it; whoever waited was told so")
     _log.info("stopped", transactions=counters.transactions, writes=counters.writes)
-    return app.ended
+    return FAILED if app.supervision.given_up.is_set() else 0, app.ended
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Wait until one of these is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 def _leave_at_once(code: int) -> None:
     """End the process without waiting for a thread that a database keeps. The store is safe against any crash."""
-    sys.stderr.flush()
+    logs.flush()
     os._exit(code)
