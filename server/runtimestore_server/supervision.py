@@ -108,7 +108,9 @@ class Supervision:
                 if task is None or task.cancelling():
                     raise
                 pause_seconds = self._failed(run, error)  # what it waited for was cancelled, not we
-            except Exception as error:  # noqa: BLE001  (whatever it is: nobody else would ever know)
+            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+                raise  # of the process, or of the loop
+            except BaseException as error:  # noqa: BLE001  (whatever it is: nobody else would ever know)
                 pause_seconds = self._failed(run, error)
             else:
                 return

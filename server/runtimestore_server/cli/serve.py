@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import click
 import structlog
 
+from runtimestore import RuntimeStoreError
 from runtimestore_server import logs
 from runtimestore_server.cli.flags import SOURCES, takes_settings
 from runtimestore_server.cli.refusals import refusing
 
 if TYPE_CHECKING:
+    from runtimestore_server.app import Application
     from runtimestore_server.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -50,7 +52,6 @@ def command(settings: Settings) -> int:
 
 async def _serve_until_told(settings: Settings) -> tuple[int, bool]:
     """Serve until a signal says to end, or a part fails for good; the exit code, and whether every thread has ended."""
-    from runtimestore import RuntimeStoreError
     from runtimestore_server.app import Application
 
     told = asyncio.Event()
@@ -69,13 +70,13 @@ async def _serve_until_told(settings: Settings) -> tuple[int, bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell, number)
     async with Application(settings) as app:
-        if app.store.database.ephemeral:
-            _log.warning("this store is in memory only: it forgets everything when it stops")
-        with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
-            if warnings := await app.store.durability_warnings():
-                _log.warning("durability settings are off", settings="; ".join(warnings))
-        _log.info("serving", address=app.address, engine=app.store.database.name)
-        await _either(told, app.supervision.given_up)
+        # Beside: a store that does not answer now must not keep the end from coming.
+        introduced = asyncio.create_task(_introduce(app))
+        await _either(told, app.supervision.given_up, introduced)
+        if introduced.done():
+            introduced.result()
+            await _either(told, app.supervision.given_up)
+        introduced.cancel()
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)
     counters = app.store.counters
     if not app.ended:
@@ -84,12 +85,23 @@ async def _serve_until_told(settings: Settings) -> tuple[int, bool]:
     return FAILED if app.supervision.given_up.is_set() else 0, app.ended
 
 
-async def _either(*events: asyncio.Event) -> None:
-    """Wait until one of these is set."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
+async def _introduce(app: Application) -> None:
+    """Tell what serves, and where."""
+    if app.store.database.ephemeral:
+        _log.warning("this store is in memory only: it forgets everything when it stops")
+    with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
+        if warnings := await app.store.durability_warnings():
+            _log.warning("durability settings are off", settings="; ".join(warnings))
+    _log.info("serving", address=app.address, engine=app.store.database.name)
+
+
+async def _either(*awaited: asyncio.Event | asyncio.Task[None]) -> None:
+    """Wait until one of these events is set, or one of these tasks is done."""
+    events = [asyncio.create_task(event.wait()) for event in awaited if isinstance(event, asyncio.Event)]
+    tasks = [task for task in awaited if isinstance(task, asyncio.Task)]
+    await asyncio.wait([*events, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for waiting in events:
+        waiting.cancel()
 
 
 def _leave_at_once(code: int) -> None:

@@ -2,7 +2,8 @@ r"""Serves again on the same address when gRPC stops by itself, as it does at a 
 
 **The defect.** The loop in which a `grpc.aio` server accepts calls decodes the path of each as UTF-8 and does not catch
 the error: one call ends it, and every call that is open, for good. The process lives on and listens no more; nothing
-tells of it, not even `wait_for_termination`.
+tells of it, not even `wait_for_termination`. The file of a Unix socket it unlinks by its name, and late: after the
+next server has made its own there.
 
 **Upstream.** No issue is known (https://github.com/grpc/grpc/issues/25400 is the same error where it ends one call
 only). To see it, send to a running server over a socket, with the header fields of any call beside the path::
@@ -24,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -41,6 +43,9 @@ _log = structlog.get_logger(__name__)
 
 AGAIN_SECONDS = 0.1
 """How long a server that could not listen again on its address waits before the next try."""
+
+LOOK_SECONDS = 0.2
+"""How often it is looked whether the file of a socket is still there."""
 
 PATIENCE_SECONDS = 5.0
 """How long it is tried before that counts as a failure; a few of them, one upon the other, end the process."""
@@ -65,6 +70,7 @@ class ServingOn:
         self._anew = anew
         self._stopped = stopped
         self._server: grpc.aio.Server | None = None
+        self._former: list[grpc.aio.Server] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
 
@@ -82,17 +88,30 @@ class ServingOn:
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop the server that serves now."""
-        if self._server is not None:
-            await self._server.stop(grace_seconds)
+        serving = [*self._former] if self._server is None else [*self._former, self._server]
+        await asyncio.gather(*(server.stop(grace_seconds) for server in serving))
 
     async def _serve_on(self, address: str) -> None:
+        socket = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
         while self._accepting:
-            await asyncio.wait(self._accepting)
+            _, going_on = await asyncio.wait(self._accepting, timeout=None if socket is None else LOOK_SECONDS)
+            if going_on:
+                if socket is not None and not socket.exists():
+                    _log.error("the socket file is gone, and is made again", address=address)
+                    await self._listen_beside()
+                continue
             for task in self._accepting:
                 task.exception()  # looked at, so that nobody logs it with what was sent
             _log.error("gRPC stopped serving by itself and is started again", address=address)
             self._stopped()
             await self._start(await self._listening())
+
+    async def _listen_beside(self) -> None:
+        """Start a server more, while the calls of the one that nobody finds any more go on."""
+        server = await self._listening()
+        if self._server is not None:
+            self._former.append(self._server)
+        await self._start(server)
 
     async def _listening(self) -> grpc.aio.Server:
         """A new server on the same address, once that can be had.
