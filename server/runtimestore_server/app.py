@@ -25,6 +25,7 @@ from runtimestore_server.services.runtime_store import RuntimeStoreService
 from runtimestore_server.shutdown import Shutdown
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.supervision import Supervision
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -50,13 +51,14 @@ class Application:
         ValueError: the database URL is none.
     """
 
+    health: HealthService
+    supervision: Supervision
     pacing: RetryPacing
     workers: Workers
     store: Store
     sending: Sending
     limiters: Limiters
     calls: Calls
-    health: HealthService
     server: Server
     shutdown: Shutdown
 
@@ -74,18 +76,20 @@ class Application:
         """Open the store and serve it."""
         settings = self.settings
         database, revision = await _opened(settings)
+        self.health = HealthService(SERVICES)
+        self.supervision = Supervision(told=self.health.doubt)
         self.pacing = RetryPacing()
         self.workers = Workers(
             threads=settings.reader_threads,
             max_waiting=settings.max_waiting_reads,
             max_waiting_bytes=settings.max_waiting_bytes,
             pacing=self.pacing,
+            supervision=self.supervision,
         )
-        self.store = Store(database, settings, workers=self.workers, pacing=self.pacing)
+        self.store = Store(database, settings, workers=self.workers, pacing=self.pacing, supervision=self.supervision)
         self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
         self.calls = Calls(self.limiters, self.sending)
-        self.health = HealthService(SERVICES)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -97,7 +101,7 @@ class Application:
             reflected = reflection.aio.ReflectionServicer(names)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, registrar)
 
-        self.server = Server(settings, self.calls, register, stopped=self.limiters.abort)
+        self.server = Server(settings, self.calls, register, stopped=self.limiters.abort, supervision=self.supervision)
         self.shutdown = Shutdown(
             health=self.health,
             calls=self.calls,
@@ -112,8 +116,19 @@ class Application:
         except BaseException:
             await self.shutdown.close()
             raise
-        self.health.keep_checking(self.store.check, interval_seconds=settings.health_interval_seconds)
+        self.health.keep_checking(
+            self._check, interval_seconds=settings.health_interval_seconds, supervision=self.supervision
+        )
         return self
+
+    async def _check(self) -> None:
+        """See that the service can be given.
+
+        Raises:
+            StoreUnavailable: it cannot.
+        """
+        self.supervision.check()
+        await self.store.check()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -168,6 +168,11 @@ class Settings(BaseSettings):
             raise ValueError("must be HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
         return value
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _log_level_in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("database_url", mode="before")
     @classmethod
     def _any_secret_will_do(cls, value: object) -> object:

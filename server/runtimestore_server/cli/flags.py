@@ -72,8 +72,8 @@ def takes_settings(*names: str) -> Callable[[Callable[..., int]], Callable[..., 
             from runtimestore_server import logs
 
             settings = settings_from({name: values.pop(name) for name in chosen})
-            logs.configure(level=settings.log_level, style=settings.log_format)
-            return command(settings, **values)
+            with logs.written(level=settings.log_level, style=settings.log_format):
+                return command(settings, **values)
 
         flagged: Callable[..., int] = with_settings
         for name, field in reversed(chosen.items()):  # as decorators stand: the last is put on first

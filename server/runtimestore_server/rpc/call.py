@@ -18,7 +18,14 @@ from google.protobuf.message import DecodeError
 
 from runtimestore_server.rpc.admission import OURS, unavailable
 from runtimestore_server.rpc.sending import this_call
-from runtimestore_server.rpc.status import STATUS_DETAILS_KEY, malformed, missing, refusal_of, status_of
+from runtimestore_server.rpc.status import (
+    STATUS_DETAILS_KEY,
+    malformed,
+    missing,
+    name_subject,
+    refusal_of,
+    status_of,
+)
 from runtimestore_server.rpc.upload_slots import Aborted
 from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECONDS, messages
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
@@ -141,6 +148,7 @@ class _Method:
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
         request = self._decode(message)
+        name_subject(request)
         self._limiter.slots.end(call)
         return request
 
@@ -154,7 +162,7 @@ class _Method:
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""
         reason = unavailable(self._path) if isinstance(error, Aborted) else error
-        refusal = refusal_of(reason, method=self._path, started=started)
+        refusal = refusal_of(reason, method=self._path, started=started, peer=context.peer())
         status = status_of(refusal)
         let_go_of_frames(error)
         await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.rpc.call import Calls, Registrar
     from runtimestore_server.settings import Settings
+    from runtimestore_server.supervision import Supervision
 
 STREAMS_PER_CONNECTION = 10_000
 """How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
@@ -45,6 +46,7 @@ class Server:
         calls: wraps every method.
         register: registers the services.
         stopped: told when gRPC stopped by itself, before it is started again.
+        supervision: keeps up what starts it again.
     """
 
     def __init__(
@@ -54,13 +56,14 @@ class Server:
         register: Callable[[Registrar], None],
         *,
         stopped: Callable[[], None],
+        supervision: Supervision,
     ) -> None:
         self._settings = settings
         self._calls = calls
         self._register = register
         self.address = ""
         """Where it listens, once it is started: with the port that it was given where it asked for any."""
-        self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped)
+        self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped, supervision)
 
     async def start(self) -> None:
         """Listen, and serve.

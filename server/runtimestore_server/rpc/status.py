@@ -6,6 +6,7 @@ Unknown ones become INTERNAL with one fixed sentence; the log has the rest.
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -18,18 +19,36 @@ from runtimestore_server.logs import UNFORESEEN, frames
 _log = structlog.get_logger(__name__)
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+MOST_OF_A_NAME = 512
+"""In characters: how much of a realm or a runtime id the log shows."""
+
 METADATA_VALUE_LIMIT = 1024
 """In bytes. Trailing metadata has to fit into 8 KiB by gRPC's default; no single value may fill it."""
 
 
-def refusal_of(error: Exception, *, method: str, started: float) -> RuntimeStoreError:
+_subject: ContextVar[tuple[str | None, str | None]] = ContextVar("subject", default=(None, None))
+"""The realm and the runtime that the call of this task is about."""
+
+
+def name_subject(request: Any) -> None:
+    """Keep what the request of this task's call is about, for the log; the request itself may be megabytes."""
+    _subject.set((getattr(request, "realm", None), getattr(request, "runtime_id", None)))
+
+
+def refusal_of(error: Exception, *, method: str, started: float, peer: str) -> RuntimeStoreError:
     """What the caller is told of an error that ended its call, which began at `started`; the log is told as well."""
+    realm, runtime = _subject.get()
+    found = {"method": method, "realm": _shown(realm), "runtime": _shown(runtime), "peer": peer}
+    about = {key: value for key, value in found.items() if value is not None}
     if isinstance(error, RuntimeStoreError):
         log = _log.warning if isinstance(error, InternalError) else _log.info
-        log("refused", method=method, reason=error.reason, seconds=round(time.perf_counter() - started, 6))
+        seconds = round(time.perf_counter() - started, 6)
+        if field := error.metadata.get("field"):
+            about["field"] = field
+        log("refused", **about, reason=error.reason, seconds=seconds)
         return error
     # The frames and the class, but not the message: it may quote what a caller sent, and that may be a secret.
-    _log.error("call failed", method=method, error=type(error).__name__, traceback=frames(error))
+    _log.error("call failed", **about, error=type(error).__name__, traceback=frames(error))
     return InternalError(UNFORESEEN)
 
 
@@ -78,6 +97,11 @@ def missing() -> InvalidRequest:
         metadata={"field": "request"},
         violations=[FieldViolation("request", "must be one message")],
     )
+
+
+def _shown(name: str | None) -> str | None:
+    """A name as the log shows it: a refused one may be of any length, and anything at all."""
+    return name if name is None or len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}…"
 
 
 def _told(value: object) -> str:

@@ -7,20 +7,23 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from runtimestore.errors import StoreUnavailable
 from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, DEFERRED_PAUSE_SECONDS, TRANSIENT_LIMIT_SECONDS
-from runtimestore_server.store.transaction import commit_batch, refusal_of
+from runtimestore_server.store.transaction import commit_batch, refusal_of, unknown
 from runtimestore_server.store.values import Deferred
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from runtimestore.errors import CommitOutcomeUnknown
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite, Outcome
+    from runtimestore_server.supervision import Supervision
 
     Deliver = Callable[[Sequence["PendingWrite"], Sequence[Decision], bool], None]
     """Told what was decided about a batch, and whether a transaction was committed; called on its own thread."""
@@ -43,23 +46,33 @@ class PendingWrite:
         """The gate of the batch that it is in; None while nothing of it can be there."""
 
 
+def truth_about(pending: PendingWrite) -> CommitOutcomeUnknown | StoreUnavailable:
+    """What is told of a write that comes to no decision any more."""
+    gate = pending.gate  # once: its thread may take it away meanwhile
+    if gate is not None and gate.begun:
+        return unknown()
+    return StoreUnavailable("the server failed, or ended, before this write was committed; nothing was committed")
+
+
 class CommitThread:
     """A queue of writes and the thread that commits them, in the order of each subject."""
 
-    def __init__(self, database: Database, *, max_batch_writes: int, name: str, deliver: Deliver) -> None:
+    def __init__(
+        self, database: Database, *, max_batch_writes: int, name: str, deliver: Deliver, supervision: Supervision
+    ) -> None:
         self._database = database
         self._max_batch_writes = max_batch_writes
         self._deliver = deliver
         self._queue: deque[PendingWrite] = deque()
+        self._batch: list[PendingWrite] = []
+        """What was taken out of the queue and is neither answered nor deferred yet."""
         self._deferred: dict[object, deque[PendingWrite]] = {}
         """By subject, oldest first: writes that wait for a row that another session holds, and those behind them."""
         self._next_try = 0.0
         self._wake = threading.Condition()
         self._closing = False
         self.shutdown = Shutdown()
-        # A daemon: a process that is told to go must not wait for a database that does not answer.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = supervision.thread(name, self._run, failed=self._answer_what_failed)
 
     @property
     def alive(self) -> bool:
@@ -93,7 +106,8 @@ class CommitThread:
                 lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
             )
             self._settle(batch, decisions, committed=committed)
-            del batch, decisions  # what was committed must not stay in memory until the next write comes
+            self._batch = []
+            del batch, decisions, pending  # what was committed must not stay in memory until the next write comes
 
     def _next_batch(self) -> list[PendingWrite]:
         """What is waiting, as much as one transaction takes; empty when the thread is closed and drained."""
@@ -108,7 +122,7 @@ class CommitThread:
                 self._wake.wait(max(0.0, self._next_try - time.monotonic()) if self._deferred else None)
 
     def _take(self) -> list[PendingWrite]:
-        batch: list[PendingWrite] = []
+        batch = self._batch = []
         size_bytes = 0
         while self._queue and len(batch) < self._max_batch_writes:
             first = self._queue[0]
@@ -126,7 +140,8 @@ class CommitThread:
         subjects = list(self._deferred)[: self._max_batch_writes]
         for subject in subjects:
             self._deferred[subject] = self._deferred.pop(subject)
-        return [self._deferred[subject].popleft() for subject in subjects]
+        self._batch = [self._deferred[subject].popleft() for subject in subjects]
+        return self._batch
 
     def _settle(
         self, batch: Sequence[PendingWrite], decisions: Sequence[Decision | Deferred], *, committed: bool
@@ -140,15 +155,28 @@ class CommitThread:
                 deferred.append(pending)
             else:
                 decided.append((pending, decision))
+        if decided:  # before all else: nothing that follows may change what was decided
+            self._deliver([pending for pending, _ in decided], [decision for _, decision in decided], committed)
+        self._batch = deferred
         for pending in reversed(deferred):
             self._deferred.setdefault(pending.write.subject, deque()).appendleft(pending)
         if deferred:
             self._next_try = time.monotonic() + DEFERRED_PAUSE_SECONDS
         for subject in {pending.write.subject for pending, _ in decided} - {w.write.subject for w in deferred}:
             self._bring_back(subject)
-        decided += [(pending, refusal_of(Fault.LOCKED, store_error="write_failed")) for pending in self._out_of_time()]
-        if decided:
-            self._deliver([pending for pending, _ in decided], [decision for _, decision in decided], committed)
+        if over := self._out_of_time():
+            self._deliver(over, [refusal_of(Fault.LOCKED, store_error="write_failed") for _ in over], False)
+
+    def _answer_what_failed(self) -> None:
+        """Answer truthfully the batch in which an error came that nobody foresaw; what waits behind it goes on."""
+        batch, self._batch = self._batch, []
+        failed = {*batch}
+        for subject, group in list(self._deferred.items()):  # none may land that was told it did not
+            if not failed.isdisjoint(group) or not group:
+                self._deferred[subject] = deque(pending for pending in group if pending not in failed)
+                self._bring_back(subject)
+        if batch:
+            self._deliver(batch, [truth_about(pending) for pending in batch], False)
 
     def _bring_back(self, subject: object) -> None:
         """Put those who waited behind a row that is free now in front of the queue."""

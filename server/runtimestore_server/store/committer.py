@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from runtimestore.errors import StoreUnavailable
 from runtimestore_server.budget import Bound, Budget, RetryPacing
 from runtimestore_server.shutdown import reached
-from runtimestore_server.store.commit_thread import CommitThread, PendingWrite
-from runtimestore_server.store.transaction import unknown
+from runtimestore_server.store.commit_thread import CommitThread, PendingWrite, truth_about
 from runtimestore_server.store.values import Outcome
+from runtimestore_server.supervision import Supervision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,9 @@ class Committer:
         max_waiting_writes: int,
         max_waiting_bytes: int,
         pacing: RetryPacing | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
+        supervision = supervision or Supervision()
         self._loop = asyncio.get_running_loop()
         self.budget = Budget(
             pacing or RetryPacing(),
@@ -63,7 +65,11 @@ class Committer:
         self.counters = CommitCounters()
         self._threads = [
             CommitThread(
-                database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over
+                database,
+                max_batch_writes=max_batch_writes,
+                name=f"committer-{number}",
+                deliver=self._hand_over,
+                supervision=supervision,
             )
             for number in range(threads if database.concurrent_writers else 1)
         ]
@@ -91,12 +97,21 @@ class Committer:
         return await waiting.answer
 
     def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
-        """Tell the handlers; called on the event loop."""
+        """Tell the handlers; called on the event loop. They are told before anything is counted."""
+        for waiting, decision in zip(batch, decisions, strict=True):
+            if waiting.answer.done():
+                continue  # the caller gave up
+            if isinstance(decision, Outcome):
+                waiting.answer.set_result(decision)
+            else:
+                waiting.answer.set_exception(decision)
         counted = self.counters
         counted.transactions += committed and any(
             isinstance(decision, Outcome) and not decision.replayed for decision in decisions
         )
         for waiting, decision in zip(batch, decisions, strict=True):
+            if waiting not in self._waiting:
+                continue  # its thread failed as it was answered, and it was answered once more
             self._waiting.remove(waiting)
             self.budget.give_back(waiting.size_bytes)
             if isinstance(decision, Outcome):
@@ -104,12 +119,6 @@ class Committer:
                 counted.replays += decision.replayed
             else:
                 counted.refusals += 1
-            if waiting.answer.done():
-                continue  # the caller gave up
-            if isinstance(decision, Outcome):
-                waiting.answer.set_result(decision)
-            else:
-                waiting.answer.set_exception(decision)
 
     def _hand_over(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], committed: bool) -> None:
         """Bring a batch's decisions from its thread to the event loop."""
@@ -126,15 +135,8 @@ class Committer:
         for thread in self._threads:
             thread.shutdown.abort()
         for waiting in self._waiting:
-            if waiting.answer.done():
-                continue
-            gate = waiting.gate  # once: its thread may take it away meanwhile
-            if gate is not None and gate.begun:
-                waiting.answer.set_exception(unknown())
-            else:
-                waiting.answer.set_exception(
-                    StoreUnavailable("the server ended before this write came to its turn; nothing was committed")
-                )
+            if not waiting.answer.done():
+                waiting.answer.set_exception(truth_about(waiting))
 
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, then end the threads; whether all of them have ended in time."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.values import AnyWrite, Outcome
+    from runtimestore_server.supervision import Supervision
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +38,15 @@ class Store:
     opened them closes them, after the loads have ended and before the store.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, workers: Workers, pacing: RetryPacing) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        workers: Workers,
+        pacing: RetryPacing,
+        supervision: Supervision,
+    ) -> None:
         self.database = database
         self._committer = Committer(
             database,
@@ -46,13 +55,14 @@ class Store:
             max_waiting_writes=settings.max_waiting_writes,
             max_waiting_bytes=settings.max_waiting_bytes,
             pacing=pacing,
+            supervision=supervision,
         )
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
-        self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0)
+        self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0, supervision=supervision)
         self._retention_ms = settings.request_retention_seconds * 1000
         self._store_id: str | None = None
-        self._forgetting = asyncio.create_task(self._forget_old_requests(), name="forget-old-requests")
+        self._forgetting = supervision.task("forget-old-requests", self._forget_old_requests, vital=False)
 
     @property
     def counters(self) -> CommitCounters:

@@ -5,6 +5,7 @@ What is transient is run again, a COMMIT that was not answered is looked up, and
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, TRANSIENT_LIM
 from runtimestore_server.store.values import DEFERRED, Deferred, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
@@ -106,7 +107,9 @@ def _give_up(
 def _attempt(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, lock_wait_seconds: float | None
 ) -> list[Decision | Deferred]:
-    with database.writers.connect() as connection:
+    decisions: list[Decision | Deferred] = []
+    committed = False
+    with _once_committed(lambda: committed), database.writers.connect() as connection:
         transaction = connection.begin()
         now_ms = time.time_ns() // 1_000_000
         try:
@@ -124,10 +127,22 @@ def _attempt(
         except Exception as error:
             database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error
+        committed = True
         carried_bytes = sum(write.size_bytes for write in batch)
         database.after_commit(connection, writes=len(batch), carried_bytes=carried_bytes)
         database.release_buffers(connection, carried_bytes)
-        return decisions
+    return decisions
+
+
+@contextlib.contextmanager
+def _once_committed(committed: Callable[[], bool]) -> Iterator[None]:
+    """Inside, what fails once it is committed is logged and no more: the transaction stands, and must not run again."""
+    try:
+        yield
+    except Exception as error:
+        if not committed():
+            raise
+        _log.error("failed after a commit, which stands", error=error_name(error), traceback=frames(error))
 
 
 def _one_by_one(
