@@ -70,6 +70,8 @@ async def _serve_until_told(settings: Settings) -> bool:
         with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
             if warnings := await app.store.durability_warnings():
                 _log.warning("durability settings are off", settings="; ".join(warnings))
+            if warnings := await app.store.pooler_warnings():
+                _log.warning("behind a pooler", settings="; ".join(warnings))
         _log.info("serving", address=app.address, engine=app.store.database.name)
         await told.wait()
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)

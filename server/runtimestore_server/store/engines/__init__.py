@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault
+from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault, Lacking
 from runtimestore_server.store.engines.postgres import PostgresDatabase
+from runtimestore_server.store.engines.postgres_rights import why_not
 from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
 from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
 
@@ -24,12 +25,14 @@ __all__ = [
     "CommitState",
     "Database",
     "Fault",
+    "Lacking",
     "belongs_to_a_database",
     "error_name",
     "missing_file",
     "open_database",
     "open_to_read",
     "parse_url",
+    "why_not",
 ]
 
 
