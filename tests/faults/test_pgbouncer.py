@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from runtimestore import RetryPolicy, StoreUnavailable
 from runtimestore_server.store import schema, tables
-from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.engines import Fault, open_database
 from runtimestore_server.store.engines.postgres_connections import CommitInDoubt
 from runtimestore_server.store.values import Outcome
 from scripts.postgres_server import PostgresServer
@@ -248,6 +248,14 @@ def test_a_pooler_that_lets_no_transaction_begin_is_refused_at_start(
         told = run("serve", cwd=tmp_path, extra={"RUNTIMESTORE_DATABASE_URL": pooler.url(url)})
     assert told.returncode == 1
     assert "pool_mode must be transaction" in told.stderr
+
+
+def test_the_last_words_of_a_process_before_an_answer_are_the_connections_end(url: str) -> None:
+    with opened(url) as database:
+        confused = psycopg.InternalError("received 2 results from command 'BEGIN'")
+        error = sa.exc.InternalError(None, None, confused)
+        assert database.classify(error) is Fault.UNAVAILABLE
+        assert database.commit_is_ambiguous(error)
 
 
 def test_a_database_is_migrated_through_a_pooler(server: PostgresServer, pooler: PgBouncer) -> None:

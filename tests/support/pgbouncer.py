@@ -131,6 +131,7 @@ def drop_pools(server: PostgresServer, database_url: str) -> None:
     name = make_url(database_url).database or ""
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    time.sleep(0.2)  # until a pooler has heard of it: before, it hands such a connection out
 
 
 def _copy_program(folder: Path) -> None:

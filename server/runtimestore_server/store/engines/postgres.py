@@ -241,4 +241,6 @@ _FAULT_CLASSES = {
 
 
 def _is_operational(error: DBAPIError) -> bool:
-    return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or error.connection_invalidated
+    # InternalError: the last words of a process that was told to go came before, or instead of, the answer.
+    connections = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
+    return isinstance(error, connections) or error.connection_invalidated

@@ -18,7 +18,7 @@ from runtimestore_server.store.timeouts import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
 
 _SESSION = {
@@ -60,8 +60,21 @@ def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -
         },
     )
     event.listen(engine, "connect", _configured(prepare_threshold))
+    event.listen(engine, "handle_error", _disconnect_the_confused)
     _doubt_warnings(engine.dialect)
     return engine
+
+
+def _disconnect_the_confused(context: ExceptionContext) -> None:
+    """Close a connection on which the driver has met more answers than questions, as psycopg alone would not.
+
+    A pooler may hand out a connection whose process has just been told to go: its last words come before the answer.
+    """
+    import psycopg
+
+    error = context.original_exception
+    if isinstance(error, psycopg.InternalError) and error.sqlstate is None:
+        context.is_disconnect = True
 
 
 def _doubt_warnings(dialect: sa.Dialect) -> None:
