@@ -20,6 +20,7 @@
     │   └── Overloaded              too many calls wait; this one was not taken in
     ├── StoreFull                   the medium is full; nothing was committed
     ├── StoreReadOnly               the engine accepts no writes; nothing was committed
+    ├── StoreForbidden              the engine's role lacks a right; nothing was committed
     ├── StoredValueCorrupt          a stored value fails its SHA-256 or cannot be decoded
     ├── Unauthenticated             no credential, or a wrong one
     ├── RealmNotAllowed             the credential does not open this realm
@@ -63,6 +64,7 @@ __all__ = [
     "RuntimeStoreError",
     "SessionKeyMismatch",
     "SessionSnapshotInvalid",
+    "StoreForbidden",
     "StoreFull",
     "StoreReadOnly",
     "StoreUnavailable",
@@ -312,6 +314,23 @@ class StoreReadOnly(RuntimeStoreError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class StoreForbidden(RuntimeStoreError):
+    """The storage engine's role lacks a right; nothing was committed."""
+
+    reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.STORE_FORBIDDEN)
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+    @property
+    def table(self) -> str:
+        """The table, or the schema, that the right is missing on; `unknown` where that cannot be seen."""
+        return self.metadata.get("table", "")
+
+    @property
+    def right(self) -> str:
+        """The right that is missing, such as INSERT; `unknown` where that cannot be seen."""
+        return self.metadata.get("right", "")
+
+
 class StoredValueCorrupt(RuntimeStoreError):
     """A stored value fails its SHA-256 or cannot be decoded; metadata names its `table` and key."""
 
@@ -387,6 +406,7 @@ REFUSALS: Mapping[str, type[RuntimeStoreError]] = {
         Overloaded,
         StoreFull,
         StoreReadOnly,
+        StoreForbidden,
         StoredValueCorrupt,
         Unauthenticated,
         RealmNotAllowed,

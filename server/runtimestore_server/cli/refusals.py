@@ -85,11 +85,14 @@ def refusing(*refusals: type[Exception], code: int) -> Iterator[None]:
     """
     from sqlalchemy.exc import DBAPIError
 
+    from runtimestore_server.store.engines import why_not
+
     try:
         yield
     except DBAPIError as error:
         # The driver's words name the host, the file or the role, never the password, and are for the operator's eyes.
         said = " ".join(str(error.orig).split())
-        raise Refused(f"the database does not answer: {said}; see --database-url", code=code) from None
+        why = why_not(error.orig) or "the database does not answer"
+        raise Refused(f"{why}: {said}; see --database-url", code=code) from None
     except refusals as error:
         raise Refused(str(error), code=code) from None

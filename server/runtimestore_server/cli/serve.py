@@ -92,6 +92,8 @@ async def _introduce(app: Application) -> None:
     with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
         if warnings := await app.store.durability_warnings():
             _log.warning("durability settings are off", settings="; ".join(warnings))
+        if warnings := await app.store.pooler_warnings():
+            _log.warning("behind a pooler", settings="; ".join(warnings))
     _log.info("serving", address=app.address, engine=app.store.database.name)
 
 

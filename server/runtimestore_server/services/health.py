@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from grpc_health.v1 import health, health_pb2
 
+from runtimestore.errors import RuntimeStoreError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -74,7 +76,8 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
                     await check()
             except Exception as error:  # noqa: BLE001  (whatever it is: not ready)
                 if self._serving:
-                    _log.warning("not ready", error=type(error).__name__)
+                    told = error.message if isinstance(error, RuntimeStoreError) else type(error).__name__
+                    _log.warning("not ready", error=told)
                 self._serving = False
             else:
                 if not self._serving:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from runtimestore_server.store import rights
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.reads import corrupt
 from runtimestore_server.store.tables import store_identity
@@ -101,11 +102,16 @@ def check(database: Database) -> SchemaState:
         SchemaNotCurrent: it cannot; the message says what to do.
     """
     with database.readers.connect() as connection:
-        problem = database.problem(connection)
+        problem = database.problem(connection) or rights.problem(database, connection)
         state = inspect(connection) if problem is None else None
     if state is None or (problem := state.problem()):
         raise SchemaNotCurrent(problem)
     return state
+
+
+def problem(connection: Connection, database: Database) -> str | None:
+    """Why an open database cannot be served any more, in one sentence; None if it can. In a few quick statements."""
+    return rights.problem(database, connection) or inspect(connection).problem()
 
 
 def upgrade(database_url: str) -> tuple[str | None, str]:

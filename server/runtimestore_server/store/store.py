@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
-from runtimestore_server.store.transaction import refusal_of
+from runtimestore_server.store.retention import Retention
+from runtimestore_server.store.transaction import refusal_by
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Store:
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
         self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0, supervision=supervision)
-        self._retention_ms = settings.request_retention_seconds * 1000
+        self._retention = Retention(settings.request_retention_seconds)
         self._store_id: str | None = None
         self._forgetting = supervision.task("forget-old-requests", self._forget_old_requests, vital=False)
 
@@ -108,7 +108,7 @@ class Store:
                     continue  # a connection that went stale in the pool; the next one is new
                 if fault is Fault.OTHER:
                     raise
-                raise refusal_of(fault, store_error="read_failed") from error
+                raise refusal_by(self.database, fault, store_error="read_failed") from error
 
     async def authority_key(self, realm: str) -> str | None:
         """The name of the authority behind a realm's OAuth flows; None for an ephemeral store."""
@@ -122,13 +122,17 @@ class Store:
         """What the engine's settings take from the promises: a sentence each."""
         return await self.read(self.database.durability_warnings)
 
+    async def pooler_warnings(self) -> list[str]:
+        """What cannot be had through the pooler before the engine, if there is one: a sentence each."""
+        return await self.read(self.database.pooler_warnings)
+
     async def check(self) -> None:
-        """See that the engine answers and the schema is current.
+        """See that the engine answers, the schema is current and no right is missing.
 
         Raises:
             StoreUnavailable: it is not so; the message says why.
         """
-        problem = (await self._checker.run(lambda: self._read(schema.inspect))).problem()
+        problem = await self._checker.run(lambda: self._read(schema.problem, self.database))
         if problem:
             raise StoreUnavailable(problem)
 
@@ -166,6 +170,6 @@ class Store:
                 await asyncio.sleep(FORGET_INTERVAL_SECONDS)
 
     def _forget_some(self) -> int:
-        before_ms = time.time_ns() // 1_000_000 - self._retention_ms
         with self.database.writers.begin() as connection:
+            before_ms = self._retention.expired_before_ms(self.database, connection)
             return requests.forget(connection, before_ms=before_ms, most=FORGET_BATCH)

@@ -22,6 +22,7 @@ from runtimestore.errors import (
     StoreUnavailable,
 )
 from runtimestore_server.logs import UNFORESEEN, frames
+from runtimestore_server.store import rights
 from runtimestore_server.store.commit import commit
 from runtimestore_server.store.commit_gate import Aborted
 from runtimestore_server.store.commit_outcome import Attempt, find_out
@@ -96,12 +97,13 @@ def _give_up(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, fault: Fault, error: Exception
 ) -> tuple[list[Decision | Deferred], bool]:
     """What becomes of a batch that is not run again as it is."""
-    if fault in (Fault.LOCKED, Fault.OTHER, Fault.CORRUPT) and len(batch) > 1:
+    if fault in (Fault.LOCKED, Fault.OTHER, Fault.CORRUPT, Fault.FORBIDDEN) and len(batch) > 1:
         return _one_by_one(database, batch, gate)
     if fault is Fault.LOCKED:
         return [DEFERRED], False
     _log_failure(fault, error, writes=len(batch))
-    return [refusal_of(fault, store_error="write_failed") for _ in batch], False
+    refusal = refusal_by(database, fault, store_error="write_failed")
+    return [refusal for _ in batch], False
 
 
 def _attempt(
@@ -111,13 +113,13 @@ def _attempt(
     committed = False
     with _once_committed(lambda: committed), database.writers.connect() as connection:
         transaction = connection.begin()
-        now_ms = time.time_ns() // 1_000_000
         try:
+            began = database.began(connection)
             if lock_wait_seconds is not None:
                 database.limit_lock_wait(connection, lock_wait_seconds)
             skip_held = lock_wait_seconds is not None
-            decisions = commit(database, connection, batch, now_ms=now_ms, skip_held=skip_held)
-            attempt = Attempt(decisions, database.transaction_token(connection), now_ms)
+            decisions = commit(database, connection, batch, now_ms=began.now_ms, skip_held=skip_held)
+            attempt = Attempt(decisions, began.token, began.now_ms)
             gate.enter()
         except BaseException:
             transaction.rollback()
@@ -186,8 +188,15 @@ def unknown() -> CommitOutcomeUnknown:
     )
 
 
+def refusal_by(database: Database, fault: Fault, *, store_error: str) -> RuntimeStoreError:
+    """What a caller is told of a fault of this database: of a missing right after a look which one it is."""
+    if fault is Fault.FORBIDDEN:
+        return rights.refusal(rights.looked_up(database), store_error=store_error)
+    return refusal_of(fault, store_error=store_error)
+
+
 def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
-    """What a caller is told of an engine's fault."""
+    """What a caller is told of an engine's fault that says all by itself."""
     metadata = {"store_error": store_error}
     match fault:
         case Fault.LOCKED:

@@ -79,6 +79,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
     now: stop, or acquire it again.
     """
+    STORE_FORBIDDEN: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. The storage engine's role lacks a right; nothing was committed. Metadata: `table`, `right`
+    (`unknown` where that cannot be seen). It lasts until the operator grants it.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every refusal carries a `google.rpc.ErrorInfo` with the domain `runtimestore.v1`, one
@@ -147,5 +151,9 @@ FENCED: ErrorReason.ValueType  # 19
 """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written.
 Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
 now: stop, or acquire it again.
+"""
+STORE_FORBIDDEN: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. The storage engine's role lacks a right; nothing was committed. Metadata: `table`, `right`
+(`unknown` where that cannot be seen). It lasts until the operator grants it.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

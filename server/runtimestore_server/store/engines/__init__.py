@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault
+from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault, Lacking
 from runtimestore_server.store.engines.postgres import PostgresDatabase
+from runtimestore_server.store.engines.postgres_rights import why_not
 from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
 from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
 from runtimestore_server.store.engines.whole_store import InUse, PostgresStore, SqliteStore, WholeStore
@@ -28,6 +29,7 @@ __all__ = [
     "Database",
     "Fault",
     "InUse",
+    "Lacking",
     "WholeStore",
     "belongs_to_a_database",
     "error_name",
@@ -36,6 +38,7 @@ __all__ = [
     "open_to_read",
     "parse_url",
     "whole_store_of",
+    "why_not",
 ]
 
 

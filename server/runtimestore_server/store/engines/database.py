@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import enum
+import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -33,6 +34,7 @@ class Fault(enum.Enum):
     UNAVAILABLE = "the engine cannot be reached"
     FULL = "the medium is full"
     READ_ONLY = "the engine takes no writes"
+    FORBIDDEN = "the engine's role lacks a right"
     CORRUPT = "the engine's own file is damaged"
     OTHER = "a defect, or a value that the engine refuses"
 
@@ -60,6 +62,23 @@ class Progress(Protocol):
 
     def advance(self, done: int) -> None:
         """So much of the step is done in all."""
+
+
+class Began(NamedTuple):
+    """What is known of a transaction since it began."""
+
+    token: str | None
+    """What identifies it to `commit_state` after the connection was lost; None where the engine has nothing such."""
+    now_ms: int
+    """When it began, in milliseconds since the epoch by the database's clock: one for all servers on it."""
+
+
+class Lacking(NamedTuple):
+    """A right that the engine's role does not have."""
+
+    right: str
+    table: str
+    """A table, or the schema that it is in."""
 
 
 class Database(ABC):
@@ -104,10 +123,19 @@ class Database(ABC):
     def classify(self, error: Exception) -> Fault:
         """What an error means, told by the driver's code, never by its text."""
 
-    def transaction_token(self, tx: Connection) -> str | None:
-        """What identifies the transaction to `commit_state` after the connection was lost."""
+    def began(self, tx: Connection) -> Began:
+        """What is known of a transaction that writes; asked as its first statement."""
+        return Began(None, self.now_ms(tx))
+
+    def now_ms(self, tx: Connection) -> int:
+        """The time by the database's clock; of a database within this process that is the host's."""
         del tx
-        return None
+        return time.time_ns() // 1_000_000
+
+    def clocks_differ_ms(self, now_ms: int) -> int:
+        """How far the database's clock is ahead of the host's; 0 where they are one."""
+        del now_ms
+        return 0
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
         """Whether an error of COMMIT leaves open if the transaction is committed."""
@@ -124,6 +152,11 @@ class Database(ABC):
         del connection
         return None
 
+    def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
+        """Which of these rights, by table, the engine's role does not have; a table that is missing lacks none."""
+        del connection, needed
+        return []
+
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
         """The SHA-256 of the bytes in a column; NULL of what is no bytes."""
         return sa.func.sha256(column)
@@ -135,6 +168,11 @@ class Database(ABC):
     def durability_warnings(self, tx: Connection) -> list[str]:
         """What the engine's settings take from the promises, a sentence each that begins with the setting."""
         del tx
+        return []
+
+    def pooler_warnings(self, connection: Connection) -> list[str]:
+        """What cannot be had through a pooler that stands before the engine, and the cure: a sentence each."""
+        del connection
         return []
 
     def settle(self, tx: Connection) -> None:
