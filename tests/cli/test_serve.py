@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from sqlalchemy.engine import make_url
 from runtimestore import RuntimeState, RuntimeStoreClient
 from runtimestore_server.store import schema
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, upgrade
 from support.command import run, serving
 from support.server_process import WAIT_SECONDS
@@ -61,7 +61,7 @@ def test_a_new_sqlite_file_is_its_owners_alone_and_one_that_exists_stays_as_it_i
                 client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)
             # The log beside it holds the same secrets; SQLite gives it the mode of the file.
             modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob(f"{name}*")}
-        assert modes == {name: mode, f"{name}-wal": mode, f"{name}-shm": mode}
+        assert modes == {name: mode, f"{name}-wal": mode, f"{name}-shm": mode, f"{name}-lock": mode}
 
 
 def test_serve_takes_its_two_names_from_the_environment(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.calls import RUNTIME_WRITES, Store, input_of
 from support.command import run
 from support.server import ServerProcess, in_process

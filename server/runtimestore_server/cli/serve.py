@@ -70,7 +70,10 @@ async def _serve_until_told(settings: Settings) -> bool:
         with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
             if warnings := await app.store.durability_warnings():
                 _log.warning("durability settings are off", settings="; ".join(warnings))
-        _log.info("serving", address=app.address, engine=app.store.database.name)
+        database = app.store.database
+        for defect in database.defects():
+            _log.warning("the engine has a known defect", defect=defect)
+        _log.info("serving", address=app.address, engine=database.name, **database.versions)
         await told.wait()
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)
     counters = app.store.counters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -10,6 +9,7 @@ from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
+from runtimestore_server.store.maintenance import Maintenance
 from runtimestore_server.store.transaction import refusal_of
 from runtimestore_server.workers import Workers
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FORGET_BATCH = 1000
-FORGET_INTERVAL_SECONDS = 60.0
-
 
 class Store:
     """A database with its committer and what looks after it, on the running event loop.
@@ -39,6 +36,7 @@ class Store:
 
     def __init__(self, database: Database, settings: Settings, *, workers: Workers, pacing: RetryPacing) -> None:
         self.database = database
+        self._retention_ms = settings.request_retention_seconds * 1000
         self._committer = Committer(
             database,
             threads=settings.committer_threads,
@@ -46,13 +44,12 @@ class Store:
             max_waiting_writes=settings.max_waiting_writes,
             max_waiting_bytes=settings.max_waiting_bytes,
             pacing=pacing,
+            maintenance=Maintenance(database, [self._forget_some]),
         )
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
         self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0)
-        self._retention_ms = settings.request_retention_seconds * 1000
         self._store_id: str | None = None
-        self._forgetting = asyncio.create_task(self._forget_old_requests(), name="forget-old-requests")
 
     @property
     def counters(self) -> CommitCounters:
@@ -138,24 +135,12 @@ class Store:
 
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
-        self._forgetting.cancel()
-        await asyncio.wait([self._forgetting])
         ended = await self._committer.close(within_seconds=within_seconds)
         ended &= await self._checker.close(within_seconds=within_seconds)
         self.database.dispose()
         return ended
 
-    async def _forget_old_requests(self) -> None:
-        """Delete remembered requests past their retention, a bounded number at a time, while the store is open."""
-        while True:
-            try:
-                forgotten = await self._workers.run(self._forget_some)
-            except Exception:  # noqa: BLE001  (the next round tries again; the health check tells of a lasting fault)
-                forgotten = 0
-            if forgotten < FORGET_BATCH:
-                await asyncio.sleep(FORGET_INTERVAL_SECONDS)
-
-    def _forget_some(self) -> int:
+    def _forget_some(self, tx: Connection, most: int) -> int:
+        """Delete up to `most` remembered requests past their retention; how many."""
         before_ms = time.time_ns() // 1_000_000 - self._retention_ms
-        with self.database.writers.begin() as connection:
-            return requests.forget(connection, before_ms=before_ms, most=FORGET_BATCH)
+        return requests.forget(tx, before_ms=before_ms, most=most)
