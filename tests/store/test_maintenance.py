@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
 
 WAIT_SECONDS = 120
-BACKLOG = 40_000
-"""Forgotten without a checkpoint, as many leave a log of over a hundred megabytes."""
+BACKLOG = 25_000
+"""Forgotten without a checkpoint, as many leave a log of eighty megabytes."""
 
 MOST_SLICES_IN_A_ROW = 10
 """Many writers always have a write in the queue, so that hardly two slices follow each other; threads may be late."""

@@ -46,6 +46,14 @@ def left_of_backlog(database: Database) -> bool:
     return found is not None and found < _RECENT_MS
 
 
+def size_of_backlog(database: Database) -> int:
+    """How much of it is not forgotten yet."""
+    count = sa.select(sa.func.count()).where(requests.c.recorded_at_ms < _RECENT_MS)
+    with database.readers.connect() as connection:
+        found: int = connection.execute(count).scalar_one()
+    return found
+
+
 async def forgotten(database: Database) -> None:
     """Wait until all of it is forgotten."""
     while await asyncio.to_thread(left_of_backlog, database):  # noqa: ASYNC110  (nothing tells of it)

@@ -51,7 +51,7 @@ class SqliteDatabase(Database):
         file = os.path.realpath(url.database or "")  # as SQLite itself names what lies beside a file
         self._lock = CommitLock(file)
         self._checkpoints = Checkpoints(Path(f"{file}-wal"), self._lock)
-        event.listen(self.writers, "connect", _limit_log)
+        event.listen(self.writers, "connect", _configure_writer)
         event.listen(self.writers, "begin", self._begin)
         event.listen(self.writers, "checkin", self._end)
         event.listen(self.writers, "close", self._closed)
@@ -224,6 +224,10 @@ class MemoryDatabase(SqliteDatabase):
         """Never."""
         return False
 
+    def defects(self) -> list[str]:
+        """None that matters: there is no file that anybody else could open."""
+        return []
+
     def discard(self, connection: Connection) -> None:
         """End its transaction and no more: the one connection is the store."""
         connection.connection.rollback()
@@ -268,10 +272,11 @@ def _configure(connection: sqlite3.Connection, record: object) -> None:
     cursor.close()
 
 
-def _limit_log(connection: sqlite3.Connection, record: object) -> None:
+def _configure_writer(connection: sqlite3.Connection, record: object) -> None:
     del record
     # Else a log that was long once stays so for ever: it is begun anew at its beginning, but never cut.
     connection.execute(f"PRAGMA journal_size_limit = {LARGE_LOG_BYTES}")
+    connection.execute("PRAGMA secure_delete = ON")  # as Debian's SQLite is built: nothing deleted stays in the file
 
 
 def configure_reader(connection: sqlite3.Connection, record: object) -> None:
