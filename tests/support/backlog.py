@@ -20,7 +20,7 @@ _RECENT_MS = 10**12
 
 def insert_backlog(database: Database, number: int) -> None:
     """Insert as many requests as that, all long expired, past the store: as if they had come in any order of ids."""
-    with database.writers.connect() as connection:
+    with database.writers.connect() as connection, connection.begin():
         for first in range(0, number, _INSERTED_AT_ONCE):
             count = min(_INSERTED_AT_ONCE, number - first)
             rows = [
@@ -33,9 +33,7 @@ def insert_backlog(database: Database, number: int) -> None:
                 }
                 for n in range(first, first + count)
             ]
-            with connection.begin():
-                connection.execute(sa.insert(requests), rows)
-            database.after_commit(connection, writes=count, carried_bytes=0)
+            connection.execute(sa.insert(requests), rows)
 
 
 def left_of_backlog(database: Database) -> bool:

@@ -47,6 +47,9 @@ OVERDUE_SECONDS = 0.05
 TIDY_PAUSE_SECONDS = 1.0
 """How often the engine tries again what it could not do after a commit."""
 
+TRANSIENT_PAUSE_SECONDS = 1.0
+"""How long a sweep rests that met what passes, such as another server that holds SQLite's write lock."""
+
 ROW_BYTES = 4096
 """About what a deleted row costs in a log: the page that it was on."""
 
@@ -86,6 +89,7 @@ class Maintenance:
     def run(self, *, writes_came: bool) -> None:
         """Do one slice of what is due. Never raises: what failed is tried again."""
         now = time.monotonic()
+        task = None
         try:
             if self._database.untidy and self._tidy_at <= now:
                 self._tidy_at = now + TIDY_PAUSE_SECONDS
@@ -95,7 +99,10 @@ class Maintenance:
                 task.next_at = now + ROUND_SECONDS  # whatever happens
                 self._slice(task, BUSY_PAUSE if writes_came else IDLE_PAUSE)
         except Exception as error:  # noqa: BLE001  (whatever it is, the writes go on)
-            if not self._failing and self._database.classify(error) is not Fault.TRANSIENT:
+            if self._database.classify(error) is Fault.TRANSIENT:
+                if task:
+                    task.next_at = now + TRANSIENT_PAUSE_SECONDS
+            elif not self._failing:
                 self._failing = True
                 _log.warning("maintenance failed; it is tried again", error=error_name(error))
         else:
