@@ -97,7 +97,7 @@ def test_a_report_of_what_cannot_be_looked_at_leaves_no_file(tmp_path: Path) -> 
     assert list(contents(tmp_path)) == ["other.db"]
 
 
-@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-journal", "link", "other.db"])
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-journal", "store.db-lock", "link", "other.db"])
 async def test_a_report_never_takes_the_place_of_a_database(tmp_path: Path, name: str) -> None:
     await _store(tmp_path / "store.db")
     _foreign(tmp_path / "other.db", wal=False)
