@@ -11,7 +11,7 @@ server can do without for a while does not end it, and only its first end in a r
 | a worker                 | its load: unavailable, nothing was done                            |
 | the watch over health    | NOT_SERVING, by the next one                                       |
 | serving on (gRPC's stop) | nothing: calls go on while gRPC does                               |
-| forgetting old requests  | nothing: they are remembered for longer                            |
+| maintenance on Postgres  | nothing: requests are remembered for longer                        |
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import sqlite3
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from runtimestore_server.backup import CannotRestore, create, restore
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines import store_file
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
 from support.calls import RUNTIME_WRITES, everything, named
 from support.command import run

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pty
-import sqlite3
 import subprocess
 import sys
 from hashlib import sha256
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.command import run

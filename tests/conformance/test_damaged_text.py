@@ -17,7 +17,7 @@ from runtimestore_server.rpc.status import METADATA_VALUE_LIMIT
 from runtimestore_server.settings import Settings
 from runtimestore_server.store import tables
 from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, commit_machine_lifecycle, input_of, named
-from support.database import change, rows
+from support.database import change, forget, rows
 from support.documents import new_id
 from support.refusals import refused
 
@@ -105,7 +105,7 @@ async def test_a_remembered_request_whose_key_is_damaged_keeps_no_other_from_bei
     text = engine.text_of(app.store.database, raw)
     await change(app, tables.requests, {"realm": text}, realm=realm, request_id=damaged)
 
-    await app.workers.run(app.store._forget_some)
+    await forget(app)
 
     assert await rows(app, tables.requests, request_id=old) == []
     assert len(await rows(app, tables.requests, request_id=damaged)) == 1

@@ -18,7 +18,6 @@ from runtimestore_server.cli.serve import FAILED
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.store import commit_thread
 from runtimestore_server.store.commit_thread import CommitThread
-from runtimestore_server.store.store import Store as ServersStore
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.workers import Workers
 from support.calls import Store, input_of
@@ -182,23 +181,6 @@ async def test_a_watch_over_health_whose_check_is_cancelled_goes_on(
 
         monkeypatch.setattr(app.store, "check", check)
         await cancelled.wait()
-
-
-async def test_forgetting_that_ends_by_an_error_is_told_and_begun_anew(
-    runner: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del runner
-    begun = 0
-
-    async def forget(_store: ServersStore) -> None:
-        nonlocal begun
-        begun += 1
-        await asyncio.sleep(0.3 if begun == 1 else 3600)
-        raise ValueError
-
-    monkeypatch.setattr(ServersStore, "_forget_old_requests", forget)
-    async with _serving() as app, _noticed(app):
-        await until(lambda: begun == 2)
 
 
 async def test_what_serves_on_is_begun_anew_when_it_ends_by_an_error_itself(

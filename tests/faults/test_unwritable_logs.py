@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import sqlite3
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runtimestore import InvalidRequest, RetryPolicy
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.calls import Store, input_of, named
 from support.http2 import call_headers, frame, preface
 from support.server_process import SERVE, START_SECONDS, environment_with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
@@ -15,6 +14,7 @@ from runtimestore_server.store import commit_outcome, tables, transaction
 from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.engines import CommitState
 from runtimestore_server.store.engines.database import Began
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import DEFERRED, Outcome, Write
 from support.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot

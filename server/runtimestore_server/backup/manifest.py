@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.engines.store_file import BACKUP_TABLE, open_file, rows_of, shapes
 
 if TYPE_CHECKING:

@@ -94,7 +94,10 @@ async def _introduce(app: Application) -> None:
             _log.warning("durability settings are off", settings="; ".join(warnings))
         if warnings := await app.store.pooler_warnings():
             _log.warning("behind a pooler", settings="; ".join(warnings))
-    _log.info("serving", address=app.address, engine=app.store.database.name)
+    database = app.store.database
+    for defect in database.defects():
+        _log.warning("the engine has a known defect", defect=defect)
+    _log.info("serving", address=app.address, engine=database.name, **database.versions)
 
 
 async def _either(*awaited: asyncio.Event | asyncio.Task[None]) -> None:

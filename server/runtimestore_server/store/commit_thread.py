@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runtimestore.errors import CommitOutcomeUnknown
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite, Outcome
     from runtimestore_server.supervision import Supervision
@@ -55,14 +56,24 @@ def truth_about(pending: PendingWrite) -> CommitOutcomeUnknown | StoreUnavailabl
 
 
 class CommitThread:
-    """A queue of writes and the thread that commits them, in the order of each subject."""
+    """A queue of writes and the thread that commits them, in the order of each subject; maintenance comes between."""
 
     def __init__(
-        self, database: Database, *, max_batch_writes: int, name: str, deliver: Deliver, supervision: Supervision
+        self,
+        database: Database,
+        *,
+        max_batch_writes: int,
+        name: str,
+        deliver: Deliver,
+        supervision: Supervision,
+        maintenance: Maintenance | None = None,
     ) -> None:
         self._database = database
         self._max_batch_writes = max_batch_writes
         self._deliver = deliver
+        self._maintenance = maintenance
+        self._writes_came = False
+        """Whether there was a batch since the last slice of maintenance."""
         self._queue: deque[PendingWrite] = deque()
         self._batch: list[PendingWrite] = []
         """What was taken out of the queue and is neither answered nor deferred yet."""
@@ -93,7 +104,11 @@ class CommitThread:
             self._wake.notify()
 
     def _run(self) -> None:
-        while batch := self._next_batch():
+        while (batch := self._next_batch()) is not None:
+            if not batch:
+                self._maintain()
+                continue
+            self._writes_came = True
             gate = self.shutdown.gate()
             for pending in batch:
                 pending.gate = gate
@@ -109,17 +124,37 @@ class CommitThread:
             self._batch = []
             del batch, decisions, pending  # what was committed must not stay in memory until the next write comes
 
-    def _next_batch(self) -> list[PendingWrite]:
-        """What is waiting, as much as one transaction takes; empty when the thread is closed and drained."""
+    def _maintain(self) -> None:
+        if self._maintenance:
+            self._maintenance.run(writes_came=self._writes_came)
+        self._writes_came = False
+
+    def _next_batch(self) -> list[PendingWrite] | None:
+        """What is waiting, as much as one transaction takes; None when the thread is closed and drained.
+
+        Empty when it is time for maintenance.
+        """
         with self._wake:
             while True:
                 if self._deferred and (self.shutdown.draining or time.monotonic() >= self._next_try):
                     return self._first_of_each_deferred()
+                pause_seconds = self._maintenance_pause_seconds()
+                if pause_seconds == 0 and (self._writes_came or not self._queue):
+                    return []  # never twice in a row while a write waits
                 if batch := self._take():
                     return batch
                 if self._closing and not self._deferred:
-                    return []
-                self._wake.wait(max(0.0, self._next_try - time.monotonic()) if self._deferred else None)
+                    return None
+                if self._deferred:
+                    next_try = max(0.0, self._next_try - time.monotonic())
+                    pause_seconds = next_try if pause_seconds is None else min(next_try, pause_seconds)
+                self._wake.wait(pause_seconds)
+
+    def _maintenance_pause_seconds(self) -> float | None:
+        """How long maintenance has nothing to do; None if it has no turn any more."""
+        if self._maintenance is None or self._closing or self.shutdown.draining:
+            return None
+        return min(self._maintenance.pause_seconds(writes_wait=bool(self._queue)), threading.TIMEOUT_MAX)
 
     def _take(self) -> list[PendingWrite]:
         batch = self._batch = []

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite
 
@@ -39,7 +40,8 @@ class CommitCounters:
 class Committer:
     """Takes writes in on the event loop, commits them on threads of its own, answers on the event loop.
 
-    A runtime is always on the same thread, so that its writes never wait for each other's locks.
+    A runtime is always on the same thread, so that its writes never wait for each other's locks. Maintenance has a
+    thread of its own where several transactions write at a time; else it takes turns with the writes.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Committer:
         max_waiting_bytes: int,
         pacing: RetryPacing | None = None,
         supervision: Supervision | None = None,
+        maintenance: Maintenance | None = None,
     ) -> None:
         supervision = supervision or Supervision()
         self._loop = asyncio.get_running_loop()
@@ -63,16 +66,23 @@ class Committer:
         self._waiting: set[PendingWrite] = set()
         self._closed = False
         self.counters = CommitCounters()
-        self._threads = [
-            CommitThread(
+        beside = maintenance if database.concurrent_writers else None
+
+        def thread(name: str, maintenance: Maintenance | None) -> CommitThread:
+            return CommitThread(
                 database,
                 max_batch_writes=max_batch_writes,
-                name=f"committer-{number}",
+                name=name,
                 deliver=self._hand_over,
                 supervision=supervision,
+                maintenance=maintenance,
             )
+
+        self._threads = [
+            thread(f"committer-{number}", None if beside else maintenance)
             for number in range(threads if database.concurrent_writers else 1)
         ]
+        self._all_threads = [*self._threads, thread("maintenance", beside)] if beside else self._threads
 
     @property
     def waiting_writes(self) -> int:
@@ -127,12 +137,12 @@ class Committer:
 
     def drain(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
-        for thread in self._threads:
+        for thread in self._all_threads:
             thread.shutdown.drain()
 
     def abort(self) -> None:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
-        for thread in self._threads:
+        for thread in self._all_threads:
             thread.shutdown.abort()
         for waiting in self._waiting:
             if not waiting.answer.done():
@@ -141,10 +151,10 @@ class Committer:
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, then end the threads; whether all of them have ended in time."""
         self._closed = True
-        for thread in self._threads:
+        for thread in self._all_threads:
             thread.close()
         return await reached(
-            lambda: not any(thread.alive for thread in self._threads),
+            lambda: not any(thread.alive for thread in self._all_threads),
             within_seconds=within_seconds,
             every_seconds=0.002,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
+from runtimestore_server.store.maintenance import Maintenance
 from runtimestore_server.store.retention import Retention
 from runtimestore_server.store.transaction import refusal_by
 from runtimestore_server.workers import Workers
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-FORGET_BATCH = 1000
-FORGET_INTERVAL_SECONDS = 60.0
 
 
 class Store:
@@ -48,6 +45,7 @@ class Store:
         supervision: Supervision,
     ) -> None:
         self.database = database
+        self._retention = Retention(settings.request_retention_seconds)
         self._committer = Committer(
             database,
             threads=settings.committer_threads,
@@ -56,13 +54,12 @@ class Store:
             max_waiting_bytes=settings.max_waiting_bytes,
             pacing=pacing,
             supervision=supervision,
+            maintenance=Maintenance(database, [self._forget_some]),
         )
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
         self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0, supervision=supervision)
-        self._retention = Retention(settings.request_retention_seconds)
         self._store_id: str | None = None
-        self._forgetting = supervision.task("forget-old-requests", self._forget_old_requests, vital=False)
 
     @property
     def counters(self) -> CommitCounters:
@@ -152,24 +149,11 @@ class Store:
 
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
-        self._forgetting.cancel()
-        await asyncio.wait([self._forgetting])
         ended = await self._committer.close(within_seconds=within_seconds)
         ended &= await self._checker.close(within_seconds=within_seconds)
         self.database.dispose()
         return ended
 
-    async def _forget_old_requests(self) -> None:
-        """Delete remembered requests past their retention, a bounded number at a time, while the store is open."""
-        while True:
-            try:
-                forgotten = await self._workers.run(self._forget_some)
-            except Exception:  # noqa: BLE001  (the next round tries again; the health check tells of a lasting fault)
-                forgotten = 0
-            if forgotten < FORGET_BATCH:
-                await asyncio.sleep(FORGET_INTERVAL_SECONDS)
-
-    def _forget_some(self) -> int:
-        with self.database.writers.begin() as connection:
-            before_ms = self._retention.expired_before_ms(self.database, connection)
-            return requests.forget(connection, before_ms=before_ms, most=FORGET_BATCH)
+    def _forget_some(self, tx: Connection, most: int) -> int:
+        """Delete up to `most` remembered requests past their retention; how many."""
+        return requests.forget(tx, before_ms=self._retention.expired_before_ms(self.database, tx), most=most)

@@ -183,6 +183,23 @@ class Database(ABC):
         """What the engine needs once a transaction was committed. Never raises: the transaction stands."""
         del connection, writes, carried_bytes
 
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` has something to do that could not be done after a commit."""
+        return False
+
+    def tidy(self) -> None:  # noqa: B027  (most engines have nothing to do)
+        """Try again what could not be done after a commit; called on the thread that commits. May raise."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of what the server brings along for this engine, by name."""
+        return {}
+
+    def defects(self) -> list[str]:
+        """What is known to be wrong with these versions, a sentence each."""
+        return []
+
     def discard(self, connection: Connection) -> None:
         """Close a connection, with whatever state it is in, instead of giving it back to the pool."""
         connection.invalidate()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import sqlite3
 import stat
 import time
 from functools import cache
@@ -20,9 +20,11 @@ from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
+from runtimestore_server.store.engines.checkpoints import LARGE_LOG_BYTES, WRITE_BYTES, Checkpoints
+from runtimestore_server.store.engines.commit_lock import CheckpointUnderWay, CommitLock, NoLock
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
+from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, open_blob, sqlite3
 from runtimestore_server.store.tables import store_identity
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
 
@@ -46,13 +48,18 @@ class SqliteDatabase(Database):
         url = url.set(drivername="sqlite+pysqlite")
         self.file = Path(url.database or "").absolute()
         _create_private(url.database or "")
-        # Two connections: the committer's, and one for maintenance beside it.
-        self.writers = self._engine(url, pool_size=2)
-        event.listen(self.writers, "begin", _begin_immediate)
+        # One connection commits and makes checkpoints: SQLite up to 3.51.2 may lose commits where two do.
+        self.writers = self._engine(url, pool_size=1)
+        file = os.path.realpath(url.database or "")  # as SQLite itself names what lies beside a file
+        self._lock = CommitLock(file)
+        self._checkpoints = Checkpoints(Path(f"{file}-wal"), self._lock)
+        event.listen(self.writers, "connect", _configure_writer)
+        event.listen(self.writers, "begin", self._begin)
+        event.listen(self.writers, "checkin", self._end)
+        event.listen(self.writers, "close", self._closed)
         self._reopen_when_read_only(self.writers)
         # One more than the threads for loads: the health check.
         self.readers = self._engine(url, pool_size=reader_threads + 1)
-        self._checkpoints = Checkpoints()
 
     @staticmethod
     def _engine(
@@ -60,6 +67,7 @@ class SqliteDatabase(Database):
     ) -> Engine:
         engine = sa.create_engine(
             url,
+            module=sqlite3,
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=0,
@@ -106,6 +114,10 @@ class SqliteDatabase(Database):
             return Fault.UNAVAILABLE
         if isinstance(error, MultipleResultsFound):
             return Fault.CORRUPT  # of a primary key
+        if isinstance(error, CheckpointUnderWay):
+            return Fault.TRANSIENT
+        if isinstance(error, NoLock):
+            return _LOCK_FAULTS.get(error.number, Fault.UNAVAILABLE)
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
         if not isinstance(cause, sqlite3.Error) or code is None:
@@ -150,8 +162,50 @@ class SqliteDatabase(Database):
         driver: Any = connection.connection.driver_connection
         self._checkpoints.after_commit(driver, writes * WRITE_BYTES + carried_bytes)
 
+    @property
+    def untidy(self) -> bool:
+        """Whether the log is longer than it should be: a reader, or another server's commit, stood in the way."""
+        return self._checkpoints.owed
+
+    def tidy(self) -> None:
+        """Bring the log into the file, and cut it."""
+        with self.writers.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            self._checkpoints.make(driver)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """SQLite's."""
+        return {"sqlite": VERSION}
+
+    def defects(self) -> list[str]:
+        """The one that may lose commits."""
+        if not has_reset_defect():
+            return []
+        defect = (
+            f"SQLite {VERSION} may lose commits where another program makes a checkpoint of this file while it is "
+            "served; RuntimeStore's own servers keep out of each other's way. 3.51.3 has it mended: pysqlite3 brings it"
+        )
+        return [defect]
+
     def migration_lock(self, connection: Connection) -> None:
         """Nothing to do: BEGIN IMMEDIATE is the lock."""
+
+    def _begin(self, connection: Connection) -> None:
+        """Take SQLite's write lock, then keep the checkpoints of other servers out."""
+        _begin_immediate(connection)
+        try:
+            self._lock.share(within_seconds=BUSY_TIMEOUT_SECONDS)
+        except BaseException:
+            connection.connection.rollback()
+            raise
+
+    def _end(self, *_: object) -> None:
+        """Let others make checkpoints; called once the connection is out of use, whatever became of it."""
+        self._lock.release()
+
+    def _closed(self, *_: object) -> None:
+        self._lock.close()
 
 
 class MemoryDatabase(SqliteDatabase):
@@ -167,6 +221,15 @@ class MemoryDatabase(SqliteDatabase):
 
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Nothing: there is no log."""
+
+    @property
+    def untidy(self) -> bool:
+        """Never."""
+        return False
+
+    def defects(self) -> list[str]:
+        """None that matters: there is no file that anybody else could open."""
+        return []
 
     def discard(self, connection: Connection) -> None:
         """End its transaction and no more: the one connection is the store."""
@@ -185,6 +248,16 @@ _FAULTS = {
     sqlite3.SQLITE_CORRUPT: Fault.CORRUPT,
     sqlite3.SQLITE_NOTADB: Fault.CORRUPT,
 }
+
+
+_LOCK_FAULTS = {
+    errno.ENOSPC: Fault.FULL,
+    errno.EDQUOT: Fault.FULL,
+    errno.EROFS: Fault.READ_ONLY,
+    errno.EACCES: Fault.READ_ONLY,
+    errno.EPERM: Fault.READ_ONLY,
+}
+"""What keeps the lock's file from being made. Whatever else goes wrong with it, the file cannot be reached."""
 
 
 def _create_private(file: str) -> None:
@@ -215,6 +288,13 @@ def _configure(connection: sqlite3.Connection, record: object) -> None:
     cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
     cursor.execute("PRAGMA wal_autocheckpoint = 0")  # it would not tell that it failed: see checkpoints.py
     cursor.close()
+
+
+def _configure_writer(connection: sqlite3.Connection, record: object) -> None:
+    del record
+    # Else a log that was long once stays so for ever: it is begun anew at its beginning, but never cut.
+    connection.execute(f"PRAGMA journal_size_limit = {LARGE_LOG_BYTES}")
+    connection.execute("PRAGMA secure_delete = ON")  # as Debian's SQLite is built: nothing deleted stays in the file
 
 
 def configure_reader(connection: sqlite3.Connection, record: object) -> None:
@@ -286,7 +366,7 @@ def _upsert_in_pieces(tx: Connection, table: sa.Table, row: Row) -> None:
     )
     rowid: int = tx.execute(replacing(room, table).returning(sa.literal_column("rowid"))).scalar_one()
     driver: Any = tx.connection.driver_connection
-    with driver.blobopen(table.name, column.name, rowid) as blob, memoryview(body) as view:
+    with open_blob(driver, table.name, column.name, rowid) as blob, memoryview(body) as view:
         for start in range(0, len(view), PIECE_BYTES):
             blob.write(view[start : start + PIECE_BYTES])
 

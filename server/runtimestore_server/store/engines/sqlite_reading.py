@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -12,8 +11,10 @@ from urllib.parse import quote
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
+from runtimestore_server.store.engines.commit_lock import SUFFIX
 from runtimestore_server.store.engines.database import ChangedMeanwhile
 from runtimestore_server.store.engines.sqlite import SqliteDatabase, configure_reader
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +108,7 @@ def _options(file: Path) -> dict[str, str]:
 def belongs_to_a_database(file: Path) -> bool:
     """Whether a file is an SQLite database, or has the name of what belongs to one, such as its log."""
     name = str(file)
-    named = (name.removesuffix(suffix) for suffix in ("-wal", "-shm", "-journal"))
+    named = (name.removesuffix(suffix) for suffix in ("-wal", "-shm", "-journal", SUFFIX))
     with contextlib.suppress(OSError):
         return any(_header(Path(of)).startswith(_MAGIC) for of in (name, *named))
     return False

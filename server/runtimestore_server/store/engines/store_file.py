@@ -6,9 +6,10 @@ never left out.
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
+
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

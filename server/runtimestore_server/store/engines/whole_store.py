@@ -105,7 +105,7 @@ class SqliteStore(WholeStore):
             see(lambda shape: store_file.rows_of(connection, shape))
         with self._nobody_else():
             kept = self._set_aside() if self.occupied() else None
-            for left in self._beside():
+            for left in (*self._beside(), Path(f"{self._file}-lock")):
                 left.unlink(missing_ok=True)  # the log of a store that is gone would be taken for this one's
             file.replace(self._file)
             sync_folder(self._file.parent)
