@@ -13,12 +13,17 @@ import click
 import structlog
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.introduction import contents, describe, introduce, warn_of_near_misses
 from runtimestore_server.cli.refusals import refusing
 
 if TYPE_CHECKING:
+    from runtimestore_server.app import Application
     from runtimestore_server.settings import Settings
 
 _log = structlog.get_logger(__name__)
+
+COUNT_SECONDS = 1.0
+"""How long the first line may wait for the number of runtimes."""
 
 ECHO_SECONDS = 0.5
 """A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
@@ -38,6 +43,7 @@ def command(settings: Settings) -> int:
     from runtimestore_server.app import CannotServe
     from runtimestore_server.store.schema import SchemaNotCurrent
 
+    warn_of_near_misses(settings)
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
         if not uvloop.run(_serve_until_told(settings)):
             _leave_at_once(0)
@@ -70,7 +76,9 @@ async def _serve_until_told(settings: Settings) -> bool:
         with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
             if warnings := await app.store.durability_warnings():
                 _log.warning("durability settings are off", settings="; ".join(warnings))
-        _log.info("serving", address=app.address, engine=app.store.database.name)
+        store = await _store_of(app, settings)
+        introduce(settings, address=app.address, store=store)
+        _log.info("serving", address=app.address, engine=app.store.database.name, store=store)
         await told.wait()
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)
     counters = app.store.counters
@@ -78,6 +86,16 @@ async def _serve_until_told(settings: Settings) -> bool:
         _log.warning("the database does not answer: ending without it; whoever waited was told so")
     _log.info("stopped", transactions=counters.transactions, writes=counters.writes)
     return app.ended
+
+
+async def _store_of(app: Application, settings: Settings) -> str:
+    """Which store is served, and what is in it where it can be asked at once: a start waits for no database."""
+    store = describe(settings.database_url.get_secret_value())
+    counting = asyncio.ensure_future(asyncio.to_thread(contents, app.store.database))
+    with contextlib.suppress(Exception):  # whether the database answers, health tells
+        store += f", {await asyncio.wait_for(asyncio.shield(counting), COUNT_SECONDS)}"
+    counting.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return store
 
 
 def _leave_at_once(code: int) -> None:
