@@ -91,7 +91,7 @@ def command(settings: Settings, *, as_json: bool, report: Path | None, strict: b
     if report is not None and (problem := _unwritable(report)):
         raise _cannot(problem)  # now, and not after hours
     warn_of_near_misses(settings)
-    if sys.stderr is not None:
+    if sys.stderr is not None and sys.stderr.isatty():  # a script reads one line, of what is wrong
         sys.stderr.write(f"runtimestore: verifying {printable(describe(url))}\n")
     # What a server could read, however deep it nests, is read here too.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))

@@ -1,4 +1,4 @@
-"""The addresses behind `listen`, and why one of them cannot be listened on: gRPC keeps the system's reason to itself."""
+"""The addresses behind `listen`, and why one of them cannot be listened on: gRPC hides the system's reason."""
 
 from __future__ import annotations
 
