@@ -25,7 +25,8 @@ WORKDIR /var/lib/runtimestore
 EXPOSE 50051
 # The server drains on SIGTERM: calls in flight finish, then it exits with 0.
 STOPSIGNAL SIGTERM
+# It asks where the settings say that `serve` listens: set RUNTIMESTORE_LISTEN or RUNTIMESTORE_CONFIG, not a flag.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["runtimestore", "health", "--address", "127.0.0.1:50051"]
+    CMD ["runtimestore", "health"]
 ENTRYPOINT ["runtimestore"]
 CMD ["serve"]

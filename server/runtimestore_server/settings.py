@@ -33,6 +33,14 @@ DocumentBytes = Annotated[int, Field(gt=0, le=MOST_DOCUMENT_BYTES)]
 _PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):.*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
 
+_OF_A_SERVICE = re.compile(
+    r"RUNTIMESTORE_(\w+_)?(PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?|SERVICE_(HOST|PORT)(_\w+)?)$"
+)
+"""What Kubernetes sets in each container for a service that is called runtimestore, or begins so."""
+
+_OF_A_STORE = re.compile(r"(?i)(URL|URI|DSN|DATABASE|DB|SQLITE|POSTGRES)")
+_OF_OTHER_PROGRAMS = frozenset({"DATABASE_URL", "DB_URL", "DATABASE_URI", "POSTGRES_URL", "POSTGRESQL_URL"})
+
 
 class BadSource(Exception):
     """The file that `config` names cannot be read, or a variable is mistyped; the message names it."""
@@ -57,9 +65,15 @@ class _File(PydanticBaseSettingsSource):
         if not path.is_file():
             raise BadSource(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            read = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise BadSource(f"--config {path}: not a TOML file: {error}") from None
+        for name in read:
+            if name not in Settings.model_fields:
+                close = difflib.get_close_matches(name.lower().replace("-", "_"), Settings.model_fields, n=1)
+                cure = f"did you mean {close[0]}?" if close else "see `runtimestore serve --help`"
+                raise BadSource(f"--config {path}: setting {name}: there is no such setting; {cure}")
+        return read
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Nothing: the file is read as a whole."""
@@ -223,3 +237,24 @@ def _refuse_mistyped(environment: Mapping[str, str]) -> None:
     for name in others:
         if close := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9):
             raise BadSource(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")
+
+
+def near_misses(environment: Mapping[str, str], settings: Settings) -> list[str]:
+    """A sentence for each variable that may have been meant as a setting, without its value.
+
+    Those are told and not refused: another program may mean them, as Kubernetes does by those of a service's address.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    told = [
+        f"the variable {name} is no setting of this server and changes nothing; "
+        f"{'the store is named by RUNTIMESTORE_DATABASE_URL' if _OF_A_STORE.search(name) else 'see --help'}"
+        for name in sorted(environment)
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _OF_A_SERVICE.match(name)
+    ]
+    if "database_url" not in settings.model_fields_set:
+        told += [
+            f"the variable {name} is not read; if it names the store, set RUNTIMESTORE_DATABASE_URL"
+            for name in sorted(environment)
+            if name in _OF_OTHER_PROGRAMS
+        ]
+    return told

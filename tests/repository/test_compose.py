@@ -13,6 +13,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
+FILES = ("docker-compose.yml", "docker-compose.sqlite.yml")
+
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
@@ -35,9 +37,9 @@ def test_docker_compose_itself_parses_the_file() -> None:
     if command is None:
         pytest.skip("no docker compose here; the file's keys are checked by the other tests of this module")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
-    for profile in ([], ["--profile", "sqlite"]):
+    for file in FILES:
         done = subprocess.run(
-            [*command, *profile, "config", "--quiet"],
+            [*command, "--file", file, "config", "--quiet"],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -71,16 +73,38 @@ def test_the_server_starts_after_the_migration_and_the_migration_after_a_healthy
     assert "pg_isready" in services["postgres"]["healthcheck"]["test"]
 
 
-def test_the_sqlite_profile_is_one_container_that_needs_no_other(compose: dict[str, Any]) -> None:
-    alone = {name: service for name, service in compose["services"].items() if "sqlite" in service.get("profiles", [])}
+def test_the_file_for_sqlite_is_one_container_that_needs_no_other() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.sqlite.yml").read_text(encoding="utf-8"))["services"]
 
-    assert list(alone) == ["sqlite"]
-    assert "depends_on" not in alone["sqlite"]
-    assert alone["sqlite"]["volumes"] == ["sqlite:/var/lib/runtimestore"]
+    assert list(services) == ["sqlite"]
+    assert "depends_on" not in services["sqlite"]
+    assert services["sqlite"]["volumes"] == ["sqlite:/var/lib/runtimestore"]
 
 
-def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
-    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+@pytest.mark.parametrize("file", FILES)
+def test_the_image_is_built_once_so_that_a_first_up_has_no_two_builds_of_one_tag(file: str) -> None:
+    services = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"]
+
+    assert len([name for name, service in services.items() if "build" in service]) == 1
+
+
+def test_a_password_stands_beside_the_url_where_any_character_may_be_in_it(compose: dict[str, Any]) -> None:
+    for name in ("migrate", "server"):
+        environment = compose["services"][name]["environment"]
+        assert "PASSWORD" not in environment["RUNTIMESTORE_DATABASE_URL"]
+        assert environment["PGPASSWORD"] == compose["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"]
+
+
+def test_the_image_asks_for_health_where_its_settings_say_that_it_listens() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+    assert 'CMD ["runtimestore", "health"]' in dockerfile
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_is_published_beyond_this_machine(file: str) -> None:
+    services = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
 
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)

@@ -14,6 +14,7 @@ import structlog
 from runtimestore import RuntimeStoreError
 from runtimestore_server import logs
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.introduction import contents, describe, introduce, warn_of_near_misses
 from runtimestore_server.cli.refusals import refusing
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _log = structlog.get_logger(__name__)
 
 FAILED = 70
 """The exit code of a server of which a part does not come to run: EX_SOFTWARE of sysexits.h."""
+
+COUNT_SECONDS = 1.0
+"""How long the first line may wait for the number of runtimes."""
 
 ECHO_SECONDS = 0.5
 """A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
@@ -43,6 +47,7 @@ def command(settings: Settings) -> int:
     from runtimestore_server.app import CannotServe
     from runtimestore_server.store.schema import SchemaNotCurrent
 
+    warn_of_near_misses(settings)
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
         code, ended = uvloop.run(_serve_until_told(settings))
         if not ended:
@@ -71,7 +76,7 @@ async def _serve_until_told(settings: Settings) -> tuple[int, bool]:
         loop.add_signal_handler(number, tell, number)
     async with Application(settings) as app:
         # Beside: a store that does not answer now must not keep the end from coming.
-        introduced = asyncio.create_task(_introduce(app))
+        introduced = asyncio.create_task(_introduce(app, settings))
         await _either(told, app.supervision.given_up, introduced)
         if introduced.done():
             introduced.result()
@@ -85,7 +90,7 @@ async def _serve_until_told(settings: Settings) -> tuple[int, bool]:
     return FAILED if app.supervision.given_up.is_set() else 0, app.ended
 
 
-async def _introduce(app: Application) -> None:
+async def _introduce(app: Application, settings: Settings) -> None:
     """Tell what serves, and where."""
     if app.store.database.ephemeral:
         _log.warning("this store is in memory only: it forgets everything when it stops")
@@ -97,7 +102,9 @@ async def _introduce(app: Application) -> None:
     database = app.store.database
     for defect in database.defects():
         _log.warning("the engine has a known defect", defect=defect)
-    _log.info("serving", address=app.address, engine=database.name, **database.versions)
+    store = await _store_of(app, settings)
+    introduce(settings, address=app.address, store=store)
+    _log.info("serving", address=app.address, engine=database.name, **database.versions, store=store)
 
 
 async def _either(*awaited: asyncio.Event | asyncio.Task[None]) -> None:
@@ -107,6 +114,14 @@ async def _either(*awaited: asyncio.Event | asyncio.Task[None]) -> None:
     await asyncio.wait([*events, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for waiting in events:
         waiting.cancel()
+
+
+async def _store_of(app: Application, settings: Settings) -> str:
+    """Which store is served, and what is in it where it can be asked at once: a start waits for no database."""
+    store = describe(settings.database_url.get_secret_value())
+    with contextlib.suppress(Exception):  # whether the database answers, health tells
+        store += f", {await asyncio.wait_for(app.store.read(contents), COUNT_SECONDS)}"
+    return store
 
 
 def _leave_at_once(code: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from runtimestore_server.rpc.listening import addresses, in_words, reason
 from runtimestore_server.rpc.workarounds.serving_on import ServingOn
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Server:
         self._register = register
         self.address = ""
         """Where it listens, once it is started: with the port that it was given where it asked for any."""
+        self._hosts: list[str] = []
         self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped, supervision)
 
     async def start(self) -> None:
@@ -75,11 +77,12 @@ class Server:
         if listen.startswith("unix:") and _answers(listen.removeprefix("unix:")):
             raise CannotServe(f"cannot listen on {listen}: a server answers there; choose another --listen")
         try:
+            self._hosts = [address.rpartition(":")[0] for address in addresses(listen)]
             server, port = self._listening(listen)
-        except RuntimeError:
-            raise CannotServe(
-                f"cannot listen on {listen}: the address is taken, or not this machine's; choose another --listen"
-            ) from None
+        except OSError as error:
+            raise CannotServe(f"cannot listen on {listen}: {in_words(error)}; choose another --listen") from None
+        except RuntimeError as error:
+            raise CannotServe(f"cannot listen on {listen}: {error}; choose another --listen") from None
         self.address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
         await self._serving.start(server, address=self.address)
 
@@ -99,7 +102,24 @@ class Server:
         """
         server = grpc.aio.server(options=channel_options(self._settings))
         self._register(self._calls.registrar(server))
-        return server, server.add_insecure_port(address)
+        if address.startswith("unix:"):
+            return server, _bound(server, address)
+        port = int(address.rpartition(":")[2])
+        for host in self._hosts:  # each must be had; the first decides what port 0 is
+            port = _bound(server, f"{host}:{port}")
+        return server, port
+
+
+def _bound(server: grpc.aio.Server, address: str) -> int:
+    """The port that a server was given on one address.
+
+    Raises:
+        RuntimeError: it was given none; the message is the system's reason.
+    """
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise RuntimeError(reason(address)) from None
 
 
 def _answers(path: str) -> bool:
