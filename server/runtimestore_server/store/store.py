@@ -113,13 +113,13 @@ class Store:
         return await self.read(self.database.durability_warnings)
 
     async def check(self) -> None:
-        """See that the engine answers and the schema is current.
+        """See that the engine answers, what is open is what the settings name, writes are taken, the schema is current.
 
         Raises:
             StoreUnavailable: it is not so; the message says why.
         """
         problem = (await self._checker.run(lambda: self._read(schema.inspect))).problem()
-        if problem:
+        if problem := problem or self.database.problem_of_writes():
             raise StoreUnavailable(problem)
 
     @property

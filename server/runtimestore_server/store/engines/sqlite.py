@@ -20,6 +20,8 @@ from sqlalchemy.pool import QueuePool
 
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row
+from runtimestore_server.store.engines.file_identity import FileIdentity, FileReplaced
+from runtimestore_server.store.engines.files import is_full, read_only_problem
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 from runtimestore_server.store.tables import store_identity
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
@@ -42,13 +44,17 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: URL, *, reader_threads: int) -> None:
         url = url.set(drivername="sqlite+pysqlite")
-        _create_private(url.database or "")
+        self._file = url.database or ""
+        _create_private(self._file)
         # Two connections: the committer's, and one for maintenance beside it.
         self.writers = self._engine(url, pool_size=2)
         event.listen(self.writers, "begin", _begin_immediate)
         self._reopen_when_read_only(self.writers)
         # One more than the threads for loads: the health check.
         self.readers = self._engine(url, pool_size=reader_threads + 1)
+        self._identity = FileIdentity(self._file)
+        self._identity.watch(self.writers)
+        self._identity.watch(self.readers)
         self._checkpoints = Checkpoints()
 
     @staticmethod
@@ -102,10 +108,14 @@ class SqliteDatabase(Database):
             return Fault.UNAVAILABLE
         if isinstance(error, MultipleResultsFound):
             return Fault.CORRUPT  # of a primary key
+        if isinstance(error, FileReplaced):
+            return Fault.REPLACED
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
         if not isinstance(cause, sqlite3.Error) or code is None:
             return Fault.OTHER
+        if is_full(code, self._file):
+            return Fault.FULL
         return _FAULTS.get(code & 0xFF, Fault.OTHER)
 
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
@@ -116,6 +126,8 @@ class SqliteDatabase(Database):
         """A failed write or sync of the log: the commit record may yet be found there after a crash."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_IOERR_WRITE and is_full(code, self._file):
+            return False  # as little as of SQLITE_FULL: the record, which comes last, was not written whole
         return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
 
     @contextlib.contextmanager
@@ -141,6 +153,19 @@ class SqliteDatabase(Database):
         code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
         return code == sqlite3.SQLITE_ERROR
 
+    def check_identity(self) -> None:
+        """See that the file that is open is where its path leads."""
+        self._identity.check()
+
+    def problem_of_writes(self) -> str | None:
+        """Whether the file may only be read."""
+        return read_only_problem(self._file)
+
+    def dispose(self) -> None:
+        """Close every connection, and let go of the file."""
+        super().dispose()
+        self._identity.close()
+
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Bring the log into the file from time to time."""
         driver: Any = connection.connection.driver_connection
@@ -157,9 +182,18 @@ class MemoryDatabase(SqliteDatabase):
     ephemeral = True
 
     def __init__(self) -> None:
+        self._file = ""
+        self._identity = FileIdentity(self._file)
         self.writers = self._engine(make_url("sqlite+pysqlite:///:memory:"), pool_size=1)
         event.listen(self.writers, "begin", _begin_immediate)
         self.readers = self.writers
+
+    def check_identity(self) -> None:
+        """Nothing: there is no file."""
+
+    def problem_of_writes(self) -> str | None:
+        """None: there is no file."""
+        return None
 
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Nothing: there is no log."""
@@ -186,6 +220,7 @@ _FAULTS = {
 def _create_private(file: str) -> None:
     """Make a new file readable by its owner only, since OAuth secrets will be in it; one that exists stays as it is."""
     with contextlib.suppress(OSError):  # whatever is wrong with the path, SQLite says it better
+        file = os.path.realpath(file)  # O_EXCL takes a link for a file, also one that leads to none
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from runtimestore_server.store.engines.database import ChangedMeanwhile
+from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.sqlite import SqliteDatabase, configure_reader
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ class SqliteFileToRead(SqliteDatabase):
 
     def __init__(self, url: URL) -> None:
         url = url.set(drivername="sqlite+pysqlite")
-        self._file = Path(url.database or "").absolute()
+        self._path = Path(url.database or "").absolute()
+        self._file = str(self._path)
+        self._identity = FileIdentity(self._file)  # which watches nothing: whether the file changed is asked at the end
         self._before = self._state()
-        options = _options(self._file)
+        options = _options(self._path)
         self._immutable = "immutable" in options
         self.readers = self._engine(
-            url.set(database=f"file:{quote(str(self._file))}", query={**options, "uri": "true"}),
+            url.set(database=f"file:{quote(str(self._path))}", query={**options, "uri": "true"}),
             pool_size=1,
             configure=configure_reader,
         )
@@ -79,7 +82,7 @@ class SqliteFileToRead(SqliteDatabase):
 
     def _state(self) -> tuple[int, ...] | None:
         with contextlib.suppress(OSError):
-            found = self._file.stat()
+            found = self._path.stat()
             return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         return None
 
