@@ -153,13 +153,14 @@ class FileIdentity:
             self._give_mode(self._beside_path(suffix))
 
     def _give_mode(self, beside: str) -> None:
-        """Give the log the file's present mode.
+        """Give the log, or its index, the file's present mode, and its owner the right to write it in any case.
 
-        SQLite gives it the one that the file has when the log is made; who made the file writable since, and could not
-        write the log, would be refused all the same.
+        SQLite gives it the mode that the file has when the log is made. Where the file could not be written then, who
+        opens the log later is refused, though the file can be written by now. And an index that was opened for reading
+        stays so for all connections of a process, until the last of them is closed.
         """
         with contextlib.suppress(OSError):
-            mode = stat.S_IMODE(os.stat(self._path).st_mode)  # noqa: PTH116  (beside os.chmod)
+            mode = stat.S_IMODE(os.stat(self._path).st_mode) | stat.S_IWUSR  # noqa: PTH116  (beside os.chmod)
             if stat.S_IMODE(os.stat(beside).st_mode) != mode:  # noqa: PTH116
                 os.chmod(beside, mode)  # noqa: PTH101
 
