@@ -13,7 +13,7 @@ from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.backup.manifest import Manifest
 from runtimestore_server.backup.stage import migrate_file
 from runtimestore_server.store import schema
-from runtimestore_server.store.engines import missing_file, open_to_read, whole_store, whole_store_of
+from runtimestore_server.store.engines import open_to_read, problem_of_file, whole_store, whole_store_of
 from runtimestore_server.store.engines.store_file import open_file
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def create(database_url: str, file: Path, progress: Progress) -> Backup:
     """
     if database_url == "memory:":
         raise CannotBackUp("memory: is gone with its server; there is nothing to back up")
-    if missing := missing_file(database_url):
-        raise CannotBackUp(f"there is no file {missing}; see --database-url")
+    if problem := problem_of_file(database_url):
+        raise CannotBackUp(problem)
     if file.exists() or file.is_symlink():
         raise CannotBackUp(f"{file} is there already; name another file, or move it away")
     partial = Path(f"{file}.partial")

@@ -78,21 +78,20 @@ def _about_a_value(error: click.BadParameter, expected: str) -> str:
 
 @contextlib.contextmanager
 def refusing(*refusals: type[Exception], code: int) -> Iterator[None]:
-    """Inside, a database that does not answer, and each of these refusals, ends the command with one sentence.
+    """Inside, a database that cannot be used, and each of these refusals, ends the command with one sentence.
 
     Raises:
         Refused: one of them happened.
     """
     from sqlalchemy.exc import DBAPIError
 
-    from runtimestore_server.store.engines import why_not
+    from runtimestore_server.store.engines import CannotOpen, in_a_sentence
 
     try:
         yield
     except DBAPIError as error:
-        # The driver's words name the host, the file or the role, never the password, and are for the operator's eyes.
-        said = " ".join(str(error.orig).split())
-        why = why_not(error.orig) or "the database does not answer"
-        raise Refused(f"{why}: {said}; see --database-url", code=code) from None
+        raise Refused(in_a_sentence(error), code=code) from None
+    except CannotOpen as error:
+        raise Refused(str(error), code=code) from None
     except refusals as error:
         raise Refused(str(error), code=code) from None

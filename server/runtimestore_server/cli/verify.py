@@ -75,7 +75,7 @@ examples:
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings as well.")
 def command(settings: Settings, *, as_json: bool, report: Path | None, strict: bool) -> int:
     """Verify the store that the settings name; the exit code."""
-    from runtimestore_server.store.engines import ChangedMeanwhile, missing_file, open_to_read
+    from runtimestore_server.store.engines import ChangedMeanwhile, open_to_read, problem_of_file
     from runtimestore_server.store.schema import SchemaNotCurrent
     from runtimestore_server.verify.findings import printable
     from runtimestore_server.verify.output import CannotTell, Output
@@ -84,8 +84,8 @@ def command(settings: Settings, *, as_json: bool, report: Path | None, strict: b
     url = settings.database_url.get_secret_value()
     if url == "memory:":
         raise _cannot("memory: is gone with its server; there is nothing to verify")
-    if missing := missing_file(url):
-        raise _cannot(f"there is no file {missing}; see --database-url")
+    if problem := problem_of_file(url):
+        raise _cannot(problem)
     if sys.stdout is None:
         raise _cannot("standard output is closed")
     if report is not None and (problem := _unwritable(report)):

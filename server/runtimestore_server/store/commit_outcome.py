@@ -55,7 +55,7 @@ def find_out(database: Database, batch: Sequence[AnyWrite], attempt: Attempt, ga
                     database.settle(connection)
         except Exception as error:  # noqa: BLE001  (as long as there is time, ask again)
             _log.info("asking what became of a commit", error=error_name(error))
-            if database.classify(error) is Fault.READ_ONLY:
+            if database.classify(error) in (Fault.READ_ONLY, Fault.REPLACED):
                 break  # that lasts, and other writers must not wait for it
         else:
             if state is not CommitState.IN_PROGRESS:

@@ -1,4 +1,4 @@
-"""The queue of writes: bounded, committed by lanes, answered on the event loop.
+"""The queue of writes: bounded, committed by threads of its own, answered on the event loop.
 
 While one transaction is being committed, the writes that arrive wait and become the next batch, so that many runtimes
 share one sync and one round trip a table. Nobody is answered before COMMIT.

@@ -124,13 +124,13 @@ class Store:
         return await self.read(self.database.pooler_warnings)
 
     async def check(self) -> None:
-        """See that the engine answers, the schema is current and no right is missing.
+        """See that the engine answers, what is open is what the settings name, and writes are taken and allowed.
 
         Raises:
             StoreUnavailable: it is not so; the message says why.
         """
         problem = await self._checker.run(lambda: self._read(schema.problem, self.database))
-        if problem:
+        if problem := problem or self.database.problem_of_writes():
             raise StoreUnavailable(problem)
 
     @property

@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 UNKNOWN_TABLE = "unknown"
 """Told where a refusal names a table, of damage that the engine finds beneath the tables."""
 
+UNREACHABLE = "the storage engine cannot be reached; nothing was committed, try again"
+REPLACED = (
+    "the store's file was removed, moved or written over while it was open; nothing was committed: "
+    "put it back, or restart the server to serve what is there now"
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -120,12 +126,14 @@ def _attempt(
             skip_held = lock_wait_seconds is not None
             decisions = commit(database, connection, batch, now_ms=began.now_ms, skip_held=skip_held)
             attempt = Attempt(decisions, began.token, began.now_ms)
+            database.check_identity()
             gate.enter()
         except BaseException:
             transaction.rollback()
             raise
         try:
             transaction.commit()
+            database.check_identity()  # else it may be committed into what nobody will read
         except Exception as error:
             database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error
@@ -205,10 +213,9 @@ def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
                 "for; nothing was committed, try again",
                 metadata=metadata,
             )
-        case Fault.TRANSIENT | Fault.UNAVAILABLE:
-            return StoreUnavailable(
-                "the storage engine cannot be reached; nothing was committed, try again", metadata=metadata
-            )
+        case Fault.TRANSIENT | Fault.UNAVAILABLE | Fault.REPLACED:
+            told = REPLACED if fault is Fault.REPLACED else UNREACHABLE
+            return StoreUnavailable(told, metadata=metadata)
         case Fault.FULL:
             return StoreFull("the storage medium is full; nothing was committed, make room", metadata=metadata)
         case Fault.READ_ONLY:

@@ -5,16 +5,17 @@ Both are driven synchronously: writers and readers have an SQLAlchemy engine eac
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault, Lacking
+from runtimestore_server.store.engines.files import file_problem
+from runtimestore_server.store.engines.memory import MemoryDatabase
 from runtimestore_server.store.engines.postgres import PostgresDatabase
 from runtimestore_server.store.engines.postgres_rights import why_not
-from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
+from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
 from runtimestore_server.store.engines.whole_store import InUse, PostgresStore, SqliteStore, WholeStore
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.engine import URL, Connection
+    from sqlalchemy.exc import DBAPIError
 
 __all__ = [
+    "CannotOpen",
     "ChangedMeanwhile",
     "CommitState",
     "Database",
@@ -33,13 +36,23 @@ __all__ = [
     "WholeStore",
     "belongs_to_a_database",
     "error_name",
-    "missing_file",
+    "in_a_sentence",
     "open_database",
     "open_to_read",
     "parse_url",
+    "problem_of_file",
     "whole_store_of",
     "why_not",
 ]
+
+_SLASHES = (
+    "a slash is missing: it is sqlite:///FILE with three of them for a file in the working directory, and "
+    "sqlite:////FOLDER/FILE with four for a path from the root"
+)
+
+
+class CannotOpen(ValueError):
+    """The file that a URL names cannot be a store; the message says why, and the cure."""
 
 
 def open_database(url: str, *, committer_threads: int, reader_threads: int) -> Database:
@@ -47,11 +60,14 @@ def open_database(url: str, *, committer_threads: int, reader_threads: int) -> D
 
     Raises:
         ValueError: the URL is none of these.
+        CannotOpen: there is no such file, nor can one be made, or it may not be read.
     """
     if url == "memory:":
         return MemoryDatabase()
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
+        if problem := file_problem(str(parsed.database)):
+            raise CannotOpen(problem)
         return SqliteDatabase(parsed, reader_threads=reader_threads)
     return PostgresDatabase(parsed, committer_threads=committer_threads, reader_threads=reader_threads)
 
@@ -76,13 +92,12 @@ def whole_store_of(database: Database, migrate: Callable[[Connection], object]) 
     return SqliteStore(database)
 
 
-def missing_file(url: str) -> str | None:
-    """The file that a URL names and that is not there; None where there is one, or where it names no file."""
+def problem_of_file(url: str) -> str | None:
+    """Why the file that a URL names cannot be read; None where it can be tried, or where it names no file."""
     parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite":
         return None
-    file = str(parsed.database)
-    return None if Path(file).exists() else file
+    return file_problem(str(parsed.database), to_read=True)
 
 
 def error_name(error: BaseException) -> str:
@@ -90,6 +105,19 @@ def error_name(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     return f"{type(cause).__name__}({code})" if code else type(cause).__name__
+
+
+def in_a_sentence(error: DBAPIError) -> str:
+    """Why a database cannot be used, for the operator's eyes: drivers name host, file and role, never the password."""
+    said = " ".join(str(error.orig).split())
+    match getattr(error.orig, "sqlite_errorname", "").split("_")[1:2]:
+        case ["NOTADB"]:
+            return "the file is no SQLite database, or its first page is destroyed; see --database-url"
+        case ["READONLY"]:
+            return "the file, or its log (-wal), may only be read: let this user write them and their folder"
+        case ["CANTOPEN"]:
+            return "the file, or its log (-wal), cannot be opened: may this user write the file and its folder?"
+    return f"{why_not(error.orig) or 'the database does not answer'}: {said}; see --database-url"
 
 
 def parse_url(url: str) -> URL:
@@ -101,8 +129,12 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (sa.exc.ArgumentError, ValueError):
+        if url.startswith("sqlite:"):
+            raise ValueError(_SLASHES) from None
         raise ValueError("must be sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or memory:") from None
     backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.host:
+        raise ValueError(_SLASHES)
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("sqlite:///FILE needs a file; for a store without one say memory:")
     if backend == "sqlite" and (parsed.query or str(parsed.database).startswith("file:")):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
 
 if TYPE_CHECKING:
     import contextlib
@@ -24,6 +25,7 @@ LARGE_BYTES = 8 * 1024 * 1024
 """A connection that carried this much at once keeps buffers of that size: it is closed, and the next one is new."""
 
 _READ_ONLY = "runtimestore takes no writes"
+_MADE = "runtimestore made at"
 
 
 class Fault(enum.Enum):
@@ -35,6 +37,7 @@ class Fault(enum.Enum):
     FULL = "the medium is full"
     READ_ONLY = "the engine takes no writes"
     FORBIDDEN = "the engine's role lacks a right"
+    REPLACED = "what is open is not what the settings name any more"
     CORRUPT = "the engine's own file is damaged"
     OTHER = "a defect, or a value that the engine refuses"
 
@@ -179,6 +182,13 @@ class Database(ABC):
         """Commit, so that all that was committed before is as durable as an answered COMMIT makes it."""
         tx.commit()
 
+    def check_identity(self) -> None:  # noqa: B027  (most engines have nothing to look at)
+        """See that what is open is what the settings name. Asked before and after each COMMIT. Raises if it is not."""
+
+    def problem_of_writes(self) -> str | None:
+        """Why no write can be taken, and the cure, where that can be told without one; None if it cannot."""
+        return None
+
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """What the engine needs once a transaction was committed. Never raises: the transaction stands."""
         del connection, writes, carried_bytes
@@ -234,20 +244,33 @@ class Database(ABC):
         """Close a connection that takes no writes once it is given back: it would not take them later either.
 
         A file that was opened without the right to write, a session that began while the database was read-only or
-        that leads to a server which is a standby now: all of them stay what they are.
+        that leads to a server which is a standby now: all of them stay what they are. So may every connection be that
+        was made before, though it met no error yet.
         """
+        met = 0.0
 
         def look(context: ExceptionContext) -> None:
+            nonlocal met
             error = context.sqlalchemy_exception
             if context.connection is not None and error is not None and self.classify(error) is Fault.READ_ONLY:
+                met = time.monotonic()
                 context.connection.info[_READ_ONLY] = True
+
+        def made(_driver: object, record: ConnectionPoolEntry) -> None:
+            record.info[_MADE] = time.monotonic()
 
         def given_back(_driver: object, record: ConnectionPoolEntry) -> None:
             if record.info.pop(_READ_ONLY, False):
                 record.invalidate()
 
+        def taken(_driver: object, record: ConnectionPoolEntry, _fairy: object) -> None:
+            if record.info.get(_MADE, 0.0) <= met:
+                raise DisconnectionError  # which makes the pool close it and make a new one
+
+        event.listen(engine, "connect", made)
         event.listen(engine, "handle_error", look)
         event.listen(engine, "checkin", given_back)
+        event.listen(engine, "checkout", taken)
 
     def dispose(self) -> None:
         """Close every connection."""

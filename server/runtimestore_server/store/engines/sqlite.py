@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import os
-import stat
-import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, MultipleResultsFound
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from runtimestore_server.store.engines.checkpoints import LARGE_LOG_BYTES, WRITE_BYTES, Checkpoints
-from runtimestore_server.store.engines.commit_lock import CheckpointUnderWay, CommitLock, NoLock
+from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
+from runtimestore_server.store.engines.commit_lock import CommitLock
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row
+from runtimestore_server.store.engines.file_identity import FileIdentity
+from runtimestore_server.store.engines.files import is_full, read_only_problem
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
+from runtimestore_server.store.engines.sqlite_connections import (
+    begin_immediate,
+    configure,
+    configure_writer,
+    create_private,
+)
 from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, open_blob, sqlite3
-from runtimestore_server.store.tables import store_identity
+from runtimestore_server.store.engines.sqlite_faults import fault_of
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -46,24 +48,32 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: URL, *, reader_threads: int) -> None:
         url = url.set(drivername="sqlite+pysqlite")
-        self.file = Path(url.database or "").absolute()
-        _create_private(url.database or "")
+        self._file = url.database or ""
+        create_private(self._file)
         # One connection commits and makes checkpoints: SQLite up to 3.51.2 may lose commits where two do.
         self.writers = self._engine(url, pool_size=1)
-        file = os.path.realpath(url.database or "")  # as SQLite itself names what lies beside a file
+        file = os.path.realpath(self._file)  # as SQLite itself names what lies beside a file
         self._lock = CommitLock(file)
         self._checkpoints = Checkpoints(Path(f"{file}-wal"), self._lock)
-        event.listen(self.writers, "connect", _configure_writer)
+        event.listen(self.writers, "connect", configure_writer)
         event.listen(self.writers, "begin", self._begin)
         event.listen(self.writers, "checkin", self._end)
         event.listen(self.writers, "close", self._closed)
         self._reopen_when_read_only(self.writers)
         # One more than the threads for loads: the health check.
         self.readers = self._engine(url, pool_size=reader_threads + 1)
+        self._identity = FileIdentity(self._file)
+        self._identity.watch(self.writers)
+        self._identity.watch(self.readers)
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return Path(self._file).absolute()
 
     @staticmethod
     def _engine(
-        url: URL, *, pool_size: int, configure: Callable[[sqlite3.Connection, object], None] | None = None
+        url: URL, *, pool_size: int, prepare: Callable[[sqlite3.Connection, object], None] = configure
     ) -> Engine:
         engine = sa.create_engine(
             url,
@@ -75,8 +85,7 @@ class SqliteDatabase(Database):
             hide_parameters=True,  # the text of an error must not quote documents and secrets
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},
         )
-        event.listen(engine, "do_connect", _give_companions_the_mode)
-        event.listen(engine, "connect", configure or _configure)
+        event.listen(engine, "connect", prepare)
         return engine
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
@@ -109,20 +118,8 @@ class SqliteDatabase(Database):
         return len(rows)
 
     def classify(self, error: Exception) -> Fault:
-        """By SQLite's primary result code."""
-        if isinstance(error, PoolTimeoutError):
-            return Fault.UNAVAILABLE
-        if isinstance(error, MultipleResultsFound):
-            return Fault.CORRUPT  # of a primary key
-        if isinstance(error, CheckpointUnderWay):
-            return Fault.TRANSIENT
-        if isinstance(error, NoLock):
-            return _LOCK_FAULTS.get(error.number, Fault.UNAVAILABLE)
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        code = getattr(cause, "sqlite_errorcode", None)
-        if not isinstance(cause, sqlite3.Error) or code is None:
-            return Fault.OTHER
-        return _FAULTS.get(code & 0xFF, Fault.OTHER)
+        """By its class, and by SQLite's primary result code."""
+        return fault_of(error, self._file)
 
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
         """SQLite keeps values of any type, and text that is no UTF-8 would end the statement."""
@@ -132,6 +129,8 @@ class SqliteDatabase(Database):
         """A failed write or sync of the log: the commit record may yet be found there after a crash."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_IOERR_WRITE and is_full(code, self._file):
+            return False  # as little as of SQLITE_FULL: the record, which comes last, was not written whole
         return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
 
     @contextlib.contextmanager
@@ -156,6 +155,19 @@ class SqliteDatabase(Database):
         """SQLite has one code for all that it cannot make sense of, and statements that are sound lack nothing else."""
         code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
         return code == sqlite3.SQLITE_ERROR
+
+    def check_identity(self) -> None:
+        """See that the file that is open is where its path leads."""
+        self._identity.check()
+
+    def problem_of_writes(self) -> str | None:
+        """Whether the file may only be read."""
+        return read_only_problem(self._file)
+
+    def dispose(self) -> None:
+        """Close every connection, and let go of the file."""
+        super().dispose()
+        self._identity.close()
 
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Bring the log into the file from time to time."""
@@ -193,7 +205,7 @@ class SqliteDatabase(Database):
 
     def _begin(self, connection: Connection) -> None:
         """Take SQLite's write lock, then keep the checkpoints of other servers out."""
-        _begin_immediate(connection)
+        begin_immediate(connection)
         try:
             self._lock.share(within_seconds=BUSY_TIMEOUT_SECONDS)
         except BaseException:
@@ -206,139 +218,6 @@ class SqliteDatabase(Database):
 
     def _closed(self, *_: object) -> None:
         self._lock.close()
-
-
-class MemoryDatabase(SqliteDatabase):
-    """An SQLite database in memory behind one connection, which readers and the writer take in turns."""
-
-    name = "memory"
-    ephemeral = True
-
-    def __init__(self) -> None:
-        self.writers = self._engine(make_url("sqlite+pysqlite:///:memory:"), pool_size=1)
-        event.listen(self.writers, "begin", _begin_immediate)
-        self.readers = self.writers
-
-    def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
-        """Nothing: there is no log."""
-
-    @property
-    def untidy(self) -> bool:
-        """Never."""
-        return False
-
-    def defects(self) -> list[str]:
-        """None that matters: there is no file that anybody else could open."""
-        return []
-
-    def discard(self, connection: Connection) -> None:
-        """End its transaction and no more: the one connection is the store."""
-        connection.connection.rollback()
-
-
-_FAULTS = {
-    sqlite3.SQLITE_BUSY: Fault.TRANSIENT,
-    sqlite3.SQLITE_LOCKED: Fault.TRANSIENT,
-    sqlite3.SQLITE_FULL: Fault.FULL,
-    sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
-    sqlite3.SQLITE_CANTOPEN: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_IOERR: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_PERM: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_PROTOCOL: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_CORRUPT: Fault.CORRUPT,
-    sqlite3.SQLITE_NOTADB: Fault.CORRUPT,
-}
-
-
-_LOCK_FAULTS = {
-    errno.ENOSPC: Fault.FULL,
-    errno.EDQUOT: Fault.FULL,
-    errno.EROFS: Fault.READ_ONLY,
-    errno.EACCES: Fault.READ_ONLY,
-    errno.EPERM: Fault.READ_ONLY,
-}
-"""What keeps the lock's file from being made. Whatever else goes wrong with it, the file cannot be reached."""
-
-
-def _create_private(file: str) -> None:
-    """Make a new file readable by its owner only, since OAuth secrets will be in it; one that exists stays as it is."""
-    with contextlib.suppress(OSError):  # whatever is wrong with the path, SQLite says it better
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def _give_companions_the_mode(_dialect: object, _record: object, arguments: Sequence[Any], _parameters: object) -> None:
-    """Let the log and its index be written again where the file is.
-
-    SQLite makes both with the mode that the file has then. Made beside a file that could not be written, they would
-    refuse every write after the file takes them again, though only the file's mode is anybody's business.
-    """
-    file = str(arguments[0])
-    if not os.access(file, os.W_OK):
-        return
-    for companion in (f"{file}-wal", f"{file}-shm"):
-        with contextlib.suppress(OSError):  # there is none, or it is another user's: SQLite says what it then lacks
-            if not os.access(companion, os.W_OK):
-                os.chmod(companion, stat.S_IMODE(os.stat(file).st_mode))  # noqa: PTH101, PTH116  (SQLite's own names)
-
-
-def _configure(connection: sqlite3.Connection, record: object) -> None:
-    configure_reader(connection, record)
-    cursor = connection.cursor()
-    _use_write_ahead_log(cursor)  # readers do not wait for the writer
-    cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
-    cursor.execute("PRAGMA wal_autocheckpoint = 0")  # it would not tell that it failed: see checkpoints.py
-    cursor.close()
-
-
-def _configure_writer(connection: sqlite3.Connection, record: object) -> None:
-    del record
-    # Else a log that was long once stays so for ever: it is begun anew at its beginning, but never cut.
-    connection.execute(f"PRAGMA journal_size_limit = {LARGE_LOG_BYTES}")
-    connection.execute("PRAGMA secure_delete = ON")  # as Debian's SQLite is built: nothing deleted stays in the file
-
-
-def configure_reader(connection: sqlite3.Connection, record: object) -> None:
-    """Prepare a connection, whatever it is for; changes nothing in the file."""
-    del record
-    connection.isolation_level = None  # Python's own BEGINs come too late for BEGIN IMMEDIATE and never for DDL
-    connection.text_factory = _text
-    # Postgres has this function by itself.
-    connection.create_function("sha256", 1, _sha256, deterministic=True)
-    connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
-
-
-def _text(stored: bytes) -> str:
-    """Text as it is stored, whatever it is: a damaged row must be found by who reads it, not break the cursor."""
-    return stored.decode("utf-8", "surrogateescape")
-
-
-def _sha256(value: object) -> bytes | None:
-    return hashlib.sha256(value).digest() if isinstance(value, bytes) else None
-
-
-def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
-    """Switch a new file to WAL. When several connections try at once, SQLite says BUSY without waiting: so we wait."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
-        try:
-            if _is_foreign(cursor):
-                return
-            cursor.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _is_foreign(cursor: sqlite3.Cursor) -> bool:
-    """Whether the file is another program's: it is refused a moment later, and must stay as it is."""
-    names = [row[0] for row in cursor.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    return bool(names) and store_identity.name not in names
-
-
-def _begin_immediate(connection: Connection) -> None:
-    # A deferred transaction that reads, then writes, fails at once when another one wrote between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 # The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,

@@ -13,7 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from runtimestore_server.store.engines.commit_lock import SUFFIX
 from runtimestore_server.store.engines.database import ChangedMeanwhile
-from runtimestore_server.store.engines.sqlite import SqliteDatabase, configure_reader
+from runtimestore_server.store.engines.file_identity import FileIdentity
+from runtimestore_server.store.engines.sqlite import SqliteDatabase
+from runtimestore_server.store.engines.sqlite_connections import configure_reader
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
@@ -34,14 +36,16 @@ class SqliteFileToRead(SqliteDatabase):
 
     def __init__(self, url: URL) -> None:
         url = url.set(drivername="sqlite+pysqlite")
-        self.file = Path(url.database or "").absolute()
+        self._path = Path(url.database or "").absolute()
+        self._file = str(self._path)
+        self._identity = FileIdentity(self._file)  # which watches nothing: whether the file changed is asked at the end
         self._before = self._state()
-        options = _options(self.file)
+        options = _options(self._path)
         self._immutable = "immutable" in options
         self.readers = self._engine(
-            url.set(database=f"file:{quote(str(self.file))}", query={**options, "uri": "true"}),
+            url.set(database=f"file:{quote(str(self._path))}", query={**options, "uri": "true"}),
             pool_size=1,
-            configure=configure_reader,
+            prepare=configure_reader,
         )
         event.listen(self.readers, "connect", _refuse_writes)
         self.writers = self.readers
@@ -80,7 +84,7 @@ class SqliteFileToRead(SqliteDatabase):
 
     def _state(self) -> tuple[int, ...] | None:
         with contextlib.suppress(OSError):
-            found = self.file.stat()
+            found = self._path.stat()
             return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         return None
 

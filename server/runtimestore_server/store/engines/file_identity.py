@@ -1,0 +1,261 @@
+"""Whether the SQLite file that is open is the one that its path names, and holds the store that it held.
+
+A file that is removed or replaced stays open: writes go on into what nobody will ever read. SQLite does not look, so
+it is looked here, by the numbers of the file, its log and the log's index, whenever a connection is made or taken out
+of the pool, and before and after each COMMIT. What is written over in place keeps its numbers; then the time of the
+last change leads to a look at a few bytes of the file itself. See docs/decisions/0045.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, Engine
+
+_log = structlog.get_logger(__name__)
+
+BESIDE = ("-wal", "-shm")
+"""The log, and the log's index."""
+
+_HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\0"
+_CHANGES = slice(24, 28)
+_PAGES = slice(28, 32)
+_UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+Numbers = tuple[int, int]
+"""A file's device and inode."""
+
+
+class FileReplaced(Exception):
+    """The file that is open is not, or not as it was, where its path leads."""
+
+
+class _Place(NamedTuple):
+    """Where in a file its store's id stands, once a checkpoint brought it there."""
+
+    offset: int
+    length: int
+
+
+class FileIdentity:
+    """What the connections of one database have open. For any thread.
+
+    Args:
+        path: the file as the settings name it; if it is a link, it is followed anew each time.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._file: Numbers | None = None
+        self._beside: tuple[Numbers | None, ...] = ()
+        self._live = 0
+        self._handle: int | None = None
+        self._store_id: bytes | None = None
+        self._place = _Place(0, 0)
+        self._looked: tuple[tuple[int, int], str | None] | None = None
+        self._changes = 0
+        self._largest_bytes = 0
+        self._told: str | None = None
+
+    def watch(self, engine: Engine) -> None:
+        """Let no connection of this engine be made, or be used, where it would be of another file."""
+        from sqlalchemy import event
+
+        event.listen(engine, "do_connect", self._connecting)
+        event.listen(engine, "connect", self._connected)
+        event.listen(engine, "close", self._closing)
+        event.listen(engine, "engine_connect", self._used)
+
+    def check(self) -> None:
+        """See that the path leads to what is open.
+
+        Raises:
+            FileReplaced: it does not; the message says what is there instead.
+        """
+        with self._lock:
+            problem = self._problem()
+            if problem != self._told:
+                if problem:
+                    _log.error("the file was replaced while it was open", file=self._path, found=problem)
+                else:
+                    _log.info("the file is the one that is open again", file=self._path)
+            self._told = problem
+        if problem:
+            raise FileReplaced(problem)
+
+    def close(self) -> None:
+        """Let go of the file; every connection is closed."""
+        with self._lock:
+            if self._handle is not None and self._file is not None and not self._live:
+                _give_back(self._file)
+                self._handle = None
+
+    def _problem(self) -> str | None:
+        if self._file is None:
+            return None
+        try:
+            status = os.stat(self._path)  # noqa: PTH116  (a tenth of the time of a Path; it is asked at every COMMIT)
+        except OSError as error:
+            return f"there is no file: {error.strerror}"
+        if (status.st_dev, status.st_ino) != self._file:
+            return "another file is there"
+        if self._live and self._found_beside() != self._beside:
+            return "the log beside it was removed or replaced"
+        changed = (status.st_size, status.st_mtime_ns)
+        if self._looked is None or self._looked[0] != changed:
+            self._looked = changed, self._look_inside(status.st_size)
+        return self._looked[1]
+
+    def _look_inside(self, size_bytes: int) -> str | None:
+        """What somebody wrote over the file, if that can be told from it; damage of other kinds reads find."""
+        if self._handle is None:
+            return None
+        header = os.pread(self._handle, _HEADER_BYTES, 0)
+        pages = int.from_bytes(header[_PAGES], "big")
+        page_bytes = int.from_bytes(header[16:18], "big")
+        needed_bytes = pages * (65536 if page_bytes == 1 else page_bytes)
+        if size_bytes < self._largest_bytes and (size_bytes < _HEADER_BYTES or size_bytes < needed_bytes):
+            return "it was cut short"
+        self._largest_bytes = size_bytes
+        if self._store_id is not None:
+            found = _UUID.findall(os.pread(self._handle, self._place.length, self._place.offset))
+            if found and self._store_id not in found:
+                return "another store was written over it"
+        if header.startswith(_MAGIC):
+            # Of a copy that was made before. Checkpoints never take it back.
+            changes = int.from_bytes(header[_CHANGES], "big")
+            if changes < self._changes:
+                return "an older copy was written over it"
+            self._changes = changes
+        return None
+
+    def _found_beside(self) -> tuple[Numbers | None, ...]:
+        return tuple(_numbers(self._beside_path(suffix)) for suffix in BESIDE)
+
+    def _beside_path(self, suffix: str) -> str:
+        return os.path.realpath(self._path) + suffix if os.path.islink(self._path) else self._path + suffix  # noqa: PTH114
+
+    def _connecting(self, _dialect: object, record: Any, _arguments: object, _parameters: object) -> None:
+        self.check()
+        if record is not None:
+            record.info[FileIdentity] = _numbers(self._path)
+        for suffix in BESIDE:
+            self._give_mode(self._beside_path(suffix))
+
+    def _give_mode(self, beside: str) -> None:
+        """Give the log, or its index, the file's present mode, and its owner the right to write it in any case.
+
+        SQLite gives it the mode that the file has when the log is made. Where the file could not be written then, who
+        opens the log later is refused, though the file can be written by now. And an index that was opened for reading
+        stays so for all connections of a process, until the last of them is closed.
+        """
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(os.stat(self._path).st_mode) | stat.S_IWUSR  # noqa: PTH116  (beside os.chmod)
+            if stat.S_IMODE(os.stat(beside).st_mode) != mode:  # noqa: PTH116
+                os.chmod(beside, mode)  # noqa: PTH101
+
+    def _connected(self, driver: Any, record: Any) -> None:
+        before = record.info.pop(FileIdentity, None)
+        try:
+            self._adopt(driver, before)
+        except BaseException:
+            driver.close()
+            raise
+
+    def _adopt(self, driver: Any, before: Numbers | None) -> None:
+        store_id, place = _store_id(driver)  # which opens the log, too
+        with self._lock:
+            file = _numbers(self._path)
+            if file is None or before not in (None, file):
+                raise FileReplaced("it was replaced while it was opened")
+            if self._file is None:
+                self._handle = _take(self._path, file)
+                self._file = file
+                if not os.access(self._path, os.W_OK):
+                    _log.warning("the file may only be read: no write will be taken", file=self._path)
+            elif file != self._file:
+                raise FileReplaced("another file is there")
+            if self._store_id is None:
+                self._store_id, self._place = store_id, place
+            elif store_id != self._store_id and store_id is not None:
+                raise FileReplaced("another store is there")
+            beside = self._found_beside()
+            if not self._live:
+                self._beside = beside
+            elif beside != self._beside:
+                raise FileReplaced("the log beside it was removed or replaced")
+            self._live += 1
+
+    def _closing(self, _driver: object, _record: object) -> None:
+        with self._lock:
+            self._live -= 1
+
+    def _used(self, connection: Connection) -> None:
+        try:
+            self.check()
+        except FileReplaced:
+            connection.close()
+            raise
+
+
+def _store_id(driver: Any) -> tuple[bytes | None, _Place]:
+    """The id of the store as its bytes, and where its page is; None if there is none, or it cannot be read."""
+    from runtimestore_server.store.tables import store_identity
+
+    name = store_identity.name
+    try:
+        row = driver.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return None, _Place(0, 0)
+        (page_bytes,) = driver.execute("PRAGMA page_size").fetchone()
+        (found,) = driver.execute(f"SELECT store_id FROM {name}").fetchone()  # noqa: S608  (a name of ours)
+        told = found.encode()
+    except Exception:  # noqa: BLE001  (damage is found, and told, by who reads it)
+        return None, _Place(0, 0)
+    return (told if _UUID.fullmatch(told) else None), _Place((row[0] - 1) * page_bytes, page_bytes)
+
+
+def _numbers(path: str) -> Numbers | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  (see above)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+_handles: dict[Numbers, tuple[int, int]] = {}
+"""By file: a handle to look into it, and how many use it. There is one, and it stays while a connection may be open: to
+close any handle on a file drops all locks that this process, and SQLite in it, has there."""
+_handles_lock = threading.Lock()
+
+
+def _take(path: str, file: Numbers) -> int:
+    with _handles_lock:
+        handle, users = _handles.get(file, (-1, 0))
+        if not users:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(handle)
+        if (status.st_dev, status.st_ino) != file:
+            raise FileReplaced("it was replaced while it was opened")
+        _handles[file] = handle, users + 1
+        return handle
+
+
+def _give_back(file: Numbers) -> None:
+    with _handles_lock:
+        handle, users = _handles[file]
+        if users > 1:
+            _handles[file] = handle, users - 1
+        else:
+            del _handles[file]
+            os.close(handle)

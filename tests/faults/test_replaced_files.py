@@ -1,0 +1,286 @@
+"""A store whose file is removed, moved or written over under the server acknowledges nothing that would be gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sqlalchemy import event
+
+from runtimestore import CommitOutcomeUnknown, StoreUnavailable
+from runtimestore_server.store.schema import upgrade
+from support.calls import Store, input_of
+from support.documents import new_id
+from support.server import ServerProcess, in_process
+from support.turns import ONCE, Turns
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+pytestmark = pytest.mark.usefixtures("runner")
+
+INTERVAL_SECONDS = 0.2
+ID = new_id()
+
+LARGE = 9 * 1024 * 1024
+"""Over the size after which a connection is closed and made anew, and after which a checkpoint is made."""
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Blow:
+    """What an operator does to a store under a server, and how it is undone."""
+
+    undone: ClassVar[bool] = True
+    keeps_the_log: ClassVar[bool] = False
+    """Whether an orderly stop brings all that was acknowledged into the file all the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "data"
+        self.folder.mkdir()
+        self.file = self.folder / "store.db"
+        self.other = folder / "other.db"
+        self.prepare()
+
+    def prepare(self) -> None:
+        upgrade(f"sqlite:///{self.file}")
+        upgrade(f"sqlite:///{self.other}")
+
+    def strike(self) -> None:
+        raise NotImplementedError
+
+    def undo(self) -> None:
+        raise NotImplementedError
+
+
+class Removed(Blow):
+    undone = False
+
+    def strike(self) -> None:
+        self.file.unlink()
+
+
+class AllRemoved(Blow):
+    undone = False
+
+    def strike(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+class Moved(Blow):
+    def strike(self) -> None:
+        self.file.rename(self.folder / "elsewhere.db")
+
+    def undo(self) -> None:
+        (self.folder / "elsewhere.db").rename(self.file)
+
+
+class FolderMoved(Blow):
+    def strike(self) -> None:
+        self.folder.rename(self.folder.with_name("elsewhere"))
+
+    def undo(self) -> None:
+        self.folder.with_name("elsewhere").rename(self.folder)
+
+
+class AnotherMovedOver(Blow):
+    def strike(self) -> None:
+        (self.folder / "kept.db").hardlink_to(self.file)
+        self.other.replace(self.file)
+
+    def undo(self) -> None:
+        (self.folder / "kept.db").replace(self.file)
+
+
+class AnotherCopiedOver(Blow):
+    undone = False
+
+    def strike(self) -> None:
+        shutil.copyfile(self.other, self.file)
+
+
+class OlderCopiedOver(Blow):
+    undone = False
+
+    def prepare(self) -> None:
+        super().prepare()
+        shutil.copyfile(self.file, self.other)
+
+    def strike(self) -> None:
+        shutil.copyfile(self.other, self.file)
+
+
+class Emptied(Blow):
+    undone = False
+
+    def strike(self) -> None:
+        os.truncate(self.file, 0)
+
+
+class CutShort(Blow):
+    undone = False
+
+    def strike(self) -> None:
+        os.truncate(self.file, self.file.stat().st_size // 2)
+
+
+class Repointed(Blow):
+    def prepare(self) -> None:
+        super().prepare()
+        self._point(self.file.rename(self.folder / "real.db"))
+
+    def strike(self) -> None:
+        self._point(self.other)
+
+    def undo(self) -> None:
+        self._point(self.folder / "real.db")
+
+    def _point(self, at: Path) -> None:
+        link = self.folder / "link"
+        link.symlink_to(at)
+        link.replace(self.file)
+
+
+class LogRemoved(Blow):
+    undone = False
+    keeps_the_log = True
+
+    def strike(self) -> None:
+        Path(f"{self.file}-wal").unlink()
+
+
+class Restored(Blow):
+    """As the commands of many a manual have it, beside the server that nobody stopped."""
+
+    undone = False
+
+    def strike(self) -> None:
+        for file in self.folder.iterdir():
+            file.unlink()
+        shutil.copyfile(self.other, self.file)
+
+
+BLOWS = (
+    Removed,
+    AllRemoved,
+    Moved,
+    FolderMoved,
+    AnotherMovedOver,
+    AnotherCopiedOver,
+    OlderCopiedOver,
+    Emptied,
+    CutShort,
+    Repointed,
+    LogRemoved,
+    Restored,
+)
+
+
+async def _until_health_is(address: str, status: int) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        deadline = time.monotonic() + 20
+        while (await stub.Check(health_pb2.HealthCheckRequest())).status != status:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", BLOWS, ids=lambda kind: kind.__name__)
+async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path: Path, kind: type[Blow]) -> None:
+    blow = kind(tmp_path)
+    url = f"sqlite:///{blow.file}"
+    small, large = Turns("rt:small"), Turns("rt:large", size_bytes=LARGE)
+    with ServerProcess(url, health_interval_seconds=INTERVAL_SECONDS) as server:
+        async with Store(server.address, retry=ONCE) as store:
+            for _ in range(3):
+                assert await small.take(store)
+                assert await large.take(store)
+            until = asyncio.Event()
+            busy = [Turns(f"rt:busy-{number}") for number in range(4)]
+            running = [asyncio.create_task(writer.go_on(store, until)) for writer in busy]
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(blow.strike)
+            for _ in range(5):  # from here on, while the others go on
+                assert not await small.take(store)
+                assert not await large.take(store)
+                with pytest.raises(StoreUnavailable, match=r"removed, moved or written over.*restart the server"):
+                    await store.load_session_snapshot("rt:large")
+            await _until_health_is(server.address, NOT_SERVING)
+            until.set()
+            await asyncio.gather(*running)
+            assert set(small.refusals) | set(large.refusals) == {"STORE_UNAVAILABLE"}
+            # What was on its way to the file when it went is not known to be there.
+            assert set().union(*(writer.refusals for writer in busy)) <= {"STORE_UNAVAILABLE", "COMMIT_OUTCOME_UNKNOWN"}
+            assert "the file was replaced while it was open" in server.log
+            writers = (small, large, *busy)
+            if kind.undone:
+                blow.undo()
+                await _until_health_is(server.address, SERVING)
+                for writer in writers:
+                    await writer.check(store)
+                    assert await writer.take(store)
+                server.kill()
+    if not kind.undone and not kind.keeps_the_log:
+        return
+    with ServerProcess(url) as server:
+        async with Store(server.address, retry=ONCE) as store:
+            for writer in writers:
+                await writer.check(store)
+
+
+async def test_a_write_whose_file_goes_in_the_midst_of_its_commit_is_told_that_its_outcome_is_unknown(
+    tmp_path: Path,
+) -> None:
+    file, elsewhere = tmp_path / "store.db", tmp_path / "elsewhere.db"
+    upgrade(f"sqlite:///{file}")
+    async with in_process(f"sqlite:///{file}") as app, Store(app.address, retry=ONCE) as store:
+        await store.persist_input_state("rt:a", input_of("a"))
+
+        def strike(_connection: Connection) -> None:
+            file.rename(elsewhere)
+
+        event.listen(app.store.database.writers, "commit", strike, once=True)
+        with pytest.raises(CommitOutcomeUnknown):
+            await store.persist_input_state("rt:a", input_of("b"), request_id=ID)
+        event.remove(app.store.database.writers, "commit", strike)
+        assert not file.exists()  # nobody made a new one
+        with pytest.raises(StoreUnavailable):
+            await store.persist_input_state("rt:a", input_of("b"), request_id=ID)
+
+        elsewhere.rename(file)
+        assert (await store.persist_input_state("rt:a", input_of("b"), request_id=ID)).replayed
+
+
+async def test_a_file_that_may_only_be_read_is_not_ready_and_says_so_at_start(tmp_path: Path) -> None:
+    from support.disk import unwritable
+
+    file = tmp_path / "store.db"
+    upgrade(f"sqlite:///{file}")
+    with contextlib.ExitStack() as locked:
+        locked.enter_context(unwritable(file))
+        with ServerProcess(f"sqlite:///{file}", health_interval_seconds=INTERVAL_SECONDS) as server:
+            assert "may only be read" in server.log
+            await _until_health_is(server.address, NOT_SERVING)
+            locked.close()
+            await _until_health_is(server.address, SERVING)
+            async with Store(server.address, retry=ONCE) as store:
+                with contextlib.suppress(Exception):  # the connection may be from before
+                    await store.persist_input_state("rt:a", input_of("a"))
+                await store.persist_input_state("rt:a", input_of("b"))
+
+
+def test_a_store_behind_a_link_that_led_nowhere_is_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    upgrade(f"sqlite:///{tmp_path}/link.db")
+    assert (tmp_path / "real.db").stat().st_mode & 0o777 == 0o600
+    with contextlib.closing(sqlite3.connect(tmp_path / "real.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
