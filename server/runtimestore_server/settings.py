@@ -87,6 +87,26 @@ class Settings(BaseSettings):
         "127.0.0.1:50051",
         description="Where to serve: HOST:PORT (port 0 lets the system choose one) or unix:PATH.",
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="The server's certificate and those up to its CA, in PEM; it is read anew when it changes.",
+    )
+    tls_key: Path | None = Field(None, description="The key of that certificate, in PEM and without a password.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="The CA of the clients, in PEM: whoever connects must show a certificate that it signed.",
+    )
+    access_file: Path | None = Field(
+        None,
+        description=(
+            "A TOML file of who may come in, by which token or certificate, to which realms; `runtimestore token new` "
+            "writes it, and it is read anew when it changes. Without one whoever connects may do everything."
+        ),
+    )
+    insecure: bool = Field(
+        False,
+        description="Serve without TLS or an access file even where a network may reach the address.",
+    )
     database_url: DatabaseUrl = Field(
         DatabaseUrl("sqlite:///runtimestore.db"),
         description=(

@@ -13,6 +13,7 @@ from importlib import metadata as _metadata
 from runtimestore._retry import RetryPolicy
 from runtimestore.aio import AsyncRuntimeStoreClient
 from runtimestore.errors import (
+    AccessNotAllowed,
     BoundaryReceiptExists,
     CallFailed,
     CommitOutcomeUnknown,
@@ -59,6 +60,7 @@ from runtimestore.types import (
 )
 
 __all__ = [
+    "AccessNotAllowed",
     "Acquisition",
     "AsyncRuntimeStoreClient",
     "BoundaryReceiptExists",

@@ -1,4 +1,4 @@
-"""grpc.aio: the options of the server, the address that it listens on, and the services behind the wrapper of calls."""
+"""grpc.aio: the options of the server, the address that it listens on, with TLS or without, and the services."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from runtimestore_server.rpc.workarounds.serving_on import ServingOn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.rpc.call import Calls, Registrar
     from runtimestore_server.settings import Settings
 
@@ -45,6 +46,7 @@ class Server:
         calls: wraps every method.
         register: registers the services.
         stopped: told when gRPC stopped by itself, before it is started again.
+        certificates: what TLS is made from; None speaks without it.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Server:
         register: Callable[[Registrar], None],
         *,
         stopped: Callable[[], None],
+        certificates: Certificates | None = None,
     ) -> None:
         self._settings = settings
         self._calls = calls
         self._register = register
+        self._certificates = certificates
         self.address = ""
         """Where it listens, once it is started: with the port that it was given where it asked for any."""
         self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped)
@@ -96,7 +100,9 @@ class Server:
         """
         server = grpc.aio.server(options=channel_options(self._settings))
         self._register(self._calls.registrar(server))
-        return server, server.add_insecure_port(address)
+        if self._certificates is None:
+            return server, server.add_insecure_port(address)
+        return server, server.add_secure_port(address, self._certificates.credentials())
 
 
 def _answers(path: str) -> bool:

@@ -12,7 +12,16 @@ import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from runtimestore.errors import DOMAIN, FieldViolation, InternalError, InvalidRequest, RuntimeStoreError
+from runtimestore.errors import (
+    DOMAIN,
+    AccessNotAllowed,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    RealmNotAllowed,
+    RuntimeStoreError,
+    Unauthenticated,
+)
 from runtimestore_server.logs import UNFORESEEN, frames
 
 _log = structlog.get_logger(__name__)
@@ -26,6 +35,8 @@ def refusal_of(error: Exception, *, method: str, started: float) -> RuntimeStore
     """What the caller is told of an error that ended its call, which began at `started`; the log is told as well."""
     if isinstance(error, RuntimeStoreError):
         log = _log.warning if isinstance(error, InternalError) else _log.info
+        if isinstance(error, (Unauthenticated, RealmNotAllowed, AccessNotAllowed)):
+            log = _log.debug  # told where it was decided, at a rate that a log can bear
         log("refused", method=method, reason=error.reason, seconds=round(time.perf_counter() - started, 6))
         return error
     # The frames and the class, but not the message: it may quote what a caller sent, and that may be a secret.
