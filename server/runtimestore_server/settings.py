@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 PREFIX = "RUNTIMESTORE_"
+CLIENT_PREFIX = f"{PREFIX}CLIENT_"
+"""How the variables begin that tell commands how to call a server."""
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -57,9 +59,11 @@ class _File(PydanticBaseSettingsSource):
         if not path.is_file():
             raise BadSource(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise BadSource(f"--config {path}: not a TOML file: {error}") from None
+        found.pop("client", None)  # for commands that call a server
+        return found
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Nothing: the file is read as a whole."""
@@ -234,7 +238,12 @@ def _refuse_mistyped(environment: Mapping[str, str]) -> None:
         BadSource: one is. What is not near to any is let be: others name variables after a service too.
     """
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    others = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
+    # Those of commands that call a server have the client's prefix, and names that are near to ours.
+    others = [
+        name
+        for name in environment
+        if name.upper().startswith(PREFIX) and not name.upper().startswith(CLIENT_PREFIX) and name.upper() not in known
+    ]
     for name in others:
         if close := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9):
             raise BadSource(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")

@@ -133,7 +133,7 @@ async def methods(channel: grpc.aio.Channel, **options: Any) -> list[Found]:
     return found
 
 
-async def outcome(channel: grpc.aio.Channel, found: Found, metadata: Any = None) -> str:
+async def outcome(channel: Any, found: Found, metadata: Any = None) -> str:
     """What became of a call: let in, whatever it was answered then, or refused and why."""
     method, options = found.method, {"metadata": metadata, "timeout": WAIT_SECONDS}
     try:
@@ -223,9 +223,10 @@ async def test_every_method_stands_in_the_table_and_a_new_one_is_closed() -> Non
 async def test_strangers_may_ask_for_the_health_of_the_whole_server_and_of_nothing_else(tmp_path: Path) -> None:
     path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token(), access="read")])
     named = b"\n\x0dgrpc.health.x"
-    async with in_process("memory:", access_file=path) as app, grpc.aio.insecure_channel(app.address) as channel:
+    async with in_process("memory:", access_file=path) as app, grpc.aio.insecure_channel(app.address) as found:
+        channel: Any = found
         for method in ("Check", "Watch"):
-            one: Any = channel.unary_stream(f"/grpc.health.v1.Health/{method}")
+            one = channel.unary_stream(f"/grpc.health.v1.Health/{method}")
             assert await one(b"", timeout=WAIT_SECONDS).read()
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await one(named, timeout=WAIT_SECONDS).read()

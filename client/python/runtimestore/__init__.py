@@ -10,6 +10,7 @@
 
 from importlib import metadata as _metadata
 
+from runtimestore._credentials import Tls
 from runtimestore._retry import RetryPolicy
 from runtimestore.aio import AsyncRuntimeStoreClient
 from runtimestore.errors import (
@@ -102,6 +103,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreUnavailable",
     "StoredValueCorrupt",
+    "Tls",
     "TryLater",
     "Unauthenticated",
 ]

@@ -17,7 +17,7 @@ import structlog
 from runtimestore_server.access.methods import BY_NAME, Access
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _log = structlog.get_logger(__name__)
@@ -69,25 +69,23 @@ class Rules:
     """
 
     def __init__(self) -> None:
-        self.principals: list[Principal] = []
-        self.tokens: dict[str, int] = {}
-        """How many tokens each name has."""
+        self.entries: list[tuple[Principal, int, tuple[str, ...]]] = []
+        """The principals in the order of the file, each with how many tokens and which names of certificates it has."""
         self._key = secrets.token_bytes(32)
         self._by_token: dict[bytes, tuple[bytes, Principal]] = {}
         self._by_san: dict[str, Principal] = {}
 
-    def add(self, principal: Principal, digests: Iterable[bytes], sans: Iterable[str]) -> None:
+    def add(self, principal: Principal, digests: Sequence[bytes], sans: Sequence[str]) -> None:
         """Take in a principal with its credentials.
 
         Raises:
             Unusable: a credential is another's already.
         """
-        self.principals.append(principal)
+        self.entries.append((principal, len(digests), tuple(sans)))
         for digest in digests:
             if self.by_token(digest) is not None:
                 raise Unusable("a token stands there twice: it would not be known whose it is")
             self._by_token[self._hash(digest)] = digest, principal
-            self.tokens[principal.name] = self.tokens.get(principal.name, 0) + 1
         for san in sans:
             if san in self._by_san:
                 raise Unusable("a name of a certificate stands there twice: it would not be known whose it is")
@@ -150,7 +148,7 @@ def _take_in(rules: Rules, entry: dict[str, Any]) -> None:
     sans = _texts(entry, "certificate_sans", re.compile(r"\S+"), "names in certificates, without spaces")
     if not digests and not sans:
         raise Unusable("needs token_sha256 or certificate_sans: nobody could come in by it")
-    rules.add(Principal.of(name, realms, BY_NAME[access], until), map(bytes.fromhex, digests), sans)
+    rules.add(Principal.of(name, realms, BY_NAME[access], until), [bytes.fromhex(one) for one in digests], sans)
 
 
 def _texts(entry: dict[str, Any], key: str, pattern: re.Pattern[str], what: str) -> list[str]:
@@ -189,7 +187,7 @@ class AccessFile:
                 _log.error("the access file cannot be used; the rules before it stay in force", error=str(wrong))
             else:
                 self.unusable = None
-                _log.info("the access file is read anew", principals=len(self._rules.principals))
+                _log.info("the access file is read anew", entries=len(self._rules.entries))
         return self._rules
 
     def _read(self) -> tuple[Rules, object]:
