@@ -70,8 +70,8 @@ class BearerToken:
         self._metadata = () if token is None or callable(token) else _metadata_of(token)
         if token is not None and not protected and not _is_local(target):
             raise ValueError(
-                "token would travel to another machine for all to read: speak TLS, or where something else protects the "
-                "connection hand over a channel"
+                "token would travel to another machine for all to read: speak TLS, or hand over a channel that is "
+                "protected otherwise"
             )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:

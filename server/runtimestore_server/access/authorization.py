@@ -39,6 +39,11 @@ class Authorization:
         self.failures = self._failures.counts
         """How many calls were refused since the start, by reason."""
 
+    @property
+    def unusable(self) -> str | None:
+        """Why the access file as it is now is not in force; None if it is."""
+        return self._file.unusable
+
     def of(self, path: str) -> MethodAuthorization:
         """What asks the callers of the method with this path: made once a method."""
         return MethodAuthorization(path, self._file, self._failures)
