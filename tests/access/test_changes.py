@@ -105,9 +105,9 @@ async def test_what_is_older_than_tls_1_2_is_not_spoken(tmp_path: Path, version:
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
         _reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
         writer.close()
-        with pytest.warns(DeprecationWarning):  # that is why
+        with pytest.warns(DeprecationWarning, match="deprecated"):  # that is why
             context.minimum_version = context.maximum_version = version
-        with pytest.raises(ssl.SSLError, match="(?i)alert protocol version"):  # the server's word, not ours
+        with pytest.raises(ConnectionError):  # the server hangs up; our own side would raise an SSLError
             await asyncio.open_connection(host, int(port), ssl=context)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DOCUMENT, OAUTH, PASSWORD = "canary-document-51", "canary-oauth-52", "canary-password-53"
 
 
-@pytest.mark.parametrize(("level", "style"), list(itertools.product(["debug", "error"], ["text", "json"])))
+@pytest.mark.parametrize(("level", "style"), list(itertools.product(["debug", "info"], ["text", "json"])))
 def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: Path, level: str, style: str) -> None:
     token, wrong, reader = new_token(), new_token(), new_token()
     files = server_files(tmp_path)
