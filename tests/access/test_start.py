@@ -112,6 +112,7 @@ def test_a_key_that_everybody_may_read_is_warned_of(tmp_path: Path) -> None:
 
 BAD_ACCESS = {
     "no TOML": "[[principal]\nsecret",
+    "a table twice": "[secret]\n[secret]",
     "another table": "[principals]\nname = 'x'",
     "an unknown key": entry("x", new_token(), untill="2027-01-01"),
     "no realms": entry("x", new_token(), realms=[]),

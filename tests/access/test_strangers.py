@@ -12,6 +12,7 @@ import structlog.testing
 
 from runtimestore_server.access.authorization import LOGGED_A_SECOND, Failures, unauthenticated
 from support.access import access_file, bearer, entry, new_token
+from support.clean_up import until
 from support.garbage import SERVICE
 from support.refusals import details, refused
 from support.requests import request_of
@@ -37,7 +38,7 @@ async def test_the_largest_messages_of_strangers_fill_nothing(tmp_path: Path) ->
     large = bytes(LARGEST)
     with ServerProcess("memory:", access_file=str(path)) as server:
         async with grpc.aio.insecure_channel(server.address, options) as channel:
-            method = channel.unary_unary(f"{SERVICE}AtomicApply")
+            method: Any = channel.unary_unary(f"{SERVICE}AtomicApply")
             with pytest.raises(grpc.aio.AioRpcError):
                 await method(b"", timeout=WAIT_SECONDS)  # all that a call needs is loaded
             before = resident_bytes(server.pid)
@@ -53,14 +54,16 @@ async def test_strangers_are_refused_though_their_message_never_comes_and_hold_n
     tmp_path: Path,
 ) -> None:
     path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
-    async with in_process("memory:", access_file=path) as app, connections(app.address, 1) as (channel,):
+    async with in_process("memory:", access_file=path) as app, connections(app.address, 4) as (channel, *others):
         for _ in range(50):
             assert (await refused(stalled(channel))).reason == "UNAUTHENTICATED"
         assert app.limiters.writes.slots.received == 0
         assert app.authorization is not None
         assert app.authorization.failures == {"UNAUTHENTICATED": 50}
-        # Those who ask for health without a message wait among themselves.
-        waiting: list[Any] = [stalled(channel, "/grpc.health.v1.Health/Check") for _ in range(20)]
+        # Those who ask for health and send no message wait among themselves.
+        waiting: list[Any] = [stalled(other, "/grpc.health.v1.Health/Check") for other in others for _ in range(8)]
+        slots = app.limiters.strangers.slots, app.limiters.others.slots
+        await until(lambda: sum(one.waiting for one in slots) > 0)
         load = channel.unary_unary(f"{SERVICE}LoadRuntimeState")
         request = request_of("LoadRuntimeState").SerializeToString()
         await asyncio.wait_for(load(request, metadata=bearer(token)), 0.5)

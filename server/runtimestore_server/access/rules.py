@@ -174,12 +174,8 @@ class AccessFile:
 
     def rules(self) -> Rules:
         """The rules that are in force: read anew if the file has changed, which is asked for one system call."""
-        try:
-            stamp: object = _stamp_of(os.stat(self._path))  # noqa: PTH116  (a third of pathlib's time, in every call)
-        except OSError as error:
-            stamp = error.errno
-        if stamp != self._stamp:
-            self._stamp = stamp
+        if (now := stamp(self._path)) != self._stamp:
+            self._stamp = now
             try:
                 self._rules, self._stamp = self._read()
             except Unusable as wrong:
@@ -193,8 +189,8 @@ class AccessFile:
     def _read(self) -> tuple[Rules, object]:
         try:
             with self._path.open(encoding="utf-8") as file:
-                stamp = _stamp_of(os.fstat(file.fileno()))  # before what is read: a later change is seen as one
-                return parsed(file.read()), stamp
+                before = _of(os.fstat(file.fileno()))  # before what is read: a later change is seen as one
+                return parsed(file.read()), before
         except OSError as error:
             raise Unusable(f"--access-file {self._path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -203,5 +199,13 @@ class AccessFile:
             raise Unusable(f"--access-file {self._path}: {wrong}") from None
 
 
-def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
+def stamp(path: Path) -> object:
+    """What is another when a file has changed, for one system call; what it is does not matter."""
+    try:
+        return _of(os.stat(path))  # noqa: PTH116  (a third of pathlib's time, in every call)
+    except OSError as error:
+        return error.errno
+
+
+def _of(status: os.stat_result) -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

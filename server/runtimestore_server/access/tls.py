@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
 import stat
 import threading
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from runtimestore_server.access.rules import Unusable
+from runtimestore_server.access.rules import Unusable, stamp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +38,7 @@ class Certificates:
         self._lock = threading.Lock()
         self.unusable: str | None = None
         """Why the files as they are now are not in force; None if they are."""
-        self._stamp = self._stamps()
+        self._read = self._stamps()
         self._initial = self._configuration()
         self._warn_if_others_read()
 
@@ -54,16 +53,14 @@ class Certificates:
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What the files hold, if they have changed; None leaves in force what is. gRPC asks, in threads of its own."""
         with self._lock:
+            if (stamps := self._stamps()) == self._read:
+                return None
+            self._read = stamps
             try:
-                stamp = self._stamps()
-                if stamp == self._stamp:
-                    return None
-                self._stamp = stamp
                 found = self._configuration()
             except Unusable as wrong:
-                if self.unusable != str(wrong):
-                    self.unusable = str(wrong)
-                    _log.error("a new certificate cannot be used; the one before it stays in force", error=str(wrong))
+                self.unusable = str(wrong)
+                _log.error("a new certificate cannot be used; the one before it stays in force", error=str(wrong))
                 return None
             self.unusable = None
             self._initial = found  # for a server that is started anew
@@ -105,17 +102,9 @@ class Certificates:
             raise Unusable(f"--tls-cert {self._certificate}: it changed while it was read")
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
-    def _stamps(self) -> tuple[tuple[int, ...], ...]:
-        """What tells of a change of the files.
-
-        Raises:
-            Unusable: one is missing.
-        """
-        try:
-            found = [os.stat(path) for path in self._paths]  # noqa: PTH116  (as for the access file)
-        except OSError as error:
-            raise self._unreadable(error) from None
-        return tuple((one.st_mtime_ns, one.st_ctime_ns, one.st_size, one.st_ino) for one in found)
+    def _stamps(self) -> list[object]:
+        """What tells of a change of the files."""
+        return [stamp(path) for path in self._paths]
 
     def _unreadable(self, error: OSError) -> Unusable:
         names = ", ".join(str(path) for path in self._paths)

@@ -149,9 +149,9 @@ class _Method:
         answers = self._handler.unary_stream(await self._receive(call, context, limiter, principal), context)
         await self._sending.stream(answers, context)
 
-    async def _exchange(self, _call: Task, context: Context, _limiter: Limiter, _principal: Principal | None) -> None:
+    async def _exchange(self, _call: Task, context: Context, _limiter: Limiter, principal: Principal | None) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
-        async with aclosing(messages(context, self._decode)) as requests:
+        async with aclosing(messages(context, lambda message: self._read(message, context, principal))) as requests:
             await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
     async def _receive(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
@@ -160,18 +160,19 @@ class _Method:
         if message is grpc.aio.EOF:
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
-        request = self._decode(message)
+        request = self._read(message, context, principal)
         limiter.slots.end(call)
+        return request
+
+    def _read(self, message: bytes, context: Context, principal: Principal | None) -> Any:
+        """The request in a message, if whoever calls may ask that."""
+        try:
+            request = self._handler.request_deserializer(message)
+        except DecodeError:  # gRPC itself would answer with INTERNAL
+            raise malformed() from None
         if self._authorization is not None:
             self._authorization.asks(principal, request, context)
         return request
-
-    def _decode(self, message: bytes) -> Any:
-        """The request in a message; gRPC itself would answer one that is none with INTERNAL."""
-        try:
-            return self._handler.request_deserializer(message)
-        except DecodeError:
-            raise malformed() from None
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""
