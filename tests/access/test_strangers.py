@@ -9,9 +9,10 @@ import grpc
 import grpc.aio
 import pytest
 import structlog.testing
+import trustme
 
 from runtimestore_server.access.authorization import LOGGED_A_SECOND, Failures, unauthenticated
-from support.access import access_file, bearer, entry, new_token
+from support.access import access_file, bearer, ca, credentials, entry, new_token, server_files
 from support.clean_up import until
 from support.garbage import SERVICE
 from support.refusals import details, refused
@@ -149,3 +150,48 @@ async def test_a_flood_of_strangers_leaves_a_few_lines_in_the_log(tmp_path: Path
         lines = [line for line in server.log.splitlines() if "UNAUTHENTICATED" in line]
     assert 0 < len(lines) < 100
     assert all("peer=" in line for line in lines)
+
+
+async def test_with_a_ca_of_clients_nobody_connects_without_a_certificate_that_it_signed(tmp_path: Path) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    files: Any = server_files(tmp_path, client_ca=True)
+    foreign = trustme.CA().issue_cert("agents.test")
+    async with in_process("memory:", access_file=path, **files) as app:
+        for certificate in (None, foreign):
+            async with grpc.aio.secure_channel(app.address, credentials(certificate)) as channel:
+                check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await check(b"", metadata=bearer(token), timeout=5)
+                assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_token_that_is_sent_decides_whatever_certificate_is_shown(tmp_path: Path) -> None:
+    token = new_token()
+    entries = [entry("worker", certificate_sans=["worker.test"], access="admin"), entry("reader", token, access="read")]
+    files: Any = server_files(tmp_path, client_ca=True)
+    shown = credentials(ca().issue_cert("worker.test"))
+    path = access_file(tmp_path / "access.toml", entries)
+    async with (
+        in_process("memory:", access_file=path, **files) as app,
+        grpc.aio.secure_channel(app.address, shown) as channel,
+    ):
+        write: Any = channel.unary_unary(f"{SERVICE}CommitMachineLifecycle")
+        request = request_of("CommitMachineLifecycle").SerializeToString()
+        await write(request, timeout=WAIT_SECONDS)
+        lower = await refused(write(request, metadata=bearer(token), timeout=WAIT_SECONDS))
+        unknown = await refused(write(request, metadata=bearer(new_token()), timeout=WAIT_SECONDS))
+    assert (lower.reason, lower.metadata["access"]) == ("ACCESS_NOT_ALLOWED", "write")
+    assert unknown.reason == "UNAUTHENTICATED"
+
+
+async def test_a_certificate_with_the_names_of_two_principals_is_nobodys(tmp_path: Path) -> None:
+    entries = [entry("a", certificate_sans=["a.test"], access="read"), entry("b", certificate_sans=["b.test"])]
+    files: Any = server_files(tmp_path, client_ca=True)
+    async with in_process("memory:", access_file=access_file(tmp_path / "a.toml", entries), **files) as app:
+        for names, known in ((("a.test", "c.test"), True), (("a.test", "b.test"), False)):
+            async with grpc.aio.secure_channel(app.address, credentials(ca().issue_cert(*names))) as channel:
+                info: Any = channel.unary_unary("/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")
+                if known:
+                    await info(b"", timeout=WAIT_SECONDS)
+                else:
+                    assert (await refused(info(b"", timeout=WAIT_SECONDS))).reason == "UNAUTHENTICATED"
