@@ -13,7 +13,7 @@ import pytest
 import structlog.testing
 import trustme
 
-from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, RuntimeState, Tls, Unauthenticated
+from runtimestore import AsyncRuntimeStoreClient, CallFailed, RetryPolicy, RuntimeState, Tls, Unauthenticated
 from support.access import access_file, bearer, ca, entry, new_token, put, server_files
 from support.clean_up import until
 from support.server import in_process
@@ -109,6 +109,29 @@ async def test_what_is_older_than_tls_1_2_is_not_spoken(tmp_path: Path, version:
             context.minimum_version = context.maximum_version = version
         with pytest.raises(ConnectionError):  # the server hangs up; our own side would raise an SSLError
             await asyncio.open_connection(host, int(port), ssl=context)
+
+
+async def test_the_ca_of_clients_is_changed_under_load_and_no_open_connection_ends(tmp_path: Path) -> None:
+    def shown_by(authority: trustme.CA) -> Tls:
+        made = authority.issue_cert("agents.test")
+        chain = b"".join(blob.bytes() for blob in made.cert_chain_pems)
+        return Tls(ca=ca().cert_pem.bytes(), certificate=chain, key=made.private_key_pem.bytes())
+
+    files: Any = server_files(tmp_path, client_ca=True)
+    path = access_file(tmp_path / "access.toml", [entry("agents", certificate_sans=["agents.test"])])
+    other = trustme.CA()
+    async with in_process("memory:", access_file=path, **files) as app:
+        first = AsyncRuntimeStoreClient(app.address, tls=shown_by(ca()), retry=ONCE)
+        async with first, load(first) as written:
+            await until(lambda: written[0] > 0)  # it is connected
+            put(files["tls_client_ca"], other.cert_pem.bytes())
+            async with AsyncRuntimeStoreClient(app.address, tls=shown_by(other), retry=ONCE) as new:
+                await new.get_server_info()
+            async with AsyncRuntimeStoreClient(app.address, tls=shown_by(ca()), retry=ONCE) as late:
+                with pytest.raises(CallFailed):
+                    await late.get_server_info(timeout_seconds=5)
+            some = written[0]
+            await until(lambda: written[0] > some + 10)
 
 
 async def test_a_token_is_changed_under_load_and_no_call_fails(tmp_path: Path) -> None:
