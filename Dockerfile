@@ -29,4 +29,6 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["runtimestore", "health"]
 ENTRYPOINT ["runtimestore"]
-CMD ["serve"]
+# In a container a server must listen on more than loopback, and who reaches that is decided where the port is published:
+# on 127.0.0.1, unless TLS and an access file are given. A command of one's own is closed again, as serve is anywhere.
+CMD ["serve", "--insecure"]

@@ -14,6 +14,8 @@ from runtimestore.v1 import (
     runtime_store_pb2,
     runtime_store_pb2_grpc,
 )
+from runtimestore_server.access.listening import protection
+from runtimestore_server.access.rules import Unusable
 from runtimestore_server.budget import RetryPacing
 from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
@@ -31,6 +33,8 @@ from runtimestore_server.workers import Workers
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from runtimestore_server.access.authorization import Authorization
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
 
@@ -46,11 +50,14 @@ class Application:
     """A running server, as an async context manager: it serves inside, and has drained and closed after.
 
     Raises (on entering):
-        CannotServe: the address is taken or cannot be listened on.
+        CannotServe: the address is taken or cannot be listened on, a file of TLS or access cannot be used, or strangers
+            could come in.
         SchemaNotCurrent: the database cannot be served as it is.
         ValueError: the database URL is none.
     """
 
+    certificates: Certificates | None
+    authorization: Authorization | None
     health: HealthService
     supervision: Supervision
     pacing: RetryPacing
@@ -75,6 +82,10 @@ class Application:
     async def __aenter__(self) -> Self:
         """Open the store and serve it."""
         settings = self.settings
+        try:
+            self.certificates, self.authorization = protection(settings)
+        except Unusable as wrong:
+            raise CannotServe(str(wrong)) from None
         database, revision = await _opened(settings)
         self.health = HealthService(SERVICES)
         self.supervision = Supervision(told=self.health.doubt)
@@ -89,7 +100,7 @@ class Application:
         self.store = Store(database, settings, workers=self.workers, pacing=self.pacing, supervision=self.supervision)
         self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
-        self.calls = Calls(self.limiters, self.sending)
+        self.calls = Calls(self.limiters, self.sending, self.authorization)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -101,7 +112,14 @@ class Application:
             reflected = reflection.aio.ReflectionServicer(names)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, registrar)
 
-        self.server = Server(settings, self.calls, register, stopped=self.limiters.abort, supervision=self.supervision)
+        self.server = Server(
+            settings,
+            self.calls,
+            register,
+            stopped=self.limiters.abort,
+            supervision=self.supervision,
+            certificates=self.certificates,
+        )
         self.shutdown = Shutdown(
             health=self.health,
             calls=self.calls,

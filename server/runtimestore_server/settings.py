@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 PREFIX = "RUNTIMESTORE_"
+CLIENT_PREFIX = f"{PREFIX}CLIENT_"
+"""How the variables begin that tell commands how to call a server."""
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -68,6 +70,7 @@ class _File(PydanticBaseSettingsSource):
             read = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise BadSource(f"--config {path}: not a TOML file: {error}") from None
+        read.pop("client", None)  # for commands that call a server
         for name in read:
             if name not in Settings.model_fields:
                 close = difflib.get_close_matches(name.lower().replace("-", "_"), Settings.model_fields, n=1)
@@ -100,6 +103,26 @@ class Settings(BaseSettings):
     listen: str = Field(
         "127.0.0.1:50051",
         description="Where to serve: HOST:PORT (port 0 lets the system choose one) or unix:PATH.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="The server's certificate and those up to its CA, in PEM; it is read anew when it changes.",
+    )
+    tls_key: Path | None = Field(None, description="The key of that certificate, in PEM and without a password.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="The CA of the clients, in PEM: whoever connects must show a certificate that it signed.",
+    )
+    access_file: Path | None = Field(
+        None,
+        description=(
+            "A TOML file of who may come in, by which token or certificate, to which realms; `runtimestore token new` "
+            "writes it, and it is read anew when it changes. Without one whoever connects may do everything."
+        ),
+    )
+    insecure: bool = Field(
+        False,
+        description="Serve without TLS or an access file even where a network may reach the address.",
     )
     database_url: DatabaseUrl = Field(
         DatabaseUrl("sqlite:///runtimestore.db"),
@@ -233,7 +256,12 @@ def _refuse_mistyped(environment: Mapping[str, str]) -> None:
         BadSource: one is. What is not near to any is let be: others name variables after a service too.
     """
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    others = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
+    # Those of commands that call a server have the client's prefix, and names that are near to ours.
+    others = [
+        name
+        for name in environment
+        if name.upper().startswith(PREFIX) and not name.upper().startswith(CLIENT_PREFIX) and name.upper() not in known
+    ]
     for name in others:
         if close := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9):
             raise BadSource(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")

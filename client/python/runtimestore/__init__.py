@@ -10,9 +10,11 @@
 
 from importlib import metadata as _metadata
 
+from runtimestore._credentials import Tls
 from runtimestore._retry import RetryPolicy
 from runtimestore.aio import AsyncRuntimeStoreClient
 from runtimestore.errors import (
+    AccessNotAllowed,
     BoundaryReceiptExists,
     CallFailed,
     CommitOutcomeUnknown,
@@ -60,6 +62,7 @@ from runtimestore.types import (
 )
 
 __all__ = [
+    "AccessNotAllowed",
     "Acquisition",
     "AsyncRuntimeStoreClient",
     "BoundaryReceiptExists",
@@ -102,6 +105,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreUnavailable",
     "StoredValueCorrupt",
+    "Tls",
     "TryLater",
     "Unauthenticated",
 ]

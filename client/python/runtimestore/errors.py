@@ -24,6 +24,7 @@
     ├── StoredValueCorrupt          a stored value fails its SHA-256 or cannot be decoded
     ├── Unauthenticated             no credential, or a wrong one
     ├── RealmNotAllowed             the credential does not open this realm
+    ├── AccessNotAllowed            the credential opens methods of a lower access only
     ├── InternalError               a defect of the server; its log has the rest
     └── CallFailed                  gRPC itself failed; raised by the client only
         └── DeadlineExceeded        the answer did not come in time
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DOMAIN",
     "REFUSALS",
+    "AccessNotAllowed",
     "BoundaryReceiptExists",
     "CallFailed",
     "CommitOutcomeUnknown",
@@ -340,7 +342,7 @@ class StoredValueCorrupt(RuntimeStoreError):
 
 
 class Unauthenticated(RuntimeStoreError):
-    """No credential, or a wrong one."""
+    """No credential, or one that is unknown, ended or malformed; nothing was received."""
 
     reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.UNAUTHENTICATED)
     code = grpc.StatusCode.UNAUTHENTICATED
@@ -353,6 +355,19 @@ class RealmNotAllowed(RuntimeStoreError):
     reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.REALM_NOT_ALLOWED)
     code = grpc.StatusCode.PERMISSION_DENIED
     default_store_error = "internal"
+
+
+class AccessNotAllowed(RuntimeStoreError):
+    """The credential opens methods of a lower access only; nothing was received."""
+
+    reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.ACCESS_NOT_ALLOWED)
+    code = grpc.StatusCode.PERMISSION_DENIED
+    default_store_error = "internal"
+
+    @property
+    def access(self) -> str:
+        """What the method needs: `read`, `write` or `admin`."""
+        return self.metadata.get("access", "")
 
 
 class InternalError(RuntimeStoreError):
@@ -410,6 +425,7 @@ REFUSALS: Mapping[str, type[RuntimeStoreError]] = {
         StoredValueCorrupt,
         Unauthenticated,
         RealmNotAllowed,
+        AccessNotAllowed,
         InternalError,
     )
 }

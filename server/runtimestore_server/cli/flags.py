@@ -27,7 +27,9 @@ flag wins over the environment, the environment over the file.
 
 LONGEST_SECONDS = 1e6
 
-_PLACEHOLDERS = {"listen": "HOST:PORT", "database_url": "URL", "config": "FILE"}
+_FILES = ("config", "tls_cert", "tls_key", "tls_client_ca", "access_file")
+
+_PLACEHOLDERS = {"listen": "HOST:PORT", "database_url": "URL", **dict.fromkeys(_FILES, "FILE")}
 """What the help shows as the value of a flag, where neither its unit nor its type tells."""
 
 
@@ -124,7 +126,7 @@ def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., int]], Callabl
     placeholder = unit.upper() if unit in ("bytes", "seconds") else "COUNT" if field.annotation is int else "TEXT"
     return click.option(
         flag,
-        type=click.Path() if name == "config" else str,
+        type=click.Path() if name in _FILES else str,
         metavar=_PLACEHOLDERS.get(name, placeholder),
         help=told,
     )

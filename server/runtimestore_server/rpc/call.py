@@ -1,4 +1,4 @@
-"""The one wrapper of a call: it counts, admits, reads, decodes, handles, and answers or refuses.
+"""The one wrapper of a call: it counts, asks who calls, admits, reads, decodes, handles, and answers or refuses.
 
 Every method of every service is wrapped once, as it is registered. To gRPC each is one whose callers stream: then gRPC
 receives nothing before the wrapper asks for it. To the callers nothing changes.
@@ -33,6 +33,8 @@ from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from runtimestore_server.access.authorization import Authorization
+    from runtimestore_server.access.rules import Principal
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
 
@@ -44,11 +46,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Calls:
-    """The calls of a server, wrapped, and counted from the moment in which they arrive to their last byte."""
+    """The calls of a server, wrapped, and counted from the moment in which they arrive to their last byte.
 
-    def __init__(self, limiters: Limiters, sending: Sending) -> None:
+    Without an `authorization` whoever calls may call everything.
+    """
+
+    def __init__(self, limiters: Limiters, sending: Sending, authorization: Authorization | None = None) -> None:
         self._limiters = limiters
         self._sending = sending
+        self._authorization = authorization
         self._in_flight = 0
         self._draining = False
 
@@ -73,7 +79,7 @@ class Calls:
 
     def wrap(self, path: str, handler: Any) -> Handler:
         """The handler of the method with this path as gRPC is to call it: made once a method, not once a call."""
-        method = _Method(self, path, handler, self._limiters.of(path), self._sending)
+        method = _Method(self, path, handler, self._limiters, self._sending, self._authorization)
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
         return grpc.stream_stream_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
@@ -96,27 +102,40 @@ class Calls:
 class _Method:
     """One method of a service, and the way of its calls. No name here may keep a request, which may be megabytes."""
 
-    def __init__(self, calls: Calls, path: str, handler: Any, limiter: Limiter, sending: Sending) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        path: str,
+        handler: Any,
+        limiters: Limiters,
+        sending: Sending,
+        authorization: Authorization | None,
+    ) -> None:
         self._calls = calls
         self._path = path
         self._counts = path.startswith(OURS)
         self._handler = handler
-        self._limiter = limiter
+        self._limiter = limiters.of(path)
+        self._strangers = limiters.strangers
         self._sending = sending
+        self._authorization = None if authorization is None else authorization.of(path)
         self._respond = self._one if handler.unary_unary else self._many if handler.unary_stream else self._exchange
 
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured or traced of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter = this_call(), self._limiter
+        call, limiter, principal = this_call(), self._limiter, None
         try:
             if self._counts:
                 self._calls.arrived(call)
-            # Who calls, and whether they may, is to be asked here, before anything of the message is received.
+            if self._authorization is not None:  # before anything of the message is received
+                principal = self._authorization.caller(context)
+                if principal is None:
+                    limiter = self._strangers
             try:
                 if not limiter.admit(call, connection := context.peer()):
                     await limiter.wait(call, connection)
-                answer = await self._respond(call, context)
+                answer = await self._respond(call, context, limiter, principal)
             except asyncio.CancelledError:
                 if (reason := limiter.slots.refusal(call)) is None:
                     raise
@@ -130,34 +149,38 @@ class _Method:
         _log.debug("served", method=self._path, seconds=round(time.perf_counter() - started, 6))
         return answer
 
-    async def _one(self, call: Task, context: Context) -> Any:
-        return await self._handler.unary_unary(await self._receive(call, context), context)
+    async def _one(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
+        return await self._handler.unary_unary(await self._receive(call, context, limiter, principal), context)
 
-    async def _many(self, call: Task, context: Context) -> None:
-        await self._sending.stream(self._handler.unary_stream(await self._receive(call, context), context), context)
+    async def _many(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> None:
+        answers = self._handler.unary_stream(await self._receive(call, context, limiter, principal), context)
+        await self._sending.stream(answers, context)
 
-    async def _exchange(self, _call: Task, context: Context) -> None:
+    async def _exchange(self, _call: Task, context: Context, _limiter: Limiter, principal: Principal | None) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
-        async with aclosing(messages(context, self._decode)) as requests:
+        async with aclosing(messages(context, lambda message: self._read(message, context, principal))) as requests:
             await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    async def _receive(self, call: Task, context: Context) -> Any:
+    async def _receive(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
         """The request of a call that has one; its slot is free then."""
         message = await context.read()
         if message is grpc.aio.EOF:
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
-        request = self._decode(message)
+        request = self._read(message, context, principal)
         name_subject(request)
-        self._limiter.slots.end(call)
+        limiter.slots.end(call)
         return request
 
-    def _decode(self, message: bytes) -> Any:
-        """The request in a message; gRPC itself would answer one that is none with INTERNAL."""
+    def _read(self, message: bytes, context: Context, principal: Principal | None) -> Any:
+        """The request in a message, if whoever calls may ask that."""
         try:
-            return self._handler.request_deserializer(message)
-        except DecodeError:
+            request = self._handler.request_deserializer(message)
+        except DecodeError:  # gRPC itself would answer with INTERNAL
             raise malformed() from None
+        if self._authorization is not None:
+            self._authorization.asks(principal, request, context)
+        return request
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""

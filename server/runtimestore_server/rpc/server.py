@@ -1,4 +1,4 @@
-"""grpc.aio: the options of the server, the address that it listens on, and the services behind the wrapper of calls."""
+"""grpc.aio: the options of the server, the address that it listens on, with TLS or without, and the services."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from runtimestore_server.rpc.workarounds.serving_on import ServingOn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.rpc.call import Calls, Registrar
     from runtimestore_server.settings import Settings
     from runtimestore_server.supervision import Supervision
@@ -48,6 +49,7 @@ class Server:
         register: registers the services.
         stopped: told when gRPC stopped by itself, before it is started again.
         supervision: keeps up what starts it again.
+        certificates: what TLS is made from; None speaks without it.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Server:
         *,
         stopped: Callable[[], None],
         supervision: Supervision,
+        certificates: Certificates | None = None,
     ) -> None:
         self._settings = settings
         self._calls = calls
         self._register = register
+        self._certificates = certificates
         self.address = ""
         """Where it listens, once it is started: with the port that it was given where it asked for any."""
         self._hosts: list[str] = []
@@ -103,23 +107,24 @@ class Server:
         server = grpc.aio.server(options=channel_options(self._settings))
         self._register(self._calls.registrar(server))
         if address.startswith("unix:"):
-            return server, _bound(server, address)
+            return server, self._bound(server, address)
         port = int(address.rpartition(":")[2])
         for host in self._hosts:  # each must be had; the first decides what port 0 is
-            port = _bound(server, f"{host}:{port}")
+            port = self._bound(server, f"{host}:{port}")
         return server, port
 
+    def _bound(self, server: grpc.aio.Server, address: str) -> int:
+        """The port that a server was given on one address.
 
-def _bound(server: grpc.aio.Server, address: str) -> int:
-    """The port that a server was given on one address.
-
-    Raises:
-        RuntimeError: it was given none; the message is the system's reason.
-    """
-    try:
-        return server.add_insecure_port(address)
-    except RuntimeError:
-        raise RuntimeError(reason(address)) from None
+        Raises:
+            RuntimeError: it was given none; the message is the system's reason.
+        """
+        try:
+            if self._certificates is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._certificates.credentials())
+        except RuntimeError:
+            raise RuntimeError(reason(address)) from None
 
 
 def _answers(path: str) -> bool:

@@ -13,7 +13,16 @@ import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from runtimestore.errors import DOMAIN, FieldViolation, InternalError, InvalidRequest, RuntimeStoreError
+from runtimestore.errors import (
+    DOMAIN,
+    AccessNotAllowed,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    RealmNotAllowed,
+    RuntimeStoreError,
+    Unauthenticated,
+)
 from runtimestore_server.logs import UNFORESEEN, frames
 
 _log = structlog.get_logger(__name__)
@@ -42,6 +51,8 @@ def refusal_of(error: Exception, *, method: str, started: float, peer: str) -> R
     about = {key: value for key, value in found.items() if value is not None}
     if isinstance(error, RuntimeStoreError):
         log = _log.warning if isinstance(error, InternalError) else _log.info
+        if isinstance(error, (Unauthenticated, RealmNotAllowed, AccessNotAllowed)):
+            log = _log.debug  # told where it was decided, at a rate that a log can bear
         seconds = round(time.perf_counter() - started, 6)
         if field := error.metadata.get("field"):
             about["field"] = field
