@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.schema import upgrade
@@ -54,6 +55,12 @@ def test_a_limit_of_the_database_counts(server: PostgresServer) -> None:
         assert told.startswith("the database's CONNECTION LIMIT leaves 8 connections")
     finally:
         server.execute("ALTER DATABASE postgres CONNECTION LIMIT -1")
+
+
+def test_a_limit_of_the_role_counts(server: PostgresServer) -> None:
+    server.execute("CREATE ROLE few LOGIN CONNECTION LIMIT 8")
+    (told,) = _warnings(make_url(server.url).set(username="few").render_as_string(hide_password=False))
+    assert told.startswith("the role's CONNECTION LIMIT leaves 8 connections")
 
 
 def test_a_postgres_with_room_is_served_without_a_warning(server: PostgresServer) -> None:

@@ -26,7 +26,7 @@ def _objects(pattern: str = "*/*.yaml") -> list[Any]:
 
 
 OBJECTS = _objects()
-WITH_PODS = [found for found in OBJECTS if "template" in found.values[0].get("spec", {})]  # type: ignore[union-attr, operator, attr-defined]  # what pytest.param was given
+WITH_PODS = [found for found in OBJECTS if "template" in found.values[0].get("spec", {})]
 
 
 @pytest.mark.parametrize("loaded", OBJECTS)
