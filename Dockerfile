@@ -1,13 +1,17 @@
 # The wheel is built in a first stage; the image holds its installation and no build tool.
 FROM python:3.13-slim AS build
 WORKDIR /src
+COPY locks/server.txt locks/server.txt
+# What is served from is what was looked at: nothing whose hash is not in the lock file is installed.
+RUN python -m venv /opt/runtimestore \
+    && /opt/runtimestore/bin/pip install --no-cache-dir --require-hashes --requirement locks/server.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
 COPY migrations migrations
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
-    && python -m venv /opt/runtimestore \
-    && /opt/runtimestore/bin/pip install --no-cache-dir "$(echo /wheels/runtimestore-*.whl)[server]"
+    && /opt/runtimestore/bin/pip install --no-cache-dir --no-deps /wheels/runtimestore-*.whl \
+    && /opt/runtimestore/bin/pip check
 
 FROM python:3.13-slim
 # A fixed number, so that a volume's files keep their owner over images.

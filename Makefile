@@ -8,6 +8,7 @@ SERVE := $(VENV)/.serve
 TEST := $(VENV)/.test
 LINT := $(VENV)/.lint
 PROTO := $(VENV)/.proto
+SUPPLY := $(VENV)/.supply
 
 # Where `make proto` writes; a test lets it write elsewhere and compares.
 PROTO_OUT ?= client/python
@@ -118,6 +119,24 @@ bench: $(TEST) ## Measure the server on each engine beside the floor; JSON in be
 .PHONY: build
 build: $(TEST) ## Build the sdist and the wheel into dist/
 	@$(BIN)/python -m build
+
+$(SUPPLY): $(SERVE)
+	@scripts/setup $(VENV) supply
+	@touch $@
+
+# One file for every platform and Python: markers say what is for which. No index is named in them.
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" --extra server $(ARGS)
+
+.PHONY: lock
+lock: $(SUPPLY) ## Write locks/: what is installed, with hashes; ARGS=--upgrade takes newer versions
+	@$(UV_COMPILE) --output-file locks/server.txt >/dev/null
+	@$(UV_COMPILE) --group dev --output-file locks/dev.txt >/dev/null
+
+.PHONY: sbom
+sbom: $(SUPPLY) ## Write sbom.json: what locks/server.txt has a server made of, as CycloneDX
+	@$(BIN)/cyclonedx-py requirements locks/server.txt --pyproject pyproject.toml --output-reproducible --of JSON \
+	    --output-file sbom.json
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay

@@ -99,6 +99,8 @@ async def _introduce(app: Application, settings: Settings) -> None:
             _log.warning("durability settings are off", settings="; ".join(warnings))
         if warnings := await app.store.pooler_warnings():
             _log.warning("behind a pooler", settings="; ".join(warnings))
+        if warnings := await app.store.connection_warnings():
+            _log.warning("connections may run out", limits="; ".join(warnings))
     database = app.store.database
     for defect in database.defects():
         _log.warning("the engine has a known defect", defect=defect)

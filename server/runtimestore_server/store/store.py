@@ -123,6 +123,10 @@ class Store:
         """What cannot be had through the pooler before the engine, if there is one: a sentence each."""
         return await self.read(self.database.pooler_warnings)
 
+    async def connection_warnings(self) -> list[str]:
+        """Where the engine takes fewer connections than this server may open: a sentence each."""
+        return await self.read(self.database.connection_warnings)
+
     async def check(self) -> None:
         """See that the engine answers, what is open is what the settings name, and writes are taken and allowed.
 

@@ -178,6 +178,11 @@ class Database(ABC):
         del connection
         return []
 
+    def connection_warnings(self, connection: Connection) -> list[str]:
+        """Where the engine takes fewer connections than this server may open: a sentence each."""
+        del connection
+        return []
+
     def settle(self, tx: Connection) -> None:
         """Commit, so that all that was committed before is as durable as an answered COMMIT makes it."""
         tx.commit()

@@ -26,6 +26,7 @@ from runtimestore_server.store.engines.postgres_connections import (
     is_pooled,
     set_up_transactions,
 )
+from runtimestore_server.store.engines.postgres_limits import connection_warnings
 from runtimestore_server.store.engines.postgres_rights import lacking
 from runtimestore_server.store.engines.postgres_url import connectable
 from runtimestore_server.store.engines.rows import largest_bytes
@@ -143,6 +144,10 @@ class PostgresDatabase(Database):
             return []
         problem = "lock_timeout = 0: through a pooler loads wait without limit for a table that somebody changes"
         return [f"{problem}; ALTER ROLE ... SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s' and reconnect it"]
+
+    def connection_warnings(self, connection: Connection) -> list[str]:
+        """What a pooler may open to Postgres is the pooler's to say."""
+        return [] if is_pooled(connection) else connection_warnings(connection, self.writers, self.readers)
 
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
         """A setting of the transaction."""

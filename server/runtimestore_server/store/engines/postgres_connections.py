@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from runtimestore_server.store.engines.postgres_limits import OVERFLOW
 from runtimestore_server.store.timeouts import (
     CONNECT_TIMEOUT_SECONDS,
     LOCK_TIMEOUT_SECONDS,
@@ -43,7 +44,7 @@ def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -
     engine = sa.create_engine(
         url,
         pool_size=pool_size,
-        max_overflow=1,
+        max_overflow=OVERFLOW,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         hide_parameters=True,  # the text of an error must not quote documents and secrets
         connect_args={
