@@ -27,7 +27,7 @@ flag wins over the environment, the environment over the file.
 
 LONGEST_SECONDS = 1e6
 
-_PLACEHOLDERS = {"listen": "HOST:PORT", "database_url": "URL", "config": "FILE"}
+_PLACEHOLDERS = {"listen": "HOST:PORT", "metrics_listen": "HOST:PORT", "database_url": "URL", "config": "FILE"}
 """What the help shows as the value of a flag, where neither its unit nor its type tells."""
 
 
