@@ -12,8 +12,9 @@ whoever still waits, truthfully and at once. `close()`, at last, gives back what
 | disconnect | gRPC's server stops               | LAST_BYTES_SECONDS          | every connection is closed     |
 | close      | workers and store close           | CLOSE_SECONDS for each pool | every thread has ended         |
 
-The grace period wins over all: `finish` and `no retries` end before its last LAST_SECONDS, or its last quarter where it is
-short, and `disconnect` gets no more than what is left. `answer` and `close` may go beyond it, by what stands here.
+The grace period wins over all: `finish` and `no retries` end before its last LAST_SECONDS, or its last quarter where
+it is short, and `disconnect` gets no more than what is left. `answer` and `close` may go beyond it, by what stands
+here.
 """
 
 from __future__ import annotations

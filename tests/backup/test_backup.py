@@ -181,6 +181,7 @@ def test_a_backup_says_what_it_is_of_and_how_to_check_it(tmp_path: Path) -> None
 
     manifest = _manifest(tmp_path / "a.backup")
     assert manifest.store_id in done.stdout
+    assert f"sqlite:{tmp_path}/source.db" in done.stdout
     assert "sha256" in done.stdout
     assert "runtimestore verify" in done.stdout
 

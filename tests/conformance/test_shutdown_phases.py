@@ -12,7 +12,7 @@ from runtimestore_server.shutdown import CROSSING_SECONDS, NO_RETRIES_SECONDS, S
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, 30.0, 600.0])
-def test_the_first_phases_share_all_the_time_and_the_hurry_has_no_more_than_half(seconds: float) -> None:
+def test_the_first_phases_share_all_the_time_and_that_without_retries_has_no_more_than_half(seconds: float) -> None:
     part: Any = MagicMock()
     shutdown = Shutdown(health=part, calls=part, limiters=part, workers=part, store=part, server=part)
 

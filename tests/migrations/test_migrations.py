@@ -19,6 +19,7 @@ from alembic.script import ScriptDirectory
 
 from runtimestore_server.store import schema, tables
 from runtimestore_server.store.engines import Database, open_database
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, SchemaNotCurrent, upgrade, upgrade_database
 from runtimestore_server.store.values import Acquisition, Outcome, Write
 from support.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot, statements
@@ -67,7 +68,10 @@ def _upgrade_to(database: Database, revision: str) -> None:
 @contextlib.contextmanager
 def _plainly(database: Database) -> Iterator[sa.Connection]:
     """A connection without the store's own settings: its binary results are more than reflection understands."""
-    engine = sa.create_engine(database.readers.url, poolclass=sa.NullPool)
+    url = database.readers.url
+    # Two copies of SQLite in one process would drop each other's locks on the file.
+    options = {"module": sqlite3} if url.get_backend_name() == "sqlite" else {}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, **options)
     with engine.connect() as connection:
         yield connection
 

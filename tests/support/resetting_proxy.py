@@ -44,15 +44,17 @@ async def resetting_proxy(server_address: str, resets: Resets) -> AsyncIterator[
         task = asyncio.current_task()
         assert task is not None
         connections.add(task)
-        from_server, to_server = await asyncio.open_connection(host, int(port))
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_forward(from_client, to_server))
-                group.create_task(_replies(from_server, to_client, resets))
+            from_server, to_server = await asyncio.open_connection(host, int(port))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_forward(from_client, to_server))
+                    group.create_task(_replies(from_server, to_client, resets))
+            finally:
+                to_server.transport.abort()
         except* (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # one side has gone, or the test is over
         finally:
-            to_server.transport.abort()
             to_client.transport.abort()
             connections.discard(task)
 
@@ -61,6 +63,7 @@ async def resetting_proxy(server_address: str, resets: Resets) -> AsyncIterator[
         yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     finally:
         listener.close()
+        await asyncio.sleep(0)  # who was let in a moment ago begins: what never began would close nothing
         for task in connections:
             task.cancel()
         if connections:

@@ -36,10 +36,12 @@ exit code: 0 written, 2 not; then no FILE is there
 def command(settings: Settings, *, file: Path) -> int:
     """Back up the store that the settings name."""
     from runtimestore_server.backup import CannotBackUp, create
+    from runtimestore_server.cli.introduction import describe, warn_of_near_misses
     from runtimestore_server.cli.progress import progress
     from runtimestore_server.store.engines import ChangedMeanwhile
     from runtimestore_server.verify.findings import printable
 
+    warn_of_near_misses(settings)
     try:
         with refusing(CannotBackUp, ChangedMeanwhile, ValueError, code=CANNOT), progress() as shown:
             taken = create(settings.database_url.get_secret_value(), file, shown)
@@ -49,7 +51,8 @@ def command(settings: Settings, *, file: Path) -> int:
     click.echo(
         f"{printable(str(file))}: {taken.size_bytes} bytes, {manifest.rows} rows, schema {manifest.schema_revision}"
     )
-    click.echo(f"store   {manifest.store_id} on {manifest.engine}, {manifest.taken_at}")
+    store = printable(describe(settings.database_url.get_secret_value()))
+    click.echo(f"store   {manifest.store_id}, {store}, {manifest.taken_at}")
     click.echo(f"sha256  {taken.sha256}")
     click.echo(f"Look at every row of it: runtimestore verify --database-url sqlite:///{printable(str(file))}")
     return 0

@@ -38,9 +38,11 @@ exit code: 0 restored, 2 not; then the database is as it was
 def command(settings: Settings, *, file: Path, replace: bool) -> int:
     """Restore the store that the settings name."""
     from runtimestore_server.backup import CannotRestore, restore
+    from runtimestore_server.cli.introduction import describe, warn_of_near_misses
     from runtimestore_server.cli.progress import progress
     from runtimestore_server.verify.findings import printable
 
+    warn_of_near_misses(settings)
     url = settings.database_url.get_secret_value()
     try:
         with refusing(CannotRestore, ValueError, code=CANNOT), progress() as shown:
@@ -48,6 +50,7 @@ def command(settings: Settings, *, file: Path, replace: bool) -> int:
     except Refused as refused:
         raise Refused(*map(printable, refused.sentences), code=CANNOT) from None
     click.echo(f"store   {done.manifest.store_id} as of {done.manifest.taken_at}, schema {done.schema_revision}")
+    click.echo(f"in      {printable(describe(url))}")
     width = max(map(len, done.tables))
     for name, table in sorted(done.tables.items()):
         click.echo(f"{name:<{width}}  {table.rows:>9} rows  sha256 {table.sha256}")

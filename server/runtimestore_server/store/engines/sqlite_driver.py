@@ -17,7 +17,12 @@ else:
     except ImportError:  # no wheel for this platform: see pyproject.toml
         import sqlite3
 
-__all__ = ["VERSION", "has_reset_defect", "open_blob", "sqlite3"]
+__all__ = ["IOERR_FSYNC", "IOERR_SHMSIZE", "IOERR_WRITE", "VERSION", "has_reset_defect", "open_blob", "sqlite3"]
+
+# SQLite's extended result codes, of which pysqlite3 has no names: sqlite.org/rescode.html.
+IOERR_WRITE = 778
+IOERR_FSYNC = 1034
+IOERR_SHMSIZE = 4874
 
 VERSION = sqlite3.sqlite_version
 """Of SQLite itself, such as `3.53.4`."""
