@@ -35,6 +35,8 @@ DocumentBytes = Annotated[int, Field(gt=0, le=MOST_DOCUMENT_BYTES)]
 _PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):.*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
 
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})")
+
 _OF_A_SERVICE = re.compile(
     r"RUNTIMESTORE_(\w+_)?(PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?|SERVICE_(HOST|PORT)(_\w+)?)$"
 )
@@ -186,6 +188,21 @@ class Settings(BaseSettings):
     health_interval_seconds: float = Field(
         5.0, gt=0, description="How often the engine and the schema are checked for the health service, in seconds."
     )
+    metrics_listen: str = Field(
+        "127.0.0.1:9464",
+        description=(
+            "Where /metrics, /healthz and /readyz are answered over HTTP: HOST:PORT, or nothing for nowhere. Where the "
+            "default is taken the server warns and goes on without; an address that was given must be free."
+        ),
+    )
+    log_calls: bool = Field(False, description="Write a log line for each call that is served, too.")
+    log_refusals_per_second: Positive = Field(
+        20,
+        description=(
+            "How many log lines a second tell of calls refused for one reason; of the others it is told how many "
+            "they were."
+        ),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severe log lines to write."
     )
@@ -200,9 +217,17 @@ class Settings(BaseSettings):
             if not value.removeprefix("unix:"):
                 raise ValueError("unix: needs a path, such as unix:/run/runtimestore.sock")
             return value
-        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", value)
+        match = _HOST_AND_PORT.fullmatch(value)
         if match is None or int(match[2]) > 65535:  # noqa: PLR2004  (the largest TCP port)
             raise ValueError("must be HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _metrics_listen_is_an_address(cls, value: str) -> str:
+        match = _HOST_AND_PORT.fullmatch(value)
+        if value and (match is None or int(match[2]) > 65535):  # noqa: PLR2004  (the largest TCP port)
+            raise ValueError("must be HOST:PORT such as 127.0.0.1:9464 or [::1]:9464, or empty")
         return value
 
     @field_validator("log_level", mode="before")

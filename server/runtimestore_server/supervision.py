@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from runtimestore.errors import StoreUnavailable
 from runtimestore_server.logs import frames
 
 if TYPE_CHECKING:
@@ -73,15 +72,10 @@ class Supervision:
         """Start a task that does `work` until that returns or it is cancelled."""
         return asyncio.create_task(self._keep_task(_Run(name, vital=vital), work), name=name)
 
-    def check(self) -> None:
-        """See that nothing ended by an error since the last check.
-
-        Raises:
-            StoreUnavailable: something did, or does not come to run.
-        """
+    def problem(self) -> str | None:
+        """What ended by an error since this was asked last, or does not come to run; None if nothing."""
         ended, self._ended = self._ended, []
-        if ended or self.given_up.is_set():
-            raise StoreUnavailable(f"ended by an error: {', '.join(sorted({*ended}))}")
+        return f"ended by an error: {', '.join(sorted({*ended}))}" if ended or self.given_up.is_set() else None
 
     def _keep(self, run: _Run, work: Callable[[], None], failed: Callable[[], None]) -> None:
         while True:

@@ -195,7 +195,7 @@ def test_help_shows_what_each_value_stands_for(tmp_path: Path) -> None:
 
     shown = dict(re.findall(r"^  --(\S+) (\S+)", told, re.MULTILINE))
     switches = {name for name, value in shown.items() if value == "/"}
-    assert switches == {"require-fence", "insecure"}
+    assert switches == {"insecure", "log-calls", "require-fence"}
     shown = {name: value for name, value in shown.items() if value != "/"}
     assert set(shown) | switches == {name.replace("_", "-") for name in Settings.model_fields}
     assert (shown["listen"], shown["database-url"], shown["config"]) == ("HOST:PORT", "URL", "FILE")

@@ -16,6 +16,8 @@ from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.status import METADATA_VALUE_LIMIT
 from runtimestore_server.settings import Settings
 from runtimestore_server.store import tables
+from runtimestore_server.telemetry.counts import CallCounts
+from runtimestore_server.telemetry.lines import LineLimit
 from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, commit_machine_lifecycle, input_of, named
 from support.database import change, forget, rows
 from support.documents import new_id
@@ -121,7 +123,9 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
 
     server = grpc.aio.server()
     pacing = RetryPacing()
-    calls = Calls(Limiters(Settings(_env_file=None), Budget(pacing), pacing), Sending(1, pacing))
+    calls = Calls(
+        Limiters(Settings(_env_file=None), Budget(pacing), pacing), Sending(1, pacing), counts=CallCounts(LineLimit(1))
+    )
     handler = grpc.unary_unary_rpc_method_handler(refuses, request_deserializer=bytes, response_serializer=bytes)
     calls.registrar(server).add_registered_method_handlers("test.Test", {"Refuse": handler})
     port = server.add_insecure_port("127.0.0.1:0")
@@ -134,7 +138,7 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
         await server.stop(None)
 
     assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "STORED_VALUE_CORRUPT")
-    assert set(found.metadata) == {"owner", "store_error"}
+    assert set(found.metadata) == {"owner", "request_id", "store_error"}
     for told in (found.message, *found.metadata.values()):
         assert told
         assert len(told.encode()) <= METADATA_VALUE_LIMIT

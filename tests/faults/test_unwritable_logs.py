@@ -48,6 +48,7 @@ def _serving(found: StandardError, folder: Path, **settings: str) -> Iterator[tu
         "RUNTIMESTORE_LISTEN": address,
         "RUNTIMESTORE_HEALTH_INTERVAL_SECONDS": "0.1",
         "RUNTIMESTORE_GRACE_PERIOD_SECONDS": "3",
+        "RUNTIMESTORE_LOG_REFUSALS_PER_SECOND": "1000000",  # else too little is written for what this is about
         **{f"RUNTIMESTORE_{name.upper()}": value for name, value in settings.items()},
     }
     command, given = started_with(found, [*SERVE])

@@ -29,7 +29,12 @@ LONGEST_SECONDS = 1e6
 
 _FILES = ("config", "tls_cert", "tls_key", "tls_client_ca", "access_file")
 
-_PLACEHOLDERS = {"listen": "HOST:PORT", "database_url": "URL", **dict.fromkeys(_FILES, "FILE")}
+_PLACEHOLDERS = {
+    "listen": "HOST:PORT",
+    "metrics_listen": "HOST:PORT",
+    "database_url": "URL",
+    **dict.fromkeys(_FILES, "FILE"),
+}
 """What the help shows as the value of a flag, where neither its unit nor its type tells."""
 
 

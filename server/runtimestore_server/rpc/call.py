@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import grpc.aio
-import structlog
 from google.protobuf.message import DecodeError
 
 from runtimestore_server.rpc.admission import OURS, unavailable
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.status import (
     STATUS_DETAILS_KEY,
+    id_of_call,
+    log_served,
     malformed,
     missing,
+    name_caller,
     name_subject,
     refusal_of,
     status_of,
@@ -37,12 +39,11 @@ if TYPE_CHECKING:
     from runtimestore_server.access.rules import Principal
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
+    from runtimestore_server.telemetry.counts import CallCounts
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Task = asyncio.Task[Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
-
-_log = structlog.get_logger(__name__)
 
 
 class Calls:
@@ -51,7 +52,10 @@ class Calls:
     Without an `authorization` whoever calls may call everything.
     """
 
-    def __init__(self, limiters: Limiters, sending: Sending, authorization: Authorization | None = None) -> None:
+    def __init__(
+        self, limiters: Limiters, sending: Sending, authorization: Authorization | None = None, *, counts: CallCounts
+    ) -> None:
+        self.counts = counts
         self._limiters = limiters
         self._sending = sending
         self._authorization = authorization
@@ -112,6 +116,7 @@ class _Method:
         authorization: Authorization | None,
     ) -> None:
         self._calls = calls
+        self._counted = calls.counts.of(path)
         self._path = path
         self._counts = path.startswith(OURS)
         self._handler = handler
@@ -132,6 +137,8 @@ class _Method:
                 principal = self._authorization.caller(context)
                 if principal is None:
                     limiter = self._strangers
+                else:
+                    name_caller(principal.name)
             try:
                 if not limiter.admit(call, connection := context.peer()):
                     await limiter.wait(call, connection)
@@ -144,9 +151,14 @@ class _Method:
                 limiter.slots.end(call)
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
+                self._counted.ended_otherwise(context, started)
                 raise  # the call has its status already, or nobody is there to be told
             await self._refuse(error, context, started)
-        _log.debug("served", method=self._path, seconds=round(time.perf_counter() - started, 6))
+        except asyncio.CancelledError:
+            self._counted.cancelled(started)
+            raise
+        self._counted.answered(started)
+        log_served(context, method=self._path, started=started, at_info=self._calls.counts.log_served)
         return answer
 
     async def _one(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
@@ -185,8 +197,11 @@ class _Method:
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""
         reason = unavailable(self._path) if isinstance(error, Aborted) else error
-        refusal = refusal_of(reason, method=self._path, started=started, peer=context.peer())
-        status = status_of(refusal)
+        call_id = id_of_call()
+        lines = self._calls.counts.lines
+        refusal = refusal_of(reason, context, method=self._path, started=started, call_id=call_id, lines=lines)
+        self._counted.refused(refusal, started)
+        status = status_of(refusal, call_id)
         let_go_of_frames(error)
         await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 

@@ -13,6 +13,7 @@ from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, DEFERRED_PAUSE_SECONDS, TRANSIENT_LIMIT_SECONDS
 from runtimestore_server.store.transaction import commit_batch, refusal_of, unknown
 from runtimestore_server.store.values import Deferred
+from runtimestore_server.telemetry.counts import BatchCounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -82,6 +83,8 @@ class CommitThread:
         self._next_try = 0.0
         self._wake = threading.Condition()
         self._closing = False
+        self.counts = BatchCounts()
+        """What its batches were; written by its thread alone."""
         self.shutdown = Shutdown()
         self._thread = supervision.thread(name, self._run, failed=self._answer_what_failed)
 
@@ -114,14 +117,17 @@ class CommitThread:
                 pending.gate = gate
             # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
             briefly = bool(self._deferred)
+            began = time.monotonic()
             decisions, committed = commit_batch(
                 self._database,
                 [pending.write for pending in batch],
                 gate,
                 lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
             )
+            ended = time.monotonic()
             self._settle(batch, decisions, committed=committed)
             self._batch = []
+            self.counts.ended([pending.since for pending in batch], began, ended)
             del batch, decisions, pending  # what was committed must not stay in memory until the next write comes
 
     def _maintain(self) -> None:

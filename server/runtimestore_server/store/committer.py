@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.telemetry.counts import BatchCounts
 
 
 @dataclass(slots=True)
@@ -83,6 +84,11 @@ class Committer:
             for number in range(threads if database.concurrent_writers else 1)
         ]
         self._all_threads = [*self._threads, thread("maintenance", beside)] if beside else self._threads
+
+    @property
+    def batch_counts(self) -> list[BatchCounts]:
+        """What the batches were, by commit thread."""
+        return [thread.counts for thread in self._threads]
 
     @property
     def waiting_writes(self) -> int:

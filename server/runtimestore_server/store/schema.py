@@ -109,9 +109,13 @@ def check(database: Database) -> SchemaState:
     return state
 
 
-def problem(connection: Connection, database: Database) -> str | None:
-    """Why an open database cannot be served any more, in one sentence; None if it can. In a few quick statements."""
-    return rights.problem(database, connection) or inspect(connection).problem()
+def problems(connection: Connection, database: Database) -> dict[str, str | None]:
+    """Why an open database cannot be served any more, a sentence each for `rights` and `schema`; None where it can.
+
+    In a few quick statements.
+    """
+    found = rights.problem(database, connection)
+    return {"rights": found, "schema": None if found else inspect(connection).problem()}
 
 
 def upgrade(database_url: str) -> tuple[str | None, str]:

@@ -10,7 +10,7 @@ from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.maintenance import Maintenance
 from runtimestore_server.store.retention import Retention
-from runtimestore_server.store.transaction import refusal_by
+from runtimestore_server.store.transaction import REPLACED, refusal_by
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.values import AnyWrite, Outcome
     from runtimestore_server.supervision import Supervision
+    from runtimestore_server.telemetry.counts import BatchCounts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,6 +66,11 @@ class Store:
     def counters(self) -> CommitCounters:
         """What the write path has done since the store was opened."""
         return self._committer.counters
+
+    @property
+    def batch_counts(self) -> list[BatchCounts]:
+        """What the batches of each commit thread were."""
+        return self._committer.batch_counts
 
     @property
     def budget(self) -> Budget:
@@ -133,9 +139,17 @@ class Store:
         Raises:
             StoreUnavailable: it is not so; the message says why.
         """
-        problem = await self._checker.run(lambda: self._read(schema.problem, self.database))
-        if problem := problem or self.database.problem_of_writes():
+        if problem := next(filter(None, (await self.checks()).values()), None):
             raise StoreUnavailable(problem)
+
+    async def checks(self) -> dict[str, str | None]:
+        """Why the store cannot be served, by name of what was looked at; None where nothing is wrong with it."""
+        found: dict[str, str | None] = {"engine": None, "file": None}
+        try:
+            found |= await self._checker.run(lambda: self._read(schema.problems, self.database))
+        except RuntimeStoreError as refusal:
+            return found | {"file" if refusal.message == REPLACED else "engine": refusal.message}
+        return found | {"writes": self.database.problem_of_writes()}
 
     @property
     def busy(self) -> bool:

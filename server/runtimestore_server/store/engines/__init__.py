@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault, Lacking
+from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault, Lacking, Sizes
 from runtimestore_server.store.engines.files import file_problem
 from runtimestore_server.store.engines.memory import MemoryDatabase
 from runtimestore_server.store.engines.postgres import PostgresDatabase
@@ -33,6 +33,7 @@ __all__ = [
     "Fault",
     "InUse",
     "Lacking",
+    "Sizes",
     "WholeStore",
     "belongs_to_a_database",
     "error_name",

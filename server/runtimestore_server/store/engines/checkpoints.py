@@ -61,11 +61,13 @@ class Checkpoints:
         self._failed = False
         self._cut_at = 0.0
         self._warned = False
+        self.counts = dict.fromkeys(("made", "incomplete", "cut", "not_cut", "failed"), 0)
+        """How they ended. Incomplete: a reader still needed a part; cut, or not: of a log that was too long."""
 
     @property
     def owed(self) -> bool:
         """Whether a checkpoint is to be made although nothing is committed."""
-        return self._owed_bytes >= CHECKPOINT_BYTES or self._log_bytes() > LARGE_LOG_BYTES
+        return self._owed_bytes >= CHECKPOINT_BYTES or self.log_bytes() > LARGE_LOG_BYTES
 
     def after_commit(self, driver: sqlite3.Connection, written_bytes: int) -> None:
         """Bring the log into the file if it is time. Never raises: what was committed stays committed in the log."""
@@ -95,9 +97,10 @@ class Checkpoints:
         if self._failed:
             _log.info("checkpoints work again")
         self._failed = False
+        self.counts["made" if in_log == brought else "incomplete"] += 1
         if in_log == brought:
             self._owed_bytes = 0  # else a reader still needs the rest: try again after the next commit
-        if self._log_bytes() > LARGE_LOG_BYTES and time.monotonic() >= self._cut_at:
+        if self.log_bytes() > LARGE_LOG_BYTES and time.monotonic() >= self._cut_at:
             self._cut(driver)
 
     def _cut(self, driver: sqlite3.Connection) -> None:
@@ -108,21 +111,23 @@ class Checkpoints:
         finally:
             driver.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
         self._cut_at = time.monotonic() + CUT_PAUSE_SECONDS
+        self.counts["not_cut" if busy else "cut"] += 1
         if not busy:
             self._owed_bytes = 0
             if self._warned:
                 _log.info("the log is short again", log=str(self._log_file))
             self._warned = False
-        elif self._log_bytes() > WARNED_LOG_BYTES and not self._warned:
+        elif self.log_bytes() > WARNED_LOG_BYTES and not self._warned:
             self._warned = True
             _log.warning(
                 "a reader keeps the log long: it cannot be cut before that ends",
                 log=str(self._log_file),
-                bytes=self._log_bytes(),
+                bytes=self.log_bytes(),
                 processes=", ".join(map(str, _readers_of(f"{_file_of(driver)}-shm"))) or "unknown",
             )
 
-    def _log_bytes(self) -> int:
+    def log_bytes(self) -> int:
+        """How long the log is."""
         try:
             return self._log_file.stat().st_size
         except OSError:
@@ -132,6 +137,7 @@ class Checkpoints:
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         _log.warning("checkpoint failed; the log keeps everything, and the next one begins anew", error=name)
         self._failed = True
+        self.counts["failed"] += 1
         self._owed_bytes = 0  # not after every commit: each try begins with the whole log
         try:
             forget_progress(driver)

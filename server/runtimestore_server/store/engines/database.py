@@ -84,6 +84,20 @@ class Lacking(NamedTuple):
     """A table, or the schema that it is in."""
 
 
+class TableSize(NamedTuple):
+    """About how much a table holds."""
+
+    rows: int
+    bytes: int
+
+
+class Sizes(NamedTuple):
+    """How much a store takes, as far as the engine knows it without looking at every row."""
+
+    bytes: int | None
+    tables: dict[str, TableSize]
+
+
 class Database(ABC):
     """A database and its capabilities."""
 
@@ -205,6 +219,21 @@ class Database(ABC):
 
     def tidy(self) -> None:  # noqa: B027  (most engines have nothing to do)
         """Try again what could not be done after a commit; called on the thread that commits. May raise."""
+
+    @property
+    def log_bytes(self) -> int | None:
+        """How long the engine's log is; None where that is not beside a file of this store."""
+        return None
+
+    @property
+    def checkpoint_counts(self) -> Mapping[str, int]:
+        """How often this process tried to bring the log into the file, by outcome."""
+        return {}
+
+    def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
+        """How much the store takes, and these tables."""
+        del tx, tables
+        return Sizes(None, {})
 
     @property
     def versions(self) -> dict[str, str]:

@@ -12,6 +12,8 @@ from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_connections import begin_immediate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy.engine import Connection
 
 
@@ -37,6 +39,16 @@ class MemoryDatabase(SqliteDatabase):
 
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Nothing: there is no log."""
+
+    @property
+    def log_bytes(self) -> int | None:
+        """None: there is no log."""
+        return None
+
+    @property
+    def checkpoint_counts(self) -> Mapping[str, int]:
+        """None: there is no log."""
+        return {}
 
     @property
     def untidy(self) -> bool:

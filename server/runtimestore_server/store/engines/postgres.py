@@ -19,6 +19,8 @@ from runtimestore_server.store.engines.database import (
     Fault,
     Lacking,
     Row,
+    Sizes,
+    TableSize,
 )
 from runtimestore_server.store.engines.postgres_connections import (
     CommitInDoubt,
@@ -138,6 +140,13 @@ class PostgresDatabase(Database):
         """By Postgres' own functions, as the role that is connected."""
         return lacking(connection, needed)
 
+    def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
+        """By the catalogue: its rows are estimates of the last ANALYZE or VACUUM, none before the first."""
+        found = {
+            name: TableSize(max(0, int(rows)), size) for name, rows, size in tx.execute(_SIZES, {"tables": [*tables]})
+        }
+        return Sizes(sum(table.bytes for table in found.values()), found)
+
     def pooler_warnings(self, connection: Connection) -> list[str]:
         """Loads are no transactions, so that nothing can be set for them alone."""
         if not is_pooled(connection) or connection.execute(_LOCK_TIMEOUT).scalar_one() != "0":
@@ -186,6 +195,10 @@ _NOW = sa.text("SELECT floor(extract(epoch FROM now()) * 1000)::bigint")
 _BEGAN = sa.text(
     "SELECT pg_current_xact_id()::text || '/' || extract(epoch FROM pg_postmaster_start_time())::text"
     " || '/' || extract(epoch FROM now())::text, floor(extract(epoch FROM now()) * 1000)::bigint"
+)
+_SIZES = sa.text(
+    "SELECT relname, reltuples, pg_total_relation_size(oid) FROM pg_class "
+    "WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)"
 )
 _LOCK_TIMEOUT = sa.text("SELECT current_setting('lock_timeout')")
 # A standby that is not promoted yet has not replayed all that it holds. One that was has ids of its own, and another

@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
-from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row
+from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row, Sizes
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_full, read_only_problem
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
@@ -31,7 +31,7 @@ from runtimestore_server.store.engines.sqlite_faults import fault_of
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.sql.expression import FromClause
@@ -184,6 +184,22 @@ class SqliteDatabase(Database):
         with self.writers.connect() as connection:
             driver: Any = connection.connection.driver_connection
             self._checkpoints.make(driver)
+
+    @property
+    def log_bytes(self) -> int | None:
+        """The size of `-wal`."""
+        return self._checkpoints.log_bytes()
+
+    @property
+    def checkpoint_counts(self) -> Mapping[str, int]:
+        """Those of the one writer."""
+        return self._checkpoints.counts
+
+    def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
+        """The pages of the file: what a table holds would take a look at all of it."""
+        del tables
+        pages, page_bytes = (tx.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size"))
+        return Sizes(pages * page_bytes, {})
 
     @property
     def versions(self) -> dict[str, str]:
