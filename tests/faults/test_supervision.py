@@ -171,15 +171,15 @@ async def test_a_watch_over_health_whose_check_is_cancelled_goes_on(
     del runner
     cancelled = asyncio.Event()
     async with _serving() as app, _noticed(app):
-        real = app.store.check
+        real = app.store.checks
 
-        async def check() -> None:
+        async def checks() -> dict[str, str | None]:
             if not cancelled.is_set():
                 cancelled.set()
                 raise asyncio.CancelledError
-            await real()
+            return await real()
 
-        monkeypatch.setattr(app.store, "check", check)
+        monkeypatch.setattr(app.store, "checks", checks)
         await cancelled.wait()
 
 
