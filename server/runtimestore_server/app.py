@@ -158,6 +158,10 @@ class Application:
             self.calls, self.limiters, self.workers, self.store, self.sending, self.readiness, self.sampling
         )
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}
+        if (certificates := self.certificates) is not None:
+            self.readiness.add("certificates", lambda: certificates.unusable)
+        if (authorization := self.authorization) is not None:
+            self.readiness.add("access", lambda: authorization.unusable)
         self.telemetry = Telemetry(metrics.registry(parts, build), self.readiness)
         try:
             await self.health.report(serving=True)
