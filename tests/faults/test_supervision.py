@@ -177,7 +177,8 @@ async def test_a_watch_over_health_whose_check_is_cancelled_goes_on(
             if not cancelled.is_set():
                 cancelled.set()
                 raise asyncio.CancelledError
-            return await real()
+            found: dict[str, str | None] = await real()
+            return found
 
         monkeypatch.setattr(app.store, "checks", checks)
         await cancelled.wait()

@@ -64,6 +64,8 @@ def create(database_url: str, file: Path, progress: Progress) -> Backup:
     except OSError as error:
         # The name is not repeated: it may be a URL with a password that was meant for a flag.
         raise CannotBackUp(f"FILE cannot be written: {error.strerror}") from None
+    except whole_store.Damaged as error:
+        raise CannotBackUp(str(error)) from None
     finally:
         for left in (partial, Path(f"{partial}-journal")):
             left.unlink(missing_ok=True)

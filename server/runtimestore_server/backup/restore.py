@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.backup.stage import migrate_file
 from runtimestore_server.store import schema
-from runtimestore_server.store.engines import open_to_read, parse_url, store_file, whole_store, whole_store_of
+from runtimestore_server.store.engines import open_to_read, store_file, whole_store, whole_store_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from runtimestore_server.backup.manifest import Manifest, TableDigest
     from runtimestore_server.store.engines.database import Progress
@@ -70,7 +69,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
                 raise CannotRestore(
                     "a store or something else is there already; name another --database-url, or say --replace"
                 )
-            return _put(file, manifest, target, _folder(database_url), progress)
+            return _put(file, manifest, target, progress)
     except whole_store.InUse as error:
         raise CannotRestore(str(error)) from None
     except schema.SchemaNotCurrent as error:
@@ -79,11 +78,9 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
         raise CannotRestore(f"{error.filename or 'the database'}: {error.strerror}") from None
 
 
-def _put(file: Path, manifest: Manifest, target: WholeStore, folder: Path | None, progress: Progress) -> Restored:
+def _put(file: Path, manifest: Manifest, target: WholeStore, progress: Progress) -> Restored:
     found: dict[str, TableDigest] = {}
-    with tempfile.TemporaryDirectory(prefix="runtimestore-restore-", dir=folder) as private:
-        stage = Path(private) / "store.db"
-        whole_store.make_private(stage)
+    with target.stage() as stage:
         progress.begin("copying", 0)
         shutil.copyfile(file, stage)
         with contextlib.closing(store_file.open_file(stage, options="mode=rw")) as opened:
@@ -115,9 +112,3 @@ def _target(database_url: str) -> Iterator[WholeStore]:
         yield whole_store_of(database, schema.migrate)
     finally:
         database.dispose()
-
-
-def _folder(database_url: str) -> Path | None:
-    """Where the copy is made that becomes the store: in the same file system, or wherever temporary files go."""
-    parsed = parse_url(database_url)
-    return Path(str(parsed.database)).absolute().parent if parsed.get_backend_name() == "sqlite" else None

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault, Lacking, Sizes
+from runtimestore_server.store.engines.file_identity import FileReplaced
 from runtimestore_server.store.engines.files import file_problem
 from runtimestore_server.store.engines.memory import MemoryDatabase
 from runtimestore_server.store.engines.postgres import PostgresDatabase
@@ -31,6 +32,7 @@ __all__ = [
     "CommitState",
     "Database",
     "Fault",
+    "FileReplaced",
     "InUse",
     "Lacking",
     "Sizes",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import time
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from runtimestore_server.store.engines import store_file
+from runtimestore_server.store.engines.sqlite_driver import IOERR_FSYNC, IOERR_WRITE, sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,10 +35,15 @@ _SHARED_FIRST = 0x40000002
 _SHARED_SIZE = 510
 """The bytes of an SQLite file that every open connection holds a lock on: SQLite's os.h, SHARED_FIRST, SHARED_SIZE."""
 
-_WATCH_SECONDS = 0.2
+_BESIDE = ("-wal", "-shm", "-journal", "-lock")
+"""What belongs to an SQLite file and is of no use without it."""
 
 ROWS_AT_ONCE = 100
 """How many rows of Postgres are in memory at once; each may be as large as a message."""
+
+
+class Damaged(Exception):
+    """The store cannot be read whole; the message says what to do."""
 
 
 class InUse(Exception):
@@ -51,6 +59,14 @@ class WholeStore(ABC):
     @abstractmethod
     def copy_into(self, file: Path, progress: Progress) -> None:
         """Make `file` a store with all that this one holds at one moment; servers may go on meanwhile."""
+
+    @abstractmethod
+    def stage(self) -> contextlib.AbstractContextManager[Path]:
+        """An empty file that its owner alone may read, where the store is made that `replace_by` takes; gone after.
+
+        Raises:
+            InUse: another restore is under way.
+        """
 
     @abstractmethod
     def occupied(self) -> bool:
@@ -74,7 +90,8 @@ class SqliteStore(WholeStore):
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
-        self._file = database.file
+        # As SQLite names what lies beside a file: a link is followed, and stays.
+        self._file = Path(os.path.realpath(database.file))
 
     def copy_into(self, file: Path, progress: Progress) -> None:
         """Have SQLite itself write a compact copy, in one read transaction."""
@@ -91,6 +108,8 @@ class SqliteStore(WholeStore):
             driver.set_progress_handler(look, 1_000_000)  # SQLite's own steps: a few times a second
             try:
                 driver.execute("VACUUM INTO ?", (str(file),))
+            except sqlite3.Error as error:
+                raise _why_not_copied(error) from None
             finally:
                 driver.set_progress_handler(None, 0)
                 self._database.discard(connection)
@@ -99,48 +118,102 @@ class SqliteStore(WholeStore):
         """Whether the file holds a byte, or what a server left beside it does."""
         return any(path.exists() and path.stat().st_size for path in (self._file, *self._beside()))
 
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A file beside the store, where the next one is made; what a killed restore left of it is begun anew."""
+        path = Path(f"{self._file}.restoring")
+        with _private(path) as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InUse(f"another restore of {self._file} is under way") from None
+            os.truncate(path, 0)
+            try:
+                yield path
+            finally:
+                for left in (path, *(Path(f"{path}{suffix}") for suffix in _BESIDE)):
+                    left.unlink(missing_ok=True)
+
     def replace_by(self, file: Path, see: Callable[[Rows], None]) -> str | None:
-        """Put the file into place under its name; what was there keeps its own log, under another name."""
+        """Put the file into place under its name, in one step: at every moment a whole store is there, or none was.
+
+        What was there is kept under another name. Its log was brought into it before: a log that is left behind would
+        be taken for that of the new file.
+        """
         with contextlib.closing(store_file.open_file(file)) as connection:
             see(lambda shape: store_file.rows_of(connection, shape))
-        with self._nobody_else():
-            kept = self._set_aside() if self.occupied() else None
-            for left in (*self._beside(), Path(f"{self._file}-lock")):
-                left.unlink(missing_ok=True)  # the log of a store that is gone would be taken for this one's
-            file.replace(self._file)
+        if not self._file.exists():
+            for left in self._beside():  # of a file that is gone, and of no use without it
+                left.unlink(missing_ok=True)
+            try:
+                self._file.hardlink_to(file)  # which fails where a server made one meanwhile
+            except FileExistsError:
+                raise InUse(f"a store was made at {self._file} meanwhile: stop the server that did") from None
             sync_folder(self._file.parent)
-        return kept
+            return None
+        with self._alone():
+            kept = self._keep() if self.occupied() else None
+            try:
+                file.replace(self._file)
+            except OSError:
+                if kept is not None:
+                    kept.unlink()  # everything is as it was
+                raise
+            sync_folder(self._file.parent)
+        return None if kept is None else str(kept)
 
     def _beside(self) -> list[Path]:
-        return [Path(f"{self._file}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
+        return [Path(f"{self._file}{suffix}") for suffix in _BESIDE]
 
-    def _set_aside(self) -> str:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        kept = Path(f"{self._file}.replaced-{stamp}")
-        while kept.exists():
-            time.sleep(0.1)
-            kept = Path(f"{self._file}.replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
-        for path in (*self._beside(), self._file):  # the file last: while it is there, its log must be found beside it
-            if path.exists() and path.name.removeprefix(self._file.name) != "-shm":
-                path.rename(f"{kept}{path.name.removeprefix(self._file.name)}")
-        return str(kept)
+    def _keep(self) -> Path:
+        """Give what is there a second name."""
+        kept = Path(f"{self._file}.replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
+        try:
+            kept.hardlink_to(self._file)
+        except OSError:  # a file system without such links, or a file that is mounted alone
+            with _private(kept):
+                shutil.copyfile(self._file, kept)
+            sync(kept)
+        sync_folder(self._file.parent)
+        return kept
 
     @contextlib.contextmanager
-    def _nobody_else(self) -> Iterator[None]:
-        """Hold the lock that keeps others from using the file.
+    def _alone(self) -> Iterator[None]:
+        """Have the file alone, without a log beside it; nobody can open it meanwhile.
 
         Raises:
             InUse: somebody uses it.
         """
-        if not self._file.exists():
+        driver = store_file.open_file(self._file, options="mode=rw")
+        try:
+            try:
+                driver.execute("PRAGMA busy_timeout = 0")
+                mode = driver.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+                driver.execute("BEGIN EXCLUSIVE")
+            except sqlite3.Error as error:
+                if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise self._in_use() from None
+                self._give_up_log()
+            else:
+                if mode != "delete":
+                    raise self._in_use()
             yield
-            return
+        finally:
+            driver.close()
+
+    def _in_use(self) -> InUse:
+        return InUse(f"a server or another program has {self._file} open: stop it first")
+
+    def _give_up_log(self) -> None:
+        """Take the log of a file away that SQLite cannot make sense of; it is kept under another name."""
         with self._file.open("r+b") as opened:
             try:
                 fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
             except OSError:
-                raise InUse(f"a server or another program has {self._file} open: stop it first") from None
-            yield
+                raise self._in_use() from None
+            for path in self._beside():
+                if path.exists():
+                    path.rename(f"{path}.replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
 
 
 class PostgresStore(WholeStore):
@@ -182,6 +255,14 @@ class PostgresStore(WholeStore):
         """Whether the database has any table."""
         with self._database.readers.connect() as connection:
             return bool(sa.inspect(connection).get_table_names())
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A temporary file."""
+        with tempfile.TemporaryDirectory(prefix="runtimestore-restore-") as folder:
+            path = Path(folder) / "store.db"
+            make_private(path)
+            yield path
 
     def replace_by(self, file: Path, see: Callable[[Rows], None]) -> str | None:
         """Fill the tables anew in one transaction, which has them alone."""
@@ -246,6 +327,31 @@ _TYPES = (
 )
 
 
+def _why_not_copied(error: sqlite3.Error) -> Exception:
+    """Whose fault it is that a copy was not written: that of the store, or that of the file it goes to."""
+    match error.sqlite_errorcode & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        case sqlite3.SQLITE_IOERR if error.sqlite_errorcode in (IOERR_WRITE, IOERR_FSYNC):
+            return OSError(errno.EIO, "there is no room, or its disk fails")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return Damaged(
+                "the store is damaged, and cannot be read whole: `runtimestore verify` lists what is, and "
+                "`sqlite3 FILE .recover` saves what can still be read"
+            )
+    return error
+
+
+@contextlib.contextmanager
+def _private(file: Path) -> Iterator[int]:
+    """Open a file, made if there is none, that its owner alone may read."""
+    opened = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was renamed in a folder last."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -270,4 +376,4 @@ def sync(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-__all__ = ["InUse", "PostgresStore", "SqliteStore", "WholeStore", "make_private", "sync", "sync_folder"]
+__all__ = ["Damaged", "InUse", "PostgresStore", "SqliteStore", "WholeStore", "make_private", "sync", "sync_folder"]

@@ -1,0 +1,112 @@
+"""A restore that is killed at any of its steps leaves a whole store under the name: the old one, or the new one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runtimestore import AsyncRuntimeStoreClient
+from runtimestore_server.backup import create, restore
+from runtimestore_server.store.schema import upgrade
+from support.documents import session
+from support.server import ServerProcess, in_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("runner")
+
+OLD, NEW = session("old"), session("new")
+MOST_STEPS = 40
+
+KILLED = """\
+import os, signal, sys
+left = int(sys.argv[1])
+def killing(call):
+    def step(*args, **options):
+        global left
+        left -= any("store.db" in os.fsdecode(a) for a in args if isinstance(a, (str, bytes, os.PathLike)))
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **options)
+    return step
+for name in ("rename", "replace", "link", "unlink", "truncate", "open"):
+    setattr(os, name, killing(getattr(os, name)))
+from runtimestore_server.cli import run
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+class Nobody:
+    """Looks at no progress."""
+
+    def begin(self, step: str, total: int) -> None:
+        del step, total
+
+    def advance(self, done: int) -> None:
+        del done
+
+
+async def _session_in(url: str) -> bytes | None:
+    async with in_process(url) as app, AsyncRuntimeStoreClient(app.address) as store:
+        return await store.load_session_snapshot("rt:a")
+
+
+async def _killed_with_a_log(file: Path) -> None:
+    """A store whose last write is in its log alone."""
+    upgrade(f"sqlite:///{file}")
+    with ServerProcess(f"sqlite:///{file}", exit_code=-9) as server:
+        async with AsyncRuntimeStoreClient(server.address) as store:
+            await store.commit_session_snapshot("rt:a", OLD)
+        server.kill()
+
+
+async def test_a_restore_that_is_killed_at_any_step_leaves_the_old_store_or_the_new_one(tmp_path: Path) -> None:
+    new = f"sqlite:///{tmp_path}/new.db"
+    upgrade(new)
+    async with in_process(new) as app, AsyncRuntimeStoreClient(app.address) as store:
+        await store.commit_session_snapshot("rt:a", NEW)
+    backup = tmp_path / "new.backup"
+    create(new, backup, Nobody())
+    seen = []
+    for steps in range(MOST_STEPS):
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        file = folder / "store.db"
+        await _killed_with_a_log(file)
+        command = [sys.executable, "-c", KILLED, str(steps), "restore", str(backup), "--replace"]
+        done = subprocess.run(  # noqa: ASYNC221  (nothing else runs on this loop)
+            [*command, "--database-url", f"sqlite:///{file}"], capture_output=True, text=True, check=False, timeout=60
+        )
+        found = await _session_in(f"sqlite:///{file}")
+        assert found in (OLD, NEW), (steps, done.stderr)
+        seen.append(found)
+        if done.returncode == 0:
+            assert found == NEW
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        restore(backup, f"sqlite:///{file}", Nobody(), replace=True)  # what was left is in nobody's way
+        assert await _session_in(f"sqlite:///{file}") == NEW
+        assert [path.name for path in folder.iterdir() if "restoring" in path.name] == []
+    assert seen[0] == OLD
+    assert seen[-1] == NEW
+    assert len(seen) > 4  # it was killed at several steps
+
+
+async def test_a_store_behind_a_link_is_replaced_where_the_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    real, link = tmp_path / "volume" / "real.db", tmp_path / "link.db"
+    upgrade(f"sqlite:///{real}")
+    link.symlink_to(real)
+    backup = tmp_path / "a.backup"
+    create(f"sqlite:///{real}", backup, Nobody())
+
+    restore(backup, f"sqlite:///{link}", Nobody(), replace=True)
+
+    assert link.is_symlink()
+    assert link.resolve() == real
+    assert len(list((tmp_path / "volume").glob("real.db.replaced-*"))) == 1
