@@ -1,13 +1,17 @@
 # The wheel is built in a first stage; the image holds its installation and no build tool.
 FROM python:3.13-slim AS build
 WORKDIR /src
+COPY locks/server.txt locks/server.txt
+# What is served from is what was looked at: nothing whose hash is not in the lock file is installed.
+RUN python -m venv /opt/runtimestore \
+    && /opt/runtimestore/bin/pip install --no-cache-dir --require-hashes --requirement locks/server.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
 COPY migrations migrations
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
-    && python -m venv /opt/runtimestore \
-    && /opt/runtimestore/bin/pip install --no-cache-dir "$(echo /wheels/runtimestore-*.whl)[server]"
+    && /opt/runtimestore/bin/pip install --no-cache-dir --no-deps /wheels/runtimestore-*.whl \
+    && /opt/runtimestore/bin/pip check
 
 FROM python:3.13-slim
 # A fixed number, so that a volume's files keep their owner over images.
@@ -25,7 +29,10 @@ WORKDIR /var/lib/runtimestore
 EXPOSE 50051
 # The server drains on SIGTERM: calls in flight finish, then it exits with 0.
 STOPSIGNAL SIGTERM
+# It asks where the settings say that `serve` listens: set RUNTIMESTORE_LISTEN or RUNTIMESTORE_CONFIG, not a flag.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["runtimestore", "health", "--address", "127.0.0.1:50051"]
+    CMD ["runtimestore", "health"]
 ENTRYPOINT ["runtimestore"]
-CMD ["serve"]
+# In a container a server must listen on more than loopback, and who reaches that is decided where the port is published:
+# on 127.0.0.1, unless TLS and an access file are given. A command of one's own is closed again, as serve is anywhere.
+CMD ["serve", "--insecure"]

@@ -1,9 +1,14 @@
-# Every target works in a fresh clone: what it needs is installed into .venv first.
+# Every target works in a fresh clone: what it needs, and no more, is installed into .venv first.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Newer than pyproject.toml when .venv holds what it asks for.
-INSTALLED := $(VENV)/.installed
+# Each is newer than pyproject.toml when .venv holds that part of what it asks for: what serving needs, and what the
+# tests, the checks and the generator need beside it. Each part builds on the first, and is installed when a target asks.
+SERVE := $(VENV)/.serve
+TEST := $(VENV)/.test
+LINT := $(VENV)/.lint
+PROTO := $(VENV)/.proto
+SUPPLY := $(VENV)/.supply
 
 # Where `make proto` writes; a test lets it write elsewhere and compares.
 PROTO_OUT ?= client/python
@@ -11,6 +16,9 @@ PROTOS := $(wildcard proto/runtimestore/v1/*.proto)
 
 # More arguments for the command behind a target: make test ARGS="-k boundary -x"
 ARGS ?=
+
+# How the tests run in parallel. Twice as many as two cores have: many of them wait for a clock or for a disk.
+PARALLEL ?= --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -21,64 +29,77 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: $(INSTALLED) ## Make .venv with everything the other targets need
+setup: $(SERVE) $(PROTO) $(TEST) $(LINT) ## Make .venv with everything the other targets need
 	@echo "$(VENV) has everything"
 
-$(INSTALLED): pyproject.toml scripts/setup
+$(SERVE): pyproject.toml scripts/setup
 	@scripts/setup $(VENV)
 	@touch $@
 
+# One after the other under `make -j` too: two runs of pip in one environment disturb each other.
+$(PROTO): $(SERVE)
+	@scripts/setup $(VENV) proto
+	@touch $@
+
+$(TEST): $(SERVE) $(PROTO)
+	@scripts/setup $(VENV) test
+	@touch $@
+
+$(LINT): $(SERVE) $(PROTO) $(TEST)
+	@scripts/setup $(VENV) lint
+	@touch $@
+
 .PHONY: run
-run: $(INSTALLED) ## Serve on 127.0.0.1:50051 from ./runtimestore.db; RUNTIMESTORE_… variables change that
+run: $(SERVE) ## Serve on 127.0.0.1:50051 from ./runtimestore.db; RUNTIMESTORE_… variables change that
 	@$(BIN)/runtimestore serve $(ARGS)
 
 .PHONY: demo
-demo: $(INSTALLED) ## Watch one runtime live, die in the middle of a turn and recover
+demo: $(SERVE) ## Watch one runtime live, die in the middle of a turn and recover
 	@$(BIN)/python -m examples.recovery $(ARGS)
 
 .PHONY: test
-test: $(INSTALLED) ## Run all tests, on every engine
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(LINT) ## Run all tests, on every engine, a few at a time
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(INSTALLED) ## Run the tests that take no fresh environment, no big document and no killed process
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test-fast: $(LINT) ## Run the tests that take no fresh environment, no big document and no killed process
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 .PHONY: torture
-torture: $(INSTALLED) ## Run the tests of faults in their long form, under an hour; JSON in torture-latest.json
+torture: $(TEST) ## Run the tests of faults in their long form, under an hour; JSON in torture-latest.json
 	@$(BIN)/python -m pytest tests/faults tests/crash --torture --torture-report torture-latest.json $(ARGS)
 
 .PHONY: figures
-figures: $(INSTALLED) ## Write the figures of the last `make torture` into docs/trials.md
+figures: $(TEST) ## Write the figures of the last `make torture` into docs/trials.md
 	@$(BIN)/python -m scripts.figures torture-latest.json
 
 .PHONY: lint
-lint: $(INSTALLED) ruff mypy buf ## Check style, types and protos
+lint: $(LINT) ruff mypy buf ## Check style, types and protos
 
 .PHONY: ruff
-ruff: $(INSTALLED)
+ruff: $(LINT)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 
 .PHONY: mypy
-mypy: $(INSTALLED)
+mypy: $(LINT)
 	@$(BIN)/mypy client/python server migrations bench scripts tests examples
 
 .PHONY: buf
-buf: $(INSTALLED)
+buf: $(PROTO)
 	@$(BIN)/buf lint proto
 	@$(BIN)/buf format --diff --exit-code proto
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/buf-breaking
 
 .PHONY: format
-format: $(INSTALLED) ## Put code and protos into their one form
+format: $(LINT) ## Put code and protos into their one form
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 	@$(BIN)/buf format --write proto
 
 # error_reason.proto has no service, so what the gRPC plugins write for it is empty and goes again.
 .PHONY: proto
-proto: $(INSTALLED) ## Generate the stubs in client/python/runtimestore/v1 from proto/
+proto: $(PROTO) ## Generate the stubs in client/python/runtimestore/v1 from proto/
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
 	    --python_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) \
 	    --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
@@ -88,16 +109,34 @@ proto: $(INSTALLED) ## Generate the stubs in client/python/runtimestore/v1 from 
 SYNC_OUT ?= client/python/runtimestore/sync.py
 
 .PHONY: sync-client
-sync-client: $(INSTALLED) ## Generate the client for threads from the one for asyncio
+sync-client: $(LINT) ## Generate the client for threads from the one for asyncio
 	@$(BIN)/python -m scripts.sync_client $(SYNC_OUT)
 
 .PHONY: bench
-bench: $(INSTALLED) ## Measure the server on each engine beside the floor; JSON in bench-latest.json
+bench: $(TEST) ## Measure the server on each engine beside the floor; JSON in bench-latest.json
 	@$(BIN)/python -m bench --json bench-latest.json $(ARGS)
 
 .PHONY: build
-build: $(INSTALLED) ## Build the sdist and the wheel into dist/
+build: $(TEST) ## Build the sdist and the wheel into dist/
 	@$(BIN)/python -m build
+
+$(SUPPLY): $(SERVE)
+	@scripts/setup $(VENV) supply
+	@touch $@
+
+# One file for every platform and Python: markers say what is for which. No index is named in them.
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" --extra server $(ARGS)
+
+.PHONY: lock
+lock: $(SUPPLY) ## Write locks/: what is installed, with hashes; ARGS=--upgrade takes newer versions
+	@$(UV_COMPILE) --output-file locks/server.txt >/dev/null
+	@$(UV_COMPILE) --group dev --output-file locks/dev.txt >/dev/null
+
+.PHONY: sbom
+sbom: $(SUPPLY) ## Write sbom.json: what locks/server.txt has a server made of, as CycloneDX
+	@$(BIN)/cyclonedx-py requirements locks/server.txt --pyproject pyproject.toml --output-reproducible --of JSON \
+	    --output-file sbom.json
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay

@@ -58,10 +58,41 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
         help="how many transactions each server commits at a time; of the engines, Postgres can do more than one",
     )
     parser.add_argument("--large-megabytes", type=float, default=60.0, help="the large commit's size; 0: none")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="CHECKOUT",
+        help="measure the server of another checkout in the same rounds, as ENGINE-beside; `make setup` there first",
+    )
     parser.add_argument("--postgres-url", help="a server to use; without it one is started")
     parser.add_argument("--directory", type=Path, help="where the SQLite files go; a temporary folder in it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
     return parser.parse_args(command_line)
+
+
+def _targets(
+    arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStack
+) -> tuple[list[Target], dict[str, Any]]:
+    """What is measured, and what is to be known of it."""
+    threads = arguments.committer_threads
+    pythons = {"": sys.executable}
+    if arguments.beside:
+        pythons["-beside"] = str(arguments.beside.absolute() / ".venv" / "bin" / "python")
+    facts: dict[str, Any] = {}
+    targets = [Target(FLOOR, folder, threads)]
+    if SQLITE in arguments.engines:
+        targets += [Target(f"{SQLITE}{which}", folder, threads, python=python) for which, python in pythons.items()]
+    if POSTGRES in arguments.engines:
+        try:
+            postgres = stack.enter_context(MeasuredPostgres.found(arguments.postgres_url))
+        except NoPostgres as reason:
+            facts["postgres"] = f"not measured: {reason}"
+        else:
+            facts["postgres"] = postgres.facts()
+            targets += [
+                Target(f"{POSTGRES}{which}", folder, threads, postgres, python) for which, python in pythons.items()
+            ]
+    return targets, facts
 
 
 def main(command_line: Sequence[str]) -> int:
@@ -80,20 +111,9 @@ def main(command_line: Sequence[str]) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_COLUMNS)
-    facts: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runtimestore-", dir=arguments.directory)))
-        targets = [Target(FLOOR, folder, plan.committer_threads)]
-        if SQLITE in arguments.engines:
-            targets.append(Target(SQLITE, folder, plan.committer_threads))
-        if POSTGRES in arguments.engines:
-            try:
-                postgres = stack.enter_context(MeasuredPostgres.found(arguments.postgres_url))
-            except NoPostgres as reason:
-                facts["postgres"] = f"not measured: {reason}"
-            else:
-                facts["postgres"] = postgres.facts()
-                targets.append(Target(POSTGRES, folder, plan.committer_threads, postgres))
+        targets, facts = _targets(arguments, folder, stack)
         try:
             with console.status("starting the servers") as status:
                 results = run(plan, targets, tell=status.update)

@@ -30,6 +30,8 @@ class Target:
     folder: Path
     committer_threads: int
     postgres: MeasuredPostgres | None = field(default=None)
+    python: str = sys.executable
+    """The interpreter that has the server: another checkout's has another server."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[RunningTarget]:
@@ -44,11 +46,11 @@ class Target:
             return ServerProcess(("-m", "bench.floor"), cwd=ROOT)
         options = ("--committer-threads", str(self.committer_threads))
         if self.postgres is None:
-            return ServerProcess.serve(f"sqlite:///{self.folder}/{uuid.uuid4()}.db", *options)
+            return ServerProcess.serve(f"sqlite:///{self.folder}/{uuid.uuid4()}.db", *options, python=self.python)
         url = self.postgres.fresh_database()
-        command = (sys.executable, "-m", "runtimestore_server", "migrate", "--database-url", url)
+        command = (self.python, "-m", "runtimestore_server", "migrate", "--database-url", url)
         subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - arguments of our own
-        return ServerProcess.serve(url, *options)
+        return ServerProcess.serve(url, *options, python=self.python)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ class ServerFailed(Exception):
 class ServerProcess:
     """One server process. As a context manager it leaves no process behind, whatever happens inside."""
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path | None = None) -> None:
+    def __init__(self, arguments: Sequence[str], *, cwd: Path | None = None, python: str = sys.executable) -> None:
         # Settings of the caller's shell stay out: what the server does is said by its arguments alone.
         # A session of its own: Ctrl-C reaches the caller alone, and the caller decides what becomes of the server.
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, arguments of our own, no shell
-            [sys.executable, *arguments],
+        self._process = subprocess.Popen(  # noqa: S603 - an interpreter and arguments of our own, no shell
+            [python, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -49,10 +49,10 @@ class ServerProcess:
         self._reader.start()
 
     @classmethod
-    def serve(cls, database_url: str, *options: str) -> Self:
+    def serve(cls, database_url: str, *options: str, python: str = sys.executable) -> Self:
         """Start `runtimestore serve` on a free port of the loopback interface."""
         command = ("-m", "runtimestore_server", "serve", "--listen", "127.0.0.1:0", "--database-url", database_url)
-        return cls((*command, *options))
+        return cls((*command, *options), python=python)
 
     @property
     def pid(self) -> int:

@@ -8,6 +8,7 @@ import sys
 
 def main() -> int:
     """Run the command line; says what to install where only the thin client is."""
+    _open_standard_files()
     # gRPC's own lines name source files of its C core; what they tell, our sentences tell. Read when gRPC is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
@@ -24,6 +25,22 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:  # while the modules are loaded
         return 130
+
+
+def _open_standard_files() -> None:
+    """Open what the shell closed of standard input, output and error, as /dev/null.
+
+    Else the next file that is opened has the number of one of them, and it may be the store: whatever a library writes
+    to standard error would be written into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free, which is this one
+        # Standard output stays none: a command whose report nobody will ever see says so.
+        if name != "stdout" and getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  (for as long as we live)
 
 
 if __name__ == "__main__":

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, Self
 
+import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from runtimestore.errors import StoreUnavailable
 from runtimestore.v1 import (
     runtime_store_admin_pb2,
     runtime_store_admin_pb2_grpc,
     runtime_store_pb2,
     runtime_store_pb2_grpc,
 )
-from runtimestore_server.budget import Bound, Budget, RetryPacing
+from runtimestore_server.access.listening import protection
+from runtimestore_server.access.rules import Unusable
+from runtimestore_server.budget import RetryPacing
 from runtimestore_server.rpc.admission import Limiters
-from runtimestore_server.rpc.call import Calls, Sending
+from runtimestore_server.rpc.call import Calls
+from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
-from runtimestore_server.services.admin import RuntimeStoreAdminService
+from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.services.runtime_store import RuntimeStoreService
 from runtimestore_server.shutdown import Shutdown
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.supervision import Supervision
+from runtimestore_server.telemetry import metrics
+from runtimestore_server.telemetry.counts import CallCounts
+from runtimestore_server.telemetry.http import Telemetry
+from runtimestore_server.telemetry.lines import LineLimit
+from runtimestore_server.telemetry.readiness import Readiness
+from runtimestore_server.telemetry.sampling import Sampling
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from runtimestore_server.access.authorization import Authorization
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
+
+_log = structlog.get_logger(__name__)
 
 __all__ = ["SERVICES", "Application", "CannotServe"]
 
@@ -40,24 +57,38 @@ SERVICES = (
 )
 
 
+CHECKS = ("engine", "file", "rights", "schema", "threads", "writes")
+"""What `/readyz` tells of, beside the event loop, the shutdown, and what others add."""
+
+STALE_SECONDS = 5.0
+"""How much later than three of its intervals a look at the store may come before `/readyz` believes it no more."""
+
+
 class Application:
     """A running server, as an async context manager: it serves inside, and has drained and closed after.
 
     Raises (on entering):
-        CannotServe: the address is taken or cannot be listened on.
+        CannotServe: an address is taken or cannot be listened on, a file of TLS or access cannot be used, or strangers
+            could come in.
         SchemaNotCurrent: the database cannot be served as it is.
         ValueError: the database URL is none.
     """
 
+    certificates: Certificates | None
+    authorization: Authorization | None
+    health: HealthService
+    supervision: Supervision
     pacing: RetryPacing
     workers: Workers
     store: Store
     sending: Sending
     limiters: Limiters
     calls: Calls
-    health: HealthService
     server: Server
     shutdown: Shutdown
+    readiness: Readiness
+    sampling: Sampling
+    telemetry: Telemetry
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -72,21 +103,27 @@ class Application:
     async def __aenter__(self) -> Self:
         """Open the store and serve it."""
         settings = self.settings
+        try:
+            self.certificates, self.authorization = protection(settings)
+        except Unusable as wrong:
+            raise CannotServe(str(wrong)) from None
         database, revision = await _opened(settings)
+        self.health = HealthService(SERVICES)
+        self.supervision = Supervision(told=self.health.doubt)
         self.pacing = RetryPacing()
         self.workers = Workers(
             threads=settings.reader_threads,
             max_waiting=settings.max_waiting_reads,
             max_waiting_bytes=settings.max_waiting_bytes,
             pacing=self.pacing,
+            supervision=self.supervision,
         )
-        self.store = Store(database, settings, workers=self.workers, pacing=self.pacing)
-        self.sending = Sending(
-            Budget(self.pacing, size=Bound(settings.max_waiting_bytes, "sending_bytes", "bytes are being sent"))
-        )
+        self.store = Store(database, settings, workers=self.workers, pacing=self.pacing, supervision=self.supervision)
+        self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
-        self.calls = Calls(self.limiters)
-        self.health = HealthService(SERVICES)
+        lines = LineLimit(settings.log_refusals_per_second)
+        counts = CallCounts(lines, log_served=settings.log_calls)
+        self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -98,7 +135,14 @@ class Application:
             reflected = reflection.aio.ReflectionServicer(names)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, registrar)
 
-        self.server = Server(settings, self.calls, register, stopped=self.limiters.abort)
+        self.server = Server(
+            settings,
+            self.calls,
+            register,
+            stopped=self.limiters.abort,
+            supervision=self.supervision,
+            certificates=self.certificates,
+        )
         self.shutdown = Shutdown(
             health=self.health,
             calls=self.calls,
@@ -107,20 +151,80 @@ class Application:
             store=self.store,
             server=self.server,
         )
+        self.readiness = Readiness(stale_seconds=3 * settings.health_interval_seconds + STALE_SECONDS)
+        self.readiness.report(dict.fromkeys(CHECKS))  # else it had not come so far
+        self.sampling = Sampling(self.store)
+        parts = metrics.Parts(
+            self.calls, self.limiters, self.workers, self.store, self.sending, self.readiness, self.sampling
+        )
+        build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}
+        if (certificates := self.certificates) is not None:
+            self.readiness.add("certificates", lambda: certificates.unusable)
+        if (authorization := self.authorization) is not None:
+            self.readiness.add("access", lambda: authorization.unusable)
+        self.telemetry = Telemetry(metrics.registry(parts, build), self.readiness)
         try:
             await self.health.report(serving=True)
+            self._open_telemetry()
             await self.server.start()
         except BaseException:
+            await self.sampling.close()
+            await self.telemetry.close()
             await self.shutdown.close()
             raise
-        self.health.keep_checking(self.store.check, interval_seconds=settings.health_interval_seconds)
+        self.health.keep_checking(
+            self._check, interval_seconds=settings.health_interval_seconds, supervision=self.supervision
+        )
         return self
+
+    def _open_telemetry(self) -> None:
+        """Let the server be watched.
+
+        Raises:
+            CannotServe: the address that was given cannot be listened on.
+        """
+        listen = self.settings.metrics_listen
+        if not listen:
+            return
+        try:
+            self.telemetry.start(listen, self.supervision)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
+            if "metrics_listen" in self.settings.model_fields_set:
+                raise CannotServe(
+                    f"cannot listen on {listen} for metrics: {why}; choose another --metrics-listen, or '' for none"
+                ) from None
+            _log.warning(
+                "no metrics: the default address cannot be had; give --metrics-listen",
+                metrics_address=listen,
+                error=why,
+            )
+            return
+        self.sampling.start(self.supervision)
+
+    async def _check(self) -> None:
+        """See that the service can be given, and tell what was found.
+
+        Raises:
+            StoreUnavailable: it cannot.
+        """
+        found: dict[str, str | None] = {"engine": "it does not answer in time"}  # unless what follows says otherwise
+        try:
+            found |= await self.store.checks()
+        finally:
+            found |= {"threads": self.supervision.problem()}
+            self.readiness.report(found)
+        if problem := found["threads"] or next(filter(None, found.values()), None):
+            raise StoreUnavailable(problem)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Go down, within the grace period."""
+        self.readiness.add("shutdown", lambda: "the server is ending")
+        await self.sampling.close()
         self.ended = await self.shutdown.end(grace_seconds=self.settings.grace_period_seconds)
+        await self.telemetry.close()
 
 
 async def _opened(settings: Settings) -> tuple[Database, str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 PREFIX = "RUNTIMESTORE_"
+CLIENT_PREFIX = f"{PREFIX}CLIENT_"
+"""How the variables begin that tell commands how to call a server."""
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -32,6 +34,16 @@ DocumentBytes = Annotated[int, Field(gt=0, le=MOST_DOCUMENT_BYTES)]
 
 _PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):.*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})")
+
+_OF_A_SERVICE = re.compile(
+    r"RUNTIMESTORE_(\w+_)?(PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?|SERVICE_(HOST|PORT)(_\w+)?)$"
+)
+"""What Kubernetes sets in each container for a service that is called runtimestore, or begins so."""
+
+_OF_A_STORE = re.compile(r"(?i)(URL|URI|DSN|DATABASE|DB|SQLITE|POSTGRES)")
+_OF_OTHER_PROGRAMS = frozenset({"DATABASE_URL", "DB_URL", "DATABASE_URI", "POSTGRES_URL", "POSTGRESQL_URL"})
 
 
 class BadSource(Exception):
@@ -57,9 +69,16 @@ class _File(PydanticBaseSettingsSource):
         if not path.is_file():
             raise BadSource(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            read = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise BadSource(f"--config {path}: not a TOML file: {error}") from None
+        read.pop("client", None)  # for commands that call a server
+        for name in read:
+            if name not in Settings.model_fields:
+                close = difflib.get_close_matches(name.lower().replace("-", "_"), Settings.model_fields, n=1)
+                cure = f"did you mean {close[0]}?" if close else "see `runtimestore serve --help`"
+                raise BadSource(f"--config {path}: setting {name}: there is no such setting; {cure}")
+        return read
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Nothing: the file is read as a whole."""
@@ -86,6 +105,26 @@ class Settings(BaseSettings):
     listen: str = Field(
         "127.0.0.1:50051",
         description="Where to serve: HOST:PORT (port 0 lets the system choose one) or unix:PATH.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="The server's certificate and those up to its CA, in PEM; it is read anew when it changes.",
+    )
+    tls_key: Path | None = Field(None, description="The key of that certificate, in PEM and without a password.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="The CA of the clients, in PEM: whoever connects must show a certificate that it signed.",
+    )
+    access_file: Path | None = Field(
+        None,
+        description=(
+            "A TOML file of who may come in, by which token or certificate, to which realms; `runtimestore token new` "
+            "writes it, and it is read anew when it changes. Without one whoever connects may do everything."
+        ),
+    )
+    insecure: bool = Field(
+        False,
+        description="Serve without TLS or an access file even where a network may reach the address.",
     )
     database_url: DatabaseUrl = Field(
         DatabaseUrl("sqlite:///runtimestore.db"),
@@ -149,6 +188,21 @@ class Settings(BaseSettings):
     health_interval_seconds: float = Field(
         5.0, gt=0, description="How often the engine and the schema are checked for the health service, in seconds."
     )
+    metrics_listen: str = Field(
+        "127.0.0.1:9464",
+        description=(
+            "Where /metrics, /healthz and /readyz are answered over HTTP: HOST:PORT, or nothing for nowhere. Where the "
+            "default is taken the server warns and goes on without; an address that was given must be free."
+        ),
+    )
+    log_calls: bool = Field(False, description="Write a log line for each call that is served, too.")
+    log_refusals_per_second: Positive = Field(
+        20,
+        description=(
+            "How many log lines a second tell of calls refused for one reason; of the others it is told how many "
+            "they were."
+        ),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severe log lines to write."
     )
@@ -163,10 +217,23 @@ class Settings(BaseSettings):
             if not value.removeprefix("unix:"):
                 raise ValueError("unix: needs a path, such as unix:/run/runtimestore.sock")
             return value
-        match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", value)
+        match = _HOST_AND_PORT.fullmatch(value)
         if match is None or int(match[2]) > 65535:  # noqa: PLR2004  (the largest TCP port)
             raise ValueError("must be HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
         return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _metrics_listen_is_an_address(cls, value: str) -> str:
+        match = _HOST_AND_PORT.fullmatch(value)
+        if value and (match is None or int(match[2]) > 65535):  # noqa: PLR2004  (the largest TCP port)
+            raise ValueError("must be HOST:PORT such as 127.0.0.1:9464 or [::1]:9464, or empty")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _log_level_in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("database_url", mode="before")
     @classmethod
@@ -214,7 +281,33 @@ def _refuse_mistyped(environment: Mapping[str, str]) -> None:
         BadSource: one is. What is not near to any is let be: others name variables after a service too.
     """
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    others = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
+    # Those of commands that call a server have the client's prefix, and names that are near to ours.
+    others = [
+        name
+        for name in environment
+        if name.upper().startswith(PREFIX) and not name.upper().startswith(CLIENT_PREFIX) and name.upper() not in known
+    ]
     for name in others:
         if close := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9):
             raise BadSource(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")
+
+
+def near_misses(environment: Mapping[str, str], settings: Settings) -> list[str]:
+    """A sentence for each variable that may have been meant as a setting, without its value.
+
+    Those are told and not refused: another program may mean them, as Kubernetes does by those of a service's address.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    told = [
+        f"the variable {name} is no setting of this server and changes nothing; "
+        f"{'the store is named by RUNTIMESTORE_DATABASE_URL' if _OF_A_STORE.search(name) else 'see --help'}"
+        for name in sorted(environment)
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _OF_A_SERVICE.match(name)
+    ]
+    if "database_url" not in settings.model_fields_set:
+        told += [
+            f"the variable {name} is not read; if it names the store, set RUNTIMESTORE_DATABASE_URL"
+            for name in sorted(environment)
+            if name in _OF_OTHER_PROGRAMS
+        ]
+    return told

@@ -7,13 +7,14 @@ whoever still waits, truthfully and at once. `close()`, at last, gives back what
 |------------|-----------------------------------|-----------------------------|--------------------------------|
 | tell       | health says NOT_SERVING           | it takes                    | health was told                |
 | finish     | calls drain                       | what the other phases leave | nothing is in flight           |
-| hurry      | the store drains                  | HURRY_SECONDS, half at most | nothing is in flight           |
+| no retries | the store drains                  | NO_RETRIES_SECONDS, half at most | nothing is in flight           |
 | answer     | store, workers and limiters abort | CROSSING_SECONDS            | it was quiet for QUIET_SECONDS |
 | disconnect | gRPC's server stops               | LAST_BYTES_SECONDS          | every connection is closed     |
 | close      | workers and store close           | CLOSE_SECONDS for each pool | every thread has ended         |
 
-The grace period wins over all: `finish` and `hurry` end before its last LAST_SECONDS, or its last quarter where it is
-short, and `disconnect` gets no more than what is left. `answer` and `close` may go beyond it, by what stands here.
+The grace period wins over all: `finish` and `no retries` end before its last LAST_SECONDS, or its last quarter where
+it is short, and `disconnect` gets no more than what is left. `answer` and `close` may go beyond it, by what stands
+here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 LAST_SECONDS = 1.5
 """How much of the grace period is for what comes after everything is answered."""
 
-HURRY_SECONDS = 2.0
+NO_RETRIES_SECONDS = 2.0
 """The last part of a drain, in which nothing is run again and no row is waited for."""
 
 CROSSING_SECONDS = 0.3
@@ -83,10 +84,10 @@ class Shutdown:
 
     def phases(self, seconds: float) -> tuple[Phase, ...]:
         """The phases of a drain that has so many seconds."""
-        hurry_seconds = min(HURRY_SECONDS, seconds / 2)
+        no_retries_seconds = min(NO_RETRIES_SECONDS, seconds / 2)
         return (
-            Phase("finish", (self._calls.drain,), seconds - hurry_seconds),
-            Phase("hurry", (self._store.drain,), hurry_seconds),
+            Phase("finish", (self._calls.drain,), seconds - no_retries_seconds),
+            Phase("no retries", (self._store.drain,), no_retries_seconds),
             # Calls that crossed our going are told to try again, as long as they come one upon the other.
             Phase(
                 "answer",

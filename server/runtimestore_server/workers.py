@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtimestore.errors import StoreUnavailable
@@ -13,6 +14,8 @@ from runtimestore_server.shutdown import reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from runtimestore_server.supervision import Supervision
 
 T = TypeVar("T")
 
@@ -36,10 +39,18 @@ class Workers:
     """
 
     def __init__(
-        self, *, threads: int, max_waiting: int, max_waiting_bytes: int, pacing: RetryPacing | None = None
+        self,
+        *,
+        threads: int,
+        max_waiting: int,
+        max_waiting_bytes: int,
+        supervision: Supervision,
+        pacing: RetryPacing | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="worker")
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._at = threading.local()
+        """The `item` that a thread works at."""
         self.budget = Budget(
             pacing or RetryPacing(),
             items=Bound(max_waiting, "waiting_reads", "loads are waiting"),
@@ -47,6 +58,11 @@ class Workers:
         )
         self._items: set[_Item] = set()
         self._closed = False
+        # Threads of our own: one of concurrent.futures' that ends by an error is noticed by nobody, and not replaced.
+        self._threads = [
+            supervision.thread(f"worker-{number}", self._work, failed=self._answer_what_failed)
+            for number in range(threads)
+        ]
 
     @property
     def waiting(self) -> int:
@@ -65,9 +81,22 @@ class Workers:
         self.budget.take(size_bytes)
         item = _Item(work, size_bytes, self._loop.create_future())
         self._items.add(item)
-        self._threads.submit(self._run, item)
+        self._queue.put(item)
         answer: T = await item.answer
         return answer
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._at.item = item
+            self._run(item)
+            self._at.item = None
+            del item  # it must not stay in memory until the next one comes
+
+    def _answer_what_failed(self) -> None:
+        """Answer whoever waits for what the thread was at."""
+        item, self._at.item = getattr(self._at, "item", None), None
+        if item is not None:
+            self._hand_over(item, None, StoreUnavailable("the server failed at this; nothing was done, try again"))
 
     def _run(self, item: _Item) -> None:
         result: Any = None
@@ -77,19 +106,22 @@ class Workers:
                 result = item.work()
         except BaseException as raised:  # noqa: BLE001  (whatever it is, the caller is told)
             error = raised
-        with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
-            self._loop.call_soon_threadsafe(self._settle, item, result, error)
+        self._hand_over(item, result, error)
         del error  # it knows this frame, and the frame the item: a request would stay until the collector runs
 
+    def _hand_over(self, item: _Item, result: object, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
+            self._loop.call_soon_threadsafe(self._settle, item, result, error)
+
     def _settle(self, item: _Item, result: object, error: BaseException | None) -> None:
-        self._items.remove(item)
-        self.budget.give_back(item.size_bytes)
-        if item.answer.done():
-            return
-        if error is None:
-            item.answer.set_result(result)
-        else:
-            item.answer.set_exception(error)
+        if not item.answer.done():  # before anything is counted
+            if error is None:
+                item.answer.set_result(result)
+            else:
+                item.answer.set_exception(error)
+        if item in self._items:  # else its thread failed as it was answered, and it was answered once more
+            self._items.remove(item)
+            self.budget.give_back(item.size_bytes)
 
     def abort(self) -> None:
         """Answer whoever still waits that the store is not available."""
@@ -102,8 +134,10 @@ class Workers:
     async def close(self, *, within_seconds: float) -> bool:
         """End the threads; whether what they did has ended in time."""
         self._closed = True
-        self._threads.shutdown(wait=False)
-        return await reached(lambda: not self._alive(), within_seconds=within_seconds, every_seconds=0.002)
-
-    def _alive(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads._threads)  # noqa: SLF001  (there is no public way)
+        for _ in self._threads:
+            self._queue.put(None)
+        return await reached(
+            lambda: not any(thread.is_alive() for thread in self._threads),
+            within_seconds=within_seconds,
+            every_seconds=0.002,
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from runtimestore import (
     StoreUnavailable,
 )
 from runtimestore_server.cli.serve import ECHO_SECONDS
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.command import serving
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from sqlite3 import sqlite_version
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,8 +20,10 @@ from sqlalchemy.engine import make_url
 from runtimestore import RuntimeState, RuntimeStoreClient
 from runtimestore_server.store import schema
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, upgrade
 from support.command import run, serving
+from support.documents import session
 from support.server_process import WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def test_a_new_sqlite_file_is_its_owners_alone_and_one_that_exists_stays_as_it_i
                 client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)
             # The log beside it holds the same secrets; SQLite gives it the mode of the file.
             modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob(f"{name}*")}
-        assert modes == {name: mode, f"{name}-wal": mode, f"{name}-shm": mode}
+        assert modes == {name: mode, f"{name}-wal": mode, f"{name}-shm": mode, f"{name}-lock": mode}
 
 
 def test_serve_takes_its_two_names_from_the_environment(tmp_path: Path) -> None:
@@ -106,6 +108,32 @@ def test_log_lines_are_json_objects_where_machines_read_them(tmp_path: Path) -> 
     with serving(*ANYWHERE, "--database-url", "memory:", "--log-format", "json", cwd=tmp_path) as server:
         lines = [json.loads(line) for line in server.log.splitlines()]
     assert [line["address"] for line in lines if line["event"] == "serving"]
+
+
+def test_the_line_of_serve_tells_which_sqlite_it_uses(tmp_path: Path) -> None:
+    given = (*ANYWHERE, "--database-url", "sqlite:///kept.db", "--log-format", "json")
+    with serving(*given, cwd=tmp_path) as server:
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    assert [line["sqlite"] for line in lines if line["event"] == "serving"] == [VERSION]
+
+
+def test_without_the_sqlite_that_comes_with_it_serve_uses_pythons_and_warns_where_that_may_lose_commits(
+    tmp_path: Path,
+) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "pysqlite3.py").write_text("raise ImportError\n")
+    given = (*ANYWHERE, "--database-url", "sqlite:///kept.db", "--log-format", "json")
+    body = "a" * (9 * 1024 * 1024)  # written in pieces, which the two modules name differently
+    with serving(*given, cwd=tmp_path, extra={"PYTHONPATH": str(hidden)}) as server:
+        lines = [json.loads(line) for line in server.log.splitlines()]
+        with RuntimeStoreClient(server.address) as client:
+            assert client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE).revision == 1
+            assert client.commit_session_snapshot(RUNTIME, session(body)).revision == 2
+    versions = [line["sqlite"] for line in lines if line["event"] == "serving"]
+    warned = [line["defect"] for line in lines if line["event"] == "the engine has a known defect"]
+    assert versions == [sqlite_version]
+    assert [f"SQLite {sqlite_version} " in line for line in warned] == [True] * has_reset_defect(sqlite_version)
 
 
 def _refusal(url: str, cwd: Path) -> str:

@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.calls import RUNTIME_WRITES, Store, input_of
 from support.command import run
 from support.server import ServerProcess, in_process
@@ -97,7 +97,7 @@ def test_a_report_of_what_cannot_be_looked_at_leaves_no_file(tmp_path: Path) -> 
     assert list(contents(tmp_path)) == ["other.db"]
 
 
-@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-journal", "link", "other.db"])
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db-journal", "store.db-lock", "link", "other.db"])
 async def test_a_report_never_takes_the_place_of_a_database(tmp_path: Path, name: str) -> None:
     await _store(tmp_path / "store.db")
     _foreign(tmp_path / "other.db", wal=False)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pty
-import sqlite3
 import subprocess
 import sys
 from hashlib import sha256
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.command import run
@@ -116,6 +116,7 @@ def test_a_report_that_fills_its_disk_is_told(file: Path) -> None:
     assert "3 errors" in done.stdout
 
 
+@pytest.mark.root
 def test_a_temporary_folder_that_is_full_ends_it_with_one_line(file: Path) -> None:
     _damaged(file, 20_000)
     with small_disk(file.parent / "small", size_bytes=2 * MIB) as disk:

@@ -12,7 +12,7 @@ from runtimestore import RuntimeState, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store import tables
 from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
-from support.database import change, flip_a_byte, rows
+from support.database import change, flip_a_byte, forget, rows
 from support.documents import inputs, new_id, ops, receipt
 from support.engines import DURABLE, UNTYPED_COLUMNS
 from support.refusals import refused
@@ -244,7 +244,7 @@ async def test_a_request_whose_date_is_damaged_is_not_forgotten_and_not_believed
     await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
     await change(app, tables.requests, {"recorded_at_ms": 1}, realm=realm, request_id=request_id)
 
-    await app.workers.run(app.store._forget_some)
+    await forget(app)
 
     with pytest.raises(StoredValueCorrupt):
         await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)

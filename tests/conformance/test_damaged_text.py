@@ -12,11 +12,14 @@ from runtimestore import AsyncRuntimeStoreClient, Fenced, RuntimeState, StoredVa
 from runtimestore_server.budget import Budget, RetryPacing
 from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
+from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.status import METADATA_VALUE_LIMIT
 from runtimestore_server.settings import Settings
 from runtimestore_server.store import tables
+from runtimestore_server.telemetry.counts import CallCounts
+from runtimestore_server.telemetry.lines import LineLimit
 from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, commit_machine_lifecycle, input_of, named
-from support.database import change, rows
+from support.database import change, forget, rows
 from support.documents import new_id
 from support.refusals import refused
 
@@ -104,7 +107,7 @@ async def test_a_remembered_request_whose_key_is_damaged_keeps_no_other_from_bei
     text = engine.text_of(app.store.database, raw)
     await change(app, tables.requests, {"realm": text}, realm=realm, request_id=damaged)
 
-    await app.workers.run(app.store._forget_some)
+    await forget(app)
 
     assert await rows(app, tables.requests, request_id=old) == []
     assert len(await rows(app, tables.requests, request_id=damaged)) == 1
@@ -119,7 +122,10 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
         raise StoredValueCorrupt(f"{part} is damaged", metadata={"owner": part, "store_error": part})
 
     server = grpc.aio.server()
-    calls = Calls(Limiters(Settings(_env_file=None), Budget(RetryPacing()), RetryPacing()))
+    pacing = RetryPacing()
+    calls = Calls(
+        Limiters(Settings(_env_file=None), Budget(pacing), pacing), Sending(1, pacing), counts=CallCounts(LineLimit(1))
+    )
     handler = grpc.unary_unary_rpc_method_handler(refuses, request_deserializer=bytes, response_serializer=bytes)
     calls.registrar(server).add_registered_method_handlers("test.Test", {"Refuse": handler})
     port = server.add_insecure_port("127.0.0.1:0")
@@ -132,7 +138,7 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
         await server.stop(None)
 
     assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "STORED_VALUE_CORRUPT")
-    assert set(found.metadata) == {"owner", "store_error"}
+    assert set(found.metadata) == {"owner", "request_id", "store_error"}
     for told in (found.message, *found.metadata.values()):
         assert told
         assert len(told.encode()) <= METADATA_VALUE_LIMIT

@@ -234,7 +234,8 @@ async def test_a_session_that_no_runtime_could_read_back_is_refused_and_the_last
     await store.commit_session_snapshot(runtime_id, good)
 
     for member, path in (("messages", ".messages[1]"), ("metadata", ".metadata")):
-        await _is_refused(wire, realm, runtime_id, _holding(member, value), path)
+        for _ in range(2):  # what was refused once is not remembered as readable
+            await _is_refused(wire, realm, runtime_id, _holding(member, value), path)
 
     assert await store.load_session_snapshot(runtime_id) == good
 

@@ -185,15 +185,25 @@ async def test_an_owner_is_a_short_text(client: Store, runtime_id: str, owner: s
     assert [violation.field for violation in found.value.violations] == ["owner"]
 
 
-@pytest.mark.parametrize("changed", [{"realm": "NO REALM"}, {"runtime_id": ""}, {"runtime_id": "x" * 513}])
-async def test_an_acquisition_names_a_realm_and_a_runtime(channel: grpc.aio.Channel, changed: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("changed", "store_error"),
+    [
+        ({"realm": "NO REALM"}, "internal"),
+        ({"runtime_id": ""}, "internal"),
+        ({"runtime_id": "x" * 513}, "write_failed"),
+    ],
+    ids=["realm", "empty", "long"],
+)
+async def test_an_acquisition_names_a_realm_and_a_runtime(
+    channel: grpc.aio.Channel, changed: dict[str, str], store_error: str
+) -> None:
     stub: Any = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
 
     found = await refused(
         stub.AcquireRuntime(admin_pb.AcquireRuntimeRequest(**{"runtime_id": "r", "owner": "o", **changed}))
     )
 
-    is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "internal")
+    is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", store_error)
     assert list(found.violations) == list(changed)
 
 

@@ -22,7 +22,7 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store.requests import SHA256_BYTES, RequestKey, sealed
 from runtimestore_server.store.tables import requests
 from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of
-from support.database import change, rows
+from support.database import change, forget, rows
 from support.documents import input_state, new_id, ops, receipt, session
 from support.refusals import refused
 
@@ -339,7 +339,7 @@ async def test_an_id_past_its_retention_is_forgotten_and_a_younger_one_is_not(
         await change(app, requests, aged, realm=realm, request_id=request_id)
 
     # What the server does once a minute.
-    await app.workers.run(app.store._forget_some)
+    await forget(app)
 
     assert await store.persist_input_state(runtime_id, input_of("b"), request_id=young) == (2, True)
     assert await store.persist_input_state(runtime_id, input_of("a"), request_id=old) == (3, False)

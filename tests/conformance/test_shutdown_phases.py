@@ -8,19 +8,19 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from runtimestore_server.shutdown import CROSSING_SECONDS, HURRY_SECONDS, Shutdown, reached
+from runtimestore_server.shutdown import CROSSING_SECONDS, NO_RETRIES_SECONDS, Shutdown, reached
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, 30.0, 600.0])
-def test_the_first_phases_share_all_the_time_and_the_hurry_has_no_more_than_half(seconds: float) -> None:
+def test_the_first_phases_share_all_the_time_and_that_without_retries_has_no_more_than_half(seconds: float) -> None:
     part: Any = MagicMock()
     shutdown = Shutdown(health=part, calls=part, limiters=part, workers=part, store=part, server=part)
 
-    finish, hurry, answer = shutdown.phases(seconds)
+    finish, no_retries, answer = shutdown.phases(seconds)
 
-    assert [finish.name, hurry.name, answer.name] == ["finish", "hurry", "answer"]
-    assert finish.at_most_seconds + hurry.at_most_seconds == pytest.approx(seconds)
-    assert hurry.at_most_seconds == min(HURRY_SECONDS, seconds / 2)
+    assert [finish.name, no_retries.name, answer.name] == ["finish", "no retries", "answer"]
+    assert finish.at_most_seconds + no_retries.at_most_seconds == pytest.approx(seconds)
+    assert no_retries.at_most_seconds == min(NO_RETRIES_SECONDS, seconds / 2)
     assert answer.at_most_seconds == CROSSING_SECONDS
 
 

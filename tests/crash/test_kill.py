@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import signal
-import sqlite3
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 from runtimestore import RetryPolicy, RuntimeStoreError
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.calls import Store, id_of
 from support.engines import DURABLE
 from support.lives import Life

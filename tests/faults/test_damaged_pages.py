@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sqlite3
 import struct
 import uuid
 from contextlib import closing
@@ -17,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from runtimestore import StoredValueCorrupt
 from runtimestore_server.store import tables
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from scripts.postgres_server import PostgresServer
 from support.calls import RUNTIME_WRITES, Store, id_of, input_of
 from support.clean_up import until

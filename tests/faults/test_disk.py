@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from support.torture import Trial
 
-pytestmark = pytest.mark.usefixtures("runner")
+pytestmark = [pytest.mark.usefixtures("runner"), pytest.mark.root]
 
 
 def _database(folder: Path) -> Path:

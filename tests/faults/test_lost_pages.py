@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
 
 from runtimestore import CommitOutcomeUnknown, StoreUnavailable
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.documents import new_id

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from support.postgres import Cluster
     from support.torture import Trial
 
-pytestmark = pytest.mark.usefixtures("runner")
+pytestmark = [pytest.mark.usefixtures("runner"), pytest.mark.root]
 
 
 @pytest.fixture

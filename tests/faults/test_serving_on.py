@@ -19,6 +19,8 @@ from support.server_process import ServerProcess
 from support.uploads import connections, ended, stalled
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.torture import Trial
 
 NO_UTF_8 = (b"/\xff", SERVICE.encode() + b"Load\xc3", SERVICE.encode() + b"\xed\xa0\x80")
@@ -102,3 +104,21 @@ async def test_calls_that_are_cut_when_grpc_stops_by_itself_keep_no_place(runtim
             await until(lambda: not slots.received and not slots.waiting)
             await until(lambda: not app.calls.in_flight)
             await ended(*calls)
+
+
+def test_a_socket_whose_file_is_gone_is_made_again_and_its_calls_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "served.sock"
+
+    async def unlink(address: str) -> None:
+        async with Store(address, timeout_seconds=60) as before:
+            assert await before.persist_input_state("rt:1", input_of("a")) == (1, False)
+            file.unlink()
+            await until(file.exists)
+            assert await before.persist_input_state("rt:1", input_of("b")) == (2, False)
+            async with Store(address, timeout_seconds=60) as after:
+                assert await after.persist_input_state("rt:1", input_of("c")) == (3, False)
+
+    with ServerProcess("memory:", listen=f"unix:{file}") as server:
+        asyncio.run(unlink(server.address))
+    assert server.log.count("the socket file is gone") == 1
+    assert not file.exists()

@@ -19,6 +19,7 @@ from alembic.script import ScriptDirectory
 
 from runtimestore_server.store import schema, tables
 from runtimestore_server.store.engines import Database, open_database
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, SchemaNotCurrent, upgrade, upgrade_database
 from runtimestore_server.store.values import Acquisition, Outcome, Write
 from support.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot, statements
@@ -67,7 +68,10 @@ def _upgrade_to(database: Database, revision: str) -> None:
 @contextlib.contextmanager
 def _plainly(database: Database) -> Iterator[sa.Connection]:
     """A connection without the store's own settings: its binary results are more than reflection understands."""
-    engine = sa.create_engine(database.readers.url, poolclass=sa.NullPool)
+    url = database.readers.url
+    # Two copies of SQLite in one process would drop each other's locks on the file.
+    options = {"module": sqlite3} if url.get_backend_name() == "sqlite" else {}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, **options)
     with engine.connect() as connection:
         yield connection
 
@@ -229,14 +233,14 @@ def test_two_stores_have_two_ids(tmp_path: Path) -> None:
 
 
 def test_an_upgrade_that_fails_half_way_leaves_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = schema._run_migrations
+    run = schema.run_migrations
 
     def fail(connection: sa.Connection) -> None:
         run(connection)
         raise RuntimeError("the power went")
 
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "_run_migrations", fail)
+        patched.setattr(schema, "run_migrations", fail)
         with pytest.raises(RuntimeError, match="the power went"):
             upgrade_database(database)
     with database.readers.connect() as connection:
@@ -298,7 +302,7 @@ def test_whoever_comes_second_waits_for_the_lock_and_finds_nothing_to_do(
         monkeypatch.setattr(schema, "inspect", look)
         second = pool.submit(upgrade, empty_url)
         assert looked.wait(PROCESS_SECONDS)  # it has seen an empty database, and now wants the lock
-        schema._run_migrations(connection)
+        schema.run_migrations(connection)
         connection.commit()
         assert second.result(PROCESS_SECONDS) == (HEAD, HEAD)
 

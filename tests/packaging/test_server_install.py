@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.server_process import ServerProcess
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _ci_run(folder: Path, *, ci: str, commands: dict[str, str]) -> tuple[int, str, list[str]]:
+def _ci_run(folder: Path, *, ci: str, commands: dict[str, str], user: str = "root") -> tuple[int, str, list[str]]:
     """What `.ci/run` does where nothing is installed but these commands: exit code, complaints, targets made."""
     script, tools, made = folder / ".ci" / "run", folder / "tools", folder / "made"
     script.parent.mkdir()
@@ -20,10 +21,11 @@ def _ci_run(folder: Path, *, ci: str, commands: dict[str, str]) -> tuple[int, st
     for name, body in {"make": f'echo "$1" >>{made}', **commands}.items():
         (tools / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
         (tools / name).chmod(0o755)
-    (tools / "dirname").symlink_to(shutil.which("dirname") or "")
+    for name in ("dirname", "mktemp", "rm", "chmod", "mkdir", "env", "bash"):
+        (tools / name).symlink_to(shutil.which(name) or "")
     done = subprocess.run(
         [shutil.which("bash") or "bash", str(script)],
-        env={"PATH": str(tools), "CI": ci},
+        env={"PATH": str(tools), "CI": ci, "CI_USER": user},
         capture_output=True,
         text=True,
         timeout=60,
@@ -53,3 +55,24 @@ def test_a_developer_without_grpcurl_is_warned(tmp_path: Path, commands: dict[st
 @pytest.mark.parametrize("commands", [{"go": "exit 0"}, {"go": "exit 1", "grpcurl": ""}], ids=["built", "installed"])
 def test_nobody_complains_where_grpcurl_is_there(tmp_path: Path, commands: dict[str, str]) -> None:
     assert _ci_run(tmp_path, ci="true", commands=commands) == (0, "", ["setup", "lint", "test"])
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root does for an ordinary user")
+def test_root_runs_the_suite_as_an_ordinary_user_and_once_more_what_needs_root(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    commands = {
+        "id": "exit 0",
+        "python3": "exit 0",
+        "getent": "echo somebody:x:1:1::/home/somebody:/bin/sh",
+        "cut": "echo /home/somebody",
+        "chown": "exit 0",
+        "git": 'eval copy=\\${$#}; mkdir -p "$copy"',
+        "runuser": f'case "$*" in *.ci/run*) echo "$2 runs ${{8:-}}" >>{made};; esac',
+        "make": f'echo "$*" >>{made}',
+    }
+
+    code, complaints, _ = _ci_run(tmp_path, ci="true", commands=commands, user="somebody")
+
+    assert (code, complaints) == (0, "")
+    assert made.read_text(encoding="utf-8").splitlines() == ["somebody runs ", "setup", "test ARGS=-m root"]

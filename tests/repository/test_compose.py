@@ -13,6 +13,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
+FILES = ("docker-compose.yml", "docker-compose.sqlite.yml")
+TOGETHER = (*((file,) for file in FILES), ("docker-compose.yml", "compose.secure.yml"))
+
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
@@ -35,9 +38,10 @@ def test_docker_compose_itself_parses_the_file() -> None:
     if command is None:
         pytest.skip("no docker compose here; the file's keys are checked by the other tests of this module")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
-    for profile in ([], ["--profile", "sqlite"]):
+    for files in TOGETHER:
+        named = [part for file in files for part in ("--file", file)]
         done = subprocess.run(
-            [*command, *profile, "config", "--quiet"],
+            [*command, *named, "config", "--quiet"],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -48,7 +52,10 @@ def test_docker_compose_itself_parses_the_file() -> None:
 
 
 def test_every_reference_in_the_file_leads_to_something(compose: dict[str, Any]) -> None:
-    assert set(compose) <= {"name", "services", "volumes"}
+    assert set(compose) <= {"name", "services", "volumes", "secrets", "x-hardened"}
+    for secret in compose["secrets"].values():
+        assert secret["file"].startswith("${POSTGRES_PASSWORD_FILE:-./")
+        assert (ROOT / secret["file"].partition(":-")[2].rstrip("}")).is_file()
     conditions = {"service_started", "service_healthy", "service_completed_successfully"}
     for service in compose["services"].values():
         assert {"image", "build"} & set(service)
@@ -71,16 +78,63 @@ def test_the_server_starts_after_the_migration_and_the_migration_after_a_healthy
     assert "pg_isready" in services["postgres"]["healthcheck"]["test"]
 
 
-def test_the_sqlite_profile_is_one_container_that_needs_no_other(compose: dict[str, Any]) -> None:
-    alone = {name: service for name, service in compose["services"].items() if "sqlite" in service.get("profiles", [])}
+def test_the_file_for_sqlite_is_one_container_that_needs_no_other() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.sqlite.yml").read_text(encoding="utf-8"))["services"]
 
-    assert list(alone) == ["sqlite"]
-    assert "depends_on" not in alone["sqlite"]
-    assert alone["sqlite"]["volumes"] == ["sqlite:/var/lib/runtimestore"]
+    assert list(services) == ["sqlite"]
+    assert "depends_on" not in services["sqlite"]
+    assert services["sqlite"]["volumes"] == ["sqlite:/var/lib/runtimestore"]
 
 
-def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
-    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+@pytest.mark.parametrize("file", FILES)
+def test_the_image_is_built_once_so_that_a_first_up_has_no_two_builds_of_one_tag(file: str) -> None:
+    services = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"]
+
+    assert len([name for name, service in services.items() if "build" in service]) == 1
+
+
+def test_a_password_comes_from_a_file_and_stands_beside_the_url_where_any_character_may_be_in_it(
+    compose: dict[str, Any],
+) -> None:
+    services = compose["services"]
+
+    assert "/run/secrets/postgres_password" in services["postgres"]["environment"].values()
+    for service in services.values():
+        assert service["secrets"] == ["postgres_password"]
+        assert not {"POSTGRES_PASSWORD", "PGPASSWORD"} & set(service["environment"])
+    for name in ("migrate", "server"):
+        assert "PASSWORD" not in services[name]["environment"]["RUNTIMESTORE_DATABASE_URL"]
+        assert 'PGPASSWORD="$$(cat /run/secrets/postgres_password)" exec' in services[name]["entrypoint"][2]
+
+
+def test_two_servers_stand_behind_one_name_each_with_a_port_of_its_own(compose: dict[str, Any]) -> None:
+    server = compose["services"]["server"]
+
+    assert server["scale"] == 2
+    assert server["ports"] == ["127.0.0.1:50051-50052:50051"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_container_has_no_more_rights_than_it_needs_and_its_limits(file: str) -> None:
+    for service in yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["pids_limit"]
+        assert service["mem_limit"]
+
+
+def test_the_image_asks_for_health_where_its_settings_say_that_it_listens() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+    assert 'CMD ["runtimestore", "health"]' in dockerfile
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_is_published_beyond_this_machine(file: str) -> None:
+    services = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
 
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)

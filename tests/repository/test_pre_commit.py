@@ -23,7 +23,9 @@ def _hooks() -> dict[str, dict[str, Any]]:
 def _recipe(target: str) -> str:
     """What `make TARGET` would run."""
     environment = Path(sys.prefix)
-    command = ["make", "--dry-run", "-o", f"{environment}/.installed", f"VENV={environment}", target]
+    stamps = [environment / name for name in (".serve", ".proto", ".test", ".lint")]
+    as_they_are = [argument for stamp in stamps for argument in ("-o", str(stamp))]
+    command = ["make", "--dry-run", *as_they_are, f"VENV={environment}", target]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

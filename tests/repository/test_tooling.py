@@ -30,10 +30,15 @@ def _run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+def _as_it_is(environment: Path) -> list[str]:
+    """Make's arguments to work with this environment and install nothing into it."""
+    stamps = [environment / name for name in (".serve", ".proto", ".test", ".lint")]
+    return [*(argument for stamp in stamps for argument in ("-o", str(stamp))), f"VENV={environment}"]
+
+
 def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Make with the running Python's environment, which it must take as it is."""
-    environment = Path(sys.prefix)
-    return _run("make", "-o", f"{environment}/.installed", f"VENV={environment}", *arguments)
+    return _run("make", *_as_it_is(Path(sys.prefix)), *arguments)
 
 
 def test_make_proto_leaves_no_diff(tmp_path: Path) -> None:
@@ -87,15 +92,25 @@ def test_make_without_a_target_is_make_help() -> None:
 def test_make_run_serves_and_stops_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (TOOLS / "runtimestore").exists():
         pytest.skip(f"the package is not installed beside {sys.executable}")
-    environment = Path(sys.prefix)
     for inherited in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):  # of a `make test ARGS=…` that runs this test
         monkeypatch.delenv(inherited, raising=False)
-    command = ["make", "-C", str(ROOT), "-o", f"{environment}/.installed", f"VENV={environment}", "run"]
+    command = ["make", "-C", str(ROOT), *_as_it_is(Path(sys.prefix)), "run"]
 
     # Make passes the signal on, waits, and then ends by it, as a shell would.
     with ServerProcess(f"sqlite:///{tmp_path}/store.db", command=command, exit_code=-signal.SIGTERM) as server:
         assert _run(str(TOOLS / "runtimestore"), "health", "--address", server.address).returncode == 0
     assert (tmp_path / "store.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "groups"),
+    [("run", []), ("demo", []), ("proto", ["proto"]), ("lint", ["proto", "test", "lint"])],
+)
+def test_a_target_installs_what_it_needs_and_no_more(tmp_path: Path, target: str, groups: list[str]) -> None:
+    planned = _run("make", "-n", f"VENV={tmp_path}/venv", target).stdout
+
+    installed = re.findall(r"^scripts/setup \S+/venv *(\S*)$", planned, re.MULTILINE)
+    assert installed == ["", *groups]
 
 
 def test_every_target_is_phony_so_that_no_file_of_its_name_can_hide_it() -> None:

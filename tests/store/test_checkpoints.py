@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 from runtimestore_server.store.engines.checkpoints import CHECKPOINT_BYTES, Checkpoints
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def test_that_the_next_checkpoint_begins_anew_is_said_before_it_begins_if_not_at
     with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE kept (value)")
-        driver, checkpoints = Driver(connection), Checkpoints()
+        driver, checkpoints = Driver(connection), Checkpoints(tmp_path / "store.db-wal")
         monkeypatch.setattr(os, "pwrite", _failing_once(driver, os.pwrite))
 
         for _ in range(3):

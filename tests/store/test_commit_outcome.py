@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
@@ -14,6 +13,8 @@ from runtimestore.errors import CommitOutcomeUnknown, RequestIdReused
 from runtimestore_server.store import commit_outcome, tables, transaction
 from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.engines import CommitState
+from runtimestore_server.store.engines.database import Began
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import DEFERRED, Outcome, Write
 from support.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
@@ -169,13 +170,20 @@ def test_a_deferred_write_stays_deferred_though_what_became_of_its_neighbours_is
     assert [type(decision) for decision in decisions[1:]] == [CommitOutcomeUnknown] * 3
 
 
+def _forgetful(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have transactions told by an id from before a restart."""
+    real = database.began
+    forgotten = "3/12345.6789/12346.7"
+    monkeypatch.setattr(type(database), "began", lambda _self, tx: Began(forgotten, real(tx).now_ms))
+
+
 @truth
 @with_and_without_ids
 def test_a_postgres_that_was_restarted_meanwhile_is_asked_for_the_record(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool, committed: bool
 ) -> None:
     # After a restart the server's start time differs, and transaction ids say nothing any more.
-    monkeypatch.setattr(type(postgres_database), "transaction_token", lambda _self, _tx: "3/12345.6789/12346.7")
+    _forgetful(postgres_database, monkeypatch)
     _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
 
     decisions = commit(postgres_database, *_batch(identified=identified))
@@ -192,7 +200,7 @@ def test_a_repeat_that_another_server_committed_meanwhile_is_not_taken_for_the_b
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The record decides, and there is one of this request: of another transaction, which had the rest of the batch not.
-    monkeypatch.setattr(type(postgres_database), "transaction_token", lambda _self, _tx: "3/12345.6789/12346.7")
+    _forgetful(postgres_database, monkeypatch)
     repeated, alone = (Write(runtime(), new_id(), runtime_state=state) for state in ("idle", "running"))
     terminate = _terminated(postgres_database, committed=False)
 

@@ -106,6 +106,7 @@ class Sqlite(Engine):
 
     def drop(self, url: str) -> None:
         path = Path(url.removeprefix("sqlite:///"))
+        Path(f"{path}-lock").unlink(missing_ok=True)  # a process that was killed leaves it; it says nothing of the log
         # The last connection that is closed takes the log along; what remains of it shows one that is still open.
         left = [file.name for file in self._folder.glob(f"{path.name}-*")]
         path.unlink()

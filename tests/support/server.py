@@ -26,6 +26,7 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Applic
             _env_file=None,
             listen="127.0.0.1:0",
             database_url=SecretStr(database_url),
+            metrics_listen=settings.pop("metrics_listen", ""),
             grace_period_seconds=settings.pop("grace_period_seconds", 5.0),
             **settings,
         )
@@ -33,7 +34,7 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Applic
     async with app:
         yield app
         pools = (app.store.database.writers.pool, app.store.database.readers.pool)
-        threads = {lane._thread for lane in app.store._committer._threads} | set(app.workers._threads._threads)
+        threads = {one._thread for one in app.store._committer._all_threads} | set(app.workers._threads)
     assert app.ended
     assert [thread.name for thread in threads if thread.is_alive()] == []
     assert await open_connections(pools) == 0

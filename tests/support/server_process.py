@@ -26,9 +26,12 @@ _ADDRESS = re.compile(r'(?=.*\bserving\b).*\baddress(?:=|": ")([^\s"]+)')  # as 
 
 
 def environment_with(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment without settings that a developer's shell may hold, plus `settings`."""
+    """The environment without settings that a developer's shell may hold, plus `settings`.
+
+    Without metrics, unless they are asked for: many servers run at once, and their port is one.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")}
-    return {**inherited, **settings}
+    return {**inherited, "RUNTIMESTORE_METRICS_LISTEN": "", **settings}
 
 
 class ServerProcess:

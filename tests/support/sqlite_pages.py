@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 from hashlib import sha256
 from typing import TYPE_CHECKING
+
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
     from pathlib import Path

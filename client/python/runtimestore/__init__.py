@@ -10,9 +10,11 @@
 
 from importlib import metadata as _metadata
 
+from runtimestore._credentials import Tls
 from runtimestore._retry import RetryPolicy
 from runtimestore.aio import AsyncRuntimeStoreClient
 from runtimestore.errors import (
+    AccessNotAllowed,
     BoundaryReceiptExists,
     CallFailed,
     CommitOutcomeUnknown,
@@ -33,6 +35,7 @@ from runtimestore.errors import (
     SessionKeyMismatch,
     SessionSnapshotInvalid,
     StoredValueCorrupt,
+    StoreForbidden,
     StoreFull,
     StoreReadOnly,
     StoreUnavailable,
@@ -59,6 +62,7 @@ from runtimestore.types import (
 )
 
 __all__ = [
+    "AccessNotAllowed",
     "Acquisition",
     "AsyncRuntimeStoreClient",
     "BoundaryReceiptExists",
@@ -96,10 +100,12 @@ __all__ = [
     "ServerInfo",
     "SessionKeyMismatch",
     "SessionSnapshotInvalid",
+    "StoreForbidden",
     "StoreFull",
     "StoreReadOnly",
     "StoreUnavailable",
     "StoredValueCorrupt",
+    "Tls",
     "TryLater",
     "Unauthenticated",
 ]

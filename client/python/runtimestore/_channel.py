@@ -22,6 +22,13 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 Both together must leave time for a repeat within `DEFAULT_TIMEOUT_SECONDS`.
 """
 
+RESOLVE_AGAIN_MS = 1_000
+"""How soon a name may be resolved again when a connection is lost; gRPC itself waits for half a minute, which is the
+whole of `DEFAULT_TIMEOUT_SECONDS`."""
+CONNECT_TIMEOUT_MS = 5_000
+"""How long an attempt to connect may take. An address that is nobody's any more does not always refuse; until the
+attempt has failed gRPC does not ask again what the name stands for."""
+
 _SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:", "ipv4:", "ipv6:")
 """What gRPC reads by itself, and refuses at once if it cannot."""
 
@@ -120,6 +127,9 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         # gRPC fails every call while it waits to connect again: at first a second, more than a restart takes.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # in spite of its name
+        # A server that moved is found under its name, by a call that may have failed already.
+        ("grpc.dns_min_time_between_resolutions_ms", RESOLVE_AGAIN_MS),
         # A server that hangs, or whose machine is gone, answers no ping: its calls fail, and go on at another one.
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
@@ -133,6 +143,6 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         ("grpc.max_metadata_size", 64 * 1024),
         # Closing a client closes its connection, and no client inherits another's failed one.
         ("grpc.use_local_subchannel_pool", 1),
-        # A store is reached directly, as a database is; HTTP_PROXY is meant for the web.
+        # A store is reached directly, as a database is; http_proxy is meant for the web. Who needs one gives a channel.
         ("grpc.enable_http_proxy", 0),
     ]

@@ -13,6 +13,7 @@ from runtimestore.errors import CallFailed
 from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
 
 if TYPE_CHECKING:
+    from runtimestore._credentials import Tls
     from runtimestore.errors import RuntimeStoreError
 
 __all__ = ["AsyncConnection", "Connection"]
@@ -24,12 +25,15 @@ class AsyncConnection:
     failures: ClassVar[tuple[type[BaseException], ...]] = (grpc.aio.AioRpcError, asyncio.CancelledError)
     """What a call raises that `failure_of` reads."""
 
-    def __init__(self, target: str, max_message_bytes: int, channel: grpc.aio.Channel | None) -> None:
+    def __init__(
+        self, target: str, max_message_bytes: int, channel: grpc.aio.Channel | None, tls: Tls | None = None
+    ) -> None:
         self.closed = False
         self._target = target
         self._max_message_bytes = max_message_bytes
         self._owns_channel = channel is None
         self._channel = channel
+        self._tls = tls
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -56,7 +60,11 @@ class AsyncConnection:
         # Not before the first call: the channel belongs to the event loop that runs when it is made.
         if self._channel is None:
             options = channel_options(self._target, self._max_message_bytes)
-            self._channel = grpc.aio.insecure_channel(self._target, options=options)
+            if self._tls is None:
+                self._channel = grpc.aio.insecure_channel(self._target, options=options)
+            else:
+                options += self._tls.options()
+                self._channel = grpc.aio.secure_channel(self._target, self._tls.credentials(), options=options)
         self._store: runtime_store_pb2_grpc.RuntimeStoreAsyncStub
         self._store = runtime_store_pb2_grpc.RuntimeStoreStub(self._channel)
         self._admin: runtime_store_admin_pb2_grpc.RuntimeStoreAdminAsyncStub
@@ -90,11 +98,18 @@ class Connection:
     failures: ClassVar[tuple[type[BaseException], ...]] = (grpc.RpcError,)
     """What a call raises that `failure_of` reads."""
 
-    def __init__(self, target: str, max_message_bytes: int, channel: grpc.Channel | None) -> None:
+    def __init__(
+        self, target: str, max_message_bytes: int, channel: grpc.Channel | None, tls: Tls | None = None
+    ) -> None:
         self.closed = False
         self._owns_channel = channel is None
         options = channel_options(target, max_message_bytes)
-        self._channel = channel or grpc.insecure_channel(target, options=options)
+        if channel is not None:
+            self._channel = channel
+        elif tls is None:
+            self._channel = grpc.insecure_channel(target, options=options)
+        else:
+            self._channel = grpc.secure_channel(target, tls.credentials(), options=options + tls.options())
         self.store = runtime_store_pb2_grpc.RuntimeStoreStub(self._channel)
         self.admin = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(self._channel)
 

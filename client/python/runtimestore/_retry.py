@@ -43,6 +43,11 @@ it compares with only grows, so that what has been passed stays passed (`_COMPAR
 itself it tells before: a server of another version may refuse what this one took in."""
 
 
+_MOST_RESETS = 10
+"""How many attempts of a call may end by a reset or in the middle. A restart behind a proxy, and even the loss of three
+answers in ten, costs fewer; what is no accident, such as a proxy's own limit, is told after some seconds and not only
+when the deadline passes."""
+
 _COMPARED = {
     RevisionMismatch: ("if_revision", "current_revision"),
     Fenced: ("fence", "current_fence"),
@@ -121,6 +126,7 @@ class Attempts:
         self._deadline = deadline
         self._request_id = request_id
         self._made = 0
+        self._resets = 0
         self._last: RuntimeStoreError | None = None
         self._in_doubt = False
 
@@ -149,6 +155,7 @@ class Attempts:
         if self._request_id:
             error.metadata.setdefault("request_id", self._request_id)
             self._in_doubt = self._in_doubt or isinstance(error, _IN_DOUBT)
+        self._resets += _is_reset(error)
         if self._used_up() or not self._may_repeat(error):
             return None
         self._last = error
@@ -186,10 +193,28 @@ class Attempts:
             return True
         if not isinstance(error, CallFailed):
             return False
+        if _is_reset(error):
+            return self._resets < _MOST_RESETS
         # A server that stops cancels the calls that reach it in that moment. What the caller cancels never comes here.
         return error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) or (
             error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after_seconds is not None
         )
+
+
+def _is_reset(error: RuntimeStoreError) -> bool:
+    """Whether the transport ended the attempt: a proxy that restarts resets streams, or ends them in the middle.
+
+    A refusal always names its reason. What names none and is INTERNAL or UNKNOWN was made on the way, by any of the
+    error codes of HTTP/2 or by an end without a status. Three of those codes arrive as another status, and of
+    RESOURCE_EXHAUSTED the text alone says that it is none of gRPC's own limits on messages, which no repeat cures.
+    """
+    if not isinstance(error, CallFailed) or "reason" in error.metadata:
+        return False
+    if error.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        return True
+    return error.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.PERMISSION_DENIED) and (
+        "RST_STREAM" in error.message
+    )
 
 
 def _is_conclusive(error: RuntimeStoreError) -> bool:

@@ -20,9 +20,11 @@
     │   └── Overloaded              too many calls wait; this one was not taken in
     ├── StoreFull                   the medium is full; nothing was committed
     ├── StoreReadOnly               the engine accepts no writes; nothing was committed
+    ├── StoreForbidden              the engine's role lacks a right; nothing was committed
     ├── StoredValueCorrupt          a stored value fails its SHA-256 or cannot be decoded
     ├── Unauthenticated             no credential, or a wrong one
     ├── RealmNotAllowed             the credential does not open this realm
+    ├── AccessNotAllowed            the credential opens methods of a lower access only
     ├── InternalError               a defect of the server; its log has the rest
     └── CallFailed                  gRPC itself failed; raised by the client only
         └── DeadlineExceeded        the answer did not come in time
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DOMAIN",
     "REFUSALS",
+    "AccessNotAllowed",
     "BoundaryReceiptExists",
     "CallFailed",
     "CommitOutcomeUnknown",
@@ -63,6 +66,7 @@ __all__ = [
     "RuntimeStoreError",
     "SessionKeyMismatch",
     "SessionSnapshotInvalid",
+    "StoreForbidden",
     "StoreFull",
     "StoreReadOnly",
     "StoreUnavailable",
@@ -312,6 +316,23 @@ class StoreReadOnly(RuntimeStoreError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class StoreForbidden(RuntimeStoreError):
+    """The storage engine's role lacks a right; nothing was committed."""
+
+    reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.STORE_FORBIDDEN)
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+    @property
+    def table(self) -> str:
+        """The table, or the schema, that the right is missing on; `unknown` where that cannot be seen."""
+        return self.metadata.get("table", "")
+
+    @property
+    def right(self) -> str:
+        """The right that is missing, such as INSERT; `unknown` where that cannot be seen."""
+        return self.metadata.get("right", "")
+
+
 class StoredValueCorrupt(RuntimeStoreError):
     """A stored value fails its SHA-256 or cannot be decoded; metadata names its `table` and key."""
 
@@ -321,7 +342,7 @@ class StoredValueCorrupt(RuntimeStoreError):
 
 
 class Unauthenticated(RuntimeStoreError):
-    """No credential, or a wrong one."""
+    """No credential, or one that is unknown, ended or malformed; nothing was received."""
 
     reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.UNAUTHENTICATED)
     code = grpc.StatusCode.UNAUTHENTICATED
@@ -334,6 +355,19 @@ class RealmNotAllowed(RuntimeStoreError):
     reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.REALM_NOT_ALLOWED)
     code = grpc.StatusCode.PERMISSION_DENIED
     default_store_error = "internal"
+
+
+class AccessNotAllowed(RuntimeStoreError):
+    """The credential opens methods of a lower access only; nothing was received."""
+
+    reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.ACCESS_NOT_ALLOWED)
+    code = grpc.StatusCode.PERMISSION_DENIED
+    default_store_error = "internal"
+
+    @property
+    def access(self) -> str:
+        """What the method needs: `read`, `write` or `admin`."""
+        return self.metadata.get("access", "")
 
 
 class InternalError(RuntimeStoreError):
@@ -387,9 +421,11 @@ REFUSALS: Mapping[str, type[RuntimeStoreError]] = {
         Overloaded,
         StoreFull,
         StoreReadOnly,
+        StoreForbidden,
         StoredValueCorrupt,
         Unauthenticated,
         RealmNotAllowed,
+        AccessNotAllowed,
         InternalError,
     )
 }

@@ -18,6 +18,7 @@ from runtimestore._channel import (
     target_of,
 )
 from runtimestore._connection import Connection
+from runtimestore._credentials import BearerToken
 from runtimestore._fences import Fences
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore.errors import OAuthFlowSnapshotChanged
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import grpc
 
     from runtimestore._arguments import Document, Identifier, RequestId
+    from runtimestore._credentials import Tls, Token
     from runtimestore.types import (
         Acquisition,
         Commit,
@@ -58,8 +60,12 @@ class RuntimeStoreClient:
     `address` is `host:port`, `unix:/path` or a gRPC target such as `dns:///name:port`. Several `ip:port` in a list, or
     a name with several addresses, are balanced: each call takes the next one that answers. `timeout_seconds` is the
     budget of a whole call, its retries and pauses included; each method takes another for itself.
-    `max_message_bytes` limits a message in either direction. With `channel` the caller hands a channel over, such as
-    one with TLS, sets its options and closes it.
+    `max_message_bytes` limits a message in either direction.
+
+    With `tls` it speaks TLS and knows its server by that. `token` is sent with each call: a text, or a function that is
+    asked before each attempt, so that a token can be changed while the client is in use; it must not wait. Without TLS
+    a token is sent to this machine only. With `channel` the caller hands a channel over, sets its options and closes
+    it; what protects it is the caller's to know.
 
     Any number of threads may use it at once.
 
@@ -78,12 +84,13 @@ class RuntimeStoreClient:
     an empty list. Each load about a runtime has a twin, `…_with_revision`, for compare-and-swap.
 
     **Repeated**, within `timeout_seconds` and as `retry` says, are calls that met an unreachable server or engine,
-    too many waiting calls, or a commit of unknown outcome; a write without a request id only where the server says
-    that nothing was committed.
+    too many waiting calls, a commit of unknown outcome, or a reset on the way; a write without a request id only where
+    the server says that nothing was committed.
 
     **Raises** one class per reason, all of them `RuntimeStoreError`; the methods name what is special to them. All
     can raise `InvalidRequest`, `StoreUnavailable`, `Overloaded`, `InternalError`, `CallFailed` and its kind
-    `DeadlineExceeded`; loads `StoredValueCorrupt`; writes `CommitOutcomeUnknown`, `RequestIdReused`, `StoreFull` and
+    `DeadlineExceeded`, and where the server asks who calls `Unauthenticated`, `AccessNotAllowed` and `RealmNotAllowed`;
+    loads `StoredValueCorrupt`; writes `CommitOutcomeUnknown`, `RequestIdReused`, `StoreFull` and
     `StoreReadOnly`. A write that raised `DeadlineExceeded`, `CommitOutcomeUnknown` or `CallFailed`,
     is either whole or nothing: repeat it with the `request_id` of the exception to make sure.
     """
@@ -96,10 +103,15 @@ class RuntimeStoreClient:
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
+        tls: Tls | None = None,
+        token: Token | None = None,
         channel: grpc.Channel | None = None,
     ) -> None:
         self._target = target_of(address)  # what cannot be one is told here, not at the first call
-        self._connection = Connection(self._target, message_limit(max_message_bytes), channel)
+        if tls is not None and channel is not None:
+            raise ValueError("tls is of a channel that the client makes; give it to the channel that you make")
+        self._token = BearerToken(token, target=self._target, protected=tls is not None or channel is not None)
+        self._connection = Connection(self._target, message_limit(max_message_bytes), channel, tls)
         self._realm = arguments.text("realm", realm)
         self._fences = Fences()
         self._timeout_seconds = timeout_seconds
@@ -583,7 +595,7 @@ class RuntimeStoreClient:
         deadline: Deadline,
     ) -> R:
         def attempt(timeout_seconds: float) -> R:
-            return read(method(request, timeout=timeout_seconds))
+            return read(method(request, timeout=timeout_seconds, metadata=self._token.metadata()))
 
         return self._call(attempt, request, deadline)
 
@@ -596,7 +608,7 @@ class RuntimeStoreClient:
     ) -> R:
         def attempt(timeout_seconds: float) -> R:
             assembler = new_assembler()
-            stream = method(request, timeout=timeout_seconds)
+            stream = method(request, timeout=timeout_seconds, metadata=self._token.metadata())
             try:
                 for message in stream:
                     assembler.add(message)

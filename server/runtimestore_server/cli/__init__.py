@@ -13,7 +13,7 @@ import click
 
 from runtimestore_server.cli.refusals import MISUSED, Refused, complain, sentence
 
-COMMANDS = ("serve", "migrate", "verify", "health", "version")
+COMMANDS = ("serve", "migrate", "verify", "backup", "restore", "token", "health", "version")
 """In the order in which help lists them."""
 
 INTERRUPTED = 130

@@ -27,7 +27,14 @@ flag wins over the environment, the environment over the file.
 
 LONGEST_SECONDS = 1e6
 
-_PLACEHOLDERS = {"listen": "HOST:PORT", "database_url": "URL", "config": "FILE"}
+_FILES = ("config", "tls_cert", "tls_key", "tls_client_ca", "access_file")
+
+_PLACEHOLDERS = {
+    "listen": "HOST:PORT",
+    "metrics_listen": "HOST:PORT",
+    "database_url": "URL",
+    **dict.fromkeys(_FILES, "FILE"),
+}
 """What the help shows as the value of a flag, where neither its unit nor its type tells."""
 
 
@@ -72,8 +79,8 @@ def takes_settings(*names: str) -> Callable[[Callable[..., int]], Callable[..., 
             from runtimestore_server import logs
 
             settings = settings_from({name: values.pop(name) for name in chosen})
-            logs.configure(level=settings.log_level, style=settings.log_format)
-            return command(settings, **values)
+            with logs.written(level=settings.log_level, style=settings.log_format):
+                return command(settings, **values)
 
         flagged: Callable[..., int] = with_settings
         for name, field in reversed(chosen.items()):  # as decorators stand: the last is put on first
@@ -124,7 +131,7 @@ def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., int]], Callabl
     placeholder = unit.upper() if unit in ("bytes", "seconds") else "COUNT" if field.annotation is int else "TEXT"
     return click.option(
         flag,
-        type=click.Path() if name == "config" else str,
+        type=click.Path() if name in _FILES else str,
         metavar=_PLACEHOLDERS.get(name, placeholder),
         help=told,
     )

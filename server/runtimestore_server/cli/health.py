@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from runtimestore_server.cli.connecting import Connecting, connects
 from runtimestore_server.cli.flags import Seconds, settings_from
 from runtimestore_server.cli.refusals import Refused
 
@@ -15,7 +16,10 @@ from runtimestore_server.cli.refusals import Refused
 @click.option("--service", default="", metavar="NAME", help="One service by its full name (default: the whole server).")
 @click.option("--config", type=click.Path(), metavar="FILE", help="A TOML file of settings (or RUNTIMESTORE_CONFIG).")
 @click.option("--timeout-seconds", type=Seconds(), default=3.0, help="How long to wait (default: 3).")
-def command(address: str | None, service: str, config: str | None, timeout_seconds: float) -> int:
+@connects
+def command(
+    address: str | None, service: str, config: str | None, timeout_seconds: float, connecting: Connecting
+) -> int:
     """Ask a server whether it is ready: exit code 0 if it serves, 1 if not."""
     if address is None:
         listen = settings_from({"config": config}).listen
@@ -23,15 +27,18 @@ def command(address: str | None, service: str, config: str | None, timeout_secon
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(address) as channel:
+    metadata = connecting.metadata(address)
+    with connecting.channel(address) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds, metadata=metadata
             )
         except grpc.RpcError as error:
             cure = "is a server running there? --address takes HOST:PORT or unix:PATH"
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 cure = "there is no such --service"
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                cure = "the server asks who calls, for a --service; see --token-file and --tls-certificate"
             raise Refused(f"{address}: {error.code().name}; {cure}", code=1) from None
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     sys.stdout.write(f"{status}\n")

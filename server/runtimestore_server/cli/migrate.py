@@ -8,6 +8,7 @@ import click
 import structlog
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.introduction import describe, warn_of_near_misses
 from runtimestore_server.cli.refusals import MISUSED, Refused, refusing
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ def command(settings: Settings) -> int:
     url = settings.database_url.get_secret_value()
     if url == "memory:":
         raise Refused("memory: needs no migration; it is made anew at every start", code=MISUSED)
+    warn_of_near_misses(settings)
     with refusing(SchemaNotCurrent, ValueError, code=1):
         before, after = upgrade(url)
     if before == after:
-        _log.info("schema is current", revision=after)
+        _log.info("schema is current", store=describe(url), revision=after)
     else:
-        _log.info("schema upgraded", before=before or "empty", after=after)
+        _log.info("schema upgraded", store=describe(url), before=before or "empty", after=after)
     return 0

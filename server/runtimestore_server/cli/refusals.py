@@ -33,8 +33,10 @@ class BadValue(click.BadParameter):
 
 
 def complain(told: str) -> None:
-    """Write one sentence to standard error."""
-    sys.stderr.write(f"runtimestore: {told}\n")
+    """Write one sentence to standard error, if it takes any: the exit code must say the same either way."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"runtimestore: {told}\n".encode(errors="backslashreplace").decode())
+        sys.stderr.flush()
 
 
 def sentence(error: click.UsageError) -> str:

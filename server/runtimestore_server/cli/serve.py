@@ -6,19 +6,28 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import click
 import structlog
 
+from runtimestore import RuntimeStoreError
+from runtimestore_server import logs
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.introduction import contents, describe, introduce, warn_of_near_misses
 from runtimestore_server.cli.refusals import refusing
 
 if TYPE_CHECKING:
+    from runtimestore_server.app import Application
     from runtimestore_server.settings import Settings
 
 _log = structlog.get_logger(__name__)
+
+FAILED = 70
+"""The exit code of a server of which a part does not come to run: EX_SOFTWARE of sysexits.h."""
+
+COUNT_SECONDS = 1.0
+"""How long the first line may wait for the number of runtimes."""
 
 ECHO_SECONDS = 0.5
 """A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
@@ -38,15 +47,16 @@ def command(settings: Settings) -> int:
     from runtimestore_server.app import CannotServe
     from runtimestore_server.store.schema import SchemaNotCurrent
 
+    warn_of_near_misses(settings)
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
-        if not uvloop.run(_serve_until_told(settings)):
-            _leave_at_once(0)
-    return 0
+        code, ended = uvloop.run(_serve_until_told(settings))
+        if not ended:
+            _leave_at_once(code)
+    return code
 
 
-async def _serve_until_told(settings: Settings) -> bool:
-    """Serve until a signal says to end; whether every thread has ended then."""
-    from runtimestore import RuntimeStoreError
+async def _serve_until_told(settings: Settings) -> tuple[int, bool]:
+    """Serve until a signal says to end, or a part fails for good; the exit code, and whether every thread has ended."""
     from runtimestore_server.app import Application
 
     told = asyncio.Event()
@@ -65,22 +75,58 @@ async def _serve_until_told(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell, number)
     async with Application(settings) as app:
-        if app.store.database.ephemeral:
-            _log.warning("this store is in memory only: it forgets everything when it stops")
-        with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
-            if warnings := await app.store.durability_warnings():
-                _log.warning("durability settings are off", settings="; ".join(warnings))
-        _log.info("serving", address=app.address, engine=app.store.database.name)
-        await told.wait()
+        # Beside: a store that does not answer now must not keep the end from coming.
+        introduced = asyncio.create_task(_introduce(app, settings))
+        await _either(told, app.supervision.given_up, introduced)
+        if introduced.done():
+            introduced.result()
+            await _either(told, app.supervision.given_up)
+        introduced.cancel()
         _log.info("draining", grace_period_seconds=settings.grace_period_seconds)
     counters = app.store.counters
     if not app.ended:
         _log.warning("the database does not answer: ending without it; whoever waited was told so")
     _log.info("stopped", transactions=counters.transactions, writes=counters.writes)
-    return app.ended
+    return FAILED if app.supervision.given_up.is_set() else 0, app.ended
+
+
+async def _introduce(app: Application, settings: Settings) -> None:
+    """Tell what serves, and where."""
+    if app.store.database.ephemeral:
+        _log.warning("this store is in memory only: it forgets everything when it stops")
+    with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
+        if warnings := await app.store.durability_warnings():
+            _log.warning("durability settings are off", settings="; ".join(warnings))
+        if warnings := await app.store.pooler_warnings():
+            _log.warning("behind a pooler", settings="; ".join(warnings))
+        if warnings := await app.store.connection_warnings():
+            _log.warning("connections may run out", limits="; ".join(warnings))
+    database = app.store.database
+    for defect in database.defects():
+        _log.warning("the engine has a known defect", defect=defect)
+    store = await _store_of(app, settings)
+    introduce(settings, address=app.address, store=store)
+    _log.info("serving", address=app.address, engine=database.name, **database.versions, store=store)
+
+
+async def _either(*awaited: asyncio.Event | asyncio.Task[None]) -> None:
+    """Wait until one of these events is set, or one of these tasks is done."""
+    events = [asyncio.create_task(event.wait()) for event in awaited if isinstance(event, asyncio.Event)]
+    tasks = [task for task in awaited if isinstance(task, asyncio.Task)]
+    await asyncio.wait([*events, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for waiting in events:
+        waiting.cancel()
+
+
+async def _store_of(app: Application, settings: Settings) -> str:
+    """Which store is served, and what is in it where it can be asked at once: a start waits for no database."""
+    store = describe(settings.database_url.get_secret_value())
+    with contextlib.suppress(Exception):  # whether the database answers, health tells
+        store += f", {await asyncio.wait_for(app.store.read(contents), COUNT_SECONDS)}"
+    return store
 
 
 def _leave_at_once(code: int) -> None:
     """End the process without waiting for a thread that a database keeps. The store is safe against any crash."""
-    sys.stderr.flush()
+    logs.flush()
     os._exit(code)

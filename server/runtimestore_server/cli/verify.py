@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.introduction import describe, warn_of_near_misses
 from runtimestore_server.cli.refusals import Refused, refusing
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def command(settings: Settings, *, as_json: bool, report: Path | None, strict: b
     """Verify the store that the settings name; the exit code."""
     from runtimestore_server.store.engines import ChangedMeanwhile, open_to_read, problem_of_file
     from runtimestore_server.store.schema import SchemaNotCurrent
+    from runtimestore_server.verify.findings import printable
     from runtimestore_server.verify.output import CannotTell, Output
     from runtimestore_server.verify.walk import verify
 
@@ -88,6 +90,9 @@ def command(settings: Settings, *, as_json: bool, report: Path | None, strict: b
         raise _cannot("standard output is closed")
     if report is not None and (problem := _unwritable(report)):
         raise _cannot(problem)  # now, and not after hours
+    warn_of_near_misses(settings)
+    if sys.stderr is not None and sys.stderr.isatty():  # a script reads one line, of what is wrong
+        sys.stderr.write(f"runtimestore: verifying {printable(describe(url))}\n")
     # What a server could read, however deep it nests, is read here too.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
     with refusing(code=CANNOT):

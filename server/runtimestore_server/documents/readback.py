@@ -61,6 +61,39 @@ _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _END_OF_A_TOKEN = re.compile(rb"[^\\0-9eE.+-]")
 
 
+class Remembered:
+    """Values that were found readable, by hashes of which nobody outside knows the key; bounded. For any thread.
+
+    Args:
+        most: how many are remembered at the least; twice as many at the most.
+    """
+
+    def __init__(self, most: int = 16_384) -> None:
+        self._most = most
+        self._young: set[int] = set()
+        self._old: set[int] = set()
+
+    def knows(self, value: bytes) -> bool:
+        """Tell whether a value was added, not too long ago."""
+        found = hash(value)
+        if found in self._young:
+            return True
+        if found in self._old:
+            self._keep(found)
+            return True
+        return False
+
+    def add(self, value: bytes) -> None:
+        """Remember a value."""
+        self._keep(hash(value))
+
+    def _keep(self, found: int) -> None:
+        young = self._young
+        young.add(found)
+        if len(young) >= self._most:
+            self._old, self._young = young, set()
+
+
 def members(document: bytes | msgspec.Raw) -> list[tuple[str, msgspec.Raw]]:
     """Read an object's own members, also those that are given more than once.
 
@@ -87,18 +120,19 @@ def may_have_twice(body: bytes, name: bytes, objects: int) -> bool:
 def may_have_large_number(body: bytes) -> bool:
     """Tell whether there may be a number beyond a double in `body`."""
     for start in range(0, len(body), _CHUNK_BYTES):
-        shape = body[start : start + _CHUNK_BYTES + _OVERLAP_BYTES].translate(_SHAPE)
-        if _LONG_NUMBER in shape or _has_large_exponent(shape):
+        piece = body[start : start + _CHUNK_BYTES + _OVERLAP_BYTES]
+        shape = piece.translate(_SHAPE)
+        if _LONG_NUMBER in shape or _has_large_exponent(shape, piece):
             return True
     return False
 
 
-def may_be_deep(value: bytes, level: int, *, besides: int = 0) -> bool:
-    """Tell whether a value at `level` may be nested too deep, where `besides` brackets stand side by side in it.
+def may_be_deep(value: bytes, level: int) -> bool:
+    """Tell whether a value at `level` may be nested too deep.
 
     Of the brackets in strings each counts as well, so this may be wrong in one direction only.
     """
-    most = MOST_LEVELS - level + besides
+    most = MOST_LEVELS - level
     return len(value) > most and value.count(b"[") + value.count(b"{") > most
 
 
@@ -117,14 +151,20 @@ def unreadable(value: bytes, level: int) -> str | None:
     return None
 
 
-def _has_large_exponent(shape: bytes) -> bool:
-    """Tell whether a number may end by a large exponent; digits in base64 or in a UUID are followed by other things."""
+def _has_large_exponent(shape: bytes, piece: bytes) -> bool:
+    """Tell whether a number may end by a large exponent; digits in base64 or in a UUID stand beside other things."""
     at = shape.find(_EXPONENT)
     while at >= 0:
-        if _ENDING_EXPONENT.match(shape, at):
+        if _ENDING_EXPONENT.match(shape, at) and _begins_like_a_number(piece, at):
             return True
         at = shape.find(_EXPONENT, at + 1)
     return False
+
+
+def _begins_like_a_number(piece: bytes, at: int) -> bool:
+    """Tell whether what stands before a digit may be the rest of a number; at the piece's beginning nobody knows."""
+    before = piece[max(0, at - _DIGITS) : at + 1].rstrip(b"0123456789.-")
+    return not before or before[-1] in b":,[ \t\r\n"
 
 
 def _outside_strings(value: bytes) -> Iterator[bytes]:

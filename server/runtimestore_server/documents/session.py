@@ -90,6 +90,8 @@ class _Id(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Session)
 _messages_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _id_decoder = msgspec.json.Decoder(_Id)
+_readable = readback.Remembered()
+"""Messages that were found readable: a session grows by a few at each turn, and all of it is sent again."""
 
 
 def check_delta(delta: pb.SessionDelta, *, belongs_to: str | None = None) -> SessionSnapshot:
@@ -130,7 +132,7 @@ def check(body: bytes) -> SessionSnapshot:
     for name, time in (("created_at", session.created_at), ("updated_at", session.updated_at)):
         if not time.is_a_time():
             raise _invalid(f"{name}.secs_since_epoch", "must be less than 2^63 seconds")
-    _check_readable(body, session)
+    _check_readable(body)
     return _projected(session, body)
 
 
@@ -156,7 +158,7 @@ def _projected(session: _Session, body: bytes) -> SessionSnapshot:
     )
 
 
-def _check_readable(body: bytes, session: _Session) -> None:
+def _check_readable(body: bytes) -> None:
     """Refuse what no runtime could read back of the members that its types name; all else passes."""
     try:
         members = readback.members(body)
@@ -168,10 +170,10 @@ def _check_readable(body: bytes, session: _Session) -> None:
         raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
     if name := readback.given_twice(members, _Session.__struct_fields__):
         raise _invalid(name, "must be given once")
-    _check_parts(body, dict(members), len(session.messages))
+    _check_parts(dict(members))
 
 
-def _check_parts(body: bytes, parts: dict[str, msgspec.Raw], count: int) -> None:
+def _check_parts(parts: dict[str, msgspec.Raw]) -> None:
     for name, kind in (("created_at", _Timestamp), ("updated_at", _Timestamp), ("usage", _Usage)):
         if name not in parts:
             continue
@@ -180,16 +182,21 @@ def _check_parts(body: bytes, parts: dict[str, msgspec.Raw], count: int) -> None
             raise _invalid(f"{name}.{twice}", "must be given once")
         if kind is _Timestamp and len(members) > len(kind.__struct_fields__):
             raise _invalid(name, "must have no members but secs_since_epoch and nanos_since_epoch")
-    large = readback.may_have_large_number(body)
-    twice_a_role = readback.may_have_twice(body, b"role", count)
-    if large or twice_a_role or readback.may_be_deep(body, level=2, besides=count):
-        for position, message in enumerate(map(bytes, _messages_decoder.decode(parts["messages"]))):
-            if twice_a_role and readback.given_twice(readback.members(message), ("role",)):
-                raise _invalid(f"messages[{position}].role", "must be given once")
-            if large or readback.may_be_deep(message, level=3):
-                _check_value(message, f"messages[{position}]", level=3)
-        if "metadata" in parts:
-            _check_value(bytes(parts["metadata"]), "metadata", level=2)
+    for position, message in enumerate(map(bytes, _messages_decoder.decode(parts["messages"]))):
+        if not _readable.knows(message):
+            _check_message(message, f"messages[{position}]")
+            _readable.add(message)
+    if "metadata" in parts:
+        metadata = bytes(parts["metadata"])
+        if readback.may_have_large_number(metadata) or readback.may_be_deep(metadata, level=2):
+            _check_value(metadata, "metadata", level=2)
+
+
+def _check_message(message: bytes, name: str) -> None:
+    if readback.may_have_twice(message, b"role", 1) and readback.given_twice(readback.members(message), ("role",)):
+        raise _invalid(f"{name}.role", "must be given once")
+    if readback.may_have_large_number(message) or readback.may_be_deep(message, level=3):
+        _check_value(message, name, level=3)
 
 
 def _check_value(value: bytes, name: str, *, level: int) -> None:

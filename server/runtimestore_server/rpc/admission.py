@@ -41,6 +41,10 @@ RECEIVING_OTHERS = 8
 """How many messages of other calls than writes are received at once. They are small, but nothing in gRPC keeps a caller
 from sending the largest to any method."""
 
+STRANGERS = 2
+"""How many messages are received at once of those who show no credential where one is asked for. They may ask for the
+health of the whole server, which is an empty message; what they send instead is in nobody's way and fills no more."""
+
 EXCHANGING = 4
 """How many streams of requests are open at once, each with a slot to its end."""
 
@@ -83,7 +87,7 @@ class Limiter(NamedTuple):
 
 
 class Limiters:
-    """The limiter of the writes, that of the streams of requests, and that of all the rest.
+    """The limiter of the writes, that of the streams of requests, that of strangers, and that of all the rest.
 
     `writes` bounds the writes that wait for their transaction: those that wait to be received count beside them.
     """
@@ -99,7 +103,7 @@ class Limiters:
             writes,
         )
         waiting = Bound(settings.max_waiting_reads, "waiting_reads", "calls wait to be received")
-        self.others, self.exchanges = (
+        self.others, self.exchanges, self.strangers = (
             Limiter(
                 UploadSlots(
                     at_once=at_once,
@@ -109,7 +113,7 @@ class Limiters:
                 ),
                 Budget(pacing, items=waiting),
             )
-            for at_once in (RECEIVING_OTHERS, EXCHANGING)
+            for at_once in (RECEIVING_OTHERS, EXCHANGING, STRANGERS)
         )
 
     def of(self, method: str) -> Limiter:
@@ -120,7 +124,7 @@ class Limiters:
 
     def abort(self) -> None:
         """Refuse the calls that wait to be received, and those whose messages have not come."""
-        for limiter in (self.writes, self.others, self.exchanges):
+        for limiter in (self.writes, self.others, self.exchanges, self.strangers):
             limiter.slots.abort()
 
 

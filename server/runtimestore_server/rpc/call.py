@@ -1,4 +1,4 @@
-"""The one wrapper of a call: it counts, admits, reads, decodes, handles, and answers or refuses.
+"""The one wrapper of a call: it counts, asks who calls, admits, reads, decodes, handles, and answers or refuses.
 
 Every method of every service is wrapped once, as it is registered. To gRPC each is one whose callers stream: then gRPC
 receives nothing before the wrapper asks for it. To the callers nothing changes.
@@ -7,18 +7,27 @@ receives nothing before the wrapper asks for it. To the callers nothing changes.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import grpc.aio
-import structlog
 from google.protobuf.message import DecodeError
 
 from runtimestore_server.rpc.admission import OURS, unavailable
-from runtimestore_server.rpc.status import STATUS_DETAILS_KEY, malformed, missing, refusal_of, status_of
+from runtimestore_server.rpc.sending import this_call
+from runtimestore_server.rpc.status import (
+    STATUS_DETAILS_KEY,
+    id_of_call,
+    log_served,
+    malformed,
+    missing,
+    name_caller,
+    name_subject,
+    refusal_of,
+    status_of,
+)
 from runtimestore_server.rpc.upload_slots import Aborted
 from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECONDS, messages
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
@@ -26,21 +35,30 @@ from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from runtimestore_server.budget import Budget
+    from runtimestore_server.access.authorization import Authorization
+    from runtimestore_server.access.rules import Principal
     from runtimestore_server.rpc.admission import Limiter, Limiters
+    from runtimestore_server.rpc.sending import Sending
+    from runtimestore_server.telemetry.counts import CallCounts
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Task = asyncio.Task[Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
-_log = structlog.get_logger(__name__)
-
 
 class Calls:
-    """The calls of a server, wrapped, and counted from the moment in which they arrive to their last byte."""
+    """The calls of a server, wrapped, and counted from the moment in which they arrive to their last byte.
 
-    def __init__(self, limiters: Limiters) -> None:
+    Without an `authorization` whoever calls may call everything.
+    """
+
+    def __init__(
+        self, limiters: Limiters, sending: Sending, authorization: Authorization | None = None, *, counts: CallCounts
+    ) -> None:
+        self.counts = counts
         self._limiters = limiters
+        self._sending = sending
+        self._authorization = authorization
         self._in_flight = 0
         self._draining = False
 
@@ -65,7 +83,7 @@ class Calls:
 
     def wrap(self, path: str, handler: Any) -> Handler:
         """The handler of the method with this path as gRPC is to call it: made once a method, not once a call."""
-        method = _Method(self, path, handler, self._limiters.of(path))
+        method = _Method(self, path, handler, self._limiters, self._sending, self._authorization)
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
         return grpc.stream_stream_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
@@ -88,26 +106,43 @@ class Calls:
 class _Method:
     """One method of a service, and the way of its calls. No name here may keep a request, which may be megabytes."""
 
-    def __init__(self, calls: Calls, path: str, handler: Any, limiter: Limiter) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        path: str,
+        handler: Any,
+        limiters: Limiters,
+        sending: Sending,
+        authorization: Authorization | None,
+    ) -> None:
         self._calls = calls
+        self._counted = calls.counts.of(path)
         self._path = path
         self._counts = path.startswith(OURS)
         self._handler = handler
-        self._limiter = limiter
+        self._limiter = limiters.of(path)
+        self._strangers = limiters.strangers
+        self._sending = sending
+        self._authorization = None if authorization is None else authorization.of(path)
         self._respond = self._one if handler.unary_unary else self._many if handler.unary_stream else self._exchange
 
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured or traced of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter = _this_call(), self._limiter
+        call, limiter, principal = this_call(), self._limiter, None
         try:
             if self._counts:
                 self._calls.arrived(call)
-            # Who calls, and whether they may, is to be asked here, before anything of the message is received.
+            if self._authorization is not None:  # before anything of the message is received
+                principal = self._authorization.caller(context)
+                if principal is None:
+                    limiter = self._strangers
+                else:
+                    name_caller(principal.name)
             try:
                 if not limiter.admit(call, connection := context.peer()):
                     await limiter.wait(call, connection)
-                answer = await self._respond(call, context)
+                answer = await self._respond(call, context, limiter, principal)
             except asyncio.CancelledError:
                 if (reason := limiter.slots.refusal(call)) is None:
                     raise
@@ -116,44 +151,57 @@ class _Method:
                 limiter.slots.end(call)
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
+                self._counted.ended_otherwise(context, started)
                 raise  # the call has its status already, or nobody is there to be told
             await self._refuse(error, context, started)
-        _log.debug("served", method=self._path, seconds=round(time.perf_counter() - started, 6))
+        except asyncio.CancelledError:
+            self._counted.cancelled(started)
+            raise
+        self._counted.answered(started)
+        log_served(context, method=self._path, started=started, at_info=self._calls.counts.log_served)
         return answer
 
-    async def _one(self, call: Task, context: Context) -> Any:
-        return await self._handler.unary_unary(await self._receive(call, context), context)
+    async def _one(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
+        return await self._handler.unary_unary(await self._receive(call, context, limiter, principal), context)
 
-    async def _many(self, call: Task, context: Context) -> None:
-        await _send(self._handler.unary_stream(await self._receive(call, context), context), context)
+    async def _many(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> None:
+        answers = self._handler.unary_stream(await self._receive(call, context, limiter, principal), context)
+        await self._sending.stream(answers, context)
 
-    async def _exchange(self, _call: Task, context: Context) -> None:
+    async def _exchange(self, _call: Task, context: Context, _limiter: Limiter, principal: Principal | None) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
-        async with aclosing(messages(context, self._decode)) as requests:
-            await _send(self._handler.stream_stream(requests, context), context)
+        async with aclosing(messages(context, lambda message: self._read(message, context, principal))) as requests:
+            await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    async def _receive(self, call: Task, context: Context) -> Any:
+    async def _receive(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
         """The request of a call that has one; its slot is free then."""
         message = await context.read()
         if message is grpc.aio.EOF:
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
-        request = self._decode(message)
-        self._limiter.slots.end(call)
+        request = self._read(message, context, principal)
+        name_subject(request)
+        limiter.slots.end(call)
         return request
 
-    def _decode(self, message: bytes) -> Any:
-        """The request in a message; gRPC itself would answer one that is none with INTERNAL."""
+    def _read(self, message: bytes, context: Context, principal: Principal | None) -> Any:
+        """The request in a message, if whoever calls may ask that."""
         try:
-            return self._handler.request_deserializer(message)
-        except DecodeError:
+            request = self._handler.request_deserializer(message)
+        except DecodeError:  # gRPC itself would answer with INTERNAL
             raise malformed() from None
+        if self._authorization is not None:
+            self._authorization.asks(principal, request, context)
+        return request
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""
         reason = unavailable(self._path) if isinstance(error, Aborted) else error
-        refusal = refusal_of(reason, method=self._path, started=started)
-        status = status_of(refusal)
+        call_id = id_of_call()
+        lines = self._calls.counts.lines
+        refusal = refusal_of(reason, context, method=self._path, started=started, call_id=call_id, lines=lines)
+        self._counted.refused(refusal, started)
+        status = status_of(refusal, call_id)
         let_go_of_frames(error)
         await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 
@@ -172,37 +220,3 @@ class Registrar:
         """Register the methods of a service."""
         wrapped = {name: self._calls.wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_registered_method_handlers(service, wrapped)
-
-
-class Sending:
-    """Bounds the bytes of answers that are on their way to their callers, who may read slowly."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-
-    def __call__(self, size_bytes: int) -> None:
-        """Count the documents of an answer, `size_bytes` altogether, until the call of this task is over.
-
-        Raises:
-            Overloaded: too many bytes are on their way to callers that read slowly.
-        """
-        self.budget.take(size_bytes)
-        # gRPC sends in the task of the call.
-        _this_call().add_done_callback(lambda _call: self.budget.give_back(size_bytes))
-
-
-def _this_call() -> Task:
-    """The task that receives the message of a call, runs its handler and sends its answer."""
-    if (call := asyncio.current_task()) is None:
-        raise RuntimeError("messages are received in the tasks of their calls")
-    return call
-
-
-async def _send(answers: Any, context: Context) -> None:
-    """Send a stream of answers, or let it send by itself, as the health service's Watch does."""
-    if not inspect.isasyncgen(answers):
-        await answers
-        return
-    async with aclosing(answers):  # a call that ends early must end what it reads from
-        async for answer in answers:
-            await context.write(answer)

@@ -1,4 +1,4 @@
-"""grpc.aio: the options of the server, the address that it listens on, and the services behind the wrapper of calls."""
+"""grpc.aio: the options of the server, the address that it listens on, with TLS or without, and the services."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from runtimestore_server.rpc.listening import addresses, in_words, reason
 from runtimestore_server.rpc.workarounds.serving_on import ServingOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.rpc.call import Calls, Registrar
     from runtimestore_server.settings import Settings
+    from runtimestore_server.supervision import Supervision
 
 STREAMS_PER_CONNECTION = 10_000
 """How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
@@ -45,6 +48,8 @@ class Server:
         calls: wraps every method.
         register: registers the services.
         stopped: told when gRPC stopped by itself, before it is started again.
+        supervision: keeps up what starts it again.
+        certificates: what TLS is made from; None speaks without it.
     """
 
     def __init__(
@@ -54,13 +59,17 @@ class Server:
         register: Callable[[Registrar], None],
         *,
         stopped: Callable[[], None],
+        supervision: Supervision,
+        certificates: Certificates | None = None,
     ) -> None:
         self._settings = settings
         self._calls = calls
         self._register = register
+        self._certificates = certificates
         self.address = ""
         """Where it listens, once it is started: with the port that it was given where it asked for any."""
-        self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped)
+        self._hosts: list[str] = []
+        self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped, supervision)
 
     async def start(self) -> None:
         """Listen, and serve.
@@ -72,11 +81,12 @@ class Server:
         if listen.startswith("unix:") and _answers(listen.removeprefix("unix:")):
             raise CannotServe(f"cannot listen on {listen}: a server answers there; choose another --listen")
         try:
+            self._hosts = [address.rpartition(":")[0] for address in addresses(listen)]
             server, port = self._listening(listen)
-        except RuntimeError:
-            raise CannotServe(
-                f"cannot listen on {listen}: the address is taken, or not this machine's; choose another --listen"
-            ) from None
+        except OSError as error:
+            raise CannotServe(f"cannot listen on {listen}: {in_words(error)}; choose another --listen") from None
+        except RuntimeError as error:
+            raise CannotServe(f"cannot listen on {listen}: {error}; choose another --listen") from None
         self.address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
         await self._serving.start(server, address=self.address)
 
@@ -96,7 +106,25 @@ class Server:
         """
         server = grpc.aio.server(options=channel_options(self._settings))
         self._register(self._calls.registrar(server))
-        return server, server.add_insecure_port(address)
+        if address.startswith("unix:"):
+            return server, self._bound(server, address)
+        port = int(address.rpartition(":")[2])
+        for host in self._hosts:  # each must be had; the first decides what port 0 is
+            port = self._bound(server, f"{host}:{port}")
+        return server, port
+
+    def _bound(self, server: grpc.aio.Server, address: str) -> int:
+        """The port that a server was given on one address.
+
+        Raises:
+            RuntimeError: it was given none; the message is the system's reason.
+        """
+        try:
+            if self._certificates is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._certificates.credentials())
+        except RuntimeError:
+            raise RuntimeError(reason(address)) from None
 
 
 def _answers(path: str) -> bool:

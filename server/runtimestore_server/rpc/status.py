@@ -5,37 +5,139 @@ Unknown ones become INTERNAL with one fixed sentence; the log has the rest.
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Any
+import uuid
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from runtimestore.errors import DOMAIN, FieldViolation, InternalError, InvalidRequest, RuntimeStoreError
+from runtimestore.errors import (
+    DOMAIN,
+    AccessNotAllowed,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    RealmNotAllowed,
+    RuntimeStoreError,
+    Unauthenticated,
+)
 from runtimestore_server.logs import UNFORESEEN, frames
+
+if TYPE_CHECKING:
+    from runtimestore_server.telemetry.lines import LineLimit
 
 _log = structlog.get_logger(__name__)
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+MOST_OF_A_NAME = 512
+"""In characters: how much of a realm or a runtime id the log shows."""
+
 METADATA_VALUE_LIMIT = 1024
 """In bytes. Trailing metadata has to fit into 8 KiB by gRPC's default; no single value may fill it."""
 
 
-def refusal_of(error: Exception, *, method: str, started: float) -> RuntimeStoreError:
+_REQUEST_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+"""The header `traceparent`: W3C Trace Context, "Traceparent Header"."""
+
+_subject: ContextVar[tuple[str | None, str | None, str | None]] = ContextVar("subject", default=(None, None, None))
+"""The realm and the runtime that the call of this task is about, and its request id."""
+
+_principal: ContextVar[str | None] = ContextVar("principal", default=None)
+"""Who makes the call of this task, where that is known."""
+
+
+def name_caller(principal: str) -> None:
+    """Keep who makes this task's call, for the log."""
+    _principal.set(principal)
+
+
+def name_subject(request: Any) -> None:
+    """Keep what the request of this task's call is about, for the log; the request itself may be megabytes."""
+    _subject.set(
+        (
+            getattr(request, "realm", None),
+            getattr(request, "runtime_id", None),
+            getattr(request, "request_id", None),
+        )
+    )
+
+
+def id_of_call() -> str:
+    """What the log and the caller of a refused call know it by: its request id, or one that is minted for it."""
+    given = _subject.get()[2]
+    return given if given and _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+
+
+def log_served(context: Any, *, method: str, started: float, at_info: bool) -> None:
+    """Write the line of a call that was answered: to the log that people read only if they asked for it."""
+    seconds = round(time.perf_counter() - started, 6)
+    if at_info:
+        _log.info("served", **_about(context, method, _subject.get()[2] or None), seconds=seconds)
+    else:
+        _log.debug("served", method=method, seconds=seconds)
+
+
+def _about(context: Any, method: str, call_id: str | None) -> dict[str, str]:
+    """What a line tells of the call of this task."""
+    realm, runtime, _ = _subject.get()
+    found = {
+        "method": method,
+        "principal": _principal.get(),
+        "realm": _shown(realm),
+        "runtime": _shown(runtime),
+        "peer": context.peer(),
+        "request_id": _shown(call_id),
+        "trace_id": _trace_id(context),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _trace_id(context: Any) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str) and (found := _TRACE.fullmatch(value)):
+            return found[1]
+    return None
+
+
+def refusal_of(
+    error: Exception, context: Any, *, method: str, started: float, call_id: str, lines: LineLimit
+) -> RuntimeStoreError:
     """What the caller is told of an error that ended its call, which began at `started`; the log is told as well."""
+    refusal = error if isinstance(error, RuntimeStoreError) else InternalError(UNFORESEEN)
+    if not lines.lets_through(refusal.reason):
+        return refusal
+    about = _about(context, method, call_id)
     if isinstance(error, RuntimeStoreError):
         log = _log.warning if isinstance(error, InternalError) else _log.info
-        log("refused", method=method, reason=error.reason, seconds=round(time.perf_counter() - started, 6))
-        return error
+        if isinstance(error, (Unauthenticated, RealmNotAllowed, AccessNotAllowed)):
+            log = _log.debug  # told where it was decided, at a rate that a log can bear
+        if field := error.metadata.get("field"):
+            about["field"] = field
+        log("refused", **about, reason=error.reason, seconds=round(time.perf_counter() - started, 6))
+        return refusal
     # The frames and the class, but not the message: it may quote what a caller sent, and that may be a secret.
-    _log.error("call failed", method=method, error=type(error).__name__, traceback=frames(error))
-    return InternalError(UNFORESEEN)
+    _log.error(
+        "call failed",
+        **about,
+        reason=refusal.reason,
+        seconds=round(time.perf_counter() - started, 6),
+        error=type(error).__name__,
+        traceback=frames(error),
+    )
+    return refusal
 
 
-def status_of(refusal: RuntimeStoreError) -> status_pb2.Status:
-    """The `google.rpc.Status` of a refusal, with its details: ErrorInfo, BadRequest and RetryInfo."""
-    metadata = {key: _told(value) for key, value in refusal.metadata.items()}
+def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
+    """The `google.rpc.Status` of a refusal, with its details: ErrorInfo, BadRequest and RetryInfo.
+
+    The metadata of ErrorInfo name the call as its line in the log does, so that one is found by the other.
+    """
+    metadata = {"request_id": call_id} | {key: _told(value) for key, value in refusal.metadata.items()}
     info = error_details_pb2.ErrorInfo(
         reason=refusal.reason, domain=DOMAIN, metadata=metadata | {"store_error": _told(refusal.store_error)}
     )
@@ -78,6 +180,11 @@ def missing() -> InvalidRequest:
         metadata={"field": "request"},
         violations=[FieldViolation("request", "must be one message")],
     )
+
+
+def _shown(name: str | None) -> str | None:
+    """A name as the log shows it: a refused one may be of any length, and anything at all."""
+    return name if name is None or len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}…"
 
 
 def _told(value: object) -> str:

@@ -62,6 +62,11 @@ class UploadSlots:
         """How many calls wait for their turn."""
 
     @property
+    def at_once(self) -> int:
+        """How many slots there are."""
+        return self._at_once
+
+    @property
     def received(self) -> int:
         """How many messages are being received."""
         return len(self._slots)

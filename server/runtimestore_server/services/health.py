@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from grpc_health.v1 import health, health_pb2
 
+from runtimestore.errors import RuntimeStoreError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from runtimestore_server.supervision import Supervision
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +33,8 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
         super().__init__()
         self._services = ("", *services)
         self._checking: asyncio.Task[None] | None = None
+        self._serving = True
+        self._doubted = asyncio.Event()
 
     async def List(self, request: Any, context: Any) -> Any:
         """The status of every service."""
@@ -42,9 +49,15 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
         for service in self._services:
             await self.set(service, SERVING if serving else NOT_SERVING)
 
-    def keep_checking(self, check: Callable[[], Awaitable[None]], *, interval_seconds: float) -> None:
+    def keep_checking(
+        self, check: Callable[[], Awaitable[None]], *, interval_seconds: float, supervision: Supervision
+    ) -> None:
         """Tell from now on what `check` finds, which raises where nothing can be served."""
-        self._checking = asyncio.create_task(self._check(check, interval_seconds), name="watch-health")
+        self._checking = supervision.task("watch-health", lambda: self._check(check, interval_seconds))
+
+    def doubt(self) -> None:
+        """Check now: something has happened."""
+        self._doubted.set()
 
     async def stop_checking(self) -> None:
         """Look no more."""
@@ -53,18 +66,21 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
             await asyncio.wait([self._checking])
 
     async def _check(self, check: Callable[[], Awaitable[None]], interval_seconds: float) -> None:
-        serving = True
         while True:
-            await asyncio.sleep(interval_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval_seconds):
+                    await self._doubted.wait()
+            self._doubted.clear()
             try:
                 async with asyncio.timeout(interval_seconds + 1):
                     await check()
             except Exception as error:  # noqa: BLE001  (whatever it is: not ready)
-                if serving:
-                    _log.warning("not ready", error=type(error).__name__)
-                serving = False
+                if self._serving:
+                    told = error.message if isinstance(error, RuntimeStoreError) else type(error).__name__
+                    _log.warning("not ready", error=told)
+                self._serving = False
             else:
-                if not serving:
+                if not self._serving:
                     _log.info("ready again")
-                serving = True
-            await self.report(serving=serving)
+                self._serving = True
+            await self.report(serving=self._serving)

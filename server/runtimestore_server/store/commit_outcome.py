@@ -66,7 +66,7 @@ def find_out(database: Database, batch: Sequence[AnyWrite], attempt: Attempt, ga
 
 
 def _asked(database: Database, connection: Connection, attempt: Attempt, identified: AnyWrite | None) -> CommitState:
-    """What is known now. First the engine, then the record: a transaction that ends between is seen by the second."""
+    """Ask first the engine, then the record: a transaction that ends between is seen by the second."""
     state = database.commit_state(connection, attempt.token)
     if state is CommitState.NOT_COMMITTED:
         return state

@@ -7,20 +7,25 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from runtimestore.errors import StoreUnavailable
 from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, DEFERRED_PAUSE_SECONDS, TRANSIENT_LIMIT_SECONDS
-from runtimestore_server.store.transaction import commit_batch, refusal_of
+from runtimestore_server.store.transaction import commit_batch, refusal_of, unknown
 from runtimestore_server.store.values import Deferred
+from runtimestore_server.telemetry.counts import BatchCounts
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from runtimestore.errors import CommitOutcomeUnknown
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite, Outcome
+    from runtimestore_server.supervision import Supervision
 
     Deliver = Callable[[Sequence["PendingWrite"], Sequence[Decision], bool], None]
     """Told what was decided about a batch, and whether a transaction was committed; called on its own thread."""
@@ -43,23 +48,45 @@ class PendingWrite:
         """The gate of the batch that it is in; None while nothing of it can be there."""
 
 
-class CommitThread:
-    """A queue of writes and the thread that commits them, in the order of each subject."""
+def truth_about(pending: PendingWrite) -> CommitOutcomeUnknown | StoreUnavailable:
+    """What is told of a write that comes to no decision any more."""
+    gate = pending.gate  # once: its thread may take it away meanwhile
+    if gate is not None and gate.begun:
+        return unknown()
+    return StoreUnavailable("the server failed, or ended, before this write was committed; nothing was committed")
 
-    def __init__(self, database: Database, *, max_batch_writes: int, name: str, deliver: Deliver) -> None:
+
+class CommitThread:
+    """A queue of writes and the thread that commits them, in the order of each subject; maintenance comes between."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_batch_writes: int,
+        name: str,
+        deliver: Deliver,
+        supervision: Supervision,
+        maintenance: Maintenance | None = None,
+    ) -> None:
         self._database = database
         self._max_batch_writes = max_batch_writes
         self._deliver = deliver
+        self._maintenance = maintenance
+        self._writes_came = False
+        """Whether there was a batch since the last slice of maintenance."""
         self._queue: deque[PendingWrite] = deque()
+        self._batch: list[PendingWrite] = []
+        """What was taken out of the queue and is neither answered nor deferred yet."""
         self._deferred: dict[object, deque[PendingWrite]] = {}
         """By subject, oldest first: writes that wait for a row that another session holds, and those behind them."""
         self._next_try = 0.0
         self._wake = threading.Condition()
         self._closing = False
+        self.counts = BatchCounts()
+        """What its batches were; written by its thread alone."""
         self.shutdown = Shutdown()
-        # A daemon: a process that is told to go must not wait for a database that does not answer.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = supervision.thread(name, self._run, failed=self._answer_what_failed)
 
     @property
     def alive(self) -> bool:
@@ -80,35 +107,63 @@ class CommitThread:
             self._wake.notify()
 
     def _run(self) -> None:
-        while batch := self._next_batch():
+        while (batch := self._next_batch()) is not None:
+            if not batch:
+                self._maintain()
+                continue
+            self._writes_came = True
             gate = self.shutdown.gate()
             for pending in batch:
                 pending.gate = gate
             # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
             briefly = bool(self._deferred)
+            began = time.monotonic()
             decisions, committed = commit_batch(
                 self._database,
                 [pending.write for pending in batch],
                 gate,
                 lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
             )
+            ended = time.monotonic()
             self._settle(batch, decisions, committed=committed)
-            del batch, decisions  # what was committed must not stay in memory until the next write comes
+            self._batch = []
+            self.counts.ended([pending.since for pending in batch], began, ended)
+            del batch, decisions, pending  # what was committed must not stay in memory until the next write comes
 
-    def _next_batch(self) -> list[PendingWrite]:
-        """What is waiting, as much as one transaction takes; empty when the thread is closed and drained."""
+    def _maintain(self) -> None:
+        if self._maintenance:
+            self._maintenance.run(writes_came=self._writes_came)
+        self._writes_came = False
+
+    def _next_batch(self) -> list[PendingWrite] | None:
+        """What is waiting, as much as one transaction takes; None when the thread is closed and drained.
+
+        Empty when it is time for maintenance.
+        """
         with self._wake:
             while True:
                 if self._deferred and (self.shutdown.draining or time.monotonic() >= self._next_try):
                     return self._first_of_each_deferred()
+                pause_seconds = self._maintenance_pause_seconds()
+                if pause_seconds == 0 and (self._writes_came or not self._queue):
+                    return []  # never twice in a row while a write waits
                 if batch := self._take():
                     return batch
                 if self._closing and not self._deferred:
-                    return []
-                self._wake.wait(max(0.0, self._next_try - time.monotonic()) if self._deferred else None)
+                    return None
+                if self._deferred:
+                    next_try = max(0.0, self._next_try - time.monotonic())
+                    pause_seconds = next_try if pause_seconds is None else min(next_try, pause_seconds)
+                self._wake.wait(pause_seconds)
+
+    def _maintenance_pause_seconds(self) -> float | None:
+        """How long maintenance has nothing to do; None if it has no turn any more."""
+        if self._maintenance is None or self._closing or self.shutdown.draining:
+            return None
+        return min(self._maintenance.pause_seconds(writes_wait=bool(self._queue)), threading.TIMEOUT_MAX)
 
     def _take(self) -> list[PendingWrite]:
-        batch: list[PendingWrite] = []
+        batch = self._batch = []
         size_bytes = 0
         while self._queue and len(batch) < self._max_batch_writes:
             first = self._queue[0]
@@ -126,7 +181,8 @@ class CommitThread:
         subjects = list(self._deferred)[: self._max_batch_writes]
         for subject in subjects:
             self._deferred[subject] = self._deferred.pop(subject)
-        return [self._deferred[subject].popleft() for subject in subjects]
+        self._batch = [self._deferred[subject].popleft() for subject in subjects]
+        return self._batch
 
     def _settle(
         self, batch: Sequence[PendingWrite], decisions: Sequence[Decision | Deferred], *, committed: bool
@@ -140,15 +196,28 @@ class CommitThread:
                 deferred.append(pending)
             else:
                 decided.append((pending, decision))
+        if decided:  # before all else: nothing that follows may change what was decided
+            self._deliver([pending for pending, _ in decided], [decision for _, decision in decided], committed)
+        self._batch = deferred
         for pending in reversed(deferred):
             self._deferred.setdefault(pending.write.subject, deque()).appendleft(pending)
         if deferred:
             self._next_try = time.monotonic() + DEFERRED_PAUSE_SECONDS
         for subject in {pending.write.subject for pending, _ in decided} - {w.write.subject for w in deferred}:
             self._bring_back(subject)
-        decided += [(pending, refusal_of(Fault.LOCKED, store_error="write_failed")) for pending in self._out_of_time()]
-        if decided:
-            self._deliver([pending for pending, _ in decided], [decision for _, decision in decided], committed)
+        if over := self._out_of_time():
+            self._deliver(over, [refusal_of(Fault.LOCKED, store_error="write_failed") for _ in over], False)
+
+    def _answer_what_failed(self) -> None:
+        """Answer truthfully the batch in which an error came that nobody foresaw; what waits behind it goes on."""
+        batch, self._batch = self._batch, []
+        failed = {*batch}
+        for subject, group in list(self._deferred.items()):  # none may land that was told it did not
+            if not failed.isdisjoint(group) or not group:
+                self._deferred[subject] = deque(pending for pending in group if pending not in failed)
+                self._bring_back(subject)
+        if batch:
+            self._deliver(batch, [truth_about(pending) for pending in batch], False)
 
     def _bring_back(self, subject: object) -> None:
         """Put those who waited behind a row that is free now in front of the queue."""

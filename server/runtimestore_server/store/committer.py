@@ -1,4 +1,4 @@
-"""The queue of writes: bounded, committed by lanes, answered on the event loop.
+"""The queue of writes: bounded, committed by threads of its own, answered on the event loop.
 
 While one transaction is being committed, the writes that arrive wait and become the next batch, so that many runtimes
 share one sync and one round trip a table. Nobody is answered before COMMIT.
@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 from runtimestore.errors import StoreUnavailable
 from runtimestore_server.budget import Bound, Budget, RetryPacing
 from runtimestore_server.shutdown import reached
-from runtimestore_server.store.commit_thread import CommitThread, PendingWrite
-from runtimestore_server.store.transaction import unknown
+from runtimestore_server.store.commit_thread import CommitThread, PendingWrite, truth_about
 from runtimestore_server.store.values import Outcome
+from runtimestore_server.supervision import Supervision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.telemetry.counts import BatchCounts
 
 
 @dataclass(slots=True)
@@ -39,7 +41,8 @@ class CommitCounters:
 class Committer:
     """Takes writes in on the event loop, commits them on threads of its own, answers on the event loop.
 
-    A runtime is always on the same thread, so that its writes never wait for each other's locks.
+    A runtime is always on the same thread, so that its writes never wait for each other's locks. Maintenance has a
+    thread of its own where several transactions write at a time; else it takes turns with the writes.
     """
 
     def __init__(
@@ -51,7 +54,10 @@ class Committer:
         max_waiting_writes: int,
         max_waiting_bytes: int,
         pacing: RetryPacing | None = None,
+        supervision: Supervision | None = None,
+        maintenance: Maintenance | None = None,
     ) -> None:
+        supervision = supervision or Supervision()
         self._loop = asyncio.get_running_loop()
         self.budget = Budget(
             pacing or RetryPacing(),
@@ -61,12 +67,28 @@ class Committer:
         self._waiting: set[PendingWrite] = set()
         self._closed = False
         self.counters = CommitCounters()
-        self._threads = [
-            CommitThread(
-                database, max_batch_writes=max_batch_writes, name=f"committer-{number}", deliver=self._hand_over
+        beside = maintenance if database.concurrent_writers else None
+
+        def thread(name: str, maintenance: Maintenance | None) -> CommitThread:
+            return CommitThread(
+                database,
+                max_batch_writes=max_batch_writes,
+                name=name,
+                deliver=self._hand_over,
+                supervision=supervision,
+                maintenance=maintenance,
             )
+
+        self._threads = [
+            thread(f"committer-{number}", None if beside else maintenance)
             for number in range(threads if database.concurrent_writers else 1)
         ]
+        self._all_threads = [*self._threads, thread("maintenance", beside)] if beside else self._threads
+
+    @property
+    def batch_counts(self) -> list[BatchCounts]:
+        """What the batches were, by commit thread."""
+        return [thread.counts for thread in self._threads]
 
     @property
     def waiting_writes(self) -> int:
@@ -91,12 +113,21 @@ class Committer:
         return await waiting.answer
 
     def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
-        """Tell the handlers; called on the event loop."""
+        """Tell the handlers; called on the event loop. They are told before anything is counted."""
+        for waiting, decision in zip(batch, decisions, strict=True):
+            if waiting.answer.done():
+                continue  # the caller gave up
+            if isinstance(decision, Outcome):
+                waiting.answer.set_result(decision)
+            else:
+                waiting.answer.set_exception(decision)
         counted = self.counters
         counted.transactions += committed and any(
             isinstance(decision, Outcome) and not decision.replayed for decision in decisions
         )
         for waiting, decision in zip(batch, decisions, strict=True):
+            if waiting not in self._waiting:
+                continue  # its thread failed as it was answered, and it was answered once more
             self._waiting.remove(waiting)
             self.budget.give_back(waiting.size_bytes)
             if isinstance(decision, Outcome):
@@ -104,12 +135,6 @@ class Committer:
                 counted.replays += decision.replayed
             else:
                 counted.refusals += 1
-            if waiting.answer.done():
-                continue  # the caller gave up
-            if isinstance(decision, Outcome):
-                waiting.answer.set_result(decision)
-            else:
-                waiting.answer.set_exception(decision)
 
     def _hand_over(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], committed: bool) -> None:
         """Bring a batch's decisions from its thread to the event loop."""
@@ -118,31 +143,24 @@ class Committer:
 
     def drain(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
-        for thread in self._threads:
+        for thread in self._all_threads:
             thread.shutdown.drain()
 
     def abort(self) -> None:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
-        for thread in self._threads:
+        for thread in self._all_threads:
             thread.shutdown.abort()
         for waiting in self._waiting:
-            if waiting.answer.done():
-                continue
-            gate = waiting.gate  # once: its thread may take it away meanwhile
-            if gate is not None and gate.begun:
-                waiting.answer.set_exception(unknown())
-            else:
-                waiting.answer.set_exception(
-                    StoreUnavailable("the server ended before this write came to its turn; nothing was committed")
-                )
+            if not waiting.answer.done():
+                waiting.answer.set_exception(truth_about(waiting))
 
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, then end the threads; whether all of them have ended in time."""
         self._closed = True
-        for thread in self._threads:
+        for thread in self._all_threads:
             thread.close()
         return await reached(
-            lambda: not any(thread.alive for thread in self._threads),
+            lambda: not any(thread.alive for thread in self._all_threads),
             within_seconds=within_seconds,
             every_seconds=0.002,
         )

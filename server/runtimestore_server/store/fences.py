@@ -1,4 +1,4 @@
-"""Fences: one row a runtime, which says who drives it. An older writer is held back by the transaction it writes in."""
+"""Locks the fences of runtimes, one row each, and refuses the writes of whoever does not hold the newest one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of requests: what makes a repeated write recognisable. Shared by every kind of write."""
+"""Remembers requests by their idempotency keys, so that a repeated write of any kind is recognised and replayed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class RequestMemory:
                 self._known[RequestKey(row.realm, row.request_id)] = _Known(fingerprint, row.revision, sound=sound)
 
     def recall(self, write: AnyWrite) -> Decision | None:
-        """The first answer to this request, or the refusal of an id used for another; None if it is new."""
+        """Return the first answer to this request, or the refusal of an id used for another; None if it is new."""
         if not write.request_id:
             return None
         key = RequestKey(write.realm, write.request_id)

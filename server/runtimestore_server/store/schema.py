@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from runtimestore_server.store import rights
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.reads import corrupt
 from runtimestore_server.store.tables import store_identity
@@ -101,11 +102,20 @@ def check(database: Database) -> SchemaState:
         SchemaNotCurrent: it cannot; the message says what to do.
     """
     with database.readers.connect() as connection:
-        problem = database.problem(connection)
+        problem = database.problem(connection) or rights.problem(database, connection)
         state = inspect(connection) if problem is None else None
     if state is None or (problem := state.problem()):
         raise SchemaNotCurrent(problem)
     return state
+
+
+def problems(connection: Connection, database: Database) -> dict[str, str | None]:
+    """Why an open database cannot be served any more, a sentence each for `rights` and `schema`; None where it can.
+
+    In a few quick statements.
+    """
+    found = rights.problem(database, connection)
+    return {"rights": found, "schema": None if found else inspect(connection).problem()}
 
 
 def upgrade(database_url: str) -> tuple[str | None, str]:
@@ -137,20 +147,31 @@ def upgrade_database(database: Database) -> tuple[str | None, str]:
         return state.revision, HEAD
     with database.writers.begin() as connection:
         database.migration_lock(connection)
-        state = inspect(connection)
-        if not state.current:
-            if not state.empty and (state.foreign or state.revision not in REVISIONS):
-                raise SchemaNotCurrent(state.problem())
-            _run_migrations(connection)
-    return state.revision, HEAD
+        before = migrate(connection)
+    return before, HEAD
 
 
-def _run_migrations(connection: Connection) -> None:
+def migrate(connection: Connection) -> str | None:
+    """Bring the tables that a transaction sees to the newest revision; the revision before.
+
+    Raises:
+        SchemaNotCurrent: they are another program's, or of a revision from the future.
+    """
+    state = inspect(connection)
+    if not state.current:
+        if not state.empty and (state.foreign or state.revision not in REVISIONS):
+            raise SchemaNotCurrent(state.problem())
+        run_migrations(connection)
+    return state.revision
+
+
+def run_migrations(connection: Connection, revision: str = HEAD) -> None:
+    """Bring the tables that a transaction sees to a revision; they are at it, or at an older one, or there are none."""
     from alembic import command
 
     config = migrations_config()
     config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
+    command.upgrade(config, revision)
 
 
 def migrations_config() -> Config:

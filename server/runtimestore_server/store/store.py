@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
-from runtimestore_server.store.transaction import refusal_of
+from runtimestore_server.store.maintenance import Maintenance
+from runtimestore_server.store.retention import Retention
+from runtimestore_server.store.transaction import REPLACED, refusal_by
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.values import AnyWrite, Outcome
+    from runtimestore_server.supervision import Supervision
+    from runtimestore_server.telemetry.counts import BatchCounts
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-FORGET_BATCH = 1000
-FORGET_INTERVAL_SECONDS = 60.0
 
 
 class Store:
@@ -37,8 +36,17 @@ class Store:
     opened them closes them, after the loads have ended and before the store.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, workers: Workers, pacing: RetryPacing) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        workers: Workers,
+        pacing: RetryPacing,
+        supervision: Supervision,
+    ) -> None:
         self.database = database
+        self._retention = Retention(settings.request_retention_seconds)
         self._committer = Committer(
             database,
             threads=settings.committer_threads,
@@ -46,18 +54,23 @@ class Store:
             max_waiting_writes=settings.max_waiting_writes,
             max_waiting_bytes=settings.max_waiting_bytes,
             pacing=pacing,
+            supervision=supervision,
+            maintenance=Maintenance(database, [self._forget_some]),
         )
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
-        self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0)
-        self._retention_ms = settings.request_retention_seconds * 1000
+        self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0, supervision=supervision)
         self._store_id: str | None = None
-        self._forgetting = asyncio.create_task(self._forget_old_requests(), name="forget-old-requests")
 
     @property
     def counters(self) -> CommitCounters:
         """What the write path has done since the store was opened."""
         return self._committer.counters
+
+    @property
+    def batch_counts(self) -> list[BatchCounts]:
+        """What the batches of each commit thread were."""
+        return self._committer.batch_counts
 
     @property
     def budget(self) -> Budget:
@@ -98,7 +111,7 @@ class Store:
                     continue  # a connection that went stale in the pool; the next one is new
                 if fault is Fault.OTHER:
                     raise
-                raise refusal_of(fault, store_error="read_failed") from error
+                raise refusal_by(self.database, fault, store_error="read_failed") from error
 
     async def authority_key(self, realm: str) -> str | None:
         """The name of the authority behind a realm's OAuth flows; None for an ephemeral store."""
@@ -112,15 +125,31 @@ class Store:
         """What the engine's settings take from the promises: a sentence each."""
         return await self.read(self.database.durability_warnings)
 
+    async def pooler_warnings(self) -> list[str]:
+        """What cannot be had through the pooler before the engine, if there is one: a sentence each."""
+        return await self.read(self.database.pooler_warnings)
+
+    async def connection_warnings(self) -> list[str]:
+        """Where the engine takes fewer connections than this server may open: a sentence each."""
+        return await self.read(self.database.connection_warnings)
+
     async def check(self) -> None:
-        """See that the engine answers, what is open is what the settings name, writes are taken, the schema is current.
+        """See that the engine answers, what is open is what the settings name, and writes are taken and allowed.
 
         Raises:
             StoreUnavailable: it is not so; the message says why.
         """
-        problem = (await self._checker.run(lambda: self._read(schema.inspect))).problem()
-        if problem := problem or self.database.problem_of_writes():
+        if problem := next(filter(None, (await self.checks()).values()), None):
             raise StoreUnavailable(problem)
+
+    async def checks(self) -> dict[str, str | None]:
+        """Why the store cannot be served, by name of what was looked at; None where nothing is wrong with it."""
+        found: dict[str, str | None] = {"engine": None, "file": None}
+        try:
+            found |= await self._checker.run(lambda: self._read(schema.problems, self.database))
+        except RuntimeStoreError as refusal:
+            return found | {"file" if refusal.message == REPLACED else "engine": refusal.message}
+        return found | {"writes": self.database.problem_of_writes()}
 
     @property
     def busy(self) -> bool:
@@ -138,24 +167,11 @@ class Store:
 
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
-        self._forgetting.cancel()
-        await asyncio.wait([self._forgetting])
         ended = await self._committer.close(within_seconds=within_seconds)
         ended &= await self._checker.close(within_seconds=within_seconds)
         self.database.dispose()
         return ended
 
-    async def _forget_old_requests(self) -> None:
-        """Delete remembered requests past their retention, a bounded number at a time, while the store is open."""
-        while True:
-            try:
-                forgotten = await self._workers.run(self._forget_some)
-            except Exception:  # noqa: BLE001  (the next round tries again; the health check tells of a lasting fault)
-                forgotten = 0
-            if forgotten < FORGET_BATCH:
-                await asyncio.sleep(FORGET_INTERVAL_SECONDS)
-
-    def _forget_some(self) -> int:
-        before_ms = time.time_ns() // 1_000_000 - self._retention_ms
-        with self.database.writers.begin() as connection:
-            return requests.forget(connection, before_ms=before_ms, most=FORGET_BATCH)
+    def _forget_some(self, tx: Connection, most: int) -> int:
+        """Delete up to `most` remembered requests past their retention; how many."""
+        return requests.forget(tx, before_ms=self._retention.expired_before_ms(self.database, tx), most=most)

@@ -5,6 +5,7 @@ What is transient is run again, a COMMIT that was not answered is looked up, and
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from runtimestore.errors import (
     StoreUnavailable,
 )
 from runtimestore_server.logs import UNFORESEEN, frames
+from runtimestore_server.store import rights
 from runtimestore_server.store.commit import commit
 from runtimestore_server.store.commit_gate import Aborted
 from runtimestore_server.store.commit_outcome import Attempt, find_out
@@ -30,7 +32,7 @@ from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, TRANSIENT_LIM
 from runtimestore_server.store.values import DEFERRED, Deferred, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
@@ -61,7 +63,7 @@ class _CommitFailed(Exception):
 def commit_batch(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, *, lock_wait_seconds: float | None = None
 ) -> tuple[list[Decision | Deferred], bool]:
-    """The decision about each write, and whether a transaction was committed. Never raises.
+    """Commit a batch; return the decision about each write, and whether a transaction was committed. Never raises.
 
     A write that waits in vain for a row that another session holds is deferred alone. Without `lock_wait_seconds` that
     is as long as the engine is set to; with it, rows that are held are passed over, and it is how long is waited for
@@ -101,26 +103,29 @@ def _give_up(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, fault: Fault, error: Exception
 ) -> tuple[list[Decision | Deferred], bool]:
     """What becomes of a batch that is not run again as it is."""
-    if fault in (Fault.LOCKED, Fault.OTHER, Fault.CORRUPT) and len(batch) > 1:
+    if fault in (Fault.LOCKED, Fault.OTHER, Fault.CORRUPT, Fault.FORBIDDEN) and len(batch) > 1:
         return _one_by_one(database, batch, gate)
     if fault is Fault.LOCKED:
         return [DEFERRED], False
     _log_failure(fault, error, writes=len(batch))
-    return [refusal_of(fault, store_error="write_failed") for _ in batch], False
+    refusal = refusal_by(database, fault, store_error="write_failed")
+    return [refusal for _ in batch], False
 
 
 def _attempt(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, lock_wait_seconds: float | None
 ) -> list[Decision | Deferred]:
-    with database.writers.connect() as connection:
+    decisions: list[Decision | Deferred] = []
+    committed = False
+    with _once_committed(lambda: committed), database.writers.connect() as connection:
         transaction = connection.begin()
-        now_ms = time.time_ns() // 1_000_000
         try:
+            began = database.began(connection)
             if lock_wait_seconds is not None:
                 database.limit_lock_wait(connection, lock_wait_seconds)
             skip_held = lock_wait_seconds is not None
-            decisions = commit(database, connection, batch, now_ms=now_ms, skip_held=skip_held)
-            attempt = Attempt(decisions, database.transaction_token(connection), now_ms)
+            decisions = commit(database, connection, batch, now_ms=began.now_ms, skip_held=skip_held)
+            attempt = Attempt(decisions, began.token, began.now_ms)
             database.check_identity()
             gate.enter()
         except BaseException:
@@ -132,16 +137,28 @@ def _attempt(
         except Exception as error:
             database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error
+        committed = True
         carried_bytes = sum(write.size_bytes for write in batch)
         database.after_commit(connection, writes=len(batch), carried_bytes=carried_bytes)
         database.release_buffers(connection, carried_bytes)
-        return decisions
+    return decisions
+
+
+@contextlib.contextmanager
+def _once_committed(committed: Callable[[], bool]) -> Iterator[None]:
+    """Inside, what fails once it is committed is logged and no more: the transaction stands, and must not run again."""
+    try:
+        yield
+    except Exception as error:
+        if not committed():
+            raise
+        _log.error("failed after a commit, which stands", error=error_name(error), traceback=frames(error))
 
 
 def _one_by_one(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate
 ) -> tuple[list[Decision | Deferred], bool]:
-    """Each write in a transaction of its own, so that the one that the engine refuses, or lets wait, is alone."""
+    """Commit each write in a transaction of its own, so that one that the engine refuses, or lets wait, is alone."""
     decisions: list[Decision | Deferred] = []
     waits: set[object] = set()
     for write in batch:
@@ -179,8 +196,15 @@ def unknown() -> CommitOutcomeUnknown:
     )
 
 
+def refusal_by(database: Database, fault: Fault, *, store_error: str) -> RuntimeStoreError:
+    """What a caller is told of a fault of this database: of a missing right after a look which one it is."""
+    if fault is Fault.FORBIDDEN:
+        return rights.refusal(rights.looked_up(database), store_error=store_error)
+    return refusal_of(fault, store_error=store_error)
+
+
 def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
-    """What a caller is told of an engine's fault."""
+    """What a caller is told of an engine's fault that says all by itself."""
     metadata = {"store_error": store_error}
     match fault:
         case Fault.LOCKED:

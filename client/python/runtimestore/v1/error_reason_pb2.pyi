@@ -69,15 +69,25 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INVALID_REQUEST: _ErrorReason.ValueType  # 15
     """INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure."""
     UNAUTHENTICATED: _ErrorReason.ValueType  # 16
-    """UNAUTHENTICATED. No credential, or a wrong one."""
+    """UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told."""
     REALM_NOT_ALLOWED: _ErrorReason.ValueType  # 17
-    """PERMISSION_DENIED. The credential does not open this realm."""
+    """PERMISSION_DENIED. The credential does not open this realm, whether anything is stored in it or not. Nothing was
+    looked up.
+    """
     INTERNAL: _ErrorReason.ValueType  # 18
     """INTERNAL. A defect of the server. The server's log has the whole story; the answer has none of it."""
     FENCED: _ErrorReason.ValueType  # 19
     """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written.
     Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
     now: stop, or acquire it again.
+    """
+    STORE_FORBIDDEN: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. The storage engine's role lacks a right; nothing was committed. Metadata: `table`, `right`
+    (`unknown` where that cannot be seen). It lasts until the operator grants it.
+    """
+    ACCESS_NOT_ALLOWED: _ErrorReason.ValueType  # 21
+    """PERMISSION_DENIED. The credential opens methods of a lower access only. Nothing was received. Metadata: `access` (what
+    the method needs: read, write or admin).
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -138,14 +148,24 @@ OVERLOADED: ErrorReason.ValueType  # 14
 INVALID_REQUEST: ErrorReason.ValueType  # 15
 """INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure."""
 UNAUTHENTICATED: ErrorReason.ValueType  # 16
-"""UNAUTHENTICATED. No credential, or a wrong one."""
+"""UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told."""
 REALM_NOT_ALLOWED: ErrorReason.ValueType  # 17
-"""PERMISSION_DENIED. The credential does not open this realm."""
+"""PERMISSION_DENIED. The credential does not open this realm, whether anything is stored in it or not. Nothing was
+looked up.
+"""
 INTERNAL: ErrorReason.ValueType  # 18
 """INTERNAL. A defect of the server. The server's log has the whole story; the answer has none of it."""
 FENCED: ErrorReason.ValueType  # 19
 """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written.
 Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
 now: stop, or acquire it again.
+"""
+STORE_FORBIDDEN: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. The storage engine's role lacks a right; nothing was committed. Metadata: `table`, `right`
+(`unknown` where that cannot be seen). It lasts until the operator grants it.
+"""
+ACCESS_NOT_ALLOWED: ErrorReason.ValueType  # 21
+"""PERMISSION_DENIED. The credential opens methods of a lower access only. Nothing was received. Metadata: `access` (what
+the method needs: read, write or admin).
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

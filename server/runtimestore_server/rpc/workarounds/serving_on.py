@@ -2,7 +2,8 @@ r"""Serves again on the same address when gRPC stops by itself, as it does at a 
 
 **The defect.** The loop in which a `grpc.aio` server accepts calls decodes the path of each as UTF-8 and does not catch
 the error: one call ends it, and every call that is open, for good. The process lives on and listens no more; nothing
-tells of it, not even `wait_for_termination`.
+tells of it, not even `wait_for_termination`. The file of a Unix socket it unlinks by its name, and late: after the
+next server has made its own there.
 
 **Upstream.** No issue is known (https://github.com/grpc/grpc/issues/25400 is the same error where it ends one call
 only). To see it, send to a running server over a socket, with the header fields of any call beside the path::
@@ -22,6 +23,9 @@ only). To see it, send to a running server over a socket, with the header fields
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -33,10 +37,18 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
+    from runtimestore_server.supervision import Supervision
+
 _log = structlog.get_logger(__name__)
 
 AGAIN_SECONDS = 0.1
 """How long a server that could not listen again on its address waits before the next try."""
+
+LOOK_SECONDS = 0.2
+"""How often it is looked whether the file of a socket is still there."""
+
+PATIENCE_SECONDS = 5.0
+"""How long it is tried before that counts as a failure; a few of them, one upon the other, end the process."""
 
 _ACCEPTS = "AioServer._server_main_loop"
 
@@ -47,12 +59,18 @@ class ServingOn:
     Args:
         anew: makes a server that listens on the same address and is not started; RuntimeError if it cannot listen.
         stopped: told each time it has stopped by itself: nothing more comes of what was being received.
+        supervision: begins the watch over it anew, should that end by an error, and ends the process if it does not
+            come to listen.
     """
 
-    def __init__(self, anew: Callable[[], grpc.aio.Server], stopped: Callable[[], None]) -> None:
+    def __init__(
+        self, anew: Callable[[], grpc.aio.Server], stopped: Callable[[], None], supervision: Supervision
+    ) -> None:
+        self._supervision = supervision
         self._anew = anew
         self._stopped = stopped
         self._server: grpc.aio.Server | None = None
+        self._former: list[grpc.aio.Server] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
 
@@ -60,7 +78,7 @@ class ServingOn:
         """Start a server that listens."""
         keep_waiting_calls(asyncio.get_running_loop())
         await self._start(server)
-        self._watching = asyncio.create_task(self._serve_on(address), name="serve-on")
+        self._watching = self._supervision.task("serve-on", lambda: self._serve_on(address))
 
     async def end(self) -> None:
         """Serve on as it is, but start nothing anew."""
@@ -70,31 +88,57 @@ class ServingOn:
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop the server that serves now."""
-        if self._server is not None:
-            await self._server.stop(grace_seconds)
+        serving = [*self._former] if self._server is None else [*self._former, self._server]
+        await asyncio.gather(*(server.stop(grace_seconds) for server in serving))
 
     async def _serve_on(self, address: str) -> None:
+        socket = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
         while self._accepting:
-            await asyncio.wait(self._accepting)
+            _, going_on = await asyncio.wait(self._accepting, timeout=None if socket is None else LOOK_SECONDS)
+            if going_on:
+                if socket is not None and not socket.exists():
+                    _log.error("the socket file is gone, and is made again", address=address)
+                    await self._listen_beside()
+                continue
             for task in self._accepting:
                 task.exception()  # looked at, so that nobody logs it with what was sent
             _log.error("gRPC stopped serving by itself and is started again", address=address)
             self._stopped()
-            while True:
-                try:
-                    server = self._anew()
-                except RuntimeError:
-                    await asyncio.sleep(AGAIN_SECONDS)
-                else:
-                    break
-            await self._start(server)
+            await self._start(await self._listening())
+
+    async def _listen_beside(self) -> None:
+        """Start a server more, while the calls of the one that nobody finds any more go on."""
+        server = await self._listening()
+        if self._server is not None:
+            self._former.append(self._server)
+        await self._start(server)
+
+    async def _listening(self) -> grpc.aio.Server:
+        """A new server on the same address, once that can be had.
+
+        Raises:
+            RuntimeError: it cannot, for PATIENCE_SECONDS.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._anew()
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _start(self, server: grpc.aio.Server) -> None:
         """Start a server, and know the task in which it accepts calls: gRPC tells nobody at once when that fails."""
         before = asyncio.all_tasks()
         self._server = server
         # Cut short, gRPC's start would end in an error, and its server with it. Whole, what ends us can stop it.
-        await asyncio.shield(server.start())
+        try:
+            await asyncio.shield(server.start())
+        except Exception:
+            with contextlib.suppress(Exception):
+                await server.stop(0)  # it would keep the address from the next one
+            raise
         self._accepting = [
             task for task in asyncio.all_tasks() - before if getattr(task.get_coro(), "__qualname__", "") == _ACCEPTS
         ]

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault
+from runtimestore_server.store.engines.database import ChangedMeanwhile, CommitState, Database, Fault, Lacking, Sizes
 from runtimestore_server.store.engines.files import file_problem
+from runtimestore_server.store.engines.memory import MemoryDatabase
 from runtimestore_server.store.engines.postgres import PostgresDatabase
-from runtimestore_server.store.engines.sqlite import MemoryDatabase, SqliteDatabase
+from runtimestore_server.store.engines.postgres_rights import why_not
+from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
+from runtimestore_server.store.engines.whole_store import InUse, PostgresStore, SqliteStore, WholeStore
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import URL, Connection
     from sqlalchemy.exc import DBAPIError
 
 __all__ = [
@@ -26,6 +31,10 @@ __all__ = [
     "CommitState",
     "Database",
     "Fault",
+    "InUse",
+    "Lacking",
+    "Sizes",
+    "WholeStore",
     "belongs_to_a_database",
     "error_name",
     "in_a_sentence",
@@ -33,6 +42,8 @@ __all__ = [
     "open_to_read",
     "parse_url",
     "problem_of_file",
+    "whole_store_of",
+    "why_not",
 ]
 
 _SLASHES = (
@@ -74,6 +85,14 @@ def open_to_read(url: str) -> Database:
     return PostgresDatabase(parsed, committer_threads=1, reader_threads=1)
 
 
+def whole_store_of(database: Database, migrate: Callable[[Connection], object]) -> WholeStore:
+    """All of what a database holds or is to hold, to be copied or replaced; `migrate` gives it its tables."""
+    if isinstance(database, PostgresDatabase):
+        return PostgresStore(database, migrate)
+    assert isinstance(database, SqliteDatabase)  # noqa: S101  (for the type checker: there is no third)
+    return SqliteStore(database)
+
+
 def problem_of_file(url: str) -> str | None:
     """Why the file that a URL names cannot be read; None where it can be tried, or where it names no file."""
     parsed = parse_url(url)
@@ -99,7 +118,7 @@ def in_a_sentence(error: DBAPIError) -> str:
             return "the file, or its log (-wal), may only be read: let this user write them and their folder"
         case ["CANTOPEN"]:
             return "the file, or its log (-wal), cannot be opened: may this user write the file and its folder?"
-    return f"the database does not answer: {said}; see --database-url"
+    return f"{why_not(error.orig) or 'the database does not answer'}: {said}; see --database-url"
 
 
 def parse_url(url: str) -> URL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DisconnectionError
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -36,6 +36,7 @@ class Fault(enum.Enum):
     UNAVAILABLE = "the engine cannot be reached"
     FULL = "the medium is full"
     READ_ONLY = "the engine takes no writes"
+    FORBIDDEN = "the engine's role lacks a right"
     REPLACED = "what is open is not what the settings name any more"
     CORRUPT = "the engine's own file is damaged"
     OTHER = "a defect, or a value that the engine refuses"
@@ -54,6 +55,47 @@ class CommitState(enum.Enum):
     RECORD_DECIDES = enum.auto()
     """It is over and the engine cannot tell: it was committed if, and only if, what it wrote is there."""
     UNKNOWN = enum.auto()
+
+
+class Progress(Protocol):
+    """Who wants to see how far something long is."""
+
+    def begin(self, step: str, total: int) -> None:
+        """A step begins, such as "copying"; `total` is in whatever `advance` counts, 0 where nobody knows."""
+
+    def advance(self, done: int) -> None:
+        """So much of the step is done in all."""
+
+
+class Began(NamedTuple):
+    """What is known of a transaction since it began."""
+
+    token: str | None
+    """What identifies it to `commit_state` after the connection was lost; None where the engine has nothing such."""
+    now_ms: int
+    """When it began, in milliseconds since the epoch by the database's clock: one for all servers on it."""
+
+
+class Lacking(NamedTuple):
+    """A right that the engine's role does not have."""
+
+    right: str
+    table: str
+    """A table, or the schema that it is in."""
+
+
+class TableSize(NamedTuple):
+    """About how much a table holds."""
+
+    rows: int
+    bytes: int
+
+
+class Sizes(NamedTuple):
+    """How much a store takes, as far as the engine knows it without looking at every row."""
+
+    bytes: int | None
+    tables: dict[str, TableSize]
 
 
 class Database(ABC):
@@ -98,10 +140,19 @@ class Database(ABC):
     def classify(self, error: Exception) -> Fault:
         """What an error means, told by the driver's code, never by its text."""
 
-    def transaction_token(self, tx: Connection) -> str | None:
-        """What identifies the transaction to `commit_state` after the connection was lost."""
+    def began(self, tx: Connection) -> Began:
+        """What is known of a transaction that writes; asked as its first statement."""
+        return Began(None, self.now_ms(tx))
+
+    def now_ms(self, tx: Connection) -> int:
+        """The time by the database's clock; of a database within this process that is the host's."""
         del tx
-        return None
+        return time.time_ns() // 1_000_000
+
+    def clocks_differ_ms(self, now_ms: int) -> int:
+        """How far the database's clock is ahead of the host's; 0 where they are one."""
+        del now_ms
+        return 0
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
         """Whether an error of COMMIT leaves open if the transaction is committed."""
@@ -118,6 +169,11 @@ class Database(ABC):
         del connection
         return None
 
+    def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
+        """Which of these rights, by table, the engine's role does not have; a table that is missing lacks none."""
+        del connection, needed
+        return []
+
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
         """The SHA-256 of the bytes in a column; NULL of what is no bytes."""
         return sa.func.sha256(column)
@@ -129,6 +185,16 @@ class Database(ABC):
     def durability_warnings(self, tx: Connection) -> list[str]:
         """What the engine's settings take from the promises, a sentence each that begins with the setting."""
         del tx
+        return []
+
+    def pooler_warnings(self, connection: Connection) -> list[str]:
+        """What cannot be had through a pooler that stands before the engine, and the cure: a sentence each."""
+        del connection
+        return []
+
+    def connection_warnings(self, connection: Connection) -> list[str]:
+        """Where the engine takes fewer connections than this server may open: a sentence each."""
+        del connection
         return []
 
     def settle(self, tx: Connection) -> None:
@@ -145,6 +211,38 @@ class Database(ABC):
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """What the engine needs once a transaction was committed. Never raises: the transaction stands."""
         del connection, writes, carried_bytes
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` has something to do that could not be done after a commit."""
+        return False
+
+    def tidy(self) -> None:  # noqa: B027  (most engines have nothing to do)
+        """Try again what could not be done after a commit; called on the thread that commits. May raise."""
+
+    @property
+    def log_bytes(self) -> int | None:
+        """How long the engine's log is; None where that is not beside a file of this store."""
+        return None
+
+    @property
+    def checkpoint_counts(self) -> Mapping[str, int]:
+        """How often this process tried to bring the log into the file, by outcome."""
+        return {}
+
+    def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
+        """How much the store takes, and these tables."""
+        del tx, tables
+        return Sizes(None, {})
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of what the server brings along for this engine, by name."""
+        return {}
+
+    def defects(self) -> list[str]:
+        """What is known to be wrong with these versions, a sentence each."""
+        return []
 
     def discard(self, connection: Connection) -> None:
         """Close a connection, with whatever state it is in, instead of giving it back to the pool."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sqlite3
 import stat
 import tempfile
 from pathlib import Path
+
+from runtimestore_server.store.engines.sqlite_driver import IOERR_FSYNC, IOERR_SHMSIZE, IOERR_WRITE
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -22,7 +23,7 @@ def is_full(code: int, file: str) -> bool:
     SQLite tells ENOSPC by a code of its own. A quota that is used up (EDQUOT) and a limit of the size of files (EFBIG)
     it tells in one word with a broken disk, and the system's word it keeps; so that is asked for once more.
     """
-    if code not in (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_SHMSIZE):
+    if code not in (IOERR_WRITE, IOERR_FSYNC, IOERR_SHMSIZE):
         return False
     try:
         _ask_for_room(Path(os.path.realpath(file)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -10,13 +11,31 @@ from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from runtimestore_server.store.engines import postgres_statements as statements
-from runtimestore_server.store.engines.database import LARGE_BYTES, CommitState, Database, Fault, Row
-from runtimestore_server.store.engines.postgres_connections import CommitInDoubt, connect_lazily
+from runtimestore_server.store.engines.database import (
+    LARGE_BYTES,
+    Began,
+    CommitState,
+    Database,
+    Fault,
+    Lacking,
+    Row,
+    Sizes,
+    TableSize,
+)
+from runtimestore_server.store.engines.postgres_connections import (
+    CommitInDoubt,
+    connect_lazily,
+    is_pooled,
+    set_up_transactions,
+)
+from runtimestore_server.store.engines.postgres_limits import connection_warnings
+from runtimestore_server.store.engines.postgres_rights import lacking
+from runtimestore_server.store.engines.postgres_url import connectable
 from runtimestore_server.store.engines.rows import largest_bytes
-from runtimestore_server.store.timeouts import MIGRATION_LOCK_SECONDS
+from runtimestore_server.store.timeouts import LOCK_TIMEOUT_SECONDS, MIGRATION_LOCK_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import URL, Connection
     from sqlalchemy.sql.expression import FromClause
@@ -29,13 +48,15 @@ class PostgresDatabase(Database):
     concurrent_writers = True
 
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
-        url = url.set(drivername="postgresql+psycopg")
+        url, prepare_threshold = connectable(url)
         # One more than the committers: maintenance, and the question what became of a COMMIT.
-        self.writers = connect_lazily(url, pool_size=committer_threads + 1)
+        self.writers = connect_lazily(url, pool_size=committer_threads + 1, prepare_threshold=prepare_threshold)
+        set_up_transactions(self.writers)
         self._reopen_when_read_only(self.writers)
         # One statement a read is one snapshot; without BEGIN and COMMIT around it, it is one round trip too.
         # One more than the threads for loads: the health check.
-        self.readers = connect_lazily(url, pool_size=reader_threads + 1).execution_options(isolation_level="AUTOCOMMIT")
+        readers = connect_lazily(url, pool_size=reader_threads + 1, prepare_threshold=prepare_threshold)
+        self.readers = readers.execution_options(isolation_level="AUTOCOMMIT")
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
         """One array parameter a column: no limit on the number of keys."""
@@ -74,10 +95,18 @@ class PostgresDatabase(Database):
             return Fault.UNAVAILABLE if _is_operational(error) else Fault.OTHER
         return _FAULTS.get(state) or _FAULT_CLASSES.get(state[:2], Fault.OTHER)
 
-    def transaction_token(self, tx: Connection) -> str | None:
+    def began(self, tx: Connection) -> Began:
         """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
-        token: str | None = tx.execute(_TOKEN).scalar_one()
-        return token
+        return Began(*tx.execute(_BEGAN).one())
+
+    def now_ms(self, tx: Connection) -> int:
+        """When the transaction began, by the server's clock."""
+        now_ms: int = tx.execute(_NOW).scalar_one()
+        return now_ms
+
+    def clocks_differ_ms(self, now_ms: int) -> int:
+        """The server's clock against the host's."""
+        return now_ms - time.time_ns() // 1_000_000
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
         """The connection broke, the backend was told to go before it answered, or the driver itself failed."""
@@ -106,6 +135,28 @@ class PostgresDatabase(Database):
         if encoding == "UTF8":
             return None
         return f"the database is encoded in {encoding}, not in UTF8: make one with ENCODING 'UTF8' TEMPLATE template0"
+
+    def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
+        """By Postgres' own functions, as the role that is connected."""
+        return lacking(connection, needed)
+
+    def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
+        """By the catalogue: its rows are estimates of the last ANALYZE or VACUUM, none before the first."""
+        found = {
+            name: TableSize(max(0, int(rows)), size) for name, rows, size in tx.execute(_SIZES, {"tables": [*tables]})
+        }
+        return Sizes(sum(table.bytes for table in found.values()), found)
+
+    def pooler_warnings(self, connection: Connection) -> list[str]:
+        """Loads are no transactions, so that nothing can be set for them alone."""
+        if not is_pooled(connection) or connection.execute(_LOCK_TIMEOUT).scalar_one() != "0":
+            return []
+        problem = "lock_timeout = 0: through a pooler loads wait without limit for a table that somebody changes"
+        return [f"{problem}; ALTER ROLE ... SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s' and reconnect it"]
+
+    def connection_warnings(self, connection: Connection) -> list[str]:
+        """What a pooler may open to Postgres is the pooler's to say."""
+        return [] if is_pooled(connection) else connection_warnings(connection, self.writers, self.readers)
 
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
         """A setting of the transaction."""
@@ -140,10 +191,16 @@ class PostgresDatabase(Database):
         self.limit_lock_wait(connection, MIGRATION_LOCK_SECONDS)
 
 
-_TOKEN = sa.text(
+_NOW = sa.text("SELECT floor(extract(epoch FROM now()) * 1000)::bigint")
+_BEGAN = sa.text(
     "SELECT pg_current_xact_id()::text || '/' || extract(epoch FROM pg_postmaster_start_time())::text"
-    " || '/' || extract(epoch FROM now())::text"
+    " || '/' || extract(epoch FROM now())::text, floor(extract(epoch FROM now()) * 1000)::bigint"
 )
+_SIZES = sa.text(
+    "SELECT relname, reltuples, pg_total_relation_size(oid) FROM pg_class "
+    "WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace AND relname = ANY(:tables)"
+)
+_LOCK_TIMEOUT = sa.text("SELECT current_setting('lock_timeout')")
 # A standby that is not promoted yet has not replayed all that it holds. One that was has ids of its own, and another
 # start. When a process crashes, Postgres begins anew under the old start time, but resets its statistics.
 _STATUS = sa.text(
@@ -186,6 +243,7 @@ _FAULTS = {
     "25P03": Fault.UNAVAILABLE,  # idle_in_transaction_session_timeout, of a server that stood still
     "25P04": Fault.UNAVAILABLE,  # transaction_timeout
     "25006": Fault.READ_ONLY,  # read_only_sql_transaction: a standby, or default_transaction_read_only
+    "42501": Fault.FORBIDDEN,  # insufficient_privilege: a right that is missing, or a policy of row-level security
     "23502": Fault.CORRUPT,  # not_null_violation: of a row that is changed, no insert lacks a value
     "23505": Fault.CORRUPT,  # unique_violation: every insert says what to do on a conflict, so an index missed one
 }
@@ -201,4 +259,6 @@ _FAULT_CLASSES = {
 
 
 def _is_operational(error: DBAPIError) -> bool:
-    return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)) or error.connection_invalidated
+    # InternalError: the last words of a process that was told to go came before, or instead of, the answer.
+    connections = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
+    return isinstance(error, connections) or error.connection_invalidated

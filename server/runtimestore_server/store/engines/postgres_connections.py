@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from runtimestore_server.store.engines.postgres_limits import OVERFLOW
 from runtimestore_server.store.timeouts import (
     CONNECT_TIMEOUT_SECONDS,
     LOCK_TIMEOUT_SECONDS,
@@ -18,19 +19,32 @@ from runtimestore_server.store.timeouts import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import URL, Engine
+    from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+_SESSION = {
+    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
+    "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+    # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
+    "client_min_messages": "warning",
+}
+
+_POOLED = "runtimestore is behind a pooler"
 
 
 class CommitInDoubt(Exception):
     """Postgres answered COMMIT with a warning: it was committed here, but the wait for a standby was cut short."""
 
 
-def connect_lazily(url: URL, *, pool_size: int) -> Engine:
-    """An engine with a pool of its own, which connects when a connection is asked for."""
+def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -> Engine:
+    """An engine with a pool of its own, which connects when a connection is asked for.
+
+    `prepare_threshold` is how often a statement is run before it is prepared; None says that there is a pooler.
+    """
     engine = sa.create_engine(
         url,
         pool_size=pool_size,
-        max_overflow=1,
+        max_overflow=OVERFLOW,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         hide_parameters=True,  # the text of an error must not quote documents and secrets
         connect_args={
@@ -38,6 +52,7 @@ def connect_lazily(url: URL, *, pool_size: int) -> Engine:
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "client_encoding": "utf8",  # whatever the database is in: SQL_ASCII would come as bytes
             "cursor_factory": _binary_cursor(),
+            "prepare_threshold": None,  # until it is known that there is no pooler between
             # A host that vanished is noticed within half a minute, not in two hours.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
@@ -45,9 +60,22 @@ def connect_lazily(url: URL, *, pool_size: int) -> Engine:
             "tcp_user_timeout": TCP_TIMEOUT_SECONDS * 1000,
         },
     )
-    event.listen(engine, "connect", _configure)
+    event.listen(engine, "connect", _configured(prepare_threshold))
+    event.listen(engine, "handle_error", _disconnect_the_confused)
     _doubt_warnings(engine.dialect)
     return engine
+
+
+def _disconnect_the_confused(context: ExceptionContext) -> None:
+    """Close a connection on which the driver has met more answers than questions, as psycopg alone would not.
+
+    A pooler may hand out a connection whose process has just been told to go: its last words come before the answer.
+    """
+    import psycopg
+
+    error = context.original_exception
+    if isinstance(error, psycopg.InternalError) and error.sqlstate is None:
+        context.is_disconnect = True
 
 
 def _doubt_warnings(dialect: sa.Dialect) -> None:
@@ -76,16 +104,50 @@ def _doubt_warnings(dialect: sa.Dialect) -> None:
     dialect.do_commit = do_commit  # type: ignore[assignment, method-assign]  # the one place where COMMIT is sent
 
 
-def _configure(connection: Any, record: object) -> None:
-    del record
-    from psycopg.types.array import ListBinaryDumper
+def _configured(prepare_threshold: int | None) -> Callable[[Any, ConnectionPoolEntry], None]:
+    def configure(connection: Any, record: ConnectionPoolEntry) -> None:
+        if prepare_threshold is not None and _is_a_session(connection):
+            connection.prepare_threshold = prepare_threshold
+        else:
+            record.info[_POOLED] = True
+        _adapt(connection)
 
+    return configure
+
+
+def _is_a_session(connection: Any) -> bool:
+    """Whether the server's process is ours alone; if so, set it up.
+
+    A pooler that gives each transaction whatever connection is free makes keys of its own, by which its clients cancel:
+    the process that such a key names is not the one that answers. On one that is shared, what is set for the session
+    would be set for others and missing for us, and a prepared statement would be another's of the same name.
+    """
     connection.autocommit = True
-    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
-    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
-    # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
-    connection.execute("SET client_min_messages = warning")
+    set_up = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
+    statement = f"SELECT CASE WHEN pg_backend_pid() = {connection.info.backend_pid} THEN concat({set_up}) END"
+    (found,) = connection.execute(statement).fetchone()
     connection.autocommit = False
+    return found is not None
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler may put each transaction of this connection on another one to the server."""
+    return bool(connection.info.get(_POOLED))
+
+
+def set_up_transactions(engine: Engine) -> None:
+    """Set up each transaction that goes through a pooler as else the session is: one more round trip."""
+    set_up = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SESSION.items())
+
+    def begun(connection: Connection) -> None:
+        if is_pooled(connection):
+            connection.exec_driver_sql(f"SELECT {set_up}")
+
+    event.listen(engine, "begin", begun)
+
+
+def _adapt(connection: Any) -> None:
+    from psycopg.types.array import ListBinaryDumper
 
     # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
     connection.adapters.register_dumper(list, ListBinaryDumper)

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import sqlite3
-import time
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, MultipleResultsFound
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
-from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row
-from runtimestore_server.store.engines.file_identity import FileIdentity, FileReplaced
+from runtimestore_server.store.engines.commit_lock import CommitLock
+from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row, Sizes
+from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_full, read_only_problem
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
-from runtimestore_server.store.tables import store_identity
+from runtimestore_server.store.engines.sqlite_connections import (
+    begin_immediate,
+    configure,
+    configure_writer,
+    create_private,
+)
+from runtimestore_server.store.engines.sqlite_driver import IOERR_WRITE, VERSION, has_reset_defect, open_blob, sqlite3
+from runtimestore_server.store.engines.sqlite_faults import fault_of
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.sql.expression import FromClause
@@ -45,24 +49,35 @@ class SqliteDatabase(Database):
     def __init__(self, url: URL, *, reader_threads: int) -> None:
         url = url.set(drivername="sqlite+pysqlite")
         self._file = url.database or ""
-        _create_private(self._file)
-        # Two connections: the committer's, and one for maintenance beside it.
-        self.writers = self._engine(url, pool_size=2)
-        event.listen(self.writers, "begin", _begin_immediate)
+        create_private(self._file)
+        # One connection commits and makes checkpoints: SQLite up to 3.51.2 may lose commits where two do.
+        self.writers = self._engine(url, pool_size=1)
+        file = os.path.realpath(self._file)  # as SQLite itself names what lies beside a file
+        self._lock = CommitLock(file)
+        self._checkpoints = Checkpoints(Path(f"{file}-wal"), self._lock)
+        event.listen(self.writers, "connect", configure_writer)
+        event.listen(self.writers, "begin", self._begin)
+        event.listen(self.writers, "checkin", self._end)
+        event.listen(self.writers, "close", self._closed)
         self._reopen_when_read_only(self.writers)
         # One more than the threads for loads: the health check.
         self.readers = self._engine(url, pool_size=reader_threads + 1)
         self._identity = FileIdentity(self._file)
         self._identity.watch(self.writers)
         self._identity.watch(self.readers)
-        self._checkpoints = Checkpoints()
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return Path(self._file).absolute()
 
     @staticmethod
     def _engine(
-        url: URL, *, pool_size: int, configure: Callable[[sqlite3.Connection, object], None] | None = None
+        url: URL, *, pool_size: int, prepare: Callable[[sqlite3.Connection, object], None] = configure
     ) -> Engine:
         engine = sa.create_engine(
             url,
+            module=sqlite3,
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=0,
@@ -70,7 +85,7 @@ class SqliteDatabase(Database):
             hide_parameters=True,  # the text of an error must not quote documents and secrets
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},
         )
-        event.listen(engine, "connect", configure or _configure)
+        event.listen(engine, "connect", prepare)
         return engine
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
@@ -103,20 +118,8 @@ class SqliteDatabase(Database):
         return len(rows)
 
     def classify(self, error: Exception) -> Fault:
-        """By SQLite's primary result code."""
-        if isinstance(error, PoolTimeoutError):
-            return Fault.UNAVAILABLE
-        if isinstance(error, MultipleResultsFound):
-            return Fault.CORRUPT  # of a primary key
-        if isinstance(error, FileReplaced):
-            return Fault.REPLACED
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        code = getattr(cause, "sqlite_errorcode", None)
-        if not isinstance(cause, sqlite3.Error) or code is None:
-            return Fault.OTHER
-        if is_full(code, self._file):
-            return Fault.FULL
-        return _FAULTS.get(code & 0xFF, Fault.OTHER)
+        """By its class, and by SQLite's primary result code."""
+        return fault_of(error, self._file)
 
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
         """SQLite keeps values of any type, and text that is no UTF-8 would end the statement."""
@@ -126,7 +129,7 @@ class SqliteDatabase(Database):
         """A failed write or sync of the log: the commit record may yet be found there after a crash."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
-        if code == sqlite3.SQLITE_IOERR_WRITE and is_full(code, self._file):
+        if code == IOERR_WRITE and is_full(code, self._file):
             return False  # as little as of SQLITE_FULL: the record, which comes last, was not written whole
         return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
 
@@ -171,110 +174,66 @@ class SqliteDatabase(Database):
         driver: Any = connection.connection.driver_connection
         self._checkpoints.after_commit(driver, writes * WRITE_BYTES + carried_bytes)
 
+    @property
+    def untidy(self) -> bool:
+        """Whether the log is longer than it should be: a reader, or another server's commit, stood in the way."""
+        return self._checkpoints.owed
+
+    def tidy(self) -> None:
+        """Bring the log into the file, and cut it."""
+        with self.writers.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            self._checkpoints.make(driver)
+
+    @property
+    def log_bytes(self) -> int | None:
+        """The size of `-wal`."""
+        return self._checkpoints.log_bytes()
+
+    @property
+    def checkpoint_counts(self) -> Mapping[str, int]:
+        """Those of the one writer."""
+        return self._checkpoints.counts
+
+    def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
+        """The pages of the file: what a table holds would take a look at all of it."""
+        del tables
+        pages, page_bytes = (tx.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size"))
+        return Sizes(pages * page_bytes, {})
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """SQLite's."""
+        return {"sqlite": VERSION}
+
+    def defects(self) -> list[str]:
+        """The one that may lose commits."""
+        if not has_reset_defect():
+            return []
+        defect = (
+            f"SQLite {VERSION} may lose commits where another program makes a checkpoint of this file while it is "
+            "served; RuntimeStore's own servers keep out of each other's way. 3.51.3 has it mended: pysqlite3 brings it"
+        )
+        return [defect]
+
     def migration_lock(self, connection: Connection) -> None:
         """Nothing to do: BEGIN IMMEDIATE is the lock."""
 
-
-class MemoryDatabase(SqliteDatabase):
-    """An SQLite database in memory behind one connection, which readers and the writer take in turns."""
-
-    name = "memory"
-    ephemeral = True
-
-    def __init__(self) -> None:
-        self._file = ""
-        self._identity = FileIdentity(self._file)
-        self.writers = self._engine(make_url("sqlite+pysqlite:///:memory:"), pool_size=1)
-        event.listen(self.writers, "begin", _begin_immediate)
-        self.readers = self.writers
-
-    def check_identity(self) -> None:
-        """Nothing: there is no file."""
-
-    def problem_of_writes(self) -> str | None:
-        """None: there is no file."""
-        return None
-
-    def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
-        """Nothing: there is no log."""
-
-    def discard(self, connection: Connection) -> None:
-        """End its transaction and no more: the one connection is the store."""
-        connection.connection.rollback()
-
-
-_FAULTS = {
-    sqlite3.SQLITE_BUSY: Fault.TRANSIENT,
-    sqlite3.SQLITE_LOCKED: Fault.TRANSIENT,
-    sqlite3.SQLITE_FULL: Fault.FULL,
-    sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
-    sqlite3.SQLITE_CANTOPEN: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_IOERR: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_PERM: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_PROTOCOL: Fault.UNAVAILABLE,
-    sqlite3.SQLITE_CORRUPT: Fault.CORRUPT,
-    sqlite3.SQLITE_NOTADB: Fault.CORRUPT,
-}
-
-
-def _create_private(file: str) -> None:
-    """Make a new file readable by its owner only, since OAuth secrets will be in it; one that exists stays as it is."""
-    with contextlib.suppress(OSError):  # whatever is wrong with the path, SQLite says it better
-        file = os.path.realpath(file)  # O_EXCL takes a link for a file, also one that leads to none
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def _configure(connection: sqlite3.Connection, record: object) -> None:
-    configure_reader(connection, record)
-    cursor = connection.cursor()
-    _use_write_ahead_log(cursor)  # readers do not wait for the writer
-    cursor.execute("PRAGMA synchronous = FULL")  # WAL's default loses acknowledged commits when power fails
-    cursor.execute("PRAGMA wal_autocheckpoint = 0")  # it would not tell that it failed: see checkpoints.py
-    cursor.close()
-
-
-def configure_reader(connection: sqlite3.Connection, record: object) -> None:
-    """Prepare a connection, whatever it is for; changes nothing in the file."""
-    del record
-    connection.isolation_level = None  # Python's own BEGINs come too late for BEGIN IMMEDIATE and never for DDL
-    connection.text_factory = _text
-    # Postgres has this function by itself.
-    connection.create_function("sha256", 1, _sha256, deterministic=True)
-    connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
-
-
-def _text(stored: bytes) -> str:
-    """Text as it is stored, whatever it is: a damaged row must be found by who reads it, not break the cursor."""
-    return stored.decode("utf-8", "surrogateescape")
-
-
-def _sha256(value: object) -> bytes | None:
-    return hashlib.sha256(value).digest() if isinstance(value, bytes) else None
-
-
-def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
-    """Switch a new file to WAL. When several connections try at once, SQLite says BUSY without waiting: so we wait."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+    def _begin(self, connection: Connection) -> None:
+        """Take SQLite's write lock, then keep the checkpoints of other servers out."""
+        begin_immediate(connection)
         try:
-            if _is_foreign(cursor):
-                return
-            cursor.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+            self._lock.share(within_seconds=BUSY_TIMEOUT_SECONDS)
+        except BaseException:
+            connection.connection.rollback()
+            raise
 
+    def _end(self, *_: object) -> None:
+        """Let others make checkpoints; called once the connection is out of use, whatever became of it."""
+        self._lock.release()
 
-def _is_foreign(cursor: sqlite3.Cursor) -> bool:
-    """Whether the file is another program's: it is refused a moment later, and must stay as it is."""
-    names = [row[0] for row in cursor.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    return bool(names) and store_identity.name not in names
-
-
-def _begin_immediate(connection: Connection) -> None:
-    # A deferred transaction that reads, then writes, fails at once when another one wrote between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    def _closed(self, *_: object) -> None:
+        self._lock.close()
 
 
 # The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,
@@ -302,7 +261,7 @@ def _upsert_in_pieces(tx: Connection, table: sa.Table, row: Row) -> None:
     )
     rowid: int = tx.execute(replacing(room, table).returning(sa.literal_column("rowid"))).scalar_one()
     driver: Any = tx.connection.driver_connection
-    with driver.blobopen(table.name, column.name, rowid) as blob, memoryview(body) as view:
+    with open_blob(driver, table.name, column.name, rowid) as blob, memoryview(body) as view:
         for start in range(0, len(view), PIECE_BYTES):
             blob.write(view[start : start + PIECE_BYTES])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -12,9 +11,12 @@ from urllib.parse import quote
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
+from runtimestore_server.store.engines.commit_lock import SUFFIX
 from runtimestore_server.store.engines.database import ChangedMeanwhile
 from runtimestore_server.store.engines.file_identity import FileIdentity
-from runtimestore_server.store.engines.sqlite import SqliteDatabase, configure_reader
+from runtimestore_server.store.engines.sqlite import SqliteDatabase
+from runtimestore_server.store.engines.sqlite_connections import configure_reader
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +45,7 @@ class SqliteFileToRead(SqliteDatabase):
         self.readers = self._engine(
             url.set(database=f"file:{quote(str(self._path))}", query={**options, "uri": "true"}),
             pool_size=1,
-            configure=configure_reader,
+            prepare=configure_reader,
         )
         event.listen(self.readers, "connect", _refuse_writes)
         self.writers = self.readers
@@ -110,7 +112,7 @@ def _options(file: Path) -> dict[str, str]:
 def belongs_to_a_database(file: Path) -> bool:
     """Whether a file is an SQLite database, or has the name of what belongs to one, such as its log."""
     name = str(file)
-    named = (name.removesuffix(suffix) for suffix in ("-wal", "-shm", "-journal"))
+    named = (name.removesuffix(suffix) for suffix in ("-wal", "-shm", "-journal", SUFFIX))
     with contextlib.suppress(OSError):
         return any(_header(Path(of)).startswith(_MAGIC) for of in (name, *named))
     return False

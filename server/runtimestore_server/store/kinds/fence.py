@@ -1,4 +1,4 @@
-"""Acquisitions: who acquires a runtime gets a fence greater than all before it."""
+"""Gives whoever acquires a runtime a fence greater than all before it."""
 
 from __future__ import annotations
 

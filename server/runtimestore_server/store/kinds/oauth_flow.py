@@ -1,4 +1,4 @@
-"""The OAuth flow snapshot of a realm: one row, replaced or compared and swapped. The bytes hold secrets."""
+"""Replaces, or compares and swaps, the OAuth flow snapshot of a realm: one row, whose bytes hold secrets."""
 
 from __future__ import annotations
 

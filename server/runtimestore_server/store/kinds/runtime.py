@@ -1,4 +1,4 @@
-"""Writes to runtimes: what decides about one, and the rows that it leaves."""
+"""Decides about writes to runtimes, and puts what they carry into the tables."""
 
 from __future__ import annotations
 

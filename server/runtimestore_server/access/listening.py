@@ -1,0 +1,53 @@
+"""Whether a server may listen where it is told to: closed by default on whatever a network reaches."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from runtimestore_server.access.authorization import Authorization
+from runtimestore_server.access.rules import AccessFile, Unusable
+from runtimestore_server.access.tls import Certificates
+
+if TYPE_CHECKING:
+    from runtimestore_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+def is_local(listen: str) -> bool:
+    """Whether an address is reached from this machine only: loopback, or a Unix socket."""
+    if listen.startswith("unix:"):
+        return True
+    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def protection(settings: Settings) -> tuple[Certificates | None, Authorization | None]:
+    """What a server with these settings is protected by.
+
+    Raises:
+        Unusable: a file cannot be used, settings miss each other, or the server would be open to a network.
+    """
+    cert, key = settings.tls_cert, settings.tls_key
+    if (cert is None) != (key is None):
+        raise Unusable("--tls-cert and --tls-key belong together: give both, or neither")
+    if settings.tls_client_ca is not None and cert is None:
+        raise Unusable("--tls-client-ca asks clients for certificates over TLS: give --tls-cert and --tls-key too")
+    if not is_local(settings.listen) and (cert is None or settings.access_file is None):
+        if not settings.insecure:
+            raise Unusable(
+                f"will not serve on {settings.listen}, which a network may reach: whoever reached it could read and "
+                "write everything. Give --tls-cert, --tls-key and --access-file; or --listen on 127.0.0.1, [::1] or "
+                "unix:PATH; or say --insecure, where something else keeps strangers out"
+            )
+        missing = "TLS" if settings.access_file else "an access file" if cert else "TLS and an access file"
+        _log.warning("insecure: serving on a network without what keeps strangers out", without=missing)
+    certificates = None if cert is None or key is None else Certificates(cert, key, settings.tls_client_ca)
+    file = settings.access_file
+    return certificates, None if file is None else Authorization(AccessFile(file))

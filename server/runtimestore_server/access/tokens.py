@@ -1,0 +1,49 @@
+"""Bearer tokens: how one is made, how it is found in a call, and what is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PREFIX = "rst_"
+"""How every token begins, so that scanners of repositories and logs know one when they see it."""
+
+RANDOM_BYTES = 32
+
+_TOKEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")  # 32 bytes in base64 without padding
+
+
+class MalformedToken(Exception):
+    """What was sent as `authorization` is no token; the message has nothing of it."""
+
+
+def new_token() -> str:
+    """A new token of 256 random bits."""
+    return PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+
+
+def digest_of(token: str) -> bytes:
+    """The SHA-256 of a token: all that is kept of it. 256 random bits cannot be guessed; nothing slower is needed."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def sent_token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """The token in the metadata of a call, None if there is no `authorization`.
+
+    Raises:
+        MalformedToken: there is one that is no `Bearer rst_…`, or there are several.
+    """
+    found = None
+    for key, value in metadata:
+        if key != "authorization":
+            continue
+        scheme, _, token = value.partition(" ") if isinstance(value, str) else ("", "", "")
+        if found is not None or scheme.lower() != "bearer" or _TOKEN.fullmatch(token) is None:
+            raise MalformedToken
+        found = token
+    return found

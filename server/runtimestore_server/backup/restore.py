@@ -1,0 +1,123 @@
+"""Restore a store from a backup, onto either engine, all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from runtimestore_server.backup import manifest as manifests
+from runtimestore_server.backup.stage import migrate_file
+from runtimestore_server.store import schema
+from runtimestore_server.store.engines import open_to_read, parse_url, store_file, whole_store, whole_store_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtimestore_server.backup.manifest import Manifest, TableDigest
+    from runtimestore_server.store.engines.database import Progress
+    from runtimestore_server.store.engines.whole_store import Rows, WholeStore
+
+
+class CannotRestore(Exception):
+    """The store is as it was; the message says why and what to do."""
+
+
+class Restored(NamedTuple):
+    """A store that was restored."""
+
+    manifest: Manifest
+    """Of the backup."""
+    schema_revision: str
+    """The revision that the store is at now; the backup's may be older."""
+    tables: dict[str, TableDigest]
+    """What the store holds now, found by reading it."""
+    kept: str | None
+    """Where the file is that was there before, if there was one."""
+
+
+def restore(file: Path, database_url: str, progress: Progress, *, replace: bool = False) -> Restored:
+    """Make the database what the backup in `file` is; with `replace` also where a store is already.
+
+    The backup is checked before anything is touched, brought to this version's schema in a copy, and what is about to
+    take effect is read back and compared.
+
+    Raises:
+        CannotRestore: the backup is none, cut off, altered or of a newer schema, a store is there, or a server uses it.
+        ValueError: the URL is none.
+    """
+    if database_url == "memory:":
+        raise CannotRestore("memory: forgets everything when its server stops; restore into a file or Postgres")
+    try:
+        if not file.is_file():
+            # Not repeated: it may be a URL with a password that was meant for a flag.
+            raise CannotRestore(f"FILE {'is no file' if file.exists() else 'is not there'}; see --help")
+        manifest = manifests.read(file, progress)
+    except manifests.NotABackup as error:
+        raise CannotRestore(f"{file}: {error}") from None
+    except OSError as error:
+        raise CannotRestore(f"FILE: {error.strerror}") from None
+    if manifest.schema_revision not in schema.REVISIONS:
+        raise CannotRestore(
+            f"{file}: is of schema revision {manifest.schema_revision}, which this version does not know (it knows "
+            f"{schema.REVISIONS[-1]}): version {manifest.version} wrote it, restore it with that or a newer one"
+        )
+    try:
+        with _target(database_url) as target:
+            if target.occupied() and not replace:
+                raise CannotRestore(
+                    "a store or something else is there already; name another --database-url, or say --replace"
+                )
+            return _put(file, manifest, target, _folder(database_url), progress)
+    except whole_store.InUse as error:
+        raise CannotRestore(str(error)) from None
+    except schema.SchemaNotCurrent as error:
+        raise CannotRestore(str(error)) from None
+    except OSError as error:
+        raise CannotRestore(f"{error.filename or 'the database'}: {error.strerror}") from None
+
+
+def _put(file: Path, manifest: Manifest, target: WholeStore, folder: Path | None, progress: Progress) -> Restored:
+    found: dict[str, TableDigest] = {}
+    with tempfile.TemporaryDirectory(prefix="runtimestore-restore-", dir=folder) as private:
+        stage = Path(private) / "store.db"
+        whole_store.make_private(stage)
+        progress.begin("copying", 0)
+        shutil.copyfile(file, stage)
+        with contextlib.closing(store_file.open_file(stage, options="mode=rw")) as opened:
+            opened.execute(f'DROP TABLE "{store_file.BACKUP_TABLE}"')
+        migrate_file(stage)
+        whole_store.sync(stage)
+        with contextlib.closing(store_file.open_file(stage)) as opened:
+            shapes = store_file.shapes(opened)
+            expected = manifests.digests(opened, progress, "adding up")
+
+        def see(rows: Rows) -> None:
+            progress.begin("comparing", len(shapes))
+            for done, shape in enumerate(shapes, 1):
+                found[shape.name] = manifests.digest(rows(shape))
+                progress.advance(done)
+            if found != expected:
+                different = sorted(name for name in expected if expected[name] != found.get(name))
+                raise CannotRestore(f"the database did not take the backup as it is: {', '.join(different)} differ")
+
+        progress.begin("restoring", 0)
+        kept = target.replace_by(stage, see)
+    return Restored(manifest, schema.HEAD, found, kept)
+
+
+@contextlib.contextmanager
+def _target(database_url: str) -> Iterator[WholeStore]:
+    database = open_to_read(database_url)
+    try:
+        yield whole_store_of(database, schema.migrate)
+    finally:
+        database.dispose()
+
+
+def _folder(database_url: str) -> Path | None:
+    """Where the copy is made that becomes the store: in the same file system, or wherever temporary files go."""
+    parsed = parse_url(database_url)
+    return Path(str(parsed.database)).absolute().parent if parsed.get_backend_name() == "sqlite" else None

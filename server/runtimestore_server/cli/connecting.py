@@ -1,0 +1,138 @@
+"""Flags of every command that calls a server: where it is, by what it is known, and what is shown to it.
+
+What is not given as a flag is taken from the environment, and then from the table `[client]` of the file of settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runtimestore_server.cli.refusals import MISUSED, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+_FILES = {
+    "tls_ca": "The CA that signed the server's certificate, in PEM: speak TLS, and trust no other.",
+    "tls_certificate": "The certificate to show to a server that asks for one, in PEM.",
+    "tls_key": "The key of that certificate, in PEM.",
+    "token_file": (
+        "A file that holds the token to show, and nothing else. There is no flag for a token itself: others see the "
+        "command lines of this machine."
+    ),
+}
+_KEYS = (*_FILES, "tls_server_name", "token")
+
+_PREFIX = "RUNTIMESTORE_CLIENT_"
+
+
+@dataclass(frozen=True)
+class Connecting:
+    """How a command reaches a server; what it shows is not in its `repr`."""
+
+    _given: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {sorted(self._given)}>"
+
+    def channel(self, address: str) -> grpc.Channel:
+        """A channel to a server.
+
+        Raises:
+            Refused: a file cannot be read.
+        """
+        import grpc
+
+        from runtimestore import Tls
+
+        # http_proxy is meant for what the machine calls outside; a command asks this one server, and whoever it asks
+        # through would answer for it.
+        options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
+        given = self._given
+        if not any(name.startswith("tls_") for name in given):
+            return grpc.insecure_channel(address, options)
+        try:
+            tls = Tls(
+                ca=given.get("tls_ca"),
+                certificate=given.get("tls_certificate"),
+                key=given.get("tls_key"),
+                server_name=given.get("tls_server_name"),
+            )
+            return grpc.secure_channel(address, tls.credentials(), options + tls.options())
+        except OSError as error:
+            raise Refused(f"{error.filename}: {error.strerror}; see --tls-ca", code=MISUSED) from None
+        except ValueError as error:
+            raise Refused(f"--tls-certificate, --tls-key: {error}", code=MISUSED) from None
+
+    def metadata(self, address: str) -> tuple[tuple[str, str], ...]:
+        """What each call carries: the token, if there is one.
+
+        Raises:
+            Refused: the file cannot be read, or there is no token that could be sent.
+        """
+        from runtimestore._credentials import BearerToken
+
+        token = self._given.get("token")
+        try:
+            if (file := self._given.get("token_file")) is not None:
+                token = Path(file).read_text(encoding="utf-8").strip()
+            protected = any(name.startswith("tls_") for name in self._given)
+            return BearerToken(token, target=address, protected=protected).metadata()
+        except OSError as error:
+            raise Refused(f"--token-file: {error.strerror}", code=MISUSED) from None
+        except UnicodeDecodeError:
+            raise Refused("--token-file: it is no UTF-8", code=MISUSED) from None
+        except ValueError as error:
+            raise Refused(f"--token-file: {error}", code=MISUSED) from None
+
+
+def connects(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the flags; it is called with `connecting`. Its own flag `config` names the file."""
+
+    @functools.wraps(command)
+    def with_connecting(**values: Any) -> int:
+        flags = {name: values.pop(name) for name in (*_FILES, "tls_server_name")}
+        found = _of_file(values.get("config")) | _of_environment() | {k: v for k, v in flags.items() if v is not None}
+        return command(connecting=Connecting(found), **values)
+
+    flagged: Callable[..., int] = click.option(
+        "--tls-server-name", metavar="NAME", help="The name in the server's certificate, where the address has another."
+    )(with_connecting)
+    for name, told in reversed(_FILES.items()):
+        flagged = click.option(f"--{name.replace('_', '-')}", type=click.Path(), metavar="FILE", help=told)(flagged)
+    return flagged
+
+
+def _of_environment() -> dict[str, str]:
+    return {name: value for name in _KEYS if (value := os.environ.get(f"{_PREFIX}{name.upper()}"))}
+
+
+def _of_file(config: str | None) -> dict[str, str]:
+    """The table `[client]` of the file of settings; whether that file is one, is told by those who read all of it.
+
+    Raises:
+        Refused: the table holds what nobody knows.
+    """
+    path = config or os.environ.get("RUNTIMESTORE_CONFIG")
+    if not path:
+        return {}
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("client", {})
+    except (OSError, ValueError):
+        return {}
+    if (
+        not isinstance(found, dict)
+        or not found.keys() <= set(_KEYS)
+        or not all(isinstance(v, str) for v in found.values())
+    ):
+        raise Refused(f"--config {path}: [client] may hold {', '.join(_KEYS)}, each a text", code=MISUSED)
+    return found

@@ -1,0 +1,133 @@
+"""The lock beside an SQLite file that keeps checkpoints and commits of all its servers apart.
+
+SQLite up to 3.51.2 loses acknowledged commits when one connection commits and begins the log anew while another one
+makes a checkpoint. So commits share this lock and a checkpoint has it alone, whatever SQLite each server uses. See
+docs/decisions/0041.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+SUFFIX = "-lock"
+
+_FIRST_PAUSE_SECONDS = 0.0005
+_LONGEST_PAUSE_SECONDS = 0.01
+
+
+class CheckpointUnderWay(Exception):
+    """Another server on the file has been making a checkpoint for longer than is waited for."""
+
+
+class NoLock(Exception):
+    """The lock's file cannot be opened or made, or not be locked; `number` is the system's own."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.number = error.errno or 0
+
+
+class CommitLock:
+    """The lock of one server, on a file of its own: to close a handle on SQLite's own files would drop SQLite's locks.
+
+    Take it once SQLite's write lock is held: who waits for that holds nothing, and keeps nobody from a checkpoint.
+    """
+
+    def __init__(self, database_file: str) -> None:
+        self._database_file = database_file
+        self._handle: int | None = None
+        self._held = False
+        self._mutex = threading.Lock()  # `close` comes from any thread
+
+    def share(self, *, within_seconds: float) -> None:
+        """Keep every checkpoint out until `release`.
+
+        Raises:
+            CheckpointUnderWay: one that had begun did not end in time.
+            NoLock: there is no lock to be had.
+        """
+        deadline = time.monotonic() + within_seconds
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while not self._take(fcntl.LOCK_SH):
+            if time.monotonic() > deadline:
+                raise CheckpointUnderWay
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    def alone(self) -> bool:
+        """Keep every commit and checkpoint of others out until `release`, if none is under way.
+
+        A share that is held is given up for it, whatever comes of it.
+
+        Raises:
+            NoLock: there is no lock to be had.
+        """
+        return self._take(fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Give up what is held."""
+        with self._mutex:
+            if self._handle is not None and self._held:
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
+            self._held = False
+
+    def close(self) -> None:
+        """Give up what is held, close the file, and remove it if nobody holds it.
+
+        Who has opened it and not locked it yet sees that it is removed, and makes a new one.
+        """
+        with self._mutex, contextlib.suppress(OSError):
+            if self._handle is not None:
+                try:
+                    fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path = Path(self._database_file + SUFFIX)
+                    if path.stat().st_ino == os.fstat(self._handle).st_ino:
+                        path.unlink()
+                finally:
+                    self._close()
+
+    def _take(self, kind: int) -> bool:
+        with self._mutex:
+            try:
+                while True:
+                    if self._handle is None:
+                        self._handle = self._opened()
+                    fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
+                    if os.fstat(self._handle).st_nlink:
+                        self._held = True
+                        return True
+                    self._close()  # somebody removed it: who comes next would lock another file
+            except BlockingIOError:
+                self._held = False  # flock ends a share before it tries to have the file alone
+                return False
+            except OSError as error:
+                raise NoLock(error) from error
+
+    def _opened(self) -> int:
+        """The file, made as SQLite makes what lies beside its own: with the owner and the rights of that."""
+        path = self._database_file + SUFFIX
+        while True:
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                pass
+            try:
+                made = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                continue
+            database = Path(self._database_file).stat()
+            os.fchmod(made, database.st_mode & 0o666)
+            if os.geteuid() == 0:
+                os.fchown(made, database.st_uid, database.st_gid)
+            return made
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+        self._handle = None
+        self._held = False

@@ -1,0 +1,44 @@
+"""The SQLite that opens the store's files: pysqlite3 brings a current one; else it is the standard library's.
+
+Every module that opens a store's file takes `sqlite3` from here. Two copies of SQLite in one process would drop each
+other's locks: POSIX ends all locks of a process on a file as soon as it closes any handle on it. See
+docs/decisions/0040.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    try:
+        from pysqlite3 import dbapi2 as sqlite3
+    except ImportError:  # no wheel for this platform: see pyproject.toml
+        import sqlite3
+
+__all__ = ["IOERR_FSYNC", "IOERR_SHMSIZE", "IOERR_WRITE", "VERSION", "has_reset_defect", "open_blob", "sqlite3"]
+
+# SQLite's extended result codes, of which pysqlite3 has no names: sqlite.org/rescode.html.
+IOERR_WRITE = 778
+IOERR_FSYNC = 1034
+IOERR_SHMSIZE = 4874
+
+VERSION = sqlite3.sqlite_version
+"""Of SQLite itself, such as `3.53.4`."""
+
+_MENDED = (3, 51, 3)
+_MENDED_BEFORE = ((3, 44, 6), (3, 50, 7))
+"""Older lines that the correction was brought to: sqlite.org/wal.html, "The WAL-Reset Bug"."""
+
+
+def has_reset_defect(version: str = VERSION) -> bool:
+    """Whether this SQLite may lose commits where one connection makes a checkpoint while another one commits."""
+    parts = tuple(int(part) for part in version.split("."))
+    return parts < _MENDED and not any(parts[:2] == line[:2] and parts >= line for line in _MENDED_BEFORE)
+
+
+def open_blob(driver: Any, table: str, column: str, rowid: int) -> Any:
+    """A value opened for reading and writing in pieces."""
+    opens = driver.open_blob if hasattr(driver, "open_blob") else driver.blobopen  # pysqlite3's name, and Python's
+    return opens(table, column, rowid)

@@ -1,0 +1,123 @@
+"""What a store does for itself between the writes: sweeps that delete, a bounded slice at a time.
+
+A slice is a transaction of its own that holds a commit thread for some ten milliseconds; what it wrote counts towards
+the next checkpoint as writes do. While writes come, slices take a quarter of the thread's time at most.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from runtimestore_server.store.engines import Fault, error_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
+
+    Sweep = Callable[[Connection, int], int]
+    """Deletes no more rows than it is told, within `tx`; how many it did. Half as many or more: more may be left."""
+
+_log = structlog.get_logger(__name__)
+
+ROUND_SECONDS = 60.0
+"""How long a sweep rests that found little, or that failed."""
+
+SLICE_SECONDS = 0.005
+"""How long the statements of a slice are to take: the number of its rows follows from it. Its COMMIT comes to that,
+which takes what a sync takes, however few the rows are."""
+
+FEWEST_ROWS = 100
+MOST_ROWS = 1000
+
+BUSY_PAUSE = 3
+"""While writes come, how many times as long as a slice took there is none."""
+
+IDLE_PAUSE = 1
+"""The same where no write came between two slices: other servers on the file want to write, too."""
+
+OVERDUE_SECONDS = 0.05
+"""How long a slice that is due is put off while writes wait."""
+
+TIDY_PAUSE_SECONDS = 1.0
+"""How often the engine tries again what it could not do after a commit."""
+
+TRANSIENT_PAUSE_SECONDS = 1.0
+"""How long a sweep rests that met what passes, such as another server that holds SQLite's write lock."""
+
+ROW_BYTES = 4096
+"""About what a deleted row costs in a log: the page that it was on."""
+
+
+class _Task:
+    """A sweep, how much it may do at once, and when."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.most = FEWEST_ROWS
+        self.next_at = 0.0
+
+    def fit(self, rows: int, seconds: float) -> None:
+        """Let the next slice take about as long as one should."""
+        if seconds > SLICE_SECONDS:
+            self.most = max(FEWEST_ROWS, self.most // 2)
+        elif rows >= self.most and seconds < SLICE_SECONDS / 2:
+            self.most = min(MOST_ROWS, self.most * 2)
+
+
+class Maintenance:
+    """The sweeps of a store, and what its engine puts off; run by one commit thread, which asks when."""
+
+    def __init__(self, database: Database, sweeps: Sequence[Sweep]) -> None:
+        self._database = database
+        self._tasks = [_Task(sweep) for sweep in sweeps]
+        self._tidy_at = 0.0
+        self._failing = False
+
+    def pause_seconds(self, *, writes_wait: bool) -> float:
+        """How long there is nothing to do."""
+        due = min((task.next_at for task in self._tasks), default=float("inf"))
+        if self._database.untidy:
+            due = min(due, self._tidy_at)
+        return max(0.0, due + OVERDUE_SECONDS * writes_wait - time.monotonic())
+
+    def run(self, *, writes_came: bool) -> None:
+        """Do one slice of what is due. Never raises: what failed is tried again."""
+        now = time.monotonic()
+        task = None
+        try:
+            if self._database.untidy and self._tidy_at <= now:
+                self._tidy_at = now + TIDY_PAUSE_SECONDS
+                self._database.tidy()
+            elif due := [task for task in self._tasks if task.next_at <= now]:
+                task = min(due, key=lambda task: task.next_at)
+                task.next_at = now + ROUND_SECONDS  # whatever happens
+                self._slice(task, BUSY_PAUSE if writes_came else IDLE_PAUSE)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the writes go on)
+            if self._database.classify(error) is Fault.TRANSIENT:
+                if task:
+                    task.next_at = now + TRANSIENT_PAUSE_SECONDS
+            elif not self._failing:
+                self._failing = True
+                _log.warning("maintenance failed; it is tried again", error=error_name(error))
+        else:
+            if self._failing:
+                _log.info("maintenance works again")
+            self._failing = False
+
+    def _slice(self, task: _Task, pause: int) -> None:
+        began = time.monotonic()
+        most = task.most
+        with self._database.writers.connect() as connection:
+            with connection.begin():
+                rows = task.sweep(connection, most)
+                task.fit(rows, time.monotonic() - began)
+            self._database.after_commit(connection, writes=0, carried_bytes=rows * ROW_BYTES)
+        ended = time.monotonic()
+        if 2 * rows >= most:
+            task.next_at = ended + pause * (ended - began)

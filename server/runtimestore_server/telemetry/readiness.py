@@ -1,0 +1,50 @@
+"""What `/readyz` tells: the outcome of the last look at each thing that serving needs, without a look of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+NOT_LOOKED = "nobody has looked for too long: the server is stuck"
+
+
+class Readiness:
+    """Named checks and what they found; told on one thread, read on any.
+
+    Args:
+        stale_seconds: how old the last look may be.
+    """
+
+    def __init__(self, *, stale_seconds: float) -> None:
+        self._stale_seconds = stale_seconds
+        self._lock = threading.Lock()
+        self._problems: dict[str, str | None] = {}
+        self._looked = time.monotonic()
+        self._own: dict[str, Callable[[], str | None]] = {}
+
+    def report(self, problems: Mapping[str, str | None]) -> None:
+        """Tell what a look found: why a check fails, or None. Checks that it did not come to keep what was found."""
+        with self._lock:
+            self._problems |= problems
+            self._looked = time.monotonic()
+
+    def add(self, name: str, problem: Callable[[], str | None]) -> None:
+        """Add a check that is asked each time, on the thread of whoever asks; it may wait for nothing."""
+        self._own[name] = problem
+
+    def checks(self) -> dict[str, str | None]:
+        """Why each check fails, by name; None where it does not."""
+        with self._lock:
+            found = {**self._problems}
+            stale = time.monotonic() - self._looked > self._stale_seconds
+        found["event loop"] = NOT_LOOKED if stale else None
+        for name, problem in self._own.items():
+            try:
+                found[name] = problem()
+            except Exception as error:  # noqa: BLE001  (a check that fails is not passed)
+                found[name] = f"the check failed: {type(error).__name__}"
+        return found

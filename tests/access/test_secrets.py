@@ -1,0 +1,119 @@
+"""Canaries: what is secret is planted everywhere, and looked for in everything that anybody can read."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient, RuntimeStoreError, Tls
+from support.access import access_file, ca, entry, new_token, put, server_files
+from support.command import run, serving
+from support.documents import session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DOCUMENT, OAUTH, PASSWORD = "canary-document-51", "canary-oauth-52", "canary-password-53"
+
+
+@pytest.mark.parametrize(("level", "style"), list(itertools.product(["debug", "info"], ["text", "json"])))
+def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: Path, level: str, style: str) -> None:
+    token, wrong, reader = new_token(), new_token(), new_token()
+    files = server_files(tmp_path)
+    key = files["tls_key"].read_text().splitlines()[2]
+    path = access_file(tmp_path / "access.toml", [entry("agents", token), entry("reader", reader, access="read")])
+    extra = {f"RUNTIMESTORE_{name.upper()}": str(file) for name, file in files.items()}
+    extra |= {"RUNTIMESTORE_LOG_LEVEL": level, "RUNTIMESTORE_LOG_FORMAT": style}
+    said: list[str] = []
+    listening = ("--listen", "127.0.0.1:0", "--database-url", "memory:", "--access-file", str(path))
+    with serving(*listening, cwd=tmp_path, extra=extra) as server:
+        for shown in (token, wrong, reader):
+            with RuntimeStoreClient(server.address, tls=Tls(ca=ca().cert_pem.bytes()), token=shown) as client:
+                calls: list[Any] = [
+                    lambda c=client: c.commit_session_snapshot("rt:session:x", session(title=DOCUMENT)),
+                    lambda c=client: c.commit_session_snapshot("rt:session:x", f'{{"id": "{DOCUMENT}"}}'),
+                    lambda c=client: c.persist_auth_oauth_flow_snapshot(OAUTH.encode()),
+                    lambda c=client: c.load_auth_oauth_flow_snapshot(),
+                ]
+                for call in calls:
+                    try:
+                        call()
+                    except RuntimeStoreError as error:
+                        said += [repr(error), str(error), str(error.metadata), str(error.__cause__)]
+                said.append(repr(client))
+        # Read while it runs: a file of access and a key that cannot be used, with secrets in them.
+        access_file(path, [entry("agents", token), f"token = {token}"])
+        put(files["tls_key"], f"{key}\n".encode())
+        for _ in range(2):
+            with RuntimeStoreClient(server.address, tls=Tls(ca=ca().cert_pem.bytes()), token=token) as client:
+                client.get_server_info()
+        said += psutil.Process(server.pid).cmdline()
+    said.append(server.log)
+    assert ("cannot be used" in server.log) is True
+    secrets = [token, wrong, reader, key, DOCUMENT, OAUTH]
+    encoded = [base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets]
+    assert [secret for secret in (*secrets, *encoded) if any(secret in text for text in said)] == []
+
+
+def test_no_command_repeats_a_secret_that_it_was_given(tmp_path: Path) -> None:
+    token = new_token()
+    bad = tmp_path / "access.toml"
+    bad.write_text(f"[[principal]]\nname = {token}\n")
+    mistakes: list[tuple[list[str], dict[str, str]]] = [
+        (["serve", "--access-file", str(bad)], {}),
+        (["serve", "--token", token], {}),
+        (["serve", "--insecure", token], {}),
+        (["token", "new", "x", "--realm", "*", "--access", token], {}),
+        (["token", "new", token + "\n", "--realm", "*", "--access", "read", "--access-file", "new.toml"], {}),
+        (["token", "new", "x", "--realm", token, "--access", "read", "--access-file", "new.toml"], {}),
+        (["token", "new", "x", "--realm", "*", "--access", "read", "--access-file", str(bad)], {}),
+        (["token", "new", "x", "--realm", "*", "--access", "read", "--until", token], {}),
+        (["token", "list", "--access-file", str(bad)], {}),
+        (["token", "list", token], {}),
+        (["token", token], {}),
+        (["health", "--token", token], {}),
+        (["health", "--address", "store.invalid:1"], {"RUNTIMESTORE_CLIENT_TOKEN": token}),
+        (["health", "--address", "127.0.0.1:1"], {"RUNTIMESTORE_CLIENT_TOKEN": f"{token} {token}"}),
+        (["health", "--address", "127.0.0.1:1"], {"RUNTIMESTORE_CLIENT_TOKEN": token}),
+        (["health", "--help"], {"RUNTIMESTORE_CLIENT_TOKEN": token}),
+        (
+            ["serve", "--listen", "0.0.0.0:0"],
+            {"RUNTIMESTORE_DATABASE_URL": f"postgresql://app:{PASSWORD}@127.0.0.1:1/x"},
+        ),
+        (["serve", "--help"], {"RUNTIMESTORE_DATABASE_URL": f"postgresql://app:{PASSWORD}@127.0.0.1:1/x"}),
+    ]
+    for arguments, extra in mistakes:
+        done = run(*arguments, cwd=tmp_path, extra=extra)
+        told = done.stdout + done.stderr
+        assert told, arguments
+        assert token not in told, arguments
+        assert PASSWORD not in told, arguments
+        assert "Traceback" not in told, arguments
+        assert (done.returncode == 0) is ("--help" in arguments), arguments
+
+
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+@pytest.mark.parametrize("shape", ["{} {}", "{}\n", " {}", "ü{}"])
+def test_a_client_quotes_nothing_of_a_token_that_cannot_be_one(client: Any, shape: str) -> None:
+    token = new_token()
+    with pytest.raises(ValueError, match="token") as raised:
+        client("127.0.0.1:1", token=shape.format(token, token))
+    assert token not in str(raised.value)
+    assert "canary" not in repr(Tls(certificate="c.pem", key=b"canary"))
+
+
+def test_what_a_token_command_prints_is_the_token_alone_and_the_file_does_not_hold_it(tmp_path: Path) -> None:
+    made = ["token", "new", "agents", "--realm", "default", "--access", "write", "--access-file", "access.toml"]
+    done = run(*made, cwd=tmp_path)
+    token = done.stdout.strip()
+
+    assert done.returncode == 0
+    assert token.startswith("rst_")
+    assert done.stderr == ""
+    assert token not in (tmp_path / "access.toml").read_text()
+    assert (tmp_path / "access.toml").stat().st_mode & 0o077 == 0
+    assert token not in run("token", "list", "--access-file", "access.toml", cwd=tmp_path).stdout

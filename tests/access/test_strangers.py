@@ -1,0 +1,197 @@
+"""What strangers can do to a server that asks who calls: nothing is received, and the log stays readable."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+import structlog.testing
+import trustme
+
+from runtimestore_server.access.authorization import LOGGED_A_SECOND, Failures, unauthenticated
+from support.access import access_file, bearer, ca, credentials, entry, new_token, server_files
+from support.clean_up import until
+from support.garbage import SERVICE
+from support.refusals import details, refused
+from support.requests import request_of
+from support.server import ServerProcess, in_process
+from support.uploads import WAIT_SECONDS, connections, stalled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1024 * 1024
+LARGEST = 128 * MIB - 1024
+
+
+def resident_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123  (one line)
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
+async def test_the_largest_messages_of_strangers_fill_nothing(tmp_path: Path) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", new_token())])
+    options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    large = bytes(LARGEST)
+    with ServerProcess("memory:", access_file=str(path)) as server:
+        async with grpc.aio.insecure_channel(server.address, options) as channel:
+            method: Any = channel.unary_unary(f"{SERVICE}AtomicApply")
+            with pytest.raises(grpc.aio.AioRpcError):
+                await method(b"", timeout=WAIT_SECONDS)  # all that a call needs is loaded
+            before = resident_bytes(server.pid)
+            for _ in range(3):
+                calls = [refused(method(large, timeout=WAIT_SECONDS)) for _ in range(4)]
+                answers = await asyncio.gather(*calls)
+                assert [one.reason for one in answers] == ["UNAUTHENTICATED"] * 4
+            grown = resident_bytes(server.pid) - before
+    assert grown < 16 * MIB
+
+
+async def test_strangers_are_refused_though_their_message_never_comes_and_hold_no_place_of_others(
+    tmp_path: Path,
+) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    async with in_process("memory:", access_file=path) as app, connections(app.address, 4) as (channel, *others):
+        for _ in range(50):
+            assert (await refused(stalled(channel))).reason == "UNAUTHENTICATED"
+        assert app.limiters.writes.slots.received == 0
+        assert app.authorization is not None
+        assert app.authorization.failures == {"UNAUTHENTICATED": 50}
+        # Those who ask for health and send no message wait among themselves.
+        waiting: list[Any] = [stalled(other, "/grpc.health.v1.Health/Check") for other in others for _ in range(8)]
+        slots = app.limiters.strangers.slots, app.limiters.others.slots
+        await until(lambda: sum(one.waiting for one in slots) > 0)
+        load = channel.unary_unary(f"{SERVICE}LoadRuntimeState")
+        request = request_of("LoadRuntimeState").SerializeToString()
+        await asyncio.wait_for(load(request, metadata=bearer(token)), 0.5)
+        for call in waiting:
+            call.cancel()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer rst_",
+        "Basic eDp5",
+        "{token}",
+        "Bearer {token}x",
+        "Bearer  {token}",
+        "Bearer {token} ",
+        "Bearer {token},Bearer {token}",
+        "bearer Bearer {token}",
+        "Bearer " + "x" * 4000,
+    ],
+)
+async def test_what_is_no_credential_is_refused_in_the_same_words_as_none(tmp_path: Path, sent: str) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    async with in_process("memory:", access_file=path) as app, grpc.aio.insecure_channel(app.address) as channel:
+        info: Any = channel.unary_unary("/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")
+        await info(b"", metadata=(("authorization", f"bearer {token}"),), timeout=WAIT_SECONDS)
+        none = await refused(info(b"", timeout=WAIT_SECONDS))
+        given = (("authorization", sent.format(token=token)),)
+        assert await refused(info(b"", metadata=given, timeout=WAIT_SECONDS)) == none
+        twice = bearer(token) * 2
+        assert await refused(info(b"", metadata=twice, timeout=WAIT_SECONDS)) == none
+
+
+async def test_a_refusal_is_the_same_whether_what_was_asked_for_exists_or_not(tmp_path: Path) -> None:
+    owner, other = new_token(), new_token()
+    entries = [entry("owner", owner), entry("other", other, realms=["elsewhere"])]
+    path = access_file(tmp_path / "access.toml", entries)
+    async with in_process("memory:", access_file=path) as app, grpc.aio.insecure_channel(app.address) as channel:
+
+        async def told(token: str | None, runtime_id: str) -> Any:
+            load: Any = channel.unary_unary(f"{SERVICE}LoadRuntimeState")
+            request = request_of("LoadRuntimeState", runtime_id=runtime_id).SerializeToString()
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await load(request, metadata=bearer(token) if token else None, timeout=WAIT_SECONDS)
+            return details(failed.value)
+
+        write: Any = channel.unary_unary(f"{SERVICE}CommitMachineLifecycle")
+        await write(request_of("CommitMachineLifecycle").SerializeToString(), metadata=bearer(owner))
+        for token in (None, new_token(), other):
+            there = await told(token, "rt:session:x")
+            assert there == await told(token, "rt:session:nowhere") == await told(token, "")
+
+
+def test_failed_attempts_are_logged_at_a_bounded_rate_and_all_are_counted() -> None:
+    class Somebody:
+        def peer(self) -> str:
+            return "ipv4:10.0.0.7:1234"
+
+    now = 0.0
+    failures = Failures(clock=lambda: now)
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(1000):
+            failures.told(unauthenticated(), Somebody(), "/a/b", why="none")
+        now = 1.0
+        failures.told(unauthenticated(), Somebody(), "/a/b", why="none")
+
+    assert failures.counts == {"UNAUTHENTICATED": 1001}
+    assert len(logged) == LOGGED_A_SECOND + 1
+    assert logged[-1]["left_out"] == 1000 - LOGGED_A_SECOND
+    assert all(line["peer"] == "ipv4:10.0.0.7:1234" for line in logged)
+
+
+async def test_a_flood_of_strangers_leaves_a_few_lines_in_the_log(tmp_path: Path) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", new_token())])
+    with ServerProcess("memory:", access_file=str(path)) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            info: Any = channel.unary_unary("/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")
+            for _ in range(20):
+                await asyncio.gather(*(refused(info(b"", timeout=WAIT_SECONDS)) for _ in range(25)))
+        lines = [line for line in server.log.splitlines() if "UNAUTHENTICATED" in line]
+    assert 0 < len(lines) < 100
+    assert all("peer=" in line for line in lines)
+
+
+async def test_with_a_ca_of_clients_nobody_connects_without_a_certificate_that_it_signed(tmp_path: Path) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    files: Any = server_files(tmp_path, client_ca=True)
+    foreign = trustme.CA().issue_cert("agents.test")
+    async with in_process("memory:", access_file=path, **files) as app:
+        for certificate in (None, foreign):
+            async with grpc.aio.secure_channel(app.address, credentials(certificate)) as channel:
+                check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await check(b"", metadata=bearer(token), timeout=5)
+                assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_token_that_is_sent_decides_whatever_certificate_is_shown(tmp_path: Path) -> None:
+    token = new_token()
+    entries = [entry("worker", certificate_sans=["worker.test"], access="admin"), entry("reader", token, access="read")]
+    files: Any = server_files(tmp_path, client_ca=True)
+    shown = credentials(ca().issue_cert("worker.test"))
+    path = access_file(tmp_path / "access.toml", entries)
+    async with (
+        in_process("memory:", access_file=path, **files) as app,
+        grpc.aio.secure_channel(app.address, shown) as channel,
+    ):
+        write: Any = channel.unary_unary(f"{SERVICE}CommitMachineLifecycle")
+        request = request_of("CommitMachineLifecycle").SerializeToString()
+        await write(request, timeout=WAIT_SECONDS)
+        lower = await refused(write(request, metadata=bearer(token), timeout=WAIT_SECONDS))
+        unknown = await refused(write(request, metadata=bearer(new_token()), timeout=WAIT_SECONDS))
+    assert (lower.reason, lower.metadata["access"]) == ("ACCESS_NOT_ALLOWED", "write")
+    assert unknown.reason == "UNAUTHENTICATED"
+
+
+async def test_a_certificate_with_the_names_of_two_principals_is_nobodys(tmp_path: Path) -> None:
+    entries = [entry("a", certificate_sans=["a.test"], access="read"), entry("b", certificate_sans=["b.test"])]
+    files: Any = server_files(tmp_path, client_ca=True)
+    async with in_process("memory:", access_file=access_file(tmp_path / "a.toml", entries), **files) as app:
+        for names, known in ((("a.test", "c.test"), True), (("a.test", "b.test"), False)):
+            async with grpc.aio.secure_channel(app.address, credentials(ca().issue_cert(*names))) as channel:
+                info: Any = channel.unary_unary("/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")
+                if known:
+                    await info(b"", timeout=WAIT_SECONDS)
+                else:
+                    assert (await refused(info(b"", timeout=WAIT_SECONDS))).reason == "UNAUTHENTICATED"

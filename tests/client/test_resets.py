@@ -1,0 +1,80 @@
+"""Calls whose streams are reset, or end in the middle, as a proxy does that restarts: they are repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runtimestore import AsyncRuntimeStoreClient, CallFailed, Commit, DeadlineExceeded, RetryPolicy, RuntimeStoreClient
+from support.documents import session
+from support.resetting_proxy import CUT, Resets, resetting_proxy
+from support.server import in_process
+from support.threaded import threaded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+RUNTIME = "rt:session:one"
+ALL_CODES = (*range(14), CUT)
+"""RFC 9113, section 7, and an end without a status."""
+LONG_SECONDS = 20.0
+BODY = session("x" * 3_000_000)
+"""Its answer is a stream of several messages, each of several frames."""
+
+
+@contextlib.asynccontextmanager
+async def _opened(kind: str, address: str, **settings: Any) -> AsyncIterator[AsyncRuntimeStoreClient]:
+    """Either client, with methods to await."""
+    if kind == "aio":
+        async with AsyncRuntimeStoreClient(address, **settings) as store:
+            yield store
+    else:
+        with RuntimeStoreClient(address, **settings) as store:
+            yield threaded(store)
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_whatever_ends_its_stream_a_write_is_done_once_and_a_load_is_read_whole(kind: str) -> None:
+    async with in_process("memory:") as app:
+        for code in ALL_CODES:
+            runtime = f"rt:session:{uuid.uuid4()}"
+            resets = Resets(code, times=1)
+            async with resetting_proxy(app.address, resets) as address, _opened(kind, address) as store:
+                assert await store.commit_session_snapshot(runtime, BODY) == Commit(1, replayed=True), code
+                for after_data_frames in (0, 20):
+                    resets.left, resets.after_data_frames = 1, after_data_frames
+                    loaded = await store.load_session_snapshot_with_revision(runtime)
+                    assert (loaded.value, loaded.revision, resets.left) == (BODY, 1, 0), code
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_a_write_that_the_server_would_not_recognise_is_not_repeated_after_a_reset(kind: str) -> None:
+    async with in_process("memory:") as app:
+        for code in ALL_CODES:
+            runtime = f"rt:session:{uuid.uuid4()}"
+            async with resetting_proxy(app.address, Resets(code, times=1)) as address, _opened(kind, address) as store:
+                with pytest.raises(CallFailed):
+                    await store.commit_session_snapshot(runtime, BODY, request_id="")
+                assert (await store.load_session_snapshot_with_revision(runtime)).revision == 1, code
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+@pytest.mark.parametrize("code", [2, 11, 12, CUT])
+async def test_resets_that_are_no_accident_are_told_before_the_deadline(kind: str, code: int) -> None:
+    resets = Resets(code, times=1000)
+    async with (
+        in_process("memory:") as app,
+        resetting_proxy(app.address, resets) as address,
+        _opened(kind, address, retry=RetryPolicy(max_backoff_seconds=0.1), timeout_seconds=60) as store,
+    ):
+        started = time.monotonic()
+        with pytest.raises(CallFailed) as failed:
+            await store.commit_session_snapshot(RUNTIME, BODY)
+        assert time.monotonic() - started < LONG_SECONDS
+    assert not isinstance(failed.value, DeadlineExceeded)
+    assert failed.value.request_id  # with which the caller can find out
+    assert 3 < 1000 - resets.left < 20  # repeated, but not for ever

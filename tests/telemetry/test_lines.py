@@ -1,0 +1,110 @@
+"""The log says who did what: a line a refused call, a bounded number of them, and one a served call if asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from runtimestore import InvalidRequest, RetryPolicy, RevisionMismatch, RuntimeStoreClient
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from runtimestore_server.telemetry import lines
+from runtimestore_server.telemetry.lines import LineLimit
+from support.scraping import LISTEN, metrics_address, until, value
+from support.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ONCE = RetryPolicy(max_attempts=1)
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+RUNTIME = "rt:one"
+
+
+def _events(server: ServerProcess, event: str) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, tuple(server.lines)) if line["event"] == event]
+
+
+@pytest.fixture
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess("memory:", log_format="json", log_calls=True, log_refusals_per_second=3, **LISTEN) as found:
+        yield found
+
+
+def test_a_caller_finds_its_line_by_the_request_id_of_the_refusal(server: ServerProcess) -> None:
+    sent = str(uuid.uuid4())
+    with RuntimeStoreClient(server.address, realm="there", retry=ONCE) as client:
+        with pytest.raises(RevisionMismatch) as by_sent:
+            client.commit_machine_lifecycle(RUNTIME, "running", if_revision=7, request_id=sent)
+        with pytest.raises(InvalidRequest) as by_made:
+            client.load_boundary_receipt(RUNTIME, "no uuid", 0)
+    until(lambda: len(_events(server, "refused")) == 2)
+    of_sent, of_made = _events(server, "refused")
+
+    assert by_sent.value.metadata["request_id"] == of_sent["request_id"] == sent
+    assert by_made.value.metadata["request_id"] == of_made["request_id"]
+    assert uuid.UUID(of_made["request_id"]) != uuid.UUID(sent)
+    assert (of_sent["reason"], of_sent["realm"], of_sent["runtime"]) == ("REVISION_MISMATCH", "there", RUNTIME)
+    assert of_made["field"] == "run_id"
+    assert all(0 < line["seconds"] < 10 and line["peer"] for line in (of_sent, of_made))
+
+
+def test_a_line_tells_the_trace_of_its_call_and_no_other_text(server: ServerProcess) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        stub = rpc.RuntimeStoreStub(channel)
+        for header in (f"00-{TRACE}-b7ad6b7169203331-01", "no trace"):
+            request = pb.LoadRuntimeStateRequest(realm="there", runtime_id=RUNTIME)
+            stub.LoadRuntimeState(request, metadata=(("traceparent", header),))
+    until(lambda: len(_events(server, "served")) == 2)
+    traced, other = _events(server, "served")
+
+    assert traced["trace_id"] == TRACE
+    assert (traced["method"], traced["realm"]) == ("/runtimestore.v1.RuntimeStore/LoadRuntimeState", "there")
+    assert "trace_id" not in other
+    assert "no trace" not in server.log
+
+
+def test_a_served_call_has_no_line_unless_it_is_asked_for() -> None:
+    with ServerProcess("memory:", log_format="json") as server, RuntimeStoreClient(server.address) as client:
+        client.load_runtime_state(RUNTIME)
+
+    assert _events(server, "served") == []
+
+
+def test_what_is_beyond_the_lines_of_a_second_is_counted_and_told(server: ServerProcess) -> None:
+    refused = 60
+    with RuntimeStoreClient(server.address, realm="there", retry=ONCE) as client:
+        began = time.monotonic()
+        for _ in range(refused):
+            with pytest.raises(InvalidRequest):
+                client.load_boundary_receipt(RUNTIME, "no uuid", 0)
+        seconds = time.monotonic() - began
+    left_out = refused - len(_events(server, "refused"))
+    assert left_out > 0
+
+    def told() -> int:
+        return sum(line["lines"] for line in _events(server, "lines left out"))
+
+    until(lambda: told() + len(_events(server, "refused")) == refused)
+    assert len(_events(server, "refused")) <= 3 * (seconds + 2)
+    address = metrics_address(server)
+    assert value(address, "runtimestore_log_lines_left_out_total", reason="INVALID_REQUEST") == told()
+
+
+def test_one_reason_takes_no_line_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(lines, "_log", type("Log", (), {"info": lambda _self, _event, **found: told.append(found)})())
+    now = 100.0
+    limit = LineLimit(2, clock=lambda: now)
+
+    assert [limit.lets_through("A") for _ in range(5)] == [True, True, False, False, False]
+    assert limit.lets_through("B")
+    now = 101.0
+    assert limit.lets_through("A")
+    assert told == [{"reason": "A", "lines": 3}]
+    assert limit.left_out == {"A": 3}
