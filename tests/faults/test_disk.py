@@ -11,6 +11,7 @@ from runtimestore import StoreReadOnly
 from runtimestore_server.store.schema import upgrade
 from support.calls import Store, input_of
 from support.disk import MIB, immutable, limited_file_size, small_disk, unwritable
+from support.preload import compiled
 from support.server import ServerProcess, in_process
 from support.turns import ONCE, Turns, counted, refusals
 
@@ -87,9 +88,29 @@ async def test_a_log_that_cannot_grow_refuses_the_write_whole_and_takes_it_when_
             server.kill()
     async with in_process(f"sqlite:///{database}") as app, Store(app.address) as store:
         await writer.check(store)
-    # SQLite tells a limit and a broken disk in one word; in COMMIT that word leaves the outcome open.
-    assert set(writer.refusals) <= {"STORE_FULL", "STORE_UNAVAILABLE", "COMMIT_OUTCOME_UNKNOWN"}
+    assert set(writer.refusals) == {"STORE_FULL"}
     trial.record(rounds=rounds, acknowledged_turns=writer.acknowledged, refused=sum(writer.refusals.values()))
+
+
+async def test_a_quota_that_is_used_up_refuses_as_full_and_takes_the_write_when_there_is_room(tmp_path: Path) -> None:
+    database = _database(tmp_path)
+    used_up = tmp_path / "used-up"
+    preloaded = {"LD_PRELOAD": str(compiled("full_quota.c", tmp_path)), "FULL_QUOTA": str(used_up)}
+    writer = Turns("rt:quota")
+    with ServerProcess(f"sqlite:///{database}", environment=preloaded) as server:
+        async with Store(server.address, retry=ONCE) as store:
+            for _ in range(3):
+                assert await writer.take(store)
+                used_up.touch()
+                for _ in range(3):
+                    assert not await writer.take(store)
+                    await writer.check(store)
+                used_up.unlink()
+                assert await writer.take(store)
+            server.kill()
+    async with in_process(f"sqlite:///{database}") as app, Store(app.address) as store:
+        await writer.check(store)
+    assert set(writer.refusals) == {"STORE_FULL"}
 
 
 async def test_a_file_that_cannot_be_written_is_read_only_and_is_written_again_without_a_restart(

@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from runtimestore_server.store.engines.sqlite_driver import IOERR_FSYNC, IOERR_SHMSIZE, IOERR_WRITE
+from runtimestore_server.store.engines.sqlite_driver import IOERR, IOERR_FSYNC, IOERR_SHMSIZE, IOERR_WRITE
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -23,13 +23,24 @@ def is_full(code: int, file: str) -> bool:
     SQLite tells ENOSPC by a code of its own. A quota that is used up (EDQUOT) and a limit of the size of files (EFBIG)
     it tells in one word with a broken disk, and the system's word it keeps; so that is asked for once more.
     """
-    if code not in (IOERR_WRITE, IOERR_FSYNC, IOERR_SHMSIZE):
-        return False
+    return code in (IOERR, IOERR_WRITE, IOERR_FSYNC, IOERR_SHMSIZE) and _refusal_of_room(file) in _FULL
+
+
+def is_refused_write(code: int, file: str) -> bool:
+    """Whether an error, which may be one of a sync, was one of a write: then that of the record was not made whole.
+
+    Who is refused at once by a quota or a limit would not have come to the sync. ENOSPC it would not tell so.
+    """
+    return code in (IOERR, IOERR_WRITE) and _refusal_of_room(file) in {errno.EDQUOT, errno.EFBIG}
+
+
+def _refusal_of_room(file: str) -> int | None:
+    """The system's number for why it gives no more room; None if it does."""
     try:
         _ask_for_room(Path(os.path.realpath(file)))
     except OSError as error:
-        return error.errno in _FULL
-    return False
+        return error.errno
+    return None
 
 
 def _ask_for_room(file: Path) -> None:

@@ -18,7 +18,7 @@ from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoin
 from runtimestore_server.store.engines.commit_lock import CommitLock
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row, Sizes
 from runtimestore_server.store.engines.file_identity import FileIdentity
-from runtimestore_server.store.engines.files import is_full, read_only_problem
+from runtimestore_server.store.engines.files import is_refused_write, read_only_problem
 from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
 from runtimestore_server.store.engines.sqlite_connections import (
     begin_immediate,
@@ -26,7 +26,7 @@ from runtimestore_server.store.engines.sqlite_connections import (
     configure_writer,
     create_private,
 )
-from runtimestore_server.store.engines.sqlite_driver import IOERR_WRITE, VERSION, has_reset_defect, open_blob, sqlite3
+from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, open_blob, sqlite3
 from runtimestore_server.store.engines.sqlite_faults import fault_of
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
 
@@ -129,7 +129,7 @@ class SqliteDatabase(Database):
         """A failed write or sync of the log: the commit record may yet be found there after a crash."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
-        if code == IOERR_WRITE and is_full(code, self._file):
+        if code is not None and is_refused_write(code, self._file):
             return False  # as little as of SQLITE_FULL: the record, which comes last, was not written whole
         return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
 

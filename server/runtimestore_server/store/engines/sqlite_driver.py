@@ -17,9 +17,19 @@ else:
     except ImportError:  # no wheel for this platform: see pyproject.toml
         import sqlite3
 
-__all__ = ["IOERR_FSYNC", "IOERR_SHMSIZE", "IOERR_WRITE", "VERSION", "has_reset_defect", "open_blob", "sqlite3"]
+__all__ = [
+    "IOERR",
+    "IOERR_FSYNC",
+    "IOERR_SHMSIZE",
+    "IOERR_WRITE",
+    "VERSION",
+    "has_reset_defect",
+    "open_blob",
+    "sqlite3",
+]
 
-# SQLite's extended result codes, of which pysqlite3 has no names: sqlite.org/rescode.html.
+# SQLite's result codes: sqlite.org/rescode.html. pysqlite3 has no names of the extended ones, and tells IOERR for all.
+IOERR = 10
 IOERR_WRITE = 778
 IOERR_FSYNC = 1034
 IOERR_SHMSIZE = 4874
