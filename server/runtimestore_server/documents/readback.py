@@ -69,7 +69,7 @@ class Remembered:
     """
 
     def __init__(self, most: int = 16_384) -> None:
-        self._most = most
+        self.most = most
         self._young: set[int] = set()
         self._old: set[int] = set()
 
@@ -90,7 +90,7 @@ class Remembered:
     def _keep(self, found: int) -> None:
         young = self._young
         young.add(found)
-        if len(young) >= self._most:
+        if len(young) >= self.most:
             self._old, self._young = young, set()
 
 
@@ -127,12 +127,12 @@ def may_have_large_number(body: bytes) -> bool:
     return False
 
 
-def may_be_deep(value: bytes, level: int) -> bool:
-    """Tell whether a value at `level` may be nested too deep.
+def may_be_deep(value: bytes, level: int, *, besides: int = 0) -> bool:
+    """Tell whether a value at `level` may be nested too deep, where `besides` brackets stand side by side in it.
 
     Of the brackets in strings each counts as well, so this may be wrong in one direction only.
     """
-    most = MOST_LEVELS - level
+    most = MOST_LEVELS - level + besides
     return len(value) > most and value.count(b"[") + value.count(b"{") > most
 
 

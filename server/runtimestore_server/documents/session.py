@@ -46,6 +46,8 @@ UINT64_MAX = 2**64 - 1
 NANOSECONDS = 10**9
 INT64_MAX = 2**63 - 1
 ID_STANDS_WITHIN_BYTES = 1024
+BATCH_BYTES = 64 * 1024
+"""How much of the messages is asked about at once."""
 
 _Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 _UInt32 = Annotated[int, msgspec.Meta(ge=0, le=UINT32_MAX)]
@@ -132,7 +134,7 @@ def check(body: bytes) -> SessionSnapshot:
     for name, time in (("created_at", session.created_at), ("updated_at", session.updated_at)):
         if not time.is_a_time():
             raise _invalid(f"{name}.secs_since_epoch", "must be less than 2^63 seconds")
-    _check_readable(body)
+    _check_readable(body, len(session.messages))
     return _projected(session, body)
 
 
@@ -158,7 +160,7 @@ def _projected(session: _Session, body: bytes) -> SessionSnapshot:
     )
 
 
-def _check_readable(body: bytes) -> None:
+def _check_readable(body: bytes, count: int) -> None:
     """Refuse what no runtime could read back of the members that its types name; all else passes."""
     try:
         members = readback.members(body)
@@ -170,10 +172,10 @@ def _check_readable(body: bytes) -> None:
         raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
     if name := readback.given_twice(members, _Session.__struct_fields__):
         raise _invalid(name, "must be given once")
-    _check_parts(dict(members))
+    _check_parts(dict(members), count)
 
 
-def _check_parts(parts: dict[str, msgspec.Raw]) -> None:
+def _check_parts(parts: dict[str, msgspec.Raw], count: int) -> None:
     for name, kind in (("created_at", _Timestamp), ("updated_at", _Timestamp), ("usage", _Usage)):
         if name not in parts:
             continue
@@ -182,21 +184,52 @@ def _check_parts(parts: dict[str, msgspec.Raw]) -> None:
             raise _invalid(f"{name}.{twice}", "must be given once")
         if kind is _Timestamp and len(members) > len(kind.__struct_fields__):
             raise _invalid(name, "must have no members but secs_since_epoch and nanos_since_epoch")
-    for position, message in enumerate(map(bytes, _messages_decoder.decode(parts["messages"]))):
-        if not _readable.knows(message):
-            _check_message(message, f"messages[{position}]")
-            _readable.add(message)
+    _check_messages(parts["messages"], count)
     if "metadata" in parts:
         metadata = bytes(parts["metadata"])
         if readback.may_have_large_number(metadata) or readback.may_be_deep(metadata, level=2):
             _check_value(metadata, "metadata", level=2)
 
 
-def _check_message(message: bytes, name: str) -> None:
-    if readback.may_have_twice(message, b"role", 1) and readback.given_twice(readback.members(message), ("role",)):
-        raise _invalid(f"{name}.role", "must be given once")
-    if readback.may_have_large_number(message) or readback.may_be_deep(message, level=3):
-        _check_value(message, name, level=3)
+def _check_messages(messages: msgspec.Raw, count: int) -> None:
+    """Check the messages that are not remembered."""
+    remembered = count <= _readable.most  # more of them would only drive out one another, and those of other sessions
+    if not remembered and not _may_be_unreadable(bytes(messages), count):
+        return
+    batch: list[tuple[int, bytes]] = []
+    size_bytes = 0
+    for position, message in enumerate(map(bytes, _messages_decoder.decode(messages))):
+        if remembered and _readable.knows(message):
+            continue
+        batch.append((position, message))
+        size_bytes += len(message)
+        if size_bytes >= BATCH_BYTES:
+            _check_batch(batch, remembered=remembered)
+            batch, size_bytes = [], 0
+    if batch:
+        _check_batch(batch, remembered=remembered)
+
+
+def _may_be_unreadable(messages: bytes, count: int) -> bool:
+    return (
+        readback.may_have_twice(messages, b"role", count)
+        or readback.may_have_large_number(messages)
+        or readback.may_be_deep(messages, level=2, besides=count)
+    )
+
+
+def _check_batch(batch: list[tuple[int, bytes]], *, remembered: bool) -> None:
+    """Check some messages at their positions: first all at once, for asked one by one small ones cost most."""
+    together = b",".join([message for _, message in batch])
+    twice_a_role = readback.may_have_twice(together, b"role", len(batch))
+    large = readback.may_have_large_number(together)
+    for position, message in batch:
+        if twice_a_role and readback.given_twice(readback.members(message), ("role",)):
+            raise _invalid(f"messages[{position}].role", "must be given once")
+        if (large and readback.may_have_large_number(message)) or readback.may_be_deep(message, level=3):
+            _check_value(message, f"messages[{position}]", level=3)
+        if remembered:
+            _readable.add(message)
 
 
 def _check_value(value: bytes, name: str, *, level: int) -> None:
