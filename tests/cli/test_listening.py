@@ -20,7 +20,7 @@ IN_MEMORY = ("--database-url", "memory:")
 
 
 def _refused(listen: str, cwd: Path) -> str:
-    done = run("serve", "--listen", listen, *IN_MEMORY, cwd=cwd)
+    done = run("serve", "--insecure", "--listen", listen, *IN_MEMORY, cwd=cwd)
 
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

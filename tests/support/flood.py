@@ -112,7 +112,7 @@ async def _caller(call: Any, number: int, body: bytes, answers: Counter[str], *,
 
 def _told(refusal: WireRefusal) -> str:
     retry = "retry" if refusal.retry_delay_seconds else "no retry"
-    counts = ",".join(sorted(name for name in refusal.metadata if name != "store_error"))
+    counts = ",".join(sorted(name for name in refusal.metadata if name not in {"request_id", "store_error"}))
     return f"{refusal.code.name} {refusal.reason} {retry} {counts}"
 
 
