@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,6 +141,25 @@ async def test_a_transaction_takes_no_more_bytes_than_it_may_unless_one_write_ha
             assert await asyncio.gather(*tasks) == [Outcome(1)] * 6
 
         assert committer.counters.transactions == 1 + len([(600, 400), (1,), (5000,), (1,)])
+
+
+async def test_deferred_writes_are_tried_again_no_more_bytes_at_a_time_than_a_transaction_may_take(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_thread, "MAX_BATCH_BYTES", 1000)
+    taken = []
+    async with _committer(database) as committer:
+        (only,) = committer._threads
+        with only._wake:  # the thread stands still meanwhile
+            for write in map(_sized, (600, 400, 1, 5000, 1)):
+                pending = commit_thread.PendingWrite(write, asyncio.get_running_loop().create_future())
+                only._deferred[write.subject] = deque([pending])
+            while only._deferred:
+                taken.append([pending.size_bytes for pending in only._first_of_each_deferred()])
+                only._deferred = {subject: group for subject, group in only._deferred.items() if group}
+            only._batch = []
+
+    assert taken == [[600, 400], [1], [5000], [1]]
 
 
 async def _until_taken(committer: Committer) -> None:

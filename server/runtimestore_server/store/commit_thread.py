@@ -178,11 +178,15 @@ class CommitThread:
 
     def _first_of_each_deferred(self) -> list[PendingWrite]:
         """Deferred writes to try next; where there are many, the others have their turn at the next try."""
-        subjects = list(self._deferred)[: self._max_batch_writes]
-        for subject in subjects:
-            self._deferred[subject] = self._deferred.pop(subject)
-        self._batch = [self._deferred[subject].popleft() for subject in subjects]
-        return self._batch
+        batch = self._batch = []
+        size_bytes = 0
+        for subject in list(self._deferred)[: self._max_batch_writes]:
+            size_bytes += self._deferred[subject][0].size_bytes
+            if batch and size_bytes > MAX_BATCH_BYTES:
+                break
+            self._deferred[subject] = waiting = self._deferred.pop(subject)
+            batch.append(waiting.popleft())
+        return batch
 
     def _settle(
         self, batch: Sequence[PendingWrite], decisions: Sequence[Decision | Deferred], *, committed: bool
