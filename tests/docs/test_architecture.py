@@ -16,6 +16,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 FOLDERS = {
     ARCHITECTURE: (ROOT, ROOT / "server/runtimestore_server", ROOT / "client/python/runtimestore"),
     CONTRIBUTING: (ROOT,),
+    ROOT / "tests/README.md": (ROOT, ROOT / "tests"),
 }
 """Where the paths of each page begin."""
 
