@@ -3,14 +3,17 @@
 The parts know two verbs: `drain()`, take nothing new in and bring to its end what was taken in; `abort()`, answer
 whoever still waits, truthfully and at once. `close()`, at last, gives back what a part holds.
 
-| phase      | begins with                       | takes no longer than        | is over when                   |
-|------------|-----------------------------------|-----------------------------|--------------------------------|
-| tell       | health says NOT_SERVING           | it takes                    | health was told                |
-| finish     | calls drain                       | what the other phases leave | nothing is in flight           |
-| no retries | the store drains                  | NO_RETRIES_SECONDS, half at most | nothing is in flight           |
-| answer     | store, workers and limiters abort | CROSSING_SECONDS            | it was quiet for QUIET_SECONDS |
-| disconnect | gRPC's server stops               | LAST_BYTES_SECONDS          | every connection is closed     |
-| close      | workers and store close           | CLOSE_SECONDS for each pool | every thread has ended         |
+| phase      | begins with                        | takes no longer than             | is over when                   |
+|------------|------------------------------------|----------------------------------|--------------------------------|
+| tell       | nothing is checked or begun anew,  | it takes                         | health was told                |
+|            | and health says NOT_SERVING        |                                  |                                |
+| finish     | calls drain                        | what the other phases leave      | nothing is in flight           |
+| no retries | the store drains                   | NO_RETRIES_SECONDS, half at most | nothing is in flight           |
+| answer     | store, workers and limiters abort  | CROSSING_SECONDS                 | it was quiet for QUIET_SECONDS |
+| disconnect | gRPC's server stops                | LAST_BYTES_SECONDS               | every connection is closed     |
+| close      | workers and store close            | CLOSE_SECONDS for each pool      | every thread has ended         |
+
+`Shutdown.phases` holds the three whose effect is waited for; the others are one step each, in `Shutdown.end`.
 
 The grace period wins over all: `finish` and `no retries` end before its last LAST_SECONDS, or its last quarter where
 it is short, and `disconnect` gets no more than what is left. `answer` and `close` may go beyond it, by what stands
@@ -139,12 +142,14 @@ async def reached(
     By looking again and again, a few times in a process' life: events would be set and cleared on every call, and a
     thread that a database keeps cannot be waited for in any other way.
     """
-    not_yet = time.monotonic()
-    deadline = not_yet + within_seconds
+    since: float | None = None  # the first look of those that found it so
+    deadline = time.monotonic() + within_seconds
     while (now := time.monotonic()) < deadline:
         if not condition():
-            not_yet = now
-        elif now - not_yet >= for_seconds:
-            return True
+            since = None
+        else:
+            since = now if since is None else since
+            if now - since >= for_seconds:
+                return True
         await asyncio.sleep(every_seconds)
     return condition()
