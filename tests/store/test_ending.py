@@ -48,6 +48,22 @@ def test_what_is_transient_is_not_run_again_once_the_store_ends(
     assert len(attempts) == 1
 
 
+def test_a_batch_that_comes_too_late_to_be_committed_is_not_run_again(database: Database) -> None:
+    attempts = []
+    ending = Shutdown()
+    ending.abort()
+
+    def begun(_connection: Any) -> None:
+        attempts.append(1)
+
+    event.listen(database.writers, "begin", begun)
+    (decision,), _ = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], ending.gate())
+    event.remove(database.writers, "begin", begun)
+
+    assert isinstance(decision, StoreUnavailable)
+    assert len(attempts) == 1
+
+
 class _Hold:
     """Where the write path stands still, and until when."""
 

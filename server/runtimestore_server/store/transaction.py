@@ -91,7 +91,7 @@ def commit_batch(
         if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS and not gate.shutdown.draining:
             gate.shutdown.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
             continue
-        if fault is Fault.UNAVAILABLE and attempt == 1:
+        if fault is Fault.UNAVAILABLE and attempt == 1 and not isinstance(error, Aborted):
             continue  # a connection that went stale in the pool; the next one is new
         if fault is Fault.LOCKED and len(batch) > 1 and lock_wait_seconds is None:
             lock_wait_seconds = BRIEF_LOCK_SECONDS
