@@ -24,6 +24,7 @@ from support.calls import RUNTIME_WRITES, everything, named
 from support.command import run
 from support.documents import new_id, session
 from support.engines import DURABLE, Engine, Postgres, Sqlite
+from support.progress import Nobody
 from support.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
@@ -88,16 +89,6 @@ def _backup(url: str, file: Path, *arguments: str) -> CompletedProcess[str]:
 
 def _restore(file: Path, url: str, *arguments: str) -> CompletedProcess[str]:
     return run("restore", str(file), "--database-url", url, *arguments, cwd=file.parent)
-
-
-class Nobody:
-    """Looks at no progress."""
-
-    def begin(self, step: str, total: int) -> None:
-        del step, total
-
-    def advance(self, done: int) -> None:
-        del done
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from runtimestore import AsyncRuntimeStoreClient
 from runtimestore_server.backup import create, restore
 from runtimestore_server.store.schema import upgrade
 from support.documents import session
+from support.progress import Nobody
 from support.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
@@ -39,16 +40,6 @@ for name in ("rename", "replace", "link", "unlink", "truncate", "open"):
 from runtimestore_server.cli import run
 sys.exit(run(sys.argv[2:]))
 """
-
-
-class Nobody:
-    """Looks at no progress."""
-
-    def begin(self, step: str, total: int) -> None:
-        del step, total
-
-    def advance(self, done: int) -> None:
-        del done
 
 
 async def _session_in(url: str) -> bytes | None:
