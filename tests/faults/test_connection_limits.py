@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WARNED = "connections may run out"
+CONNECTED = "SELECT numbackends FROM pg_stat_database WHERE datname = 'postgres'"
+WAIT_SECONDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +27,16 @@ def server() -> Iterator[PostgresServer]:
     with PostgresServer(tcp=True) as found:
         upgrade(found.url)
         yield found
+
+
+def _until_nobody_is_connected(server: PostgresServer) -> None:
+    """A connection that was closed is counted until its process has ended."""
+    elsewhere = make_url(server.url).set(drivername="postgresql", database="template1")
+    deadline = time.monotonic() + WAIT_SECONDS
+    with psycopg.connect(elsewhere.render_as_string(hide_password=False), autocommit=True) as connection:
+        while connection.execute(CONNECTED).fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def _warnings(url: str, *, reader_threads: int = 4) -> list[str]:
@@ -50,6 +64,7 @@ def test_a_server_that_may_open_more_than_max_connections_tells_so_at_start_and_
 
 def test_a_limit_of_the_database_counts(server: PostgresServer) -> None:
     server.execute("ALTER DATABASE postgres CONNECTION LIMIT 8")
+    _until_nobody_is_connected(server)
     try:
         (told,) = _warnings(server.url)
         assert told.startswith("the database's CONNECTION LIMIT leaves 8 connections")
@@ -59,6 +74,7 @@ def test_a_limit_of_the_database_counts(server: PostgresServer) -> None:
 
 def test_a_limit_of_the_role_counts(server: PostgresServer) -> None:
     server.execute("CREATE ROLE few LOGIN CONNECTION LIMIT 8")
+    _until_nobody_is_connected(server)
     (told,) = _warnings(make_url(server.url).set(username="few").render_as_string(hide_password=False))
     assert told.startswith("the role's CONNECTION LIMIT leaves 8 connections")
 
