@@ -17,18 +17,18 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
 from runtimestore.v1 import runtime_store_pb2_grpc
-from support.clean_up import open_connections, tasks_left, threads_left
-from support.engines import Engine, Memory, Postgres, Sqlite
-from support.postgres import postgres
-from support.server import in_process
-from support.threaded import threaded
-from support.torture import Trial, write_report
+from support.checkers.clean_up import open_connections, tasks_left, threads_left
+from support.checkers.threaded import threaded
+from support.checkers.torture import Trial, write_report
+from support.servers.engines import Engine, Memory, Postgres, Sqlite
+from support.servers.postgres import postgres
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from runtimestore_server.app import Application
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 T = TypeVar("T")
 

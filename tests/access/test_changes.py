@@ -14,9 +14,9 @@ import structlog.testing
 import trustme
 
 from runtimestore import AsyncRuntimeStoreClient, CallFailed, RetryPolicy, RuntimeState, Tls, Unauthenticated
-from support.access import access_file, bearer, ca, entry, new_token, put, server_files
-from support.clean_up import until
-from support.server import in_process
+from support.checkers.clean_up import until
+from support.servers.access import access_file, bearer, ca, entry, new_token, put, server_files
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient, RuntimeStoreError, Tls
-from support.access import access_file, ca, entry, new_token, put, server_files
-from support.command import run, serving
-from support.documents import session
+from support.generators.documents import session
+from support.servers.access import access_file, ca, entry, new_token, put, server_files
+from support.servers.command import run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

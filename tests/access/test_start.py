@@ -9,8 +9,8 @@ import pytest
 
 from runtimestore import RuntimeStoreClient, Tls
 from runtimestore_server.access.listening import is_local
-from support.access import access_file, ca, entry, new_token, server_files
-from support.command import run, serving
+from support.servers.access import access_file, ca, entry, new_token, server_files
+from support.servers.command import run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

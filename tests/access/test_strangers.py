@@ -13,13 +13,13 @@ import structlog.testing
 import trustme
 
 from runtimestore_server.access.authorization import LOGGED_A_SECOND, Failures, unauthenticated
-from support.access import access_file, bearer, ca, credentials, entry, new_token, server_files
-from support.clean_up import until
-from support.garbage import SERVICE
-from support.refusals import WireRefusal, details, refused
-from support.requests import request_of
-from support.server import ServerProcess, in_process
-from support.uploads import WAIT_SECONDS, connections, stalled
+from support.checkers.clean_up import until
+from support.checkers.refusals import WireRefusal, details, refused
+from support.faults.uploads import WAIT_SECONDS, connections, stalled
+from support.generators.garbage import SERVICE
+from support.generators.requests import request_of
+from support.servers.access import access_file, bearer, ca, credentials, entry, new_token, server_files
+from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from runtimestore_server.access.methods import TABLE, Access, needed
-from support.access import access_file, bearer, ca, credentials, entry, new_token, server_files
-from support.refusals import details
-from support.requests import ALL, request_of
-from support.server import in_process
+from support.checkers.refusals import details
+from support.generators.requests import ALL, request_of
+from support.servers.access import access_file, bearer, ca, credentials, entry, new_token, server_files
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from pathlib import Path

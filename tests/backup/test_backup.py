@@ -20,18 +20,18 @@ from runtimestore_server.store import tables
 from runtimestore_server.store.engines import store_file
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
-from support.calls import RUNTIME_WRITES, everything, named
-from support.command import run
-from support.documents import new_id, session
-from support.engines import DURABLE, Engine, Postgres, Sqlite
-from support.progress import Nobody
-from support.server import ServerProcess, in_process
+from support.checkers.progress import Nobody
+from support.generators.calls import RUNTIME_WRITES, everything, named
+from support.generators.documents import new_id, session
+from support.servers.command import run
+from support.servers.engines import DURABLE, Engine, Postgres, Sqlite
+from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from subprocess import CompletedProcess
 
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 pytestmark = pytest.mark.usefixtures("runner")
 

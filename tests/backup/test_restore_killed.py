@@ -12,9 +12,9 @@ import pytest
 from runtimestore import AsyncRuntimeStoreClient
 from runtimestore_server.backup import create, restore
 from runtimestore_server.store.schema import upgrade
-from support.documents import session
-from support.progress import Nobody
-from support.server import ServerProcess, in_process
+from support.checkers.progress import Nobody
+from support.generators.documents import session
+from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
     from pathlib import Path

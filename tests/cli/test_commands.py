@@ -15,11 +15,11 @@ import pytest
 
 from runtimestore_server import cli
 from runtimestore_server.store.schema import HEAD
-from support.command import run, serving
-from support.server_process import COMMAND
+from support.servers.command import run, serving
+from support.servers.server_process import COMMAND
 
 if TYPE_CHECKING:
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -23,13 +23,13 @@ from runtimestore import (
 )
 from runtimestore_server.cli.serve import ECHO_SECONDS
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from support.command import serving
+from support.servers.command import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 RUNTIME = "rt:session:one"
 ONCE = RetryPolicy(max_attempts=1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.command import run
+from support.servers.command import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

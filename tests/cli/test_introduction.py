@@ -16,13 +16,13 @@ import pytest
 from runtimestore import RuntimeState, RuntimeStoreClient
 from runtimestore_server.cli.introduction import describe, for_a_person
 from runtimestore_server.store.schema import HEAD
-from support.command import run, serving
-from support.server_process import COMMAND, WAIT_SECONDS, environment_with
+from support.servers.command import run, serving
+from support.servers.server_process import COMMAND, WAIT_SECONDS, environment_with
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 PASSWORD = "correct-horse-7b1"  # noqa: S105  (nobody's)
 ANYWHERE = ("--listen", "127.0.0.1:0")

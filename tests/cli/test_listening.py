@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.rpc.listening import in_words
-from support.command import run, serving
+from support.servers.command import run, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ import pytest
 from runtimestore import InvalidRequest, RetryPolicy, RuntimeStoreClient
 from runtimestore_server import log_writer
 from runtimestore_server.log_writer import LogWriter
-from support.server_process import ServerProcess, environment_with
+from support.servers.server_process import ServerProcess, environment_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

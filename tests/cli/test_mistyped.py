@@ -10,7 +10,7 @@ import pytest
 from runtimestore import RuntimeStoreClient
 from runtimestore_server.cli import COMMANDS
 from runtimestore_server.cli.refusals import sentence
-from support.command import run, serving
+from support.servers.command import run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

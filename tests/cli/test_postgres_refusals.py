@@ -8,7 +8,7 @@ import pytest
 
 from runtimestore_server.store.engines import open_database
 from scripts.postgres_server import PostgresServer
-from support.command import run, serving
+from support.servers.command import run, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, CallFailed, RetryPolicy, RuntimeStoreClient
-from support.command import run, serving
-from support.scripted_store import Script, scripted_store
+from support.servers.command import run, serving
+from support.servers.scripted_store import Script, scripted_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,14 +22,14 @@ from runtimestore_server.store import schema
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, upgrade
-from support.command import run, serving
-from support.documents import session
-from support.server_process import WAIT_SECONDS
+from support.generators.documents import session
+from support.servers.command import run, serving
+from support.servers.server_process import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 RUNTIME = "rt:session:one"
 PASSWORD = "correct-horse-7b1"  # noqa: S105  (nobody's)

@@ -9,7 +9,7 @@ import pytest
 
 from runtimestore import RuntimeStoreClient
 from runtimestore_server.settings import DatabaseUrl, Settings
-from support.command import run, serving
+from support.servers.command import run, serving
 
 if TYPE_CHECKING:
     from pathlib import Path

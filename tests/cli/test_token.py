@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import RuntimeState, RuntimeStoreClient, Unauthenticated
-from support.access import access_file, ca, entry, new_token, server_files
-from support.command import run, serving
+from support.servers.access import access_file, ca, entry, new_token, server_files
+from support.servers.command import run, serving
 
 if TYPE_CHECKING:
     import subprocess

@@ -12,15 +12,15 @@ import pytest
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
-from support.calls import Store, input_of
-from support.command import run
-from support.database import flip_a_byte
-from support.documents import new_id, receipt, session
-from support.engines import DURABLE
-from support.server import ServerProcess, in_process
+from support.generators.calls import Store, input_of
+from support.generators.documents import new_id, receipt, session
+from support.servers.command import run
+from support.servers.database import flip_a_byte
+from support.servers.engines import DURABLE
+from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
-    from support.engines import Engine
+    from support.servers.engines import Engine
 
 MIB = 1024 * 1024
 

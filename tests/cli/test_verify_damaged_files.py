@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.calls import Store, input_of
-from support.command import run
-from support.documents import session
-from support.server import in_process
-from support.sqlite_pages import PAGE_BYTES, contents, cut_in_half, on_page, overwrite, replace, root_page
+from support.faults.sqlite_pages import PAGE_BYTES, contents, cut_in_half, on_page, overwrite, replace, root_page
+from support.generators.calls import Store, input_of
+from support.generators.documents import session
+from support.servers.command import run
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from pathlib import Path

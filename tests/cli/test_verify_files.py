@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from support.calls import RUNTIME_WRITES, Store, input_of
-from support.command import run
-from support.server import ServerProcess, in_process
-from support.server_process import COMMAND, WAIT_SECONDS, environment_with
-from support.sqlite_pages import contents
+from support.faults.sqlite_pages import contents
+from support.generators.calls import RUNTIME_WRITES, Store, input_of
+from support.servers.command import run
+from support.servers.server import ServerProcess, in_process
+from support.servers.server_process import COMMAND, WAIT_SECONDS, environment_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,12 +16,12 @@ import pytest
 
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
-from support.calls import Store, input_of
-from support.command import run
-from support.disk import small_disk
-from support.documents import new_id
-from support.server import in_process
-from support.server_process import COMMAND, WAIT_SECONDS, environment_with
+from support.faults.disk import small_disk
+from support.generators.calls import Store, input_of
+from support.generators.documents import new_id
+from support.servers.command import run
+from support.servers.server import in_process
+from support.servers.server_process import COMMAND, WAIT_SECONDS, environment_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,8 +4,8 @@ import grpc_testing
 import pytest
 
 from runtimestore import RetryPolicy, _retry, sync
-from support.fake_wire import FakeClock, Wire
-from support.scripted_store import SERVICES
+from support.faults.fake_wire import FakeClock, Wire
+from support.servers.scripted_store import SERVICES
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient, _channel
 from runtimestore._channel import target_of
-from support.name_server import name_server
-from support.scripted_store import Script, scripted_store
-from support.server_process import ServerProcess
+from support.servers.name_server import name_server
+from support.servers.scripted_store import Script, scripted_store
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -26,7 +26,7 @@ from runtimestore import (
     StoredValueCorrupt,
 )
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.scripted_store import Failure, Script, refusal, scripted_store
+from support.servers.scripted_store import Failure, Script, refusal, scripted_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -21,7 +21,7 @@ from runtimestore import (
 )
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.scripted_store import Script, scripted_store
+from support.servers.scripted_store import Script, scripted_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

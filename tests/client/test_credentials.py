@@ -21,8 +21,8 @@ from runtimestore import (
     Tls,
     Unauthenticated,
 )
-from support.access import access_file, ca, entry, new_token, put, server_files
-from support.server import in_process
+from support.servers.access import access_file, ca, entry, new_token, put, server_files
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from pathlib import Path

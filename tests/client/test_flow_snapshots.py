@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
-from support.server import in_process
+from support.servers.server import in_process
 
 
 async def test_what_is_no_bytes_is_refused_and_the_snapshot_stays() -> None:

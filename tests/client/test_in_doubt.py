@@ -24,9 +24,9 @@ from runtimestore.errors import REFUSALS, RuntimeStoreError, StoreUnavailable
 from runtimestore.types import InputState
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.clean_up import until
-from support.scripted_store import Failure, Script, refusal, scripted_store
-from support.threaded import threaded
+from support.checkers.clean_up import until
+from support.checkers.threaded import threaded
+from support.servers.scripted_store import Failure, Script, refusal, scripted_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -14,9 +14,9 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
 from runtimestore._channel import DEFAULT_MAX_MESSAGE_BYTES, channel_options
-from support.name_server import name_server
-from support.scripted_store import Script, scripted_store
-from support.threaded import threaded
+from support.checkers.threaded import threaded
+from support.servers.name_server import name_server
+from support.servers.scripted_store import Script, scripted_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, CallFailed, Commit, DeadlineExceeded, RetryPolicy, RuntimeStoreClient
-from support.documents import session
-from support.resetting_proxy import CUT, Resets, resetting_proxy
-from support.server import in_process
-from support.threaded import threaded
+from support.checkers.threaded import threaded
+from support.faults.resetting_proxy import CUT, Resets, resetting_proxy
+from support.generators.documents import session
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

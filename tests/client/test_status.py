@@ -6,7 +6,7 @@ import pytest
 from runtimestore import CallFailed, DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded, errors
 from runtimestore._status import refusal_of, revision_of
 from runtimestore.v1 import error_reason_pb2
-from support.scripted_store import DETAILS_KEY, Failure, refusal
+from support.servers.scripted_store import DETAILS_KEY, Failure, refusal
 
 REASONS = [name for name, number in error_reason_pb2.ErrorReason.items() if number]
 

@@ -25,10 +25,10 @@ from runtimestore import (
     StoreUnavailable,
 )
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.scripted_store import Failure, refusal
+from support.servers.scripted_store import Failure, refusal
 
 if TYPE_CHECKING:
-    from support.fake_wire import Wire
+    from support.faults.fake_wire import Wire
 
 RUNTIME = "rt:session:1"
 INPUT = InputState("0189f7a0-0000-7000-8000-000000000001", "{}")

@@ -18,20 +18,20 @@ from runtimestore import AsyncRuntimeStoreClient, RevisionMismatch, RuntimeStore
 from runtimestore.v1 import runtime_store_admin_pb2, runtime_store_admin_pb2_grpc
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store.schema import HEAD
-from support.calls import Store, input_of
-from support.clean_up import until
-from support.database import held_commits
-from support.documents import new_id
-from support.engines import DURABLE
-from support.refusals import is_refusal, refused
-from support.server import in_process
+from support.checkers.clean_up import until
+from support.checkers.refusals import is_refusal, refused
+from support.generators.calls import Store, input_of
+from support.generators.documents import new_id
+from support.servers.database import held_commits
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from runtimestore_server.app import Application
-    from support.engines import Engine
+    from support.servers.engines import Engine
 
     Serve = Callable[..., AbstractAsyncContextManager[Application]]
 

@@ -16,10 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.rpc import admission
 from runtimestore_server.rpc import server as grpc_server
-from support.clean_up import until
-from support.footprint import PeakMemory, pid_of
-from support.garbage import SERVICE, unknown_field
-from support.http2 import (
+from support.checkers.clean_up import until
+from support.checkers.footprint import PeakMemory, pid_of
+from support.checkers.refusals import is_refusal, refused
+from support.faults.http2 import (
     ACK,
     INITIAL_WINDOW_SIZE,
     PING,
@@ -30,11 +30,11 @@ from support.http2 import (
     read_frame,
     settings_of,
 )
-from support.refusals import is_refusal, refused
-from support.requests import ALL, LOADS, WRITES, request_of
-from support.server import in_process
-from support.server_process import ServerProcess
-from support.uploads import REFLECTION, STALLED_SECONDS, WAIT_SECONDS, connections, ended
+from support.faults.uploads import REFLECTION, STALLED_SECONDS, WAIT_SECONDS, connections, ended
+from support.generators.garbage import SERVICE, unknown_field
+from support.generators.requests import ALL, LOADS, WRITES, request_of
+from support.servers.server import in_process
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,11 +17,11 @@ from runtimestore.v1 import runtime_store_pb2_grpc
 from runtimestore_server.budget import RetryPacing
 from runtimestore_server.rpc import sending
 from runtimestore_server.rpc.sending import Sending
-from support.calls import Store
-from support.clean_up import until
-from support.documents import session
-from support.refusals import is_refusal, refused
-from support.server import in_process
+from support.checkers.clean_up import until
+from support.checkers.refusals import is_refusal, refused
+from support.generators.calls import Store
+from support.generators.documents import session
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,10 +16,10 @@ from runtimestore import (
     RevisionMismatch,
     RuntimeState,
 )
-from support.calls import NOTHING, RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
-from support.clean_up import until
-from support.database import held_commits
-from support.documents import input_state, new_id, receipt
+from support.checkers.clean_up import until
+from support.generators.calls import NOTHING, RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
+from support.generators.documents import input_state, new_id, receipt
+from support.servers.database import held_commits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

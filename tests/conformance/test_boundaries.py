@@ -10,9 +10,8 @@ import pytest
 from runtimestore import BoundaryReceiptExists, Commit, RunApplyBoundary
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store.tables import receipts
-from support.calls import NOTHING, Store, everything, input_of, session_of
-from support.database import rows
-from support.documents import (
+from support.generators.calls import NOTHING, Store, everything, input_of, session_of
+from support.generators.documents import (
     RECEIPT_SAMPLES,
     UINT64_MAX,
     input_state,
@@ -22,6 +21,7 @@ from support.documents import (
     sample_receipt,
     session,
 )
+from support.servers.database import rows
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc

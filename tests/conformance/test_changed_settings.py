@@ -9,11 +9,11 @@ import grpc.aio
 import pytest
 
 from runtimestore.v1 import runtime_store_pb2_grpc
-from support.documents import new_id
-from support.engines import DURABLE
-from support.refusals import refused
-from support.requests import RUNTIME_WRITES, WRITES, request_of
-from support.server import in_process
+from support.checkers.refusals import refused
+from support.generators.documents import new_id
+from support.generators.requests import RUNTIME_WRITES, WRITES, request_of
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ import pytest
 from runtimestore import RuntimeState, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store import tables
-from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
-from support.database import change, flip_a_byte, forget, rows
-from support.documents import inputs, new_id, ops, receipt
-from support.engines import DURABLE, UNTYPED_COLUMNS
-from support.refusals import refused
+from support.checkers.refusals import refused
+from support.generators.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
+from support.generators.documents import inputs, new_id, ops, receipt
+from support.servers.database import change, flip_a_byte, forget, rows
+from support.servers.engines import DURABLE, UNTYPED_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -18,14 +18,14 @@ from runtimestore_server.settings import Settings
 from runtimestore_server.store import tables
 from runtimestore_server.telemetry.counts import CallCounts
 from runtimestore_server.telemetry.lines import LineLimit
-from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, commit_machine_lifecycle, input_of, named
-from support.database import change, forget, rows
-from support.documents import new_id
-from support.refusals import refused
+from support.checkers.refusals import refused
+from support.generators.calls import RUNTIME_WRITES, RuntimeWrite, Store, commit_machine_lifecycle, input_of, named
+from support.generators.documents import new_id
+from support.servers.database import change, forget, rows
 
 if TYPE_CHECKING:
     from runtimestore_server.app import Application
-    from support.engines import Engine
+    from support.servers.engines import Engine
 
 NO_TEXT = [b"\xff\xfe", b"host\xff", b"\xed\xa0\x80"]
 LEAVE_THE_STATE_ALONE = [write for write in RUNTIME_WRITES if write is not commit_machine_lifecycle]

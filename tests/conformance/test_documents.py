@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import InputState
-from support.documents import OAUTH_SAMPLES, OPS_SAMPLES, new_id, ops, receipt, sample, session
+from support.generators.documents import OAUTH_SAMPLES, OPS_SAMPLES, new_id, ops, receipt, sample, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support.calls import Store
+    from support.generators.calls import Store
 
 GIGANTIC = "1" + "0" * 4000
 ODDITIES = {

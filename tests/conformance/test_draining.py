@@ -11,12 +11,12 @@ import grpc
 import pytest
 
 from runtimestore import RetryPolicy, StoreUnavailable
-from support.calls import Store
-from support.clean_up import until
-from support.documents import session
-from support.garbage import SERVICE
-from support.refusals import is_refusal, refused
-from support.uploads import connections, ended, stalled, stalled_in_turn
+from support.checkers.clean_up import until
+from support.checkers.refusals import is_refusal, refused
+from support.faults.uploads import connections, ended, stalled, stalled_in_turn
+from support.generators.calls import Store
+from support.generators.documents import session
+from support.generators.garbage import SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

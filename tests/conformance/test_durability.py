@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import Commit, RetryPolicy, RuntimeState, RuntimeStoreError
-from support.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
-from support.clean_up import until
-from support.documents import inputs, new_id, ops, receipt, session
-from support.engines import DURABLE, EPHEMERAL
-from support.server import in_process
-from support.server_process import ServerProcess
+from support.checkers.clean_up import until
+from support.generators.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
+from support.generators.documents import inputs, new_id, ops, receipt, session
+from support.servers.engines import DURABLE, EPHEMERAL
+from support.servers.server import in_process
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

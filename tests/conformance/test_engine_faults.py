@@ -11,17 +11,17 @@ import pytest
 
 from runtimestore import RetryPolicy, StoreUnavailable
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.calls import Store, everything, input_of, session_of
-from support.database import held_commits
-from support.documents import new_id, session
-from support.engines import DURABLE
-from support.refusals import WireRefusal, is_refusal, refused
-from support.requests import LOADS, WRITES, request_of
+from support.checkers.refusals import WireRefusal, is_refusal, refused
+from support.generators.calls import Store, everything, input_of, session_of
+from support.generators.documents import new_id, session
+from support.generators.requests import LOADS, WRITES, request_of
+from support.servers.database import held_commits
+from support.servers.engines import DURABLE
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc
     from runtimestore_server.app import Application
-    from support.engines import Engine
+    from support.servers.engines import Engine
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
 

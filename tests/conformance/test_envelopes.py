@@ -9,12 +9,12 @@ import grpc
 import pytest
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.documents import input_state, new_id, ops, receipt, session
-from support.refusals import WireRefusal, refused
+from support.checkers.refusals import WireRefusal, refused
+from support.generators.documents import input_state, new_id, ops, receipt, session
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc
-    from support.calls import Store
+    from support.generators.calls import Store
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
 

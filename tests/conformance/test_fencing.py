@@ -11,15 +11,15 @@ import pytest
 from runtimestore import AsyncRuntimeStoreClient, Fenced, InvalidRequest, RetryPolicy, RuntimeState
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
-from support.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of
-from support.clean_up import until
-from support.database import held_commits, statements
-from support.documents import new_id
-from support.engines import DURABLE
-from support.refusals import is_refusal, refused
-from support.requests import RUNTIME_WRITES as METHODS
-from support.requests import request_of
-from support.server import in_process
+from support.checkers.clean_up import until
+from support.checkers.refusals import is_refusal, refused
+from support.generators.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of
+from support.generators.documents import new_id
+from support.generators.requests import RUNTIME_WRITES as METHODS
+from support.generators.requests import request_of
+from support.servers.database import held_commits, statements
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

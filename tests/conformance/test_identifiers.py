@@ -9,10 +9,10 @@ import pytest
 
 from runtimestore import InvalidRequest
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of
-from support.documents import new_id, ops, receipt, session
-from support.refusals import refused
-from support.requests import ABOUT_RUNTIMES, ALL, WRITES, request_of
+from support.checkers.refusals import refused
+from support.generators.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of
+from support.generators.documents import new_id, ops, receipt, session
+from support.generators.requests import ABOUT_RUNTIMES, ALL, WRITES, request_of
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc

@@ -9,15 +9,15 @@ import pytest
 
 from runtimestore import InputState, InputStateInvalid, InputStateSeed, RuntimeState
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.database import statements
-from support.documents import INPUT_SAMPLES, UINT64_MAX, input_state, inputs, new_id, receipt, sample
+from support.generators.documents import INPUT_SAMPLES, UINT64_MAX, input_state, inputs, new_id, receipt, sample
+from support.servers.database import statements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runtimestore.v1 import runtime_store_pb2_grpc
     from runtimestore_server.app import Application
-    from support.calls import Store
+    from support.generators.calls import Store
 
 
 async def _with_boundary(store: Store, runtime_id: str, states: Sequence[InputState]) -> None:

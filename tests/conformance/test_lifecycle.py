@@ -10,8 +10,8 @@ import pytest
 
 from runtimestore import RuntimeState
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.calls import Store, input_of
-from support.documents import OPS_SAMPLES, new_id, ops, sample
+from support.generators.calls import Store, input_of
+from support.generators.documents import OPS_SAMPLES, new_id, ops, sample
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc

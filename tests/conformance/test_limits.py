@@ -10,10 +10,10 @@ import grpc.aio
 import pytest
 
 from runtimestore import CallFailed, InvalidRequest, RuntimeState
-from support.calls import NOTHING, Store, everything
-from support.documents import input_state, new_id, ops, receipt, session
-from support.engines import DURABLE
-from support.server import in_process
+from support.generators.calls import NOTHING, Store, everything
+from support.generators.documents import input_state, new_id, ops, receipt, session
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -13,16 +13,16 @@ import pytest
 from runtimestore import AsyncRuntimeStoreClient, OAuthFlowSnapshot
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store.schema import upgrade
-from support.calls import Store
-from support.documents import new_id
-from support.engines import DURABLE, EPHEMERAL
-from support.refusals import refused
-from support.server import in_process
+from support.checkers.refusals import refused
+from support.generators.calls import Store
+from support.generators.documents import new_id
+from support.servers.engines import DURABLE, EPHEMERAL
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc
     from runtimestore_server.app import Application
-    from support.engines import Engine
+    from support.servers.engines import Engine
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
 

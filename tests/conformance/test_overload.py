@@ -16,15 +16,15 @@ import pytest
 from runtimestore import DeadlineExceeded, Overloaded, RetryPolicy
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc
-from support.calls import Store, input_of
-from support.clean_up import until
-from support.database import held_commits
-from support.documents import input_state, new_id, ops, session
-from support.garbage import SERVICE
-from support.hostile_bytes import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, header
-from support.refusals import WireRefusal, is_refusal, refused
-from support.requests import request_of
-from support.server_process import ServerProcess
+from support.checkers.clean_up import until
+from support.checkers.refusals import WireRefusal, is_refusal, refused
+from support.faults.hostile_bytes import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, header
+from support.generators.calls import Store, input_of
+from support.generators.documents import input_state, new_id, ops, session
+from support.generators.garbage import SERVICE
+from support.generators.requests import request_of
+from support.servers.database import held_commits
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,8 +11,8 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeState
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.calls import NOTHING, Store, everything, input_of
-from support.documents import input_state, inputs, new_id, receipt, sample, session
+from support.generators.calls import NOTHING, Store, everything, input_of
+from support.generators.documents import input_state, inputs, new_id, receipt, sample, session
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc

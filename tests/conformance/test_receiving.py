@@ -14,15 +14,15 @@ import pytest
 from runtimestore import RetryPolicy
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.rpc import admission
-from support.calls import Store, input_of
-from support.clean_up import until
-from support.database import held_commits
-from support.documents import session
-from support.garbage import SERVICE
-from support.refusals import is_refusal, refused
-from support.requests import request_of
-from support.server import in_process
-from support.uploads import WAIT_SECONDS, connections, done, ended, sent, stalled, stalled_in_turn
+from support.checkers.clean_up import until
+from support.checkers.refusals import is_refusal, refused
+from support.faults.uploads import WAIT_SECONDS, connections, done, ended, sent, stalled, stalled_in_turn
+from support.generators.calls import Store, input_of
+from support.generators.documents import session
+from support.generators.garbage import SERVICE
+from support.generators.requests import request_of
+from support.servers.database import held_commits
+from support.servers.server import in_process
 
 LONG_SECONDS = 1000.0
 ONCE = RetryPolicy(max_attempts=1)

@@ -11,9 +11,9 @@ import pytest
 from runtimestore.errors import REFUSALS, Fenced
 from runtimestore.v1 import error_reason_pb2
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.documents import new_id, session
-from support.refusals import WireRefusal, is_refusal, refused
-from support.requests import ALL, RUNTIME_WRITES, WRITES, request_of
+from support.checkers.refusals import WireRefusal, is_refusal, refused
+from support.generators.documents import new_id, session
+from support.generators.requests import ALL, RUNTIME_WRITES, WRITES, request_of
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import BoundaryReceiptExists, Commit, RequestIdReused, RevisionMismatch, RuntimeState
-from support.calls import RUNTIME_WRITES, Store, everything, input_of, session_of
-from support.documents import input_state, new_id, ops, receipt
-from support.engines import DURABLE
-from support.server_process import ServerProcess
+from support.generators.calls import RUNTIME_WRITES, Store, everything, input_of, session_of
+from support.generators.documents import input_state, new_id, ops, receipt
+from support.servers.engines import DURABLE
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.engines import Engine
+    from support.servers.engines import Engine
 
 pytestmark = pytest.mark.needs(DURABLE)
 

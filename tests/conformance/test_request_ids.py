@@ -21,10 +21,10 @@ from runtimestore import (
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store.requests import SHA256_BYTES, RequestKey, sealed
 from runtimestore_server.store.tables import requests
-from support.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of
-from support.database import change, forget, rows
-from support.documents import input_state, new_id, ops, receipt, session
-from support.refusals import refused
+from support.checkers.refusals import refused
+from support.generators.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of
+from support.generators.documents import input_state, new_id, ops, receipt, session
+from support.servers.database import change, forget, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,14 +14,14 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.clean_up import until
-from support.database import held_commits
-from support.documents import session
-from support.garbage import unknown_field
-from support.refusals import refused
-from support.requests import WRITES
-from support.server import in_process
-from support.uploads import REFLECTION, WAIT_SECONDS, connections, done, ended, sent
+from support.checkers.clean_up import until
+from support.checkers.refusals import refused
+from support.faults.uploads import REFLECTION, WAIT_SECONDS, connections, done, ended, sent
+from support.generators.documents import session
+from support.generators.garbage import unknown_field
+from support.generators.requests import WRITES
+from support.servers.database import held_commits
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import RevisionMismatch
-from support.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named
-from support.documents import new_id, ops, receipt, session
+from support.generators.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named
+from support.generators.documents import new_id, ops, receipt, session
 
 if TYPE_CHECKING:
     from runtimestore_server.app import Application

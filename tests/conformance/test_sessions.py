@@ -9,9 +9,9 @@ import pytest
 
 from runtimestore import InvalidRequest, SessionKeyMismatch
 from runtimestore_server.store.tables import sessions
-from support.calls import NOTHING, Store, everything, input_of
-from support.database import rows
-from support.documents import SESSION_SAMPLES, new_id, receipt, sample, session
+from support.generators.calls import NOTHING, Store, everything, input_of
+from support.generators.documents import SESSION_SAMPLES, new_id, receipt, sample, session
+from support.servers.database import rows
 
 if TYPE_CHECKING:
     from runtimestore_server.app import Application

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runtimestore.errors import Overloaded
 from runtimestore_server.budget import RetryPacing
 from runtimestore_server.rpc.upload_slots import Aborted, UploadSlots
-from support.clean_up import until
+from support.checkers.clean_up import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

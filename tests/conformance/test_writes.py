@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import InputStateInvalid, InvalidRequest, RuntimeState, SessionSnapshotInvalid
-from support.calls import (
+from support.generators.calls import (
     NOTHING,
     RUNTIME_WRITES,
     RuntimeWrite,
@@ -20,7 +20,7 @@ from support.calls import (
     named,
     session_of,
 )
-from support.documents import input_state, new_id, ops, receipt, session
+from support.generators.documents import input_state, new_id, ops, receipt, session
 
 if TYPE_CHECKING:
     from runtimestore import AsyncRuntimeStoreClient

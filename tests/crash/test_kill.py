@@ -22,19 +22,19 @@ from runtimestore import RetryPolicy, RuntimeStoreError
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from support.calls import Store, id_of
-from support.engines import DURABLE
-from support.lives import Life
-from support.zygote import Zygote
+from support.generators.calls import Store, id_of
+from support.generators.lives import Life
+from support.servers.engines import DURABLE
+from support.servers.zygote import Zygote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection
 
-    from support.engines import Engine
-    from support.torture import Trial
-    from support.zygote import ForkedServer
+    from support.checkers.torture import Trial
+    from support.servers.engines import Engine
+    from support.servers.zygote import ForkedServer
 
 ONCE = RetryPolicy(max_attempts=1)
 LIVES = 6

@@ -2,7 +2,7 @@
 
 A start of the server takes most of a second, nearly all of it imports; a fork of this process takes a few
 milliseconds. It runs no thread and starts nothing of gRPC, so that a fork is sound. One command a line comes in by
-standard input and one answer goes out, both JSON; `support.zygote` is the other end.
+standard input and one answer goes out, both JSON; `support.servers.zygote` is the other end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import Outcome
-from support.lives import Life
+from support.generators.lives import Life
 
 if TYPE_CHECKING:
     from collections.abc import Callable

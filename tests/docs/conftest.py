@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import grpcurl
-from support.server_process import ServerProcess
+from support.checkers import grpcurl
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.markdown import blocks
+from support.checkers.markdown import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "docs/architecture.md"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.grpcurl import answers, command_path
-from support.markdown import Block, blocks
+from support.checkers.grpcurl import answers, command_path
+from support.checkers.markdown import Block, blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED_ADDRESS = "127.0.0.1:50051"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.grpcurl import answers
+from support.checkers.grpcurl import answers
 
 if TYPE_CHECKING:
     from pathlib import Path

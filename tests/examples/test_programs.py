@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import RuntimeState, RuntimeStoreClient
-from support.server_process import ServerProcess
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

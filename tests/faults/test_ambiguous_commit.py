@@ -12,19 +12,19 @@ import pytest
 from runtimestore import Commit, CommitOutcomeUnknown, DeadlineExceeded, RetryPolicy, StoreUnavailable
 from runtimestore_server.store import commit_outcome
 from runtimestore_server.store.engines import open_database
-from support.calls import Store
-from support.clean_up import until
-from support.lives import Life
-from support.postgres_wire import Fate, PostgresWire
-from support.server import in_process
+from support.checkers.clean_up import until
+from support.faults.postgres_wire import Fate, PostgresWire
+from support.generators.calls import Store
+from support.generators.lives import Life
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from runtimestore_server.app import Application
     from runtimestore_server.store.engines import Database
-    from support.postgres import Cluster
-    from support.torture import Trial
+    from support.checkers.torture import Trial
+    from support.servers.postgres import Cluster
 
 ONCE = RetryPolicy(max_attempts=1)
 CUTS = (Fate.CUT_BEFORE, Fate.CUT_AT_ONCE, Fate.CUT_AFTER)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.store.schema import upgrade
-from support.calls import Store
-from support.command import run
-from support.documents import new_id, session
-from support.server import ServerProcess
+from support.generators.calls import Store
+from support.generators.documents import new_id, session
+from support.servers.command import run
+from support.servers.server import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 pytestmark = pytest.mark.usefixtures("runner")
 

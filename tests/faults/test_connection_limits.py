@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.schema import upgrade
 from scripts.postgres_server import PostgresServer
-from support.server import ServerProcess
+from support.servers.server import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,19 +12,19 @@ import sqlalchemy as sa
 
 from runtimestore import Fenced, RetryPolicy, RuntimeStoreError, StoredValueCorrupt
 from runtimestore_server.store import tables
-from support.calls import RUNTIME_WRITES, Store, input_of, named
-from support.damaged_files import loads
-from support.database import change
-from support.documents import new_id
-from support.engines import DURABLE, UNTYPED_COLUMNS
+from support.checkers.damaged_files import loads
+from support.generators.calls import RUNTIME_WRITES, Store, input_of, named
+from support.generators.documents import new_id
+from support.servers.database import change
+from support.servers.engines import DURABLE, UNTYPED_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from runtimestore import Commit
     from runtimestore_server.app import Application
-    from support.engines import Engine
-    from support.torture import Trial
+    from support.checkers.torture import Trial
+    from support.servers.engines import Engine
 
     Call = Callable[[], Awaitable[Any]]
 

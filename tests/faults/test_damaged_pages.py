@@ -18,20 +18,20 @@ from runtimestore import StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from scripts.postgres_server import PostgresServer
-from support.calls import RUNTIME_WRITES, Store, id_of, input_of
-from support.clean_up import until
-from support.damaged_files import ONCE, RUNTIMES, Filled, is_told
-from support.database import held_commits
-from support.documents import ops
-from support.postgres import Cluster
-from support.server import in_process
+from support.checkers.clean_up import until
+from support.checkers.damaged_files import ONCE, RUNTIMES, Filled, is_told
+from support.generators.calls import RUNTIME_WRITES, Store, id_of, input_of
+from support.generators.documents import ops
+from support.servers.database import held_commits
+from support.servers.postgres import Cluster
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from runtimestore_server.app import Application
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 SQLITE_HEADER_BYTES = 12
 """A page begins with what it is and where its cells are: SQLite's file format, "B-tree Pages"."""

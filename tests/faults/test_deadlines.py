@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.clean_up import open_connections, tasks_left, threads_left, until
-from support.engines import DURABLE
-from support.footprint import handles, pid_of, settled, unfinished_transactions, with_spares
-from support.impatience import Callers
-from support.server_process import ServerProcess
+from support.checkers.clean_up import open_connections, tasks_left, threads_left, until
+from support.checkers.footprint import handles, pid_of, settled, unfinished_transactions, with_spares
+from support.faults.impatience import Callers
+from support.servers.engines import DURABLE
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from runtimestore_server.app import Application
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 
 async def _give_up(callers: Callers, trial: Trial, *, short: int, long: int) -> None:

@@ -9,16 +9,16 @@ import pytest
 
 from runtimestore import StoreReadOnly
 from runtimestore_server.store.schema import upgrade
-from support.calls import Store, input_of
-from support.disk import MIB, immutable, limited_file_size, small_disk, unwritable
-from support.preload import compiled
-from support.server import ServerProcess, in_process
-from support.turns import ONCE, Turns, counted, refusals
+from support.faults.disk import MIB, immutable, limited_file_size, small_disk, unwritable
+from support.faults.preload import compiled
+from support.generators.calls import Store, input_of
+from support.generators.turns import ONCE, Turns, counted, refusals
+from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 pytestmark = [pytest.mark.usefixtures("runner"), pytest.mark.root]
 

@@ -12,14 +12,14 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from support.http2 import call_headers, frame, preface
-from support.server import in_process
-from support.server_process import ServerProcess
+from support.faults.http2 import call_headers, frame, preface
+from support.servers.server import in_process
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 NO_UTF_8 = b"/\xff"
 """A path at which gRPC's own server stops."""

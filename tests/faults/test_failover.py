@@ -12,16 +12,16 @@ from runtimestore import CommitOutcomeUnknown, RetryPolicy, StoreUnavailable
 from runtimestore_server.store.engines import CommitState, open_database
 from runtimestore_server.store.schema import upgrade
 from scripts.postgres_server import PostgresServer
-from support.calls import Store
-from support.lives import Life
-from support.server import in_process
-from support.writers import Writers
+from support.generators.calls import Store
+from support.generators.lives import Life
+from support.generators.writers import Writers
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from runtimestore import Commit
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 ONCE = RetryPolicy(max_attempts=1)
 

@@ -13,15 +13,15 @@ import pytest
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.engines.checkpoints import WARNED_LOG_BYTES
 from runtimestore_server.store.schema import upgrade
-from support.backlog import insert_backlog, size_of_backlog
-from support.calls import Store, input_of
-from support.server import ServerProcess
-from support.turns import ONCE
+from support.generators.backlog import insert_backlog, size_of_backlog
+from support.generators.calls import Store, input_of
+from support.generators.turns import ONCE
+from support.servers.server import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 WRITERS = 4
 

@@ -16,23 +16,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
-from support.accepted import Accepted
-from support.documents import new_id
-from support.engines import DURABLE
-from support.footprint import handles, pid_of, resident_bytes, settled, with_spares
-from support.garbage import REFLECTION, SERVICE, UNKNOWN, WATCH, Garbage, garbage
-from support.heap import ProbedServer
-from support.hostile_bytes import calls_out_of_time, hostile_bytes
-from support.hostile_json import CANARY
-from support.refusals import DOMAIN, WireRefusal, details, refused
-from support.requests import ALL, WRITES, request_of
-from support.server_process import ServerProcess
+from support.checkers.accepted import Accepted
+from support.checkers.footprint import handles, pid_of, resident_bytes, settled, with_spares
+from support.checkers.refusals import DOMAIN, WireRefusal, details, refused
+from support.faults.hostile_bytes import calls_out_of_time, hostile_bytes
+from support.generators.documents import new_id
+from support.generators.garbage import REFLECTION, SERVICE, UNKNOWN, WATCH, Garbage, garbage
+from support.generators.hostile_json import CANARY
+from support.generators.requests import ALL, WRITES, request_of
+from support.servers.engines import DURABLE
+from support.servers.heap import ProbedServer
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 MIB = 1024 * 1024
 LIMITS: dict[str, Any] = {

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, StoreUnavailable
-from support.engines import DURABLE
-from support.history import Caller, OAuthHistory, RuntimeHistory
-from support.linearisable import Call, linearisable
-from support.reply_proxy import ReplyProxy
-from support.server import in_process
-from support.server_process import ServerProcess
+from support.checkers.history import Caller, OAuthHistory, RuntimeHistory
+from support.checkers.linearisable import Call, linearisable
+from support.faults.reply_proxy import ReplyProxy
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from runtimestore import Commit
-    from support.history import History
-    from support.torture import Trial
+    from support.checkers.history import History
+    from support.checkers.torture import Trial
 
 RUNTIMES = 4
 ONCE = RetryPolicy(max_attempts=1)

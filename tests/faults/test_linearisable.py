@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.linearisable import Call, linearisable
+from support.checkers.linearisable import Call, linearisable
 
 
 def _write(start: int, end: int, number: int, revision: int = 0, outcome: str = "done", **more: object) -> Call:

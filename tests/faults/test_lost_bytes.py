@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from support.garbage import REFLECTION, SERVICE, WATCH
-from support.heap import ProbedServer
-from support.refusals import refused
-from support.requests import ALL
+from support.checkers.refusals import refused
+from support.generators.garbage import REFLECTION, SERVICE, WATCH
+from support.generators.requests import ALL
+from support.servers.heap import ProbedServer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 AT_ONCE = 16
 MESSAGE_BYTES = 1000

@@ -10,17 +10,17 @@ import pytest
 from runtimestore import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
-from support.calls import Store, input_of
-from support.documents import new_id
-from support.lost_pages import LostPages
-from support.preload import compiled
-from support.server import ServerProcess, in_process
-from support.turns import ONCE, Turns, counted, refusals
+from support.faults.lost_pages import LostPages
+from support.faults.preload import compiled
+from support.generators.calls import Store, input_of
+from support.generators.documents import new_id
+from support.generators.turns import ONCE, Turns, counted, refusals
+from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,15 @@ from runtimestore import (
     RuntimeStoreError,
 )
 from runtimestore_server.store import tables
-from support.database import rows
-from support.documents import input_state, new_id, receipt, session
-from support.engines import DURABLE
-from support.reply_proxy import ReplyProxy
-from support.server import in_process
-from support.threaded import threaded
+from support.checkers.threaded import threaded
+from support.faults.reply_proxy import ReplyProxy
+from support.generators.documents import input_state, new_id, receipt, session
+from support.servers.database import rows
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 RUNTIMES = 32
 BY_THREADS = 4

@@ -15,24 +15,24 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.rpc.server import WINDOW_BYTES
-from support.calls import Store, input_of
-from support.clean_up import until
-from support.database import held_commits
-from support.documents import session
-from support.engines import DURABLE
-from support.flood import Flood
-from support.footprint import PeakMemory, pid_of
-from support.garbage import SERVICE
-from support.refusals import details, is_refusal, refused
-from support.requests import WRITES, request_of
-from support.server_process import ServerProcess
+from support.checkers.clean_up import until
+from support.checkers.footprint import PeakMemory, pid_of
+from support.checkers.refusals import details, is_refusal, refused
+from support.faults.flood import Flood
+from support.generators.calls import Store, input_of
+from support.generators.documents import session
+from support.generators.garbage import SERVICE
+from support.generators.requests import WRITES, request_of
+from support.servers.database import held_commits
+from support.servers.engines import DURABLE
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from runtimestore_server.app import Application
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 MIB = 1024 * 1024
 WAITING_WRITES = 32

@@ -15,16 +15,16 @@ from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.schema import upgrade
 from scripts.postgres_installation import Account
-from support.calls import Store
-from support.disk import MIB, SmallDisk, small_disk
-from support.server import ServerProcess
-from support.turns import ONCE, Turns, acknowledged, refusals
+from support.faults.disk import MIB, SmallDisk, small_disk
+from support.generators.calls import Store
+from support.generators.turns import ONCE, Turns, acknowledged, refusals
+from support.servers.server import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.postgres import Cluster
-    from support.torture import Trial
+    from support.checkers.torture import Trial
+    from support.servers.postgres import Cluster
 
 pytestmark = [pytest.mark.usefixtures("runner"), pytest.mark.root]
 

@@ -15,18 +15,18 @@ from runtimestore import RetryPolicy
 from runtimestore_server.store.engines import open_database
 from scripts.postgres_installation import NoPostgres
 from scripts.postgres_server import PostgresServer
-from support.calls import Store
-from support.clean_up import until
-from support.lives import Life
-from support.postgres import Cluster
-from support.preload import compiled
-from support.server import in_process
-from support.writers import Writers
+from support.checkers.clean_up import until
+from support.faults.preload import compiled
+from support.generators.calls import Store
+from support.generators.lives import Life
+from support.generators.writers import Writers
+from support.servers.postgres import Cluster
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 ONCE = RetryPolicy(max_attempts=1)
 PANIC = "PANIC:"

@@ -11,18 +11,18 @@ from runtimestore import CommitOutcomeUnknown, RetryPolicy
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Outcome
 from scripts.postgres_server import PostgresServer
-from support.calls import Store
-from support.lives import Life
-from support.postgres import Cluster
-from support.server import in_process
-from support.store_writes import commit
-from support.writers import Writers
+from support.generators.calls import Store
+from support.generators.lives import Life
+from support.generators.store_writes import commit
+from support.generators.writers import Writers
+from support.servers.postgres import Cluster
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runtimestore_server.store.engines import Database
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 ONCE = RetryPolicy(max_attempts=1)
 

@@ -19,17 +19,17 @@ from runtimestore_server.services.health import NOT_SERVING, SERVING
 from runtimestore_server.store import reads, requests, rights, schema, tables
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Acquisition, Outcome, Write
-from support.calls import Store
-from support.command import run
-from support.server import in_process
-from support.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot
+from support.generators.calls import Store
+from support.generators.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot
+from support.servers.command import run
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runtimestore_server.app import Application
     from runtimestore_server.store.engines import Database
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 PASSWORD = "hunter-2"  # noqa: S105  (nobody's)
 DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "operations.md"

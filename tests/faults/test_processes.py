@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from runtimestore import RuntimeState, RuntimeStoreClient
-from support.server_process import ServerProcess
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,14 +9,14 @@ import grpc.aio
 import pytest
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.calls import Store
-from support.documents import session
-from support.garbage import SERVICE
-from support.server import ServerProcess
-from support.slow_link import slow_link
+from support.faults.slow_link import slow_link
+from support.generators.calls import Store
+from support.generators.documents import session
+from support.generators.garbage import SERVICE
+from support.servers.server import ServerProcess
 
 if TYPE_CHECKING:
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 WAIT_SECONDS = 20
 

@@ -18,10 +18,10 @@ from sqlalchemy import event
 
 from runtimestore import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store.schema import upgrade
-from support.calls import Store, input_of
-from support.documents import new_id
-from support.server import ServerProcess, in_process
-from support.turns import ONCE, Turns
+from support.generators.calls import Store, input_of
+from support.generators.documents import new_id
+from support.generators.turns import ONCE, Turns
+from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -261,7 +261,7 @@ async def test_a_write_whose_file_goes_in_the_midst_of_its_commit_is_told_that_i
 
 
 async def test_a_file_that_may_only_be_read_is_not_ready_and_says_so_at_start(tmp_path: Path) -> None:
-    from support.disk import unwritable
+    from support.faults.disk import unwritable
 
     file = tmp_path / "store.db"
     upgrade(f"sqlite:///{file}")

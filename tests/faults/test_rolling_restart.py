@@ -14,17 +14,17 @@ from runtimestore import AsyncRuntimeStoreClient, CallFailed, RuntimeStoreClient
 from runtimestore._retry import Attempts
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines import open_database
-from support.documents import input_state, receipt, session
-from support.engines import DURABLE
-from support.server_process import ServerProcess
-from support.threaded import threaded
+from support.checkers.threaded import threaded
+from support.generators.documents import input_state, receipt, session
+from support.servers.engines import DURABLE
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from support.postgres import Cluster
-    from support.torture import Trial
+    from support.checkers.torture import Trial
+    from support.servers.postgres import Cluster
 
 BY_TASKS = 12
 BY_THREADS = 4  # the event loop's executor has five threads at least, and one has to be left for the restarts

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore import RuntimeState, StoredValueCorrupt
 from runtimestore_server.store import tables
-from support.database import change, rows
-from support.documents import inputs, new_id, ops, receipt, session
-from support.verified import verified
+from support.checkers.verified import verified
+from support.generators.documents import inputs, new_id, ops, receipt, session
+from support.servers.database import change, rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from runtimestore_server.app import Application
-    from support.calls import Store
-    from support.torture import Trial
+    from support.checkers.torture import Trial
+    from support.generators.calls import Store
 
 DOCUMENTS = {
     tables.session_snapshots: "body",

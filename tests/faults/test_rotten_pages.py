@@ -11,18 +11,18 @@ from sqlalchemy.exc import DBAPIError
 from runtimestore_server.store.engines import open_to_read
 from runtimestore_server.store.schema import SchemaNotCurrent
 from runtimestore_server.verify import verify
-from support.calls import Store
-from support.documents import session
-from support.server import in_process
-from support.sqlite_pages import PAGE_BYTES
-from support.verified import Told, fill
+from support.checkers.verified import Told, fill
+from support.faults.sqlite_pages import PAGE_BYTES
+from support.generators.calls import Store
+from support.generators.documents import session
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 pytestmark = pytest.mark.usefixtures("runner")
 

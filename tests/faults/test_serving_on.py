@@ -10,18 +10,18 @@ import psutil
 import pytest
 
 from runtimestore import RuntimeStoreError
-from support.calls import Store, input_of
-from support.clean_up import until
-from support.garbage import SERVICE
-from support.http2 import call_headers, frame, preface
-from support.server import in_process
-from support.server_process import ServerProcess
-from support.uploads import connections, ended, stalled
+from support.checkers.clean_up import until
+from support.faults.http2 import call_headers, frame, preface
+from support.faults.uploads import connections, ended, stalled
+from support.generators.calls import Store, input_of
+from support.generators.garbage import SERVICE
+from support.servers.server import in_process
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 NO_UTF_8 = (b"/\xff", SERVICE.encode() + b"Load\xc3", SERVICE.encode() + b"\xed\xa0\x80")
 

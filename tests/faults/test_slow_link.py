@@ -8,13 +8,13 @@ import pytest
 
 from runtimestore import RetryPolicy, _channel
 from runtimestore_server.rpc import server as grpc_server
-from support.calls import Store
-from support.documents import session
-from support.server import in_process
-from support.slow_link import slow_link
+from support.faults.slow_link import slow_link
+from support.generators.calls import Store
+from support.generators.documents import session
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 
 @pytest.mark.usefixtures("runner")

@@ -20,11 +20,11 @@ from runtimestore_server.store import commit_thread
 from runtimestore_server.store.commit_thread import CommitThread
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.workers import Workers
-from support.calls import Store, input_of
-from support.clean_up import until
-from support.http2 import call_headers, frame, preface
-from support.server import in_process
-from support.server_process import ANY_PORT, environment_with
+from support.checkers.clean_up import until
+from support.faults.http2 import call_headers, frame, preface
+from support.generators.calls import Store, input_of
+from support.servers.server import in_process
+from support.servers.server_process import ANY_PORT, environment_with
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

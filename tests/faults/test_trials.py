@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from scripts.figures import table
-from support.torture import Trial, write_report
+from support.checkers.torture import Trial, write_report
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, Fenced, RetryPolicy, RevisionMismatch
-from support.documents import new_id, receipt, session
-from support.engines import DURABLE
-from support.server import in_process
+from support.generators.documents import new_id, receipt, session
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 PATIENT = RetryPolicy(max_attempts=100, max_backoff_seconds=0.2)
 UNTIL_TOLD = RetryPolicy(max_backoff_seconds=0.2)

@@ -16,16 +16,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runtimestore import InvalidRequest, RetryPolicy
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from support.calls import Store, input_of, named
-from support.http2 import call_headers, frame, preface
-from support.server_process import SERVE, START_SECONDS, environment_with
-from support.standard_error import WAYS, nobody_reads, started_with
+from support.faults.http2 import call_headers, frame, preface
+from support.faults.standard_error import WAYS, nobody_reads, started_with
+from support.generators.calls import Store, input_of, named
+from support.servers.server_process import SERVE, START_SECONDS, environment_with
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from support.standard_error import StandardError
+    from support.faults.standard_error import StandardError
 
 RUNTIME = "rt:session:one"
 ONCE = RetryPolicy(max_attempts=1)

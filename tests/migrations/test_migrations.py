@@ -22,13 +22,23 @@ from runtimestore_server.store.engines import Database, open_database
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, SchemaNotCurrent, upgrade, upgrade_database
 from runtimestore_server.store.values import Acquisition, Outcome, Write
-from support.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot, statements
+from support.generators.store_writes import (
+    boundary,
+    commit,
+    document,
+    new_id,
+    oauth,
+    ops,
+    runtime,
+    snapshot,
+    statements,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 PROCESS_SECONDS = 60
 

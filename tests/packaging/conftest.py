@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.clean_environment import CleanEnvironment, clean_environment_with, outside_the_checkout
+from support.servers.clean_environment import CleanEnvironment, clean_environment_with, outside_the_checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 

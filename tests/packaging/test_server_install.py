@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from support.server_process import ServerProcess
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.clean_environment import CleanEnvironment
+    from support.servers.clean_environment import CleanEnvironment
 
 pytestmark = pytest.mark.slow
 

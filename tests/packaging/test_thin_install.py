@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from support.clean_environment import CleanEnvironment
+    from support.servers.clean_environment import CleanEnvironment
 
 pytestmark = pytest.mark.slow
 

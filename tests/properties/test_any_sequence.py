@@ -15,15 +15,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from runtimestore import AsyncRuntimeStoreClient, InputState, RunApplyBoundary, RuntimeState, RuntimeStoreError
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc
-from support.calls import id_of, input_of, session_of
-from support.documents import UINT64_MAX, ops, receipt
-from support.engines import DURABLE
-from support.model import Answer, OAuthWrite, Realm, RuntimeWrite
-from support.refusals import refused
-from support.server import in_process
+from support.checkers.model import Answer, OAuthWrite, Realm, RuntimeWrite
+from support.checkers.refusals import refused
+from support.generators.calls import id_of, input_of, session_of
+from support.generators.documents import UINT64_MAX, ops, receipt
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
-    from support.engines import Engine
+    from support.servers.engines import Engine
 
 RUNTIMES = ("rt:session:one", "rt:session:ONE", "rt:session:two")
 INPUTS = ("a", "b", "c")

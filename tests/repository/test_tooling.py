@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.server_process import ServerProcess
+from support.servers.server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = Path("runtimestore/v1")

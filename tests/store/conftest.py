@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 
 def _opened(url: str) -> Database:

@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import commit as committed
-from support.store_writes import new_id, runtime
+from support.generators.store_writes import commit as committed
+from support.generators.store_writes import new_id, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable

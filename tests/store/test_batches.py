@@ -18,7 +18,7 @@ from runtimestore.errors import (
 from runtimestore_server.store import tables
 from runtimestore_server.store.requests import SEAL_BYTES
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import (
+from support.generators.store_writes import (
     WRITTEN_TABLES,
     boundary,
     commit,

@@ -24,7 +24,7 @@ from runtimestore_server.store.engines.checkpoints import CHECKPOINT_BYTES
 from runtimestore_server.store.engines.commit_lock import CheckpointUnderWay, CommitLock
 from runtimestore_server.store.engines.sqlite_driver import has_reset_defect
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import commit, new_id, rows, runtime
+from support.generators.store_writes import commit, new_id, rows, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

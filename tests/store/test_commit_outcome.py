@@ -17,7 +17,7 @@ from runtimestore_server.store.engines.database import Began
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import DEFERRED, Outcome, Write
-from support.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
+from support.generators.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

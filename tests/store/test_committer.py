@@ -15,8 +15,8 @@ from runtimestore.errors import InternalError, Overloaded, RevisionMismatch
 from runtimestore_server.store import commit_thread, tables
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome, Write
-from support.clean_up import threads_left
-from support.store_writes import document, new_id, rows, runtime, snapshot
+from support.checkers.clean_up import threads_left
+from support.generators.store_writes import document, new_id, rows, runtime, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

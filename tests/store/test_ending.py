@@ -15,8 +15,8 @@ from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.values import Outcome, Write
-from support.clean_up import until
-from support.store_writes import new_id, rows, runtime, snapshot
+from support.checkers.clean_up import until
+from support.generators.store_writes import new_id, rows, runtime, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,18 @@ from runtimestore.errors import InternalError, StoredValueCorrupt, StoreUnavaila
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines.postgres import PostgresDatabase
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import boundary, commit, document, everything, new_id, oauth, ops, rows, runtime, snapshot
+from support.generators.store_writes import (
+    boundary,
+    commit,
+    document,
+    everything,
+    new_id,
+    oauth,
+    ops,
+    rows,
+    runtime,
+    snapshot,
+)
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runtimestore_server.store.values import OAuthFlowWrite, RuntimeKey, Write, fingerprint
-from support.store_writes import boundary, document, oauth, ops, runtime, snapshot
+from support.generators.store_writes import boundary, document, oauth, ops, runtime, snapshot
 
 fields = st.lists(st.binary(max_size=4), max_size=5)
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from runtimestore_server.store import tables
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import boundary, commit, document, new_id, rows, runtime, snapshot, statements
+from support.generators.store_writes import boundary, commit, document, new_id, rows, runtime, snapshot, statements
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database

@@ -15,8 +15,8 @@ from runtimestore_server.store.commit_gate import Shutdown
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import DEFERRED, Acquisition, Outcome, Write
-from support.clean_up import until
-from support.store_writes import REALM, commit, new_id, oauth, rows, runtime, snapshot, statements
+from support.checkers.clean_up import until
+from support.generators.store_writes import REALM, commit, new_id, oauth, rows, runtime, snapshot, statements
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

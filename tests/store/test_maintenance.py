@@ -18,9 +18,9 @@ from runtimestore_server.store.engines import checkpoints
 from runtimestore_server.store.engines.checkpoints import WARNED_LOG_BYTES
 from runtimestore_server.store.maintenance import Maintenance
 from runtimestore_server.store.values import Outcome, Write
-from support.backlog import forgotten, insert_backlog, left_of_backlog
-from support.clean_up import until
-from support.store_writes import document, new_id, runtime
+from support.checkers.clean_up import until
+from support.generators.backlog import forgotten, insert_backlog, left_of_backlog
+from support.generators.store_writes import document, new_id, runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

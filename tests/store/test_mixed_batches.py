@@ -9,7 +9,7 @@ from uuid import UUID
 from runtimestore.errors import Fenced, OAuthFlowSnapshotChanged, RevisionMismatch
 from runtimestore_server.store import tables
 from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, RuntimeKey, Write
-from support.store_writes import commit, oauth, rows
+from support.generators.store_writes import commit, oauth, rows
 
 if TYPE_CHECKING:
     from random import Random
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 REALMS = ("one", "two")
 RUNTIMES = [RuntimeKey(realm, f"rt:{number}") for realm in REALMS for number in range(3)]

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore_server.store import reads, requests, tables
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import REALM, boundary, commit, document, new_id, oauth, ops, runtime, snapshot, statements
+from support.generators.store_writes import (
+    REALM,
+    boundary,
+    commit,
+    document,
+    new_id,
+    oauth,
+    ops,
+    runtime,
+    snapshot,
+    statements,
+)
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database

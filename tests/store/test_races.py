@@ -15,7 +15,7 @@ from runtimestore.errors import BoundaryReceiptExists, RequestIdReused
 from runtimestore_server.store import tables
 from runtimestore_server.store.commit import commit as commit_in
 from runtimestore_server.store.values import Acquisition, Deferred, Outcome, RuntimeKey, Write
-from support.store_writes import boundary, commit, document, new_id, oauth, rows, runtime, snapshot
+from support.generators.store_writes import boundary, commit, document, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ from runtimestore.errors import RequestIdReused
 from runtimestore_server.store import requests, tables
 from runtimestore_server.store.commit import commit as commit_in
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import commit, new_id, rows, runtime
+from support.generators.store_writes import commit, new_id, rows, runtime
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database

@@ -12,7 +12,7 @@ import structlog
 from runtimestore_server.store import requests, tables
 from runtimestore_server.store.retention import Retention
 from runtimestore_server.store.values import Outcome, Write
-from support.store_writes import commit, new_id, runtime
+from support.generators.store_writes import commit, new_id, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

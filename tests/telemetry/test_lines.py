@@ -15,8 +15,8 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from runtimestore_server.telemetry import lines
 from runtimestore_server.telemetry.lines import LineLimit
-from support.scraping import LISTEN, metrics_address, until, value
-from support.server_process import ServerProcess
+from support.checkers.scraping import LISTEN, metrics_address, until, value
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,8 +26,8 @@ from runtimestore_server.telemetry import http
 from runtimestore_server.telemetry.counts import BatchCounts, Histogram, MethodCounts
 from runtimestore_server.telemetry.readiness import NOT_LOOKED, Readiness
 from scripts.postgres_server import PostgresServer
-from support.scraping import LISTEN, checks, get, metrics_address, scraped, until, value
-from support.server_process import ServerProcess
+from support.checkers.scraping import LISTEN, checks, get, metrics_address, scraped, until, value
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

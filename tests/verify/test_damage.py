@@ -9,11 +9,11 @@ import pytest
 
 from runtimestore_server.store import tables
 from runtimestore_server.verify import Severity
-from support.calls import Store, id_of, input_of
-from support.database import change, delete, flip_a_byte, insert, rows
-from support.documents import new_id, session
-from support.engines import DURABLE
-from support.verified import OF, SESSION_OF, fill, verified
+from support.checkers.verified import OF, SESSION_OF, fill, verified
+from support.generators.calls import Store, id_of, input_of
+from support.generators.documents import new_id, session
+from support.servers.database import change, delete, flip_a_byte, insert, rows
+from support.servers.engines import DURABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,12 +11,12 @@ from runtimestore_server.store import tables
 from runtimestore_server.store.engines import Fault, open_to_read
 from runtimestore_server.verify import Severity
 from runtimestore_server.verify.relations import KEYS_AT_ONCE
-from support.calls import Store, id_of, input_of
-from support.database import change, delete
-from support.documents import new_id, receipt, session
-from support.engines import DURABLE
-from support.server import in_process
-from support.verified import RUNTIME, verified
+from support.checkers.verified import RUNTIME, verified
+from support.generators.calls import Store, id_of, input_of
+from support.generators.documents import new_id, receipt, session
+from support.servers.database import change, delete
+from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 pytestmark = pytest.mark.needs(DURABLE)
 

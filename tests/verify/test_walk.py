@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from runtimestore import RuntimeState
 from runtimestore_server.store import tables
-from support.calls import Store, id_of, input_of
-from support.database import change, execute, flip_a_byte, rows
-from support.documents import receipt, session
-from support.engines import DURABLE, UNTYPED_COLUMNS
-from support.verified import OF, RUNTIME, SESSION_OF, Told, fill, verified
+from support.checkers.verified import OF, RUNTIME, SESSION_OF, Told, fill, verified
+from support.generators.calls import Store, id_of, input_of
+from support.generators.documents import receipt, session
+from support.servers.database import change, execute, flip_a_byte, rows
+from support.servers.engines import DURABLE, UNTYPED_COLUMNS
 
 pytestmark = pytest.mark.needs(DURABLE)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from support.server_process import ServerProcess
+    from support.servers.server_process import ServerProcess
 
 LISTEN: dict[str, Any] = {"metrics_listen": "127.0.0.1:0"}
 """The setting of a server that is to be scraped."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines import Database
-    from support.postgres import Cluster
+    from support.servers.postgres import Cluster
 
 DURABLE = "durable"
 """What was written survives the server, and several servers share it."""

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from runtimestore_server.settings import Settings
 
 if TYPE_CHECKING:
-    from support.server_process import ServerProcess
+    from support.servers.server_process import ServerProcess
 
 SAMPLE_SECONDS = 0.02
 """How often the memory of a process is looked at."""

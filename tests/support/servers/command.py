@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-from support.server_process import COMMAND, WAIT_SECONDS, ServerProcess, environment_with
+from support.servers.server_process import COMMAND, WAIT_SECONDS, ServerProcess, environment_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

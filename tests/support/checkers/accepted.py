@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.requests import OAUTH
+from support.generators.requests import OAUTH
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from support.http2 import frame
+from support.faults.http2 import frame
+from support.faults.tcp_proxy import between, listening
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
 
 DATA, HEADERS, RST_STREAM = 0, 1, 3
@@ -37,45 +38,12 @@ class Resets:
 @contextlib.asynccontextmanager
 async def resetting_proxy(server_address: str, resets: Resets) -> AsyncIterator[str]:
     """The address by which the server is reached; the server handles every call, whatever becomes of its reply."""
-    host, _, port = server_address.rpartition(":")
-    connections: set[asyncio.Task[None]] = set()
 
-    async def between(from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connections.add(task)
-        try:
-            from_server, to_server = await asyncio.open_connection(host, int(port))
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_forward(from_client, to_server))
-                    group.create_task(_replies(from_server, to_client, resets))
-            finally:
-                to_server.transport.abort()
-        except* (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # one side has gone, or the test is over
-        finally:
-            to_client.transport.abort()
-            connections.discard(task)
+    async def replies(from_server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        await _replies(from_server, to_client, resets)
 
-    listener = await asyncio.start_server(between, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    finally:
-        listener.close()
-        await asyncio.sleep(0)  # who was let in a moment ago begins: what never began would close nothing
-        for task in connections:
-            task.cancel()
-        if connections:
-            await asyncio.wait(connections)
-        await listener.wait_closed()
-
-
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(65536):
-        writer.write(piece)
-        await writer.drain()
-    raise ConnectionResetError  # one side has gone: so does the other
+    async with listening(lambda reader, writer: between(reader, writer, server_address, replies)) as address:
+        yield address
 
 
 async def _replies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, resets: Resets) -> None:

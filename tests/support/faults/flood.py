@@ -1,7 +1,7 @@
 """More load than a server can take, as a process of its own. Nothing is retried: what is refused is lost.
 
-`python -m support.flood ADDRESS AT_ONCE BYTES PATIENCE` runs until its standard input ends, and then prints what it was
-answered as one JSON object.
+`python -m support.faults.flood ADDRESS AT_ONCE BYTES PATIENCE` runs until its standard input ends,
+and then prints what it was answered as one JSON object.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import grpc
 import grpc.aio
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.documents import input_state, session
-from support.refusals import WireRefusal, details
+from support.checkers.refusals import WireRefusal, details
+from support.generators.documents import input_state, session
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,8 +44,8 @@ class Flood:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.flood", *self._arguments],
-            cwd=Path(__file__).parents[1],
+            [sys.executable, "-m", "support.faults.flood", *self._arguments],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.documents import input_state, new_id, ops, session
+from support.generators.documents import input_state, new_id, ops, session
 
 RUNTIME = {"runtime_id": "rt:session:x"}
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 from sqlalchemy.engine import make_url
 
+from support.faults.tcp_proxy import closed
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -60,11 +62,11 @@ class PostgresWire:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.close()
+        self.away = True
+        await closed(self._server)
         self.cut_all()
         while self._connections:  # noqa: ASYNC110  (each ends by itself now; no event tells of the last)
             await asyncio.sleep(0.005)
-        await self._server.wait_closed()
 
     def fate(self) -> Fate:
         """What becomes of the COMMIT at hand."""

@@ -8,13 +8,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from runtimestore import RetryPolicy, RuntimeStoreError
-from support.calls import Store, everything, id_of, input_of
-from support.documents import receipt, session
+from support.generators.calls import Store, everything, id_of, input_of
+from support.generators.documents import receipt, session
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 ONCE = RetryPolicy(max_attempts=1)
 

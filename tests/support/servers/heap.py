@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.server_process import WAIT_SECONDS, ServerProcess
+from support.servers.server_process import WAIT_SECONDS, ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.documents import UINT64_MAX
-from support.hostile_json import input_document, ops_document, session_document
-from support.requests import ALL
+from support.generators.documents import UINT64_MAX
+from support.generators.hostile_json import input_document, ops_document, session_document
+from support.generators.requests import ALL
 
 if TYPE_CHECKING:
     import random

@@ -8,13 +8,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from runtimestore import CallFailed, DeadlineExceeded, RetryPolicy, RuntimeState
-from support.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything
-from support.documents import input_state, new_id, session
+from support.generators.calls import NOTHING, RUNTIME_WRITES, RuntimeWrite, Store, everything
+from support.generators.documents import input_state, new_id, session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from support.torture import Trial
+    from support.checkers.torture import Trial
 
 AT_ONCE = 40
 LONGEST_SECONDS = 0.02

@@ -16,14 +16,14 @@ from runtimestore import (
     RuntimeState,
     StoreUnavailable,
 )
-from support.documents import input_state, new_id, ops, receipt, session
-from support.linearisable import Call
+from support.checkers.linearisable import Call
+from support.generators.documents import input_state, new_id, ops, receipt, session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from runtimestore import InputState, RunBoundaryReceipt
-    from support.linearisable import Documents, Outcome
+    from support.checkers.linearisable import Documents, Outcome
 
 STATES = tuple(RuntimeState)
 TRY_LATER = (StoreUnavailable, Overloaded)

@@ -22,8 +22,8 @@ from runtimestore_server.store.values import (
     SessionSnapshot,
     Write,
 )
-from support.calls import id_of
-from support.documents import input_state, ops, receipt, session
+from support.generators.calls import id_of
+from support.generators.documents import input_state, ops, receipt, session
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

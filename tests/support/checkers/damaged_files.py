@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runtimestore import RetryPolicy, RuntimeStoreError, StoredValueCorrupt, StoreUnavailable
-from support.calls import RUNTIME_WRITES, Store, id_of, input_of, named
-from support.server import in_process
+from support.generators.calls import RUNTIME_WRITES, Store, id_of, input_of, named
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

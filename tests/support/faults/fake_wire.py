@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from runtimestore import RuntimeStoreClient
-from support.scripted_store import METHODS, Failure
+from support.servers.scripted_store import METHODS, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from runtimestore_server.app import Application
 from runtimestore_server.settings import Settings
-from support.clean_up import open_connections
-from support.server_process import ServerProcess
+from support.checkers.clean_up import open_connections
+from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

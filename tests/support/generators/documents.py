@@ -9,7 +9,7 @@ from typing import Any
 
 from runtimestore import InputState, RunApplyBoundary, RunBoundaryReceipt
 
-SAMPLES = Path(__file__).resolve().parents[1] / "samples"
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 
 SESSION_SAMPLES = tuple(sorted(path.name for path in SAMPLES.glob("session_*.json")))
 INPUT_SAMPLES = tuple(sorted(path.name for path in SAMPLES.glob("input_*.json")))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore import AsyncRuntimeStoreClient
-    from support.lives import Life
+    from support.generators.lives import Life
 
 PATIENCE_SECONDS = 120
 """How long nobody may get on before the test gives up."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from runtimestore import RuntimeState
 from runtimestore_server.verify import verify
-from support.calls import RUNTIME_WRITES, Store, id_of
-from support.documents import new_id, session
+from support.generators.calls import RUNTIME_WRITES, Store, id_of
+from support.generators.documents import new_id, session
 
 if TYPE_CHECKING:
     from runtimestore_server.app import Application

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from support.clean_up import until
-from support.garbage import SERVICE
-from support.requests import request_of
+from support.checkers.clean_up import until
+from support.generators.garbage import SERVICE
+from support.generators.requests import request_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

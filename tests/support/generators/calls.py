@@ -6,7 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtimestore import AsyncRuntimeStoreClient, Commit, InputState, RuntimeState
-from support.documents import input_state, ops, receipt, session
+from support.generators.documents import input_state, ops, receipt, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

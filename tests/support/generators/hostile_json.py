@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from support.documents import input_state, new_id, ops, session
+from support.generators.documents import input_state, new_id, ops, session
 
 if TYPE_CHECKING:
     import random
