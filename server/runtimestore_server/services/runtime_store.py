@@ -10,7 +10,7 @@ from runtimestore_server.documents import input as inputs
 from runtimestore_server.documents import oauth, ops, receipt, runtime_state, session
 from runtimestore_server.documents.identifiers import realm_field, uuid_field
 from runtimestore_server.documents.limits import Limits
-from runtimestore_server.services.fields import of_every_write, required, runtime_key
+from runtimestore_server.services.fields import of_every_write, partial_inputs, required, runtime_key
 from runtimestore_server.store import Write, reads
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
                 snapshot=snapshot,
                 receipt=receipt.check(required(request, "receipt")),
                 inputs=inputs.check_all(request.input_updates, INPUT_UPDATES),
+                partial_inputs=partial_inputs(request),
             )
 
         outcome = await self._commit(request, check, INPUT_UPDATES)
@@ -187,6 +188,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
                 **of_every_write(request),
                 runtime_state=runtime_state.check(required(request, "commit")),
                 inputs=inputs.check_all(request.input_states, INPUT_STATES),
+                partial_inputs=partial_inputs(request),
             )
 
         outcome = await self._commit(request, check, INPUT_STATES)

@@ -11,6 +11,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from runtimestore.errors import RuntimeStoreError
 
 
@@ -82,6 +84,16 @@ class Disallowed(NamedTuple):
     refusal: RuntimeStoreError
     """What is answered if it does not."""
     fingerprint: bytes
+    former_fingerprint: bytes | None = None
+
+
+class PartialInputs(NamedTuple):
+    """What a write says of its inputs that did not change, and which it therefore does not carry."""
+
+    all_sha256: bytes
+    """Stands for all inputs that are meant: see `PartialInputs` in the protos."""
+    if_revision: int | None
+    """What the caller expects, which is a part of what the request means; `Write.if_revision` is what this rests on."""
 
 
 class AnyWrite(Protocol):
@@ -106,6 +118,9 @@ class AnyWrite(Protocol):
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
 
+    def former_fingerprint(self) -> bytes | None:
+        """What made two requests the same before this version, if that was something else: a repeat may come later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -118,13 +133,15 @@ class Write:
     snapshot: SessionSnapshot | None = None
     receipt: ReceiptDocument | None = None
     inputs: tuple[InputDocument, ...] = ()
+    partial_inputs: PartialInputs | None = None
     runtime_state: str | None = None
     ops: OpsDocument | None = None
     disallowed: Disallowed | None = None
 
     def disallow(self, refusal: RuntimeStoreError) -> Write:
         """The same request without its documents: they are megabytes, and only their fingerprint matters any more."""
-        return Write(self.runtime, self.request_id, disallowed=Disallowed(refusal, self.fingerprint()))
+        disallowed = Disallowed(refusal, self.fingerprint(), self.former_fingerprint())
+        return Write(self.runtime, self.request_id, disallowed=disallowed)
 
     @property
     def realm(self) -> str:
@@ -153,15 +170,29 @@ class Write:
         """
         if self.disallowed:
             return self.disallowed.fingerprint
-        return fingerprint(
-            b"runtime/1",
+        if not self.inputs and not self.partial_inputs:
+            return fingerprint(b"runtime/1", *self._but_inputs(self.if_revision))
+        partial = self.partial_inputs
+        if_revision, all_sha256 = partial[::-1] if partial else (self.if_revision, sha256_of_inputs(self.inputs))
+        return fingerprint(b"runtime/2", *self._but_inputs(if_revision), all_sha256)
+
+    def former_fingerprint(self) -> bytes | None:
+        """What made two requests with inputs the same before a request could carry a part of them."""
+        if self.disallowed:
+            return self.disallowed.former_fingerprint
+        if not self.inputs or self.partial_inputs:
+            return None
+        documents = (part for document in self.inputs for part in (document.input_id.encode(), document.sha256))
+        return fingerprint(b"runtime/1", *self._but_inputs(self.if_revision), *documents)
+
+    def _but_inputs(self, if_revision: int | None) -> tuple[bytes, ...]:
+        return (
             self.runtime.runtime_id.encode(),
-            _optional_number(self.if_revision),
+            _optional_number(if_revision),
             self.snapshot.sha256 if self.snapshot else b"",
             self.receipt.sha256 if self.receipt else b"",
             (self.runtime_state or "").encode(),
             self.ops.sha256 if self.ops else b"",
-            *(part for document in self.inputs for part in (document.input_id.encode(), document.sha256)),
         )
 
 
@@ -191,6 +222,9 @@ class Acquisition:
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
         return fingerprint(b"acquire/1", self.runtime.runtime_id.encode(), self.owner.encode())
+
+    def former_fingerprint(self) -> None:
+        """There was no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +261,9 @@ class OAuthFlowWrite:
             return self.disallowed.fingerprint
         return fingerprint(b"oauth/1", _optional_number(self.expected_version), self.sha256)
 
+    def former_fingerprint(self) -> None:
+        """There was no other."""
+
 
 def fingerprint(version: bytes, *fields: bytes) -> bytes:
     """The SHA-256 of framed fields behind a version tag.
@@ -237,6 +274,12 @@ def fingerprint(version: bytes, *fields: bytes) -> bytes:
     digest = sha256(version)
     digest.update(b"".join(len(field).to_bytes(8, "big") + field for field in fields))
     return digest.digest()
+
+
+def sha256_of_inputs(inputs: Iterable[InputDocument]) -> bytes:
+    """The digest that stands for all inputs of a write, as `PartialInputs.all_sha256` in the protos has it."""
+    digests = {bytes.fromhex(document.input_id.replace("-", "")): document.sha256 for document in inputs}
+    return sha256(b"".join(key + digest for key, digest in sorted(digests.items()))).digest()
 
 
 def _optional_number(value: int | None) -> bytes:

@@ -195,6 +195,40 @@ class Edit(_message.Message):
 Global___Edit: _TypeAlias = Edit  # noqa: Y015
 
 @_typing.final
+class PartialInputs(_message.Message):
+    """Says that a write carries only those of its inputs that changed since the revision that `if_revision` names, which
+    must be set: the others are in the store as they are meant, if the runtime is at that revision still. Else the write
+    is refused with REVISION_MISMATCH: then send all of them, with the same request_id if you like. A request means the
+    same in either form, so a repeat of one with some of its inputs may come with all of them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_SHA256_FIELD_NUMBER: _builtins.int
+    IF_REVISION_FIELD_NUMBER: _builtins.int
+    all_sha256: _builtins.bytes
+    """Stands for all inputs that are meant: the SHA-256 over the 16 bytes of each one's UUID and the 32 bytes of the
+    SHA-256 of its `state_json`, ascending by UUID; of the same input given twice, the last.
+    """
+    if_revision: _builtins.int
+    """The `if_revision` of the caller's own, if there is one; it is part of what the request means."""
+    def __init__(
+        self,
+        *,
+        all_sha256: _builtins.bytes = ...,
+        if_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "all_sha256", b"all_sha256", "if_revision", b"if_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
+    _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+
+Global___PartialInputs: _TypeAlias = PartialInputs  # noqa: Y015
+
+@_typing.final
 class RunBoundaryReceipt(_message.Message):
     """The proof that a primitive was applied at a boundary of a run. Its key is (runtime, run_id, sequence)."""
 
@@ -723,6 +757,7 @@ class AtomicApplyRequest(_message.Message):
     INPUT_UPDATES_FIELD_NUMBER: _builtins.int
     SESSION_STORE_KEY_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    PARTIAL_INPUTS_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
@@ -753,6 +788,10 @@ class AtomicApplyRequest(_message.Message):
         write.
         """
 
+    @_builtins.property
+    def partial_inputs(self) -> Global___PartialInputs:
+        """Set where `input_updates` holds only what changed of the inputs that are meant."""
+
     def __init__(
         self,
         *,
@@ -765,21 +804,26 @@ class AtomicApplyRequest(_message.Message):
         input_updates: _abc.Iterable[Global___StoredInputState] | None = ...,
         session_store_key: _builtins.str | None = ...,
         fence: _builtins.int | None = ...,
+        partial_inputs: Global___PartialInputs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "receipt", b"receipt", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "partial_inputs", b"partial_inputs", "receipt", b"receipt", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "input_updates", b"input_updates", "realm", b"realm", "receipt", b"receipt", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "input_updates", b"input_updates", "partial_inputs", b"partial_inputs", "realm", b"realm", "receipt", b"receipt", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
     _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    _WhichOneofReturnType__partial_inputs: _TypeAlias = _typing.Literal["partial_inputs"]  # noqa: Y015
+    _WhichOneofArgType__partial_inputs: _TypeAlias = _typing.Literal["_partial_inputs", b"_partial_inputs"]  # noqa: Y015
     _WhichOneofReturnType__session_store_key: _TypeAlias = _typing.Literal["session_store_key"]  # noqa: Y015
     _WhichOneofArgType__session_store_key: _TypeAlias = _typing.Literal["_session_store_key", b"_session_store_key"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_inputs) -> _WhichOneofReturnType__partial_inputs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__session_store_key) -> _WhichOneofReturnType__session_store_key | None: ...
 
@@ -1260,6 +1304,7 @@ class CommitMachineLifecycleRequest(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     INPUT_STATES_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    PARTIAL_INPUTS_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
@@ -1280,6 +1325,10 @@ class CommitMachineLifecycleRequest(_message.Message):
     def input_states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredInputState]:
         """The inputs' states: insert or replace each; the same input twice: the last counts."""
 
+    @_builtins.property
+    def partial_inputs(self) -> Global___PartialInputs:
+        """Set where `input_states` holds only what changed of the inputs that are meant."""
+
     def __init__(
         self,
         *,
@@ -1290,19 +1339,24 @@ class CommitMachineLifecycleRequest(_message.Message):
         commit: Global___MachineLifecycleCommit | None = ...,
         input_states: _abc.Iterable[Global___StoredInputState] | None = ...,
         fence: _builtins.int | None = ...,
+        partial_inputs: Global___PartialInputs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision", "partial_inputs", b"partial_inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision", "input_states", b"input_states", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision", "input_states", b"input_states", "partial_inputs", b"partial_inputs", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
     _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    _WhichOneofReturnType__partial_inputs: _TypeAlias = _typing.Literal["partial_inputs"]  # noqa: Y015
+    _WhichOneofArgType__partial_inputs: _TypeAlias = _typing.Literal["_partial_inputs", b"_partial_inputs"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_inputs) -> _WhichOneofReturnType__partial_inputs | None: ...
 
 Global___CommitMachineLifecycleRequest: _TypeAlias = CommitMachineLifecycleRequest  # noqa: Y015
 
