@@ -11,6 +11,7 @@ from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.maintenance import Maintenance
 from runtimestore_server.store.retention import Retention
 from runtimestore_server.store.transaction import REPLACED, refusal_by
+from runtimestore_server.store.versions.recent import RecentSessions
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from runtimestore_server.budget import Budget, RetryPacing
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import AnyWrite, Outcome
+    from runtimestore_server.store.values import AnyWrite, Outcome, RuntimeKey
+    from runtimestore_server.store.versions.recent import RecentSession
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.counts import BatchCounts
 
@@ -57,6 +59,7 @@ class Store:
             supervision=supervision,
             maintenance=Maintenance(database, [self._forget_some]),
         )
+        self.recent_sessions = RecentSessions(settings.session_cache_bytes)
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
         self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0, supervision=supervision)
@@ -150,6 +153,10 @@ class Store:
         except RuntimeStoreError as refusal:
             return found | {"file" if refusal.message == REPLACED else "engine": refusal.message}
         return found | {"writes": self.database.problem_of_writes()}
+
+    def remember_session(self, runtime: RuntimeKey, session: RecentSession) -> None:
+        """Hold the newest session of a runtime in memory."""
+        self.recent_sessions.put(runtime, session)
 
     @property
     def busy(self) -> bool:

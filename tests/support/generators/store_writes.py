@@ -45,11 +45,10 @@ def runtime(runtime_id: str | None = None, realm: str = REALM) -> RuntimeKey:
     return RuntimeKey(realm, runtime_id or f"rt:session:{new_id()}")
 
 
-def snapshot(text: str = "hello", *, session_id: str | None = None, **projection: int) -> SessionSnapshot:
+def snapshot(text: str = "hello", *, session_id: str | None = None, total_tokens: int = 4) -> SessionSnapshot:
     """A session document that is all text."""
     body = json.dumps({"text": text}).encode()
-    fields = {"created_at_ms": 1, "updated_at_ms": 2, "message_count": 3, "total_tokens": 4, **projection}
-    return SessionSnapshot(session_id or new_id(), body, sha256(body).digest(), **fields)
+    return SessionSnapshot(session_id or new_id(), body, sha256(body).digest(), 1, 2, 3, total_tokens)
 
 
 def document(text: str = "queued", *, input_id: str | None = None) -> InputDocument:
