@@ -230,7 +230,7 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         "store_identity",
         {},
     ),
-    "the newest version of a session": (
+    "a snapshot that is gone": (
         lambda app: delete(app, tables.session_versions, **OF),
         "version_missing",
         "runtimes",

@@ -149,11 +149,8 @@ def identity(tx: Connection) -> Iterator[Finding]:
 
 def projection(tx: Connection, row: Row, document: bytes) -> Iterator[Finding]:
     """The row in `sessions` that was written with a runtime's newest version, if that itself is sound."""
-    table = session_versions
-    its = sa.and_(table.c.realm == row["realm"], table.c.runtime_id == row["runtime_id"])
-    newest = tx.execute(sa.select(sa.func.max(table.c.revision)).where(its)).scalar_one()
     session = session_of(document)
-    if session is None or newest != row["revision"]:
+    if session is None or not _is_newest(tx, row):
         return
     of_session = (sessions.c.realm == row["realm"], sessions.c.session_id == session.session_id)
     found = tx.execute(sa.select(*raw(sessions)).where(*of_session)).mappings().one_or_none()
@@ -169,6 +166,14 @@ def projection(tx: Connection, row: Row, document: bytes) -> Iterator[Finding]:
             yield finding(
                 "projection_mismatch", sessions, dict(found), f"not what the snapshot says: {', '.join(wrong)}"
             )
+
+
+def _is_newest(tx: Connection, row: Row) -> bool:
+    """Whether a version is the one that its runtime names."""
+    its = sa.and_(runtimes.c.realm == row["realm"], runtimes.c.runtime_id == row["runtime_id"])
+    columns = raw(runtimes, *runtimes.primary_key, runtimes.c.session_revision, runtimes.c.session_sha256)
+    found = tx.execute(sa.select(*columns).where(its)).mappings().one_or_none()
+    return found is not None and _names_a_version(found) and found["session_revision"] == row["revision"]
 
 
 def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:

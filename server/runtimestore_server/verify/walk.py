@@ -102,9 +102,9 @@ def _walk(
                 # A damaged index leads past rows without an error.
                 told = f"the engine counts {counted} rows here, and hands out {seen}"
                 note(Finding("engine_damage", table.name, {}, told))
-    for check in relations.OF_ALL:
+    for relation in relations.OF_ALL:
         with _tolerating(database, tx, note, ""):
-            for found in check(tx):
+            for found in relation(tx):
                 note(found)
 
 

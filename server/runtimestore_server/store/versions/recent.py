@@ -25,11 +25,6 @@ class RecentSession(NamedTuple):
     edits_bytes: int
     """How much all the edits take that lead from there to it."""
 
-    @property
-    def overweight(self) -> bool:
-        """Whether the edits outweigh the base: then it is time for a new one."""
-        return self.edits_bytes > self.base_bytes
-
 
 class RecentSessions:
     """Documents by runtime, the least recently used of which go first. May be used from any thread."""
