@@ -125,7 +125,7 @@ class Application:
         counts = CallCounts(lines, log_served=settings.log_calls)
         self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
-        admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)
+        admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision, sending=self.sending)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
         def register(registrar: Any) -> None:

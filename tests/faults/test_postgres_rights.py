@@ -19,6 +19,7 @@ from runtimestore_server.services.health import NOT_SERVING, SERVING
 from runtimestore_server.store import reads, requests, rights, schema, tables
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Acquisition, Outcome, Write
+from runtimestore_server.store.versions.chains import load_session
 from support.generators.calls import Store
 from support.generators.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot
 from support.servers.command import run
@@ -111,7 +112,7 @@ def _everything(database: Database) -> list[object]:
     ]
     told: list[object] = [decision for batch in batches for decision in commit(database, *batch)]  # type: ignore[arg-type]
     loads = (
-        reads.load_session_snapshot,
+        load_session,
         reads.load_input_states,
         reads.load_runtime_state,
         reads.load_ops_lifecycle,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from support.generators.calls import Store
 
 DOCUMENTS = {
-    tables.session_snapshots: "body",
+    tables.session_versions: "body",
     tables.inputs: "state_json",
     tables.receipts: "receipt",
     tables.ops_snapshots: "snapshot_json",
@@ -31,7 +31,7 @@ DOCUMENTS = {
 
 # What says in a column what a document says as well: `verify` holds the two against each other.
 COPIES = {
-    tables.session_snapshots: ["session_id"],
+    tables.session_versions: ["session_id"],
     tables.inputs: ["input_id"],
     tables.receipts: ["run_id", "sequence"],
     tables.ops_snapshots: ["epoch_id"],
@@ -60,7 +60,7 @@ async def _written(store: Store) -> Stored:
             await store.atomic_apply(name, session("text " * 50, session_id=session_id), proof)
         await store.persist_ops_lifecycle(name, ops())
         stored.loads["runtimes", name] = partial(store.load_runtime_state, name)
-        stored.loads["session_snapshots", name] = partial(store.load_session_snapshot, name)
+        stored.loads["session_versions", name] = partial(store.load_session_snapshot, name)
         stored.loads["ops_snapshots", name] = partial(store.load_ops_lifecycle, name)
         for state in states:
             stored.loads["inputs", name, state.input_id] = partial(store.load_input_state, name, state.input_id)
@@ -167,7 +167,7 @@ async def test_verify_finds_each_column_that_differs_from_its_document(
                     assert findings, (table.name, column)
                     # A session whose key changed is missed by its snapshot, and a runtime's session by its runtime.
                     assert any(found.key == named for found in findings) or column == "session_id"
-                    assert {found.table for found in findings} <= {table.name, "session_snapshots"}
+                    assert {found.table for found in findings} <= {table.name, "session_versions"}
                     await change(app, table, {column: value}, **_key(table, now))
                     changed += 1
     assert (await verified(app)).findings == []

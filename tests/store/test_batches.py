@@ -68,7 +68,7 @@ def test_the_second_receipt_for_a_boundary_is_refused_within_a_batch_and_leaves_
     assert [first, third] == [Outcome(1), Outcome(2)]
     assert isinstance(second, BoundaryReceiptExists)
     assert [row["input_id"] for row in rows(database, tables.inputs)] == [kept.input_id]
-    assert rows(database, tables.session_snapshots) == rows(database, tables.sessions) == []
+    assert rows(database, tables.session_versions) == rows(database, tables.sessions) == []
     assert [(row["sequence"], row["receipt"]) for row in rows(database, tables.receipts)] == [
         (0, boundary(run_id).receipt),
         (1, boundary(run_id, 1).receipt),

@@ -23,6 +23,17 @@ class RuntimeKey(NamedTuple):
     runtime_id: str
 
 
+class SnapshotEdits(NamedTuple):
+    """How a session snapshot comes about from the one before it."""
+
+    base_sha256: bytes
+    """The digest of the one before it."""
+    encoded: bytes | None
+    """The edits in their stored form; None where the base was not at hand, so that nothing could be checked."""
+    required: bool
+    """Whether the request came so: it is refused if the base is not the current snapshot. Else the whole is written."""
+
+
 class SessionSnapshot(NamedTuple):
     """A session document and what the session projection lists of it."""
 
@@ -33,6 +44,12 @@ class SessionSnapshot(NamedTuple):
     updated_at_ms: int
     message_count: int
     total_tokens: int
+    edits: SnapshotEdits | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes are written for it."""
+        return len(self.body) if self.edits is None or self.edits.encoded is None else len(self.edits.encoded)
 
 
 class InputDocument(NamedTuple):
@@ -67,6 +84,8 @@ class Outcome(NamedTuple):
     replayed: bool = False
     previous_owner: str | None = None
     """Of an acquisition: who held the runtime before, if anybody did."""
+    as_edits: bool = False
+    """Of a session snapshot: whether it was stored as edits of the one before it."""
 
 
 class Deferred(enum.Enum):
@@ -115,6 +134,10 @@ class AnyWrite(Protocol):
     def size_bytes(self) -> int:
         """How many bytes of documents this write holds in memory."""
 
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
+
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
 
@@ -162,6 +185,12 @@ class Write:
             + (len(self.receipt.receipt) if self.receipt else 0)
             + (len(self.ops.snapshot_json) if self.ops else 0)
         )
+
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
+        snapshot = self.snapshot
+        return self.size_bytes - (len(snapshot.body) - snapshot.stored_bytes if snapshot else 0)
 
     def fingerprint(self) -> bytes:
         """What makes two requests the same: every field that changes what is written or when it is refused.
@@ -219,6 +248,11 @@ class Acquisition:
         """How many bytes of documents this write holds in memory."""
         return 0
 
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
+        return 0
+
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
         return fingerprint(b"acquire/1", self.runtime.runtime_id.encode(), self.owner.encode())
@@ -253,6 +287,11 @@ class OAuthFlowWrite:
     @property
     def size_bytes(self) -> int:
         """How many bytes of documents this write holds in memory."""
+        return len(self.snapshot_json)
+
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
         return len(self.snapshot_json)
 
     def fingerprint(self) -> bytes:

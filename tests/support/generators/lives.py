@@ -138,7 +138,7 @@ class Life:
             return value
 
         (runtime,) = rows(tables.runtimes) or [None]
-        (snapshot,) = rows(tables.session_snapshots) or [None]
+        (snapshot,) = rows(tables.session_versions) or [None]
         (projection,) = rows(tables.sessions) or [None]
         (operations,) = rows(tables.ops_snapshots) or [None]
         remembered = sa.select(tables.requests).where(
