@@ -53,28 +53,42 @@ class Turns:
     written_bytes: list[int] = field(default_factory=list)
 
 
-class Counted(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc,type-arg]
-    """Counts the bytes of the messages of all calls."""
+@dataclass
+class Counted:
+    """The bytes of the messages of all calls."""
 
-    def __init__(self) -> None:
-        self.sent = 0
-        self.received = 0
+    sent: int = 0
+    received: int = 0
+
+
+class CountedUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    """Counts what goes and comes with calls of one answer."""
+
+    def __init__(self, counted: Counted) -> None:
+        self._counted = counted
 
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """Count both messages."""
-        self.sent += request.ByteSize()
+        self._counted.sent += request.ByteSize()
         call = await continuation(details, request)
-        self.received += (await call).ByteSize()
+        self._counted.received += (await call).ByteSize()
         return call
+
+
+class CountedStream(grpc.aio.UnaryStreamClientInterceptor):
+    """Counts what goes and comes with calls of many answers; gRPC takes one interceptor for one kind of call."""
+
+    def __init__(self, counted: Counted) -> None:
+        self._counted = counted
 
     async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
         """Count the request, and each message as it is read."""
-        self.sent += request.ByteSize()
+        self._counted.sent += request.ByteSize()
         call = await continuation(details, request)
 
         async def messages() -> Any:
             async for message in call:
-                self.received += message.ByteSize()
+                self._counted.received += message.ByteSize()
                 yield message
 
         return messages()
@@ -134,7 +148,8 @@ async def drive(target: RunningTarget, url: str | None, turns: int, *, known_byt
     messages: list[str] = []
     inputs: list[InputState] = []
     settings: dict[str, Any] = {} if known_bytes is None else {"known_bytes": known_bytes}
-    async with grpc.aio.insecure_channel(target.address, options=limit, interceptors=[counted]) as channel:
+    interceptors = [CountedUnary(counted), CountedStream(counted)]
+    async with grpc.aio.insecure_channel(target.address, options=limit, interceptors=interceptors) as channel:
         store = AsyncRuntimeStoreClient(channel=channel, timeout_seconds=60, **settings)
         for turn in range(turns):
             input_id, run_id = str(uuid.uuid4()), str(uuid.uuid4())
