@@ -169,13 +169,14 @@ def _edited(given: pb.SnapshotEdits, base: RecentSession | None) -> SessionSnaps
             )
         at = edit.end
     body = edits.applied(base.body, found)
-    if sha256(body).digest() != given.sha256:
+    digest = sha256(body).digest()
+    if digest != given.sha256:
         raise invalid(SessionSnapshotInvalid, f"{EDITS_FIELD}.sha256", "is not the SHA-256 of what the edits come to")
-    return check(body)._replace(edits=SnapshotEdits(base.sha256, edits.encode(found), required=True))
+    return check(body, digest)._replace(edits=SnapshotEdits(base.sha256, edits.encode(found), required=True))
 
 
-def check(body: bytes) -> SessionSnapshot:
-    """Check a session document and read what the projection lists of it.
+def check(body: bytes, digest: bytes | None = None) -> SessionSnapshot:
+    """Check a session document and read what the projection lists of it; `digest` is its SHA-256 if that is known.
 
     Raises:
         SessionSnapshotInvalid: its envelope is bad, or no runtime could read it back.
@@ -193,7 +194,7 @@ def check(body: bytes) -> SessionSnapshot:
         if not time.is_a_time():
             raise _invalid(f"{name}.secs_since_epoch", "must be less than 2^63 seconds")
     _check_readable(body, len(session.messages))
-    return _projected(session, body)
+    return _projected(session, body, digest or sha256(body).digest())
 
 
 def read(body: bytes) -> SessionSnapshot:
@@ -202,15 +203,16 @@ def read(body: bytes) -> SessionSnapshot:
     Raises:
         SessionSnapshotInvalid: it is no session document.
     """
-    return _projected(envelope(_decoder, body, SessionSnapshotInvalid, FIELD), body)
+    session = envelope(_decoder, body, SessionSnapshotInvalid, FIELD)
+    return _projected(session, body, sha256(body).digest())
 
 
-def _projected(session: _Session, body: bytes) -> SessionSnapshot:
+def _projected(session: _Session, body: bytes, digest: bytes) -> SessionSnapshot:
     tokens = session.usage.input_tokens + session.usage.output_tokens if session.usage else 0
     return SessionSnapshot(
         session_id=document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id"),
         body=body,
-        sha256=sha256(body).digest(),
+        sha256=digest,
         created_at_ms=session.created_at.milliseconds(),
         updated_at_ms=session.updated_at.milliseconds(),
         message_count=len(session.messages),
