@@ -264,10 +264,11 @@ def _told(decision: Decision) -> Any:
 
 
 def _left(database: Database, realm: str) -> dict[str, list[dict[str, Any]]]:
-    unlike = {"realm", "recorded_at_ms"}
+    unlike = {"realm", "recorded_at_ms", "committed_at_ms", "seal"}
+    sealed = {"fingerprint", "session_sha256"}
 
     def alike(name: str, value: Any) -> Any:
-        return value[:-SEAL_BYTES] if name == "fingerprint" else value  # the seal covers the realm
+        return value[:-SEAL_BYTES] if name in sealed and value else value  # the seal covers the realm
 
     return {
         table.name: [

@@ -255,7 +255,10 @@ def test_a_version_that_became_a_base_after_its_time_was_passed_is_looked_at_all
 @pytest.mark.parametrize("column", ["body", "sha256", "kind", "size_bytes", "committed_at_ms"])
 @pytest.mark.parametrize("damaged", [1, 3, 5])
 def test_exactly_the_versions_that_rest_on_damage_are_refused(database: Database, damaged: int, column: str) -> None:
-    key, bodies = runtime(), [b"common" * 50 + bytes(range(97, 98 + turn)) * 40 for turn in range(6)]
+    key, bodies = (
+        runtime(),
+        [b"common" * 50 + b"".join(b"%c" % (97 + n) * 40 for n in range(turn + 1)) for turn in range(6)],
+    )
     write_all(database, key, bodies)
     fold_at(database, key, 4, bodies[3])
     table = tables.session_versions

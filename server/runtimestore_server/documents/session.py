@@ -13,7 +13,7 @@ import msgspec
 
 from runtimestore.errors import SessionKeyMismatch, SessionSnapshotInvalid
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.documents import readback
+from runtimestore_server.documents import growth, readback
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.documents.json import (
     OTHER_REPLACEMENT,
@@ -116,7 +116,7 @@ def check_delta(
     """
     match delta.WhichOneof("delta"):
         case "session_snapshot":
-            snapshot = check(delta.session_snapshot)
+            snapshot = check(delta.session_snapshot, base)
             if base is not None and (encoded := _edits_between(base.body, snapshot.body)) is not None:
                 snapshot = snapshot._replace(edits=SnapshotEdits(base.sha256, encoded, required=False))
         case "snapshot_edits":
@@ -169,17 +169,37 @@ def _edited(given: pb.SnapshotEdits, base: RecentSession | None) -> SessionSnaps
             )
         at = edit.end
     body = edits.applied(base.body, found)
-    if sha256(body).digest() != given.sha256:
+    checked = check(body, base)
+    if checked.sha256 != given.sha256:
         raise invalid(SessionSnapshotInvalid, f"{EDITS_FIELD}.sha256", "is not the SHA-256 of what the edits come to")
-    return check(body)._replace(edits=SnapshotEdits(base.sha256, edits.encode(found), required=True))
+    return checked._replace(edits=SnapshotEdits(base.sha256, edits.encode(found), required=True))
 
 
-def check(body: bytes) -> SessionSnapshot:
-    """Check a session document and read what the projection lists of it.
+def check(body: bytes, base: RecentSession | None = None) -> SessionSnapshot:
+    """Check a session document and read what the projection lists of it; `base` is the one before it, if known.
 
     Raises:
         SessionSnapshotInvalid: its envelope is bad, or no runtime could read it back.
     """
+    rest = growth.remainder(body, base) if base is not None else None
+    if rest is not None:
+        try:
+            session, messages = _checked(rest.document)
+        except SessionSnapshotInvalid:
+            pass  # told by a check of the whole, which knows the places
+        else:
+            prefix = growth.longer_prefix(body, rest, messages, len(session.messages))
+            return _projected(session, body, growth.digest_of(body, prefix))._replace(
+                message_count=prefix.messages, checked=prefix
+            )
+    session, messages = _checked(body)
+    first = growth.first_prefix(body, messages, len(session.messages))
+    digest = growth.digest_of(body, first) if first else sha256(body).digest()
+    return _projected(session, body, digest)._replace(checked=first)
+
+
+def _checked(body: bytes) -> tuple[_Session, bytes]:
+    """The session of a document in which nothing is wrong, and the list of its messages as it stands there."""
     session = envelope(_decoder, body, SessionSnapshotInvalid, FIELD)
     document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id")
     for name, number, largest in (
@@ -192,8 +212,7 @@ def check(body: bytes) -> SessionSnapshot:
     for name, time in (("created_at", session.created_at), ("updated_at", session.updated_at)):
         if not time.is_a_time():
             raise _invalid(f"{name}.secs_since_epoch", "must be less than 2^63 seconds")
-    _check_readable(body, len(session.messages))
-    return _projected(session, body)
+    return session, _check_readable(body, len(session.messages))
 
 
 def read(body: bytes) -> SessionSnapshot:
@@ -202,15 +221,16 @@ def read(body: bytes) -> SessionSnapshot:
     Raises:
         SessionSnapshotInvalid: it is no session document.
     """
-    return _projected(envelope(_decoder, body, SessionSnapshotInvalid, FIELD), body)
+    session = envelope(_decoder, body, SessionSnapshotInvalid, FIELD)
+    return _projected(session, body, sha256(body).digest())
 
 
-def _projected(session: _Session, body: bytes) -> SessionSnapshot:
+def _projected(session: _Session, body: bytes, digest: bytes) -> SessionSnapshot:
     tokens = session.usage.input_tokens + session.usage.output_tokens if session.usage else 0
     return SessionSnapshot(
         session_id=document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id"),
         body=body,
-        sha256=sha256(body).digest(),
+        sha256=digest,
         created_at_ms=session.created_at.milliseconds(),
         updated_at_ms=session.updated_at.milliseconds(),
         message_count=len(session.messages),
@@ -218,8 +238,11 @@ def _projected(session: _Session, body: bytes) -> SessionSnapshot:
     )
 
 
-def _check_readable(body: bytes, count: int) -> None:
-    """Refuse what no runtime could read back of the members that its types name; all else passes."""
+def _check_readable(body: bytes, count: int) -> bytes:
+    """Refuse what no runtime could read back of the members that its types name; all else passes.
+
+    Returns the list of messages as it stands in the document.
+    """
     try:
         members = readback.members(body)
     except msgspec.DecodeError:  # for half of a surrogate pair: another one in its place shows where it is
@@ -230,7 +253,9 @@ def _check_readable(body: bytes, count: int) -> None:
         raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
     if name := readback.given_twice(members, _Session.__struct_fields__):
         raise _invalid(name, "must be given once")
-    _check_parts(dict(members), count)
+    parts = dict(members)
+    _check_parts(parts, count)
+    return bytes(parts["messages"])
 
 
 def _check_parts(parts: dict[str, msgspec.Raw], count: int) -> None:

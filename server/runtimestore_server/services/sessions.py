@@ -68,5 +68,7 @@ class Sessions:
             base_bytes, edits_bytes = base.base_bytes, base.edits_bytes + len(snapshot.edits.encoded or b"")
         else:
             base_bytes, edits_bytes = len(snapshot.body), 0
-        found = RecentSession(snapshot.sha256, snapshot.body, outcome.revision, base_bytes, edits_bytes)
+        found = RecentSession(
+            snapshot.sha256, snapshot.body, outcome.revision, base_bytes, edits_bytes, snapshot.checked
+        )
         self._store.remember_session(write.runtime, found)

@@ -72,12 +72,17 @@ ROW_BYTES = 4096
 class _Task:
     """A sweep, how much it may do at once, and when."""
 
-    def __init__(self, sweep: Sweep, errand: Errand | None = None, *, round_seconds: float = ROUND_SECONDS) -> None:
+    def __init__(self, sweep: Sweep, errand: Errand | None = None, round_seconds: float | None = None) -> None:
         self.sweep = sweep
         self.errand = errand
-        self.round_seconds = round_seconds
+        self._round_seconds = round_seconds
         self.most = FEWEST_ROWS
         self.next_at = 0.0
+
+    @property
+    def round_seconds(self) -> float:
+        """How long it rests when it found little."""
+        return ROUND_SECONDS if self._round_seconds is None else self._round_seconds
 
     @property
     def pending(self) -> bool:
@@ -102,7 +107,7 @@ class Maintenance:
         self._database = database
         self._tasks = [
             *(_Task(sweep) for sweep in sweeps),
-            *(_Task(errand.sweep, errand, round_seconds=seconds) for errand, seconds in errands),
+            *(_Task(errand.sweep, errand, seconds) for errand, seconds in errands),
         ]
         self._tidy_at = 0.0
         self._failing = False
@@ -130,9 +135,7 @@ class Maintenance:
             transient = self._database.classify(error) is Fault.TRANSIENT
             if task:
                 task.next_at = now + (TRANSIENT_PAUSE_SECONDS if transient else ROUND_SECONDS)
-            if transient:
-                pass
-            elif not self._failing:
+            if not transient and not self._failing:
                 self._failing = True
                 _log.warning("maintenance failed; it is tried again", error=error_name(error))
         else:

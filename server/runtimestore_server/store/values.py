@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from hashlib import _Hash as Hash
 
     from runtimestore.errors import RuntimeStoreError
 
@@ -21,6 +22,19 @@ class RuntimeKey(NamedTuple):
 
     realm: str
     runtime_id: str
+
+
+class CheckedPrefix(NamedTuple):
+    """The beginning of a session document up to the end of a message, in which nothing was wrong."""
+
+    opened: int
+    """Where the list of messages is open."""
+    ends: int
+    """Where the last message ends."""
+    messages: int
+    """How many there are."""
+    digest: Hash
+    """The SHA-256 so far."""
 
 
 class SnapshotEdits(NamedTuple):
@@ -45,6 +59,7 @@ class SessionSnapshot(NamedTuple):
     message_count: int
     total_tokens: int
     edits: SnapshotEdits | None = None
+    checked: CheckedPrefix | None = None
 
     @property
     def stored_bytes(self) -> int:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from runtimestore_server.store.values import RuntimeKey
+    from runtimestore_server.store.values import CheckedPrefix, RuntimeKey
 
 ENTRY_BYTES = 512
 """About what an entry takes beside its document."""
@@ -24,6 +24,8 @@ class RecentSession(NamedTuple):
     """The size of the base that it rests on."""
     edits_bytes: int
     """How much all the edits take that lead from there to it."""
+    checked: CheckedPrefix | None = None
+    """How much of it need not be checked again where the next one begins with the same; None where nobody looked."""
 
 
 class RecentSessions:
