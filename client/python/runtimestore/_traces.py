@@ -6,6 +6,7 @@ Only OpenTelemetry's API is used, and only once the application has imported it:
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ def traced(request: Any) -> CallTrace:
     if "opentelemetry.trace" not in sys.modules:
         return _UNTRACED
     try:
-        return _Span(request)
+        span = _Span(request)
+        return span if span.metadata else _UNTRACED  # of no trace at all, where the application has set none up
     except Exception:  # noqa: BLE001  (a call without a span is better than none)
         return _UNTRACED
 
@@ -59,8 +61,7 @@ class _Span(CallTrace):
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        (service,) = request.DESCRIPTOR.file.services_by_name.values()
-        method = f"{service.full_name}/{request.DESCRIPTOR.name.removesuffix('Request')}"
+        method = _method(request.DESCRIPTOR)
         self._attempts = 1
         self._token: Any = None
         self._span = trace.get_tracer("runtimestore").start_span(
@@ -107,3 +108,10 @@ class _Span(CallTrace):
             else:
                 span.set_attribute("rpc.response.status_code", "OK")
             span.end()
+
+
+@functools.cache
+def _method(request: Any) -> str:
+    """The method that takes such requests, as OpenTelemetry calls it: a file has one service."""
+    (service,) = request.file.services_by_name.values()
+    return f"{service.full_name}/{request.name.removesuffix('Request')}"
