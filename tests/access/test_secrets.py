@@ -65,6 +65,7 @@ def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: P
     assert [secret for secret in (*secrets, *encoded) if any(secret in text for text in said)] == []
 
 
+@pytest.mark.needs("durable")
 def test_no_secret_is_in_a_trace(tmp_path: Path, fresh_url: str) -> None:
     token, wrong, header = new_token(), new_token(), "canary-header-54"
     path = access_file(tmp_path / "access.toml", [entry("agents", token)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import event
@@ -203,9 +203,9 @@ async def test_a_refused_call_tells_its_reason_and_only_the_servers_own_faults_a
     assert [span.status.status_code.name for span in sent.get_finished_spans()] == ["ERROR", "ERROR"]
 
 
-async def test_what_the_caller_does_not_record_is_not_recorded(collector: Collector, serve: Serve, realm: str) -> None:
-    request = pb.LoadRuntimeStateRequest(realm=realm, runtime_id=RUNTIME)
-    async with serve() as app, grpc.aio.insecure_channel(app.address) as channel:
+async def test_what_the_caller_does_not_record_is_not_recorded(collector: Collector) -> None:
+    request = pb.LoadRuntimeStateRequest(runtime_id=RUNTIME)
+    async with in_process("memory:") as app, grpc.aio.insecure_channel(app.address) as channel:
         stub: rpc.RuntimeStoreAsyncStub = rpc.RuntimeStoreStub(channel)
         for trace_id, flags in (("a" * 32, "00"), ("b" * 32, "01"), ("c" * 32, "00")):
             await stub.LoadRuntimeState(request, metadata=(("traceparent", f"00-{trace_id}-{'1' * 16}-{flags}"),))
@@ -303,6 +303,30 @@ async def test_what_cannot_be_used_of_the_variables_keeps_no_server_from_serving
     assert ("no traces" in told) is ("canary" in str(settings) and not traces)
     assert "canary" not in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("fails", ["on_start", "on_end"])
+async def test_what_fails_in_tracing_fails_no_call(collector: Collector, fails: str) -> None:
+    failed: list[object] = []
+
+    class Failing(SpanProcessor):
+        def __init__(self) -> None:
+            setattr(self, fails, self.fail)
+
+        def fail(self, *given: object, **_: object) -> None:
+            failed.append(given)
+            raise RuntimeError("tracing failed")
+
+    async with in_process("memory:") as app, AsyncRuntimeStoreClient(app.address, retry=ONCE) as client:
+        assert app.traces is not None
+        app.traces._export._provider.add_span_processor(Failing())
+        await client.atomic_apply(RUNTIME, session(), receipt=receipt(), input_updates=[input_state()])
+        with pytest.raises(RevisionMismatch):
+            await client.commit_machine_lifecycle(RUNTIME, "idle", if_revision=7)
+        assert await client.load_session_snapshot(RUNTIME) is not None
+        assert app.supervision.problem() is None
+    assert len(failed) >= 3
+    assert bool(collector.seen) is (fails == "on_end")
 
 
 def test_a_collector_that_is_gone_costs_spans_which_are_counted_and_told_once_and_no_call() -> None:

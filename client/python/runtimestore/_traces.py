@@ -47,9 +47,9 @@ def traced(request: Any) -> CallTrace:
         return _UNTRACED
     try:
         span = _Span(request)
-        return span if span.metadata else _UNTRACED  # of no trace at all, where the application has set none up
     except Exception:  # noqa: BLE001  (a call without a span is better than none)
         return _UNTRACED
+    return span if span.metadata else _UNTRACED  # there is no trace at all, where the application has set none up
 
 
 class _Span(CallTrace):
