@@ -37,6 +37,7 @@ from runtimestore_server.telemetry.http import Telemetry
 from runtimestore_server.telemetry.lines import LineLimit
 from runtimestore_server.telemetry.readiness import Readiness
 from runtimestore_server.telemetry.sampling import Sampling
+from runtimestore_server.telemetry.traces import open_traces
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from runtimestore_server.access.tls import Certificates
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.telemetry.spans import Traces
 
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +81,7 @@ class Application:
     health: HealthService
     supervision: Supervision
     pacing: RetryPacing
+    traces: Traces | None
     workers: Workers
     store: Store
     sending: Sending
@@ -111,6 +114,7 @@ class Application:
         self.health = HealthService(SERVICES)
         self.supervision = Supervision(told=self.health.doubt)
         self.pacing = RetryPacing()
+        self.traces = open_traces(database, version=SERVER_VERSION)
         self.workers = Workers(
             threads=settings.reader_threads,
             max_waiting=settings.max_waiting_reads,
@@ -118,12 +122,19 @@ class Application:
             pacing=self.pacing,
             supervision=self.supervision,
         )
-        self.store = Store(database, settings, workers=self.workers, pacing=self.pacing, supervision=self.supervision)
+        self.store = Store(
+            database,
+            settings,
+            workers=self.workers,
+            pacing=self.pacing,
+            supervision=self.supervision,
+            traces=self.traces,
+        )
         self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
         lines = LineLimit(settings.log_refusals_per_second)
         counts = CallCounts(lines, log_served=settings.log_calls)
-        self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts)
+        self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts, traces=self.traces)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -150,12 +161,20 @@ class Application:
             workers=self.workers,
             store=self.store,
             server=self.server,
+            traces=self.traces,
         )
         self.readiness = Readiness(stale_seconds=3 * settings.health_interval_seconds + STALE_SECONDS)
         self.readiness.report(dict.fromkeys(CHECKS))  # else it had not come so far
         self.sampling = Sampling(self.store)
         parts = metrics.Parts(
-            self.calls, self.limiters, self.workers, self.store, self.sending, self.readiness, self.sampling
+            self.calls,
+            self.limiters,
+            self.workers,
+            self.store,
+            self.sending,
+            self.readiness,
+            self.sampling,
+            None if self.traces is None else self.traces.counts,
         )
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}
         if (certificates := self.certificates) is not None:

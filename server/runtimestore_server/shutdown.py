@@ -12,6 +12,8 @@ whoever still waits, truthfully and at once. `close()`, at last, gives back what
 | answer     | store, workers and limiters abort  | CROSSING_SECONDS                 | it was quiet for QUIET_SECONDS |
 | disconnect | gRPC's server stops                | LAST_BYTES_SECONDS               | every connection is closed     |
 | close      | workers and store close            | CLOSE_SECONDS for each pool      | every thread has ended         |
+| spans      | traces close                       | SPANS_SECONDS, and CLOSE_SECONDS | the collector has what waited  |
+|            |                                    | when the grace period is over    |                                |
 
 `Shutdown.phases` holds the three whose effect is waited for; the others are one step each, in `Shutdown.end`.
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from runtimestore_server.rpc.server import Server
     from runtimestore_server.services.health import HealthService
     from runtimestore_server.store import Store
+    from runtimestore_server.telemetry.spans import Traces
     from runtimestore_server.workers import Workers
 
 LAST_SECONDS = 1.5
@@ -53,6 +56,10 @@ LAST_BYTES_SECONDS = 0.5
 
 CLOSE_SECONDS = 0.3
 """How long threads may take to end when nothing waits for them any more; what a database keeps is left behind."""
+
+
+SPANS_SECONDS = 2.0
+"""How long the last spans may take to a collector, within the grace period."""
 
 
 class Phase(NamedTuple):
@@ -77,7 +84,9 @@ class Shutdown:
         workers: Workers,
         store: Store,
         server: Server,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self._health = health
         self._calls = calls
         self._limiters = limiters
@@ -112,7 +121,10 @@ class Shutdown:
         await self.drain(deadline - min(LAST_SECONDS, grace_seconds / 4))
         # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
         await self._server.stop(max(0.0, min(deadline - time.monotonic(), LAST_BYTES_SECONDS)))
-        return await self.close()
+        ended = await self._close_store()
+        left_seconds = min(deadline - time.monotonic(), SPANS_SECONDS)
+        await self._close_traces(max(left_seconds, CLOSE_SECONDS))
+        return ended
 
     async def drain(self, deadline: float) -> None:
         """Refuse what arrives anew and see that all that had arrived is answered by `deadline` of the monotonic clock.
@@ -127,8 +139,17 @@ class Shutdown:
 
     async def close(self) -> bool:
         """Give back what the parts hold; whether no thread had to be left behind."""
+        ended = await self._close_store()
+        await self._close_traces(CLOSE_SECONDS)
+        return ended
+
+    async def _close_store(self) -> bool:
         ended = await self._workers.close(within_seconds=CLOSE_SECONDS)
         return await self._store.close(within_seconds=CLOSE_SECONDS) and ended
+
+    async def _close_traces(self, within_seconds: float) -> None:
+        if self._traces is not None:  # what hangs there is left behind, and no reason to say that the store did
+            await self._traces.close(within_seconds=within_seconds)
 
     def _idle(self) -> bool:
         return not (self._calls.in_flight or self._workers.waiting or self._store.busy)

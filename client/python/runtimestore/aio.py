@@ -25,6 +25,7 @@ from runtimestore._connection import AsyncConnection
 from runtimestore._credentials import BearerToken
 from runtimestore._fences import Fences
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
+from runtimestore._traces import traced
 from runtimestore.errors import OAuthFlowSnapshotChanged
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -57,6 +58,7 @@ __all__ = ["AsyncRuntimeStoreClient"]
 Q = TypeVar("Q")
 A = TypeVar("A")
 R = TypeVar("R")
+Metadata = tuple[tuple[str, str], ...]
 
 
 class AsyncRuntimeStoreClient:
@@ -609,8 +611,8 @@ class AsyncRuntimeStoreClient:
         read: Callable[[A], R],
         deadline: Deadline,
     ) -> R:
-        async def attempt(timeout_seconds: float) -> R:
-            return read(await method(request, timeout=timeout_seconds, metadata=self._token.metadata()))
+        async def attempt(timeout_seconds: float, metadata: Metadata) -> R:
+            return read(await method(request, timeout=timeout_seconds, metadata=metadata))
 
         return await self._call(attempt, request, deadline)
 
@@ -621,9 +623,9 @@ class AsyncRuntimeStoreClient:
         new_assembler: Callable[[], responses.Assembler[A, R]],
         deadline: Deadline,
     ) -> R:
-        async def attempt(timeout_seconds: float) -> R:
+        async def attempt(timeout_seconds: float, metadata: Metadata) -> R:
             assembler = new_assembler()
-            stream = method(request, timeout=timeout_seconds, metadata=self._token.metadata())
+            stream = method(request, timeout=timeout_seconds, metadata=metadata)
             try:
                 async for message in stream:
                     assembler.add(message)
@@ -633,18 +635,20 @@ class AsyncRuntimeStoreClient:
 
         return await self._call(attempt, request, deadline)
 
-    async def _call(self, attempt: Callable[[float], Awaitable[R]], request: object, deadline: Deadline) -> R:
+    async def _call(self, attempt: Callable[[float, Metadata], Awaitable[R]], request: object, deadline: Deadline) -> R:
         """The one path of every call: attempts under one deadline and one request id, failures by their class."""
         attempts = Attempts(self._retry, deadline, getattr(request, "request_id", None))
-        while True:
-            timeout_seconds = attempts.next_timeout_seconds()
-            if self._connection.closed:
-                raise attempts.last_error() or RuntimeError("the client is closed")
-            try:
-                return await attempt(timeout_seconds)
-            except self._connection.failures as failed:
-                error = self._connection.failure_of(failed)
-                pause_seconds = attempts.pause_after(error)
-                if pause_seconds is None or self._connection.closed:
-                    raise attempts.final_error(error) from failed
-            await asyncio.sleep(pause_seconds)
+        with traced(request) as trace:
+            while True:
+                timeout_seconds = attempts.next_timeout_seconds()
+                if self._connection.closed:
+                    raise attempts.last_error() or RuntimeError("the client is closed")
+                try:
+                    return await attempt(timeout_seconds, self._token.metadata() + trace.metadata)
+                except self._connection.failures as failed:
+                    error = self._connection.failure_of(failed)
+                    pause_seconds = attempts.pause_after(error)
+                    if pause_seconds is None or self._connection.closed:
+                        raise attempts.final_error(error) from failed
+                    trace.again(error, pause_seconds)
+                await asyncio.sleep(pause_seconds)

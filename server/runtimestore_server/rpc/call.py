@@ -19,12 +19,14 @@ from runtimestore_server.rpc.admission import OURS, unavailable
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.status import (
     STATUS_DETAILS_KEY,
+    end_of_call,
     id_of_call,
     log_served,
     malformed,
     missing,
     name_caller,
     name_subject,
+    name_trace,
     refusal_of,
     status_of,
 )
@@ -33,13 +35,14 @@ from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECOND
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.access.rules import Principal
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
     from runtimestore_server.telemetry.counts import CallCounts
+    from runtimestore_server.telemetry.spans import Traces
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Task = asyncio.Task[Any]
@@ -53,9 +56,16 @@ class Calls:
     """
 
     def __init__(
-        self, limiters: Limiters, sending: Sending, authorization: Authorization | None = None, *, counts: CallCounts
+        self,
+        limiters: Limiters,
+        sending: Sending,
+        authorization: Authorization | None = None,
+        *,
+        counts: CallCounts,
+        traces: Traces | None = None,
     ) -> None:
         self.counts = counts
+        self._traces = traces
         self._limiters = limiters
         self._sending = sending
         self._authorization = authorization
@@ -84,9 +94,12 @@ class Calls:
     def wrap(self, path: str, handler: Any) -> Handler:
         """The handler of the method with this path as gRPC is to call it: made once a method, not once a call."""
         method = _Method(self, path, handler, self._limiters, self._sending, self._authorization)
+        run: Callable[[AsyncIterator[bytes], Context], Awaitable[Any]] = method.run
+        if self._traces is not None and path.startswith(OURS):  # else a call does not even ask whether it is traced
+            run = method.traced_by(self._traces)
         if handler.unary_unary is not None:
-            return grpc.stream_unary_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
-        return grpc.stream_stream_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
+            return grpc.stream_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
     def arrived(self, call: Task) -> None:
         """Count a call until it is over.
@@ -127,7 +140,7 @@ class _Method:
         self._respond = self._one if handler.unary_unary else self._many if handler.unary_stream else self._exchange
 
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
-        """Answer one call, or refuse it. What is to be measured or traced of every call begins and ends here."""
+        """Answer one call, or refuse it. What is to be measured of every call begins and ends here."""
         started = time.perf_counter()
         call, limiter, principal = this_call(), self._limiter, None
         try:
@@ -160,6 +173,22 @@ class _Method:
         self._counted.answered(started)
         log_served(context, method=self._path, started=started, at_info=self._calls.counts.log_served)
         return answer
+
+    def traced_by(self, traces: Traces) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Any]]:
+        """What answers one call as `run` does, within a span."""
+
+        async def run(requests: AsyncIterator[bytes], context: Context) -> Any:
+            span = traces.call(self._path, context.invocation_metadata())
+            name_trace(span.trace_id)
+            try:
+                answer = await self.run(requests, context)
+            except BaseException as error:
+                span.end(end_of_call(context, error))
+                raise
+            span.end(end_of_call(context))
+            return answer
+
+        return run
 
     async def _one(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
         return await self._handler.unary_unary(await self._receive(call, context, limiter, principal), context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from opentelemetry.trace import Span
+
     from runtimestore.errors import CommitOutcomeUnknown
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite, Outcome
     from runtimestore_server.supervision import Supervision
+    from runtimestore_server.telemetry.spans import Traces
 
     Deliver = Callable[[Sequence["PendingWrite"], Sequence[Decision], bool], None]
     """Told what was decided about a batch, and whether a transaction was committed; called on its own thread."""
@@ -37,10 +41,12 @@ MAX_BATCH_BYTES = 32 * 1024 * 1024
 class PendingWrite:
     """A write that was taken in and is not answered yet, and the future that its handler awaits."""
 
-    __slots__ = ("answer", "gate", "since", "size_bytes", "write")
+    __slots__ = ("answer", "gate", "share", "since", "size_bytes", "write")
 
     def __init__(self, write: AnyWrite, answer: asyncio.Future[Outcome]) -> None:
         self.write = write
+        self.share: Span | None = None
+        """The span of its waiting for its batch, where its call has one."""
         self.size_bytes = write.size_bytes
         self.answer = answer
         self.since = time.monotonic()
@@ -68,8 +74,10 @@ class CommitThread:
         deliver: Deliver,
         supervision: Supervision,
         maintenance: Maintenance | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._database = database
+        self._traces = traces
         self._max_batch_writes = max_batch_writes
         self._deliver = deliver
         self._maintenance = maintenance
@@ -118,14 +126,17 @@ class CommitThread:
             # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
             briefly = bool(self._deferred)
             began = time.monotonic()
-            decisions, committed = commit_batch(
-                self._database,
-                [pending.write for pending in batch],
-                gate,
-                lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
-            )
-            ended = time.monotonic()
-            self._settle(batch, decisions, committed=committed)
+            with contextlib.nullcontext() if self._traces is None else self._traces.batch(batch) as span:
+                decisions, committed = commit_batch(
+                    self._database,
+                    [pending.write for pending in batch],
+                    gate,
+                    lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
+                )
+                ended = time.monotonic()
+                self._settle(batch, decisions, committed=committed)
+                if span is not None and not committed:
+                    span.failed()
             self._batch = []
             self.counts.ended([pending.since for pending in batch], began, ended)
             del batch, decisions, pending  # what was committed must not stay in memory until the next write comes

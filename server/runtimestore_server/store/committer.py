@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite
     from runtimestore_server.telemetry.counts import BatchCounts
+    from runtimestore_server.telemetry.spans import Traces
 
 
 @dataclass(slots=True)
@@ -56,7 +57,9 @@ class Committer:
         pacing: RetryPacing | None = None,
         supervision: Supervision | None = None,
         maintenance: Maintenance | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         supervision = supervision or Supervision()
         self._loop = asyncio.get_running_loop()
         self.budget = Budget(
@@ -77,6 +80,7 @@ class Committer:
                 deliver=self._hand_over,
                 supervision=supervision,
                 maintenance=maintenance,
+                traces=traces,
             )
 
         self._threads = [
@@ -109,8 +113,14 @@ class Committer:
         waiting = PendingWrite(write, self._loop.create_future())
         self.budget.take(waiting.size_bytes)
         self._waiting.add(waiting)
-        self._threads[hash(write.subject) % len(self._threads)].put(waiting)
-        return await waiting.answer
+        thread = self._threads[hash(write.subject) % len(self._threads)]
+        if self._traces is None or (share := self._traces.share("commit")) is None:
+            thread.put(waiting)
+            return await waiting.answer
+        waiting.share = share.span
+        with share:
+            thread.put(waiting)
+            return await waiting.answer
 
     def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop. They are told before anything is counted."""

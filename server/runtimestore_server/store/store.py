@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.values import AnyWrite, Outcome
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.counts import BatchCounts
+    from runtimestore_server.telemetry.spans import Traces
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,8 +45,10 @@ class Store:
         workers: Workers,
         pacing: RetryPacing,
         supervision: Supervision,
+        traces: Traces | None = None,
     ) -> None:
         self.database = database
+        self._traces = traces
         self._retention = Retention(settings.request_retention_seconds)
         self._committer = Committer(
             database,
@@ -56,6 +59,7 @@ class Store:
             pacing=pacing,
             supervision=supervision,
             maintenance=Maintenance(database, [self._forget_some]),
+            traces=traces,
         )
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
@@ -92,7 +96,10 @@ class Store:
             Overloaded: too many loads are waiting.
             RuntimeStoreError: the value is damaged, or the store cannot be reached.
         """
-        return await self._workers.run(lambda: self._read(load, *args, **kwargs))
+        if self._traces is None:
+            return await self._workers.run(lambda: self._read(load, *args, **kwargs))
+        work = self._traces.in_this_call("load", lambda: self._read(load, *args, **kwargs))
+        return await self._workers.run(work)
 
     def _read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         attempt = 0

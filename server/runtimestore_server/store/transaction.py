@@ -132,7 +132,8 @@ def _attempt(
             transaction.rollback()
             raise
         try:
-            transaction.commit()
+            with database.committing():
+                transaction.commit()
             database.check_identity()  # else it may be committed into what nobody will read
         except Exception as error:
             database.discard(connection)  # its transaction may still be open

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtimestore_server.telemetry.counts import Histogram
     from runtimestore_server.telemetry.readiness import Readiness
     from runtimestore_server.telemetry.sampling import Sampling
+    from runtimestore_server.telemetry.span_export import SpanCounts
     from runtimestore_server.workers import Workers
 
 
@@ -37,6 +38,7 @@ class Parts(NamedTuple):
     sending: Sending
     readiness: Readiness
     sampling: Sampling
+    spans: SpanCounts | None = None
 
 
 class ServerCollector:
@@ -84,6 +86,11 @@ class ServerCollector:
         for reason, number in tuple(counts.lines.left_out.items()):
             left_out.add_metric((reason,), number)
         yield left_out
+        spans = CounterMetricFamily("runtimestore_spans", "Spans of traces, by outcome.", labels=("outcome",))
+        if self._parts.spans is not None:
+            for outcome, number in self._parts.spans.by_outcome().items():
+                spans.add_metric((outcome,), number)
+        yield spans
         ready = GaugeMetricFamily("runtimestore_ready", "Whether a check of /readyz is passed.", labels=("check",))
         for name, problem in self._parts.readiness.checks().items():
             ready.add_metric((name,), problem is None)

@@ -30,7 +30,7 @@ def environment_with(settings: Mapping[str, str]) -> dict[str, str]:
 
     Without metrics, unless they are asked for: many servers run at once, and their port is one.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RUNTIMESTORE_", "OTEL_"))}
     return {**inherited, "RUNTIMESTORE_METRICS_LISTEN": "", **settings}
 
 
