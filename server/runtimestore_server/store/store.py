@@ -46,6 +46,7 @@ class Store:
         supervision: Supervision,
     ) -> None:
         self.database = database
+        self.request_retention_seconds = settings.request_retention_seconds
         self._retention = Retention(settings.request_retention_seconds)
         self._committer = Committer(
             database,
