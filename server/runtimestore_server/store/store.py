@@ -49,6 +49,7 @@ class Store:
     ) -> None:
         self.database = database
         self._traces = traces
+        self.request_retention_seconds = settings.request_retention_seconds
         self._retention = Retention(settings.request_retention_seconds)
         self._committer = Committer(
             database,

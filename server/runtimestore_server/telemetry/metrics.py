@@ -184,20 +184,30 @@ class ServerCollector:
         oldest = GaugeMetricFamily(
             "runtimestore_oldest_request_timestamp_seconds", "When the oldest remembered request was recorded."
         )
+        yield _gauge(
+            "runtimestore_request_retention_seconds",
+            "How long a request is to be remembered.",
+            self._parts.store.request_retention_seconds,
+        )
         size = GaugeMetricFamily("runtimestore_store_bytes", "Bytes that the store takes.")
+        free = GaugeMetricFamily(
+            "runtimestore_store_free_bytes", "Bytes that are free where the store's file lies, if it is one."
+        )
         rows = GaugeMetricFamily("runtimestore_table_rows", "Rows, as the engine estimates.", labels=("table",))
         table_bytes = GaugeMetricFamily("runtimestore_table_bytes", "Bytes, indexes included.", labels=("table",))
-        at = GaugeMetricFamily("runtimestore_sampled_timestamp_seconds", "When the four above were looked at.")
+        at = GaugeMetricFamily("runtimestore_sampled_timestamp_seconds", "When the five above were looked at.")
         if sample is not None:
             at.add_metric((), sample.at)
             if sample.oldest_request_ms is not None:
                 oldest.add_metric((), sample.oldest_request_ms / 1000)
             if sample.sizes.bytes is not None:
                 size.add_metric((), sample.sizes.bytes)
+            if sample.sizes.free_bytes is not None:
+                free.add_metric((), sample.sizes.free_bytes)
             for name, of_table in sample.sizes.tables.items():
                 rows.add_metric((name,), of_table.rows)
                 table_bytes.add_metric((name,), of_table.bytes)
-        yield from (oldest, size, rows, table_bytes, at)
+        yield from (oldest, size, free, rows, table_bytes, at)
 
 
 def registry(parts: Parts, build: Mapping[str, str]) -> CollectorRegistry:

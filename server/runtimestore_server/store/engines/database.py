@@ -96,6 +96,8 @@ class Sizes(NamedTuple):
 
     bytes: int | None
     tables: dict[str, TableSize]
+    free_bytes: int | None = None
+    """What is free where the store lies, if that is this machine's."""
 
 
 class Database(ABC):
