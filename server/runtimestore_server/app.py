@@ -191,10 +191,14 @@ class Application:
             await self.telemetry.close()
             await self.shutdown.close()
             raise
-        self.health.keep_checking(
-            self._check, interval_seconds=settings.health_interval_seconds, supervision=self.supervision
-        )
+        self._keep_looking(settings.health_interval_seconds)
         return self
+
+    def _keep_looking(self, interval_seconds: float) -> None:
+        """See from now on that the service can be given, and that streams are those of callers who may come in."""
+        if self.authorization is not None:
+            self.authorization.streams.start(self.supervision)
+        self.health.keep_checking(self._check, interval_seconds=interval_seconds, supervision=self.supervision)
 
     def _open_telemetry(self) -> None:
         """Let the server be watched.
@@ -242,6 +246,8 @@ class Application:
         """Go down, within the grace period."""
         self.readiness.add("shutdown", lambda: "the server is ending")
         await self.sampling.close()
+        if self.authorization is not None:
+            await self.authorization.streams.close()
         self.ended = await self.shutdown.end(grace_seconds=self.settings.grace_period_seconds)
         await self.telemetry.close()
 
