@@ -73,9 +73,9 @@ class Authorization:
         """Why the access file as it is now is not in force; None if it is."""
         return self._file.unusable
 
-    def realm_label(self, realm: str) -> str:
-        """The name or the prefix of the access file that a realm is known by; `other` if there is none."""
-        return self._file.current.realm_label(realm)
+    def realm_label(self, realm: str) -> str | None:
+        """The name or the prefix in the access file that a realm is known by; None if there is none."""
+        return self._file.current.realm_label(realm or DEFAULT_REALM)
 
     def of(self, path: str) -> MethodAuthorization:
         """What asks the callers of the method with this path: made once a method."""

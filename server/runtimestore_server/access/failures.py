@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+KINDS = ("none", "malformed", "unknown", "ended", "plaintext", "access", "realm")
+"""What may be wrong with an attempt: no credential, none that could be one, nobody's, past its time, sent without TLS;
+or it is somebody's, who has not the access, or not the realm."""
+
 LOGGED_A_SECOND = 5
 """How many failed attempts are logged in a second; the others are counted, and told with the next."""
 

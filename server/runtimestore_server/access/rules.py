@@ -22,9 +22,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KEYS = {"name", "token_sha256", "certificate_sans", "realms", "access", "until"}
 
 
-OTHER = "other"
-"""How metrics call realms that the file does not name."""
-
 MOST_LABELS = 100
 """How many realms and prefixes metrics tell apart, the first of the file: each is a series of its own for ever."""
 
@@ -112,11 +109,11 @@ class Rules:
         found = [self._by_san[san] for san in sans if san in self._by_san]
         return found[0] if found and all(principal is found[0] for principal in found) else None
 
-    def realm_label(self, realm: str) -> str:
-        """What metrics call a realm: its name or the longest prefix of it, where the file has that, or else OTHER."""
+    def realm_label(self, realm: str) -> str | None:
+        """What metrics call a realm: its name or the longest prefix of it, where the file has that; None if not."""
         if realm in self._realms:
             return realm
-        return next((f"{prefix}*" for prefix in self._prefixes if realm.startswith(prefix)), OTHER)
+        return next((f"{prefix}*" for prefix in self._prefixes if realm.startswith(prefix)), None)
 
     def _label(self, realms: Iterable[str]) -> None:
         for realm in realms:

@@ -40,6 +40,8 @@ class Certificates:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._paths = [path for path in (certificate, key, client_ca) if path is not None]
         self._lock = threading.Lock()
+        self.handshakes = 0
+        """How many handshakes were begun. gRPC tells nobody how one ended."""
         self.unusable: str | None = None
         """Why the files as they are now are not in force; None if they are."""
         self._read = self._stamps()
@@ -57,6 +59,7 @@ class Certificates:
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What the files hold, if they have changed; None leaves in force what is. gRPC asks, in threads of its own."""
         with self._lock:
+            self.handshakes += 1
             if (stamps := self._stamps()) == self._read:
                 return None
             self._read = stamps
