@@ -24,6 +24,7 @@ from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
 from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
+from runtimestore_server.rpc.status import realm_of_call
 from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.services.runtime_store import RuntimeStoreService
@@ -32,7 +33,7 @@ from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.supervision import Supervision
 from runtimestore_server.telemetry import metrics
-from runtimestore_server.telemetry.counts import CallCounts
+from runtimestore_server.telemetry.counts import OTHER_REALMS, CallCounts, RealmCounts
 from runtimestore_server.telemetry.http import Telemetry
 from runtimestore_server.telemetry.lines import LineLimit
 from runtimestore_server.telemetry.readiness import Readiness
@@ -133,7 +134,7 @@ class Application:
         self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
         lines = LineLimit(settings.log_refusals_per_second)
-        counts = CallCounts(lines, log_served=settings.log_calls)
+        counts = CallCounts(lines, log_served=settings.log_calls, realms=_realms(self.authorization))
         self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts, traces=self.traces)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)
@@ -174,6 +175,8 @@ class Application:
             self.sending,
             self.readiness,
             self.sampling,
+            self.authorization,
+            self.certificates,
             None if self.traces is None else self.traces.counts,
         )
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}
@@ -191,10 +194,14 @@ class Application:
             await self.telemetry.close()
             await self.shutdown.close()
             raise
-        self.health.keep_checking(
-            self._check, interval_seconds=settings.health_interval_seconds, supervision=self.supervision
-        )
+        self._keep_looking(settings.health_interval_seconds)
         return self
+
+    def _keep_looking(self, interval_seconds: float) -> None:
+        """See from now on that the service can be given, and that streams are those of callers who may come in."""
+        if self.authorization is not None:
+            self.authorization.streams.start(self.supervision)
+        self.health.keep_checking(self._check, interval_seconds=interval_seconds, supervision=self.supervision)
 
     def _open_telemetry(self) -> None:
         """Let the server be watched.
@@ -242,8 +249,22 @@ class Application:
         """Go down, within the grace period."""
         self.readiness.add("shutdown", lambda: "the server is ending")
         await self.sampling.close()
+        if self.authorization is not None:
+            await self.authorization.streams.close()
         self.ended = await self.shutdown.end(grace_seconds=self.settings.grace_period_seconds)
         await self.telemetry.close()
+
+
+def _realms(authorization: Authorization | None) -> RealmCounts | None:
+    """What counts calls by realm, where an access file says which realms there are."""
+    if authorization is None:
+        return None
+
+    def label() -> str | None:
+        realm = realm_of_call()
+        return None if realm is None else authorization.realm_label(realm) or OTHER_REALMS
+
+    return RealmCounts(label)
 
 
 async def _opened(settings: Settings) -> tuple[Database, str]:

@@ -12,7 +12,7 @@ import pytest
 import structlog.testing
 import trustme
 
-from runtimestore_server.access.authorization import LOGGED_A_SECOND, Failures, unauthenticated
+from runtimestore_server.access.failures import LOGGED_A_SECOND, Failures, unauthenticated
 from support.checkers.clean_up import until
 from support.checkers.refusals import WireRefusal, details, refused
 from support.faults.uploads import WAIT_SECONDS, connections, stalled

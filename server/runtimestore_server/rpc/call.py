@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -36,9 +36,10 @@ from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from contextlib import AbstractContextManager
 
-    from runtimestore_server.access.authorization import Authorization
-    from runtimestore_server.access.rules import Principal
+    from runtimestore.errors import RuntimeStoreError
+    from runtimestore_server.access.authorization import Authorization, Caller
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
     from runtimestore_server.telemetry.counts import CallCounts
@@ -142,22 +143,22 @@ class _Method:
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter, principal = this_call(), self._limiter, None
+        call, limiter, caller = this_call(), self._limiter, None
         try:
             if self._counts:
                 self._calls.arrived(call)
             if self._authorization is not None:  # before anything of the message is received
-                principal = self._authorization.caller(context)
-                if principal is None:
+                caller = self._authorization.caller(context)
+                if caller is None:
                     limiter = self._strangers
                 else:
-                    name_caller(principal.name)
+                    name_caller(caller.principal.name)
             try:
                 if not limiter.admit(call, connection := context.peer()):
                     await limiter.wait(call, connection)
-                answer = await self._respond(call, context, limiter, principal)
+                answer = await self._respond(call, context, limiter, caller)
             except asyncio.CancelledError:
-                if (reason := limiter.slots.refusal(call)) is None:
+                if (reason := limiter.slots.refusal(call) or _ended(caller)) is None:
                     raise
                 raise reason from None
             finally:
@@ -190,37 +191,45 @@ class _Method:
 
         return run
 
-    async def _one(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
-        return await self._handler.unary_unary(await self._receive(call, context, limiter, principal), context)
+    async def _one(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
+        return await self._handler.unary_unary(await self._receive(call, context, limiter, caller), context)
 
-    async def _many(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> None:
-        answers = self._handler.unary_stream(await self._receive(call, context, limiter, principal), context)
-        await self._sending.stream(answers, context)
+    async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> None:
+        answers = self._handler.unary_stream(await self._receive(call, context, limiter, caller), context)
+        with self._while_let_in(call, caller, context):
+            await self._sending.stream(answers, context)
 
-    async def _exchange(self, _call: Task, context: Context, _limiter: Limiter, principal: Principal | None) -> None:
+    async def _exchange(self, call: Task, context: Context, _limiter: Limiter, caller: Caller | None) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
-        async with aclosing(messages(context, lambda message: self._read(message, context, principal))) as requests:
-            await self._sending.stream(self._handler.stream_stream(requests, context), context)
+        with self._while_let_in(call, caller, context):
+            async with aclosing(messages(context, lambda message: self._read(message, context, caller))) as requests:
+                await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    async def _receive(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
+    def _while_let_in(self, call: Task, caller: Caller | None, context: Context) -> AbstractContextManager[object]:
+        """What ends a stream, as a cancelled one, when its caller is not let in any more."""
+        if self._authorization is None or caller is None:
+            return nullcontext()
+        return self._authorization.while_let_in(call, caller, context)
+
+    async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
         """The request of a call that has one; its slot is free then."""
         message = await context.read()
         if message is grpc.aio.EOF:
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
-        request = self._read(message, context, principal)
-        name_subject(request)
+        request = self._read(message, context, caller)
         limiter.slots.end(call)
         return request
 
-    def _read(self, message: bytes, context: Context, principal: Principal | None) -> Any:
+    def _read(self, message: bytes, context: Context, caller: Caller | None) -> Any:
         """The request in a message, if whoever calls may ask that."""
         try:
             request = self._handler.request_deserializer(message)
         except DecodeError:  # gRPC itself would answer with INTERNAL
             raise malformed() from None
+        name_subject(request)
         if self._authorization is not None:
-            self._authorization.asks(principal, request, context)
+            self._authorization.asks(caller, request, context)
         return request
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
@@ -233,6 +242,11 @@ class _Method:
         status = status_of(refusal, call_id)
         let_go_of_frames(error)
         await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+
+
+def _ended(caller: Caller | None) -> RuntimeStoreError | None:
+    """Why the stream of a caller was cancelled that is not let in any more; None if it was not."""
+    return None if caller is None else caller.refusal
 
 
 class Registrar:

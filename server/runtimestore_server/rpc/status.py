@@ -111,6 +111,11 @@ def name_subject(request: Any) -> None:
     )
 
 
+def realm_of_call() -> str | None:
+    """The realm in the request of this task's call, empty as it may be; None if there is none, or no request yet."""
+    return _subject.get()[0]
+
+
 def id_of_call() -> str:
     """What the log and the caller of a refused call know it by: its request id, or one that is minted for it."""
     given = _subject.get()[2]

@@ -1,6 +1,7 @@
 """The metrics: what is counted and held, as Prometheus wants it; made anew for each scrape, at no cost to a call.
 
-No label has values that callers choose: methods are those that are registered, reasons those of `errors.py`.
+No label has values that callers choose: methods are those that are registered, reasons those of `errors.py`, realms
+those of the access file.
 docs/operations.md lists every metric.
 """
 
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
+from runtimestore_server.access.failures import KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
+    from runtimestore_server.access.authorization import Authorization
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.budget import Bound
     from runtimestore_server.rpc.admission import Limiters
     from runtimestore_server.rpc.call import Calls
@@ -38,6 +43,8 @@ class Parts(NamedTuple):
     sending: Sending
     readiness: Readiness
     sampling: Sampling
+    authorization: Authorization | None
+    certificates: Certificates | None
     spans: SpanCounts | None = None
 
 
@@ -52,6 +59,7 @@ class ServerCollector:
         """Every metric as it is now."""
         yield InfoMetricFamily("runtimestore_build", "What serves: version, engine and schema.", self._build)
         yield from self._of_calls()
+        yield from self._of_access()
         yield from self._of_commits()
         yield from self._of_bounds()
         yield from self._of_engine()
@@ -95,6 +103,34 @@ class ServerCollector:
         for name, problem in self._parts.readiness.checks().items():
             ready.add_metric((name,), problem is None)
         yield ready
+
+    def _of_access(self) -> Iterator[Metric]:
+        parts = self._parts
+        realms = CounterMetricFamily(
+            "runtimestore_realm_calls",
+            "Calls that have ended, by a realm or a prefix that the access file names, and code.",
+            labels=("realm", "code"),
+        )
+        if (counted := parts.calls.counts.realms) is not None:
+            for (realm, code), number in tuple(counted.ended.items()):
+                realms.add_metric((realm, code), number)
+        yield realms
+        refusals = CounterMetricFamily(
+            "runtimestore_access_refusals",
+            "Calls and streams that were not let in, by what was wrong.",
+            labels=("kind",),
+        )
+        streams = GaugeMetricFamily("runtimestore_access_streams", "Open streams of principals.")
+        if (authorization := parts.authorization) is not None:
+            for kind in KINDS:
+                refusals.add_metric((kind,), authorization.failures_by_kind[kind])
+            streams.add_metric((), len(authorization.streams))
+        yield refusals
+        yield streams
+        handshakes = CounterMetricFamily("runtimestore_tls_handshakes", "TLS handshakes that were begun.")
+        if parts.certificates is not None:
+            handshakes.add_metric((), parts.certificates.handshakes)
+        yield handshakes
 
     def _of_commits(self) -> Iterator[Metric]:
         batches = self._parts.store.batch_counts
