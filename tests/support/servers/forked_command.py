@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
-_READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GRPC_", "LANG", "LC_")
+_READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GRPC_", "OTEL_", "LANG", "LC_")
 """How the names of variables begin that count only when the interpreter starts or a library is loaded."""
 
 _LOADED_BY_USE = (
