@@ -19,6 +19,7 @@ from support.generators.documents import new_id, session
 from support.servers.access import access_file, ca, entry, new_token, put, server_files
 from support.servers.collector import Collector
 from support.servers.command import run, serving
+from support.servers.server_process import SERVE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: P
     extra |= {"RUNTIMESTORE_LOG_LEVEL": level, "RUNTIMESTORE_LOG_FORMAT": style}
     said: list[str] = []
     listening = ("--listen", "127.0.0.1:0", "--database-url", "memory:", "--access-file", str(path))
-    with serving(*listening, cwd=tmp_path, extra=extra) as server:
+    with serving(*listening, cwd=tmp_path, extra=extra, command=SERVE) as server:
         for shown in (token, wrong, reader):
             with RuntimeStoreClient(server.address, tls=Tls(ca=ca().cert_pem.bytes()), token=shown) as client:
                 calls: list[Any] = [
