@@ -151,7 +151,7 @@ class Application:
             settings,
             self.calls,
             register,
-            stopped=self.limiters.abort,
+            stopped=self.limiters.restart,
             supervision=self.supervision,
             certificates=self.certificates,
         )
