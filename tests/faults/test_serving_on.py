@@ -161,7 +161,7 @@ async def test_calls_of_a_living_connection_are_not_told_of_a_shutdown_when_grpc
     async with in_process("memory:") as app, connections(app.address, 3) as channels:
         slots = app.limiters.writes.slots
         calls = [stalled(channel) for channel in channels * 20]
-        await until(lambda: slots.waiting > 0)
+        await until(lambda: slots.waiting + slots.received == len(calls))
 
         app.limiters.restart()  # as where another of its listeners stopped
 

@@ -215,6 +215,7 @@ class _Method:
         """The request of a call that has one; its slot is free then."""
         message = await context.read()
         if message is grpc.aio.EOF:
+            limiter.slots.end(call)  # nothing comes any more, and others may receive meanwhile
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
         request = self._read(message, context, caller)
