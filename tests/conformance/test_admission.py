@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -152,7 +151,7 @@ async def test_calls_whose_messages_have_not_come_when_the_server_ends_are_answe
         await until(lambda: limiter.slots.waiting > 0)
 
         async with asyncio.timeout(WAIT_SECONDS):
-            await app.shutdown.drain(time.monotonic() + 0.2)
+            await app.shutdown.drain(grace_seconds=0.2)
 
         store_error = "write_failed" if method in WRITES else "read_failed"
         for call in calls:

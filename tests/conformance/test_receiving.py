@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from typing import Any
 
 import grpc
@@ -308,7 +307,7 @@ async def test_a_write_that_waits_for_its_turn_when_the_server_ends_is_written()
         await until(lambda: app.limiters.writes.slots.received == 1)
         waiting = asyncio.ensure_future(done(sent(channel, "PersistInputState")))
         await until(lambda: app.limiters.writes.slots.waiting == 1)
-        draining = asyncio.ensure_future(app.shutdown.drain(time.monotonic() + WAIT_SECONDS))
+        draining = asyncio.ensure_future(app.shutdown.drain(grace_seconds=WAIT_SECONDS))
         await asyncio.sleep(0.5)
         assert not draining.done()
         await ended(before_it)
