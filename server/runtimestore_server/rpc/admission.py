@@ -37,7 +37,7 @@ WRITES_PATIENCE_SECONDS = 10.0
 WRITES_LONGEST_SECONDS = 60.0
 """How long the message of a write may be on its way while others wait for its slot; histories are large."""
 
-RECEIVING_OTHERS = 8
+UPLOAD_SLOTS_OF_OTHERS = 8
 """How many messages of other calls than writes are received at once. They are small, but nothing in gRPC keeps a caller
 from sending the largest to any method."""
 
@@ -116,7 +116,7 @@ class Limiters:
                 ),
                 Budget(pacing, items=waiting),
             )
-            for at_once in (RECEIVING_OTHERS, EXCHANGING, STRANGERS)
+            for at_once in (UPLOAD_SLOTS_OF_OTHERS, EXCHANGING, STRANGERS)
         )
 
     def of(self, method: str) -> Limiter:

@@ -195,8 +195,8 @@ class CommitThread:
             size_bytes += self._deferred[subject][0].size_bytes
             if batch and size_bytes > MAX_BATCH_BYTES:
                 break
-            self._deferred[subject] = waiting = self._deferred.pop(subject)
-            batch.append(waiting.popleft())
+            self._deferred[subject] = pending = self._deferred.pop(subject)
+            batch.append(pending.popleft())
         return batch
 
     def _settle(

@@ -17,7 +17,7 @@ only). To see it, send to a running server over a socket, with the header fields
     connection.sendall(PREFACE + len(block).to_bytes(3, "big") + b"\1\4" + (1).to_bytes(4, "big") + block)
     ...  # from now on every call to this server fails: UNAVAILABLE, connection refused
 
-**Held by** `tests/faults/test_serving_on.py` and `test_ending_while_serving_on.py`.
+**Held by** `tests/faults/test_serving_on.py` and `test_shutdown_while_serving_on.py`.
 
 **May go** when those pass with a plain `await server.start()`.
 """
