@@ -29,7 +29,7 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.documents import receipt as documents_receipt
 from runtimestore_server.documents import session as documents_session
 from runtimestore_server.store import RuntimeKey, Write, reads, tables
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.schema import upgrade
 from runtimestore_server.store.transaction import commit_batch
@@ -118,7 +118,7 @@ def commit(store: Store, batch: Sequence[Write]) -> None:
     Raises:
         RuntimeError: not all of it landed.
     """
-    decisions, _ = commit_batch(store.database, batch, Shutdown().gate())
+    decisions, _ = commit_batch(store.database, batch, CommitStop().gate())
     if refused := [one for one in decisions if not isinstance(one, Outcome)]:
         raise RuntimeError(f"{store.layout}: {refused[0]!r}")
 

@@ -28,7 +28,7 @@ from runtimestore_server.rpc.status import realm_of_call
 from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.services.runtime_store import RuntimeStoreService
-from runtimestore_server.shutdown import Shutdown
+from runtimestore_server.shutdown import CLOSE_SECONDS, Shutdown
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.supervision import Supervision
@@ -151,7 +151,7 @@ class Application:
             settings,
             self.calls,
             register,
-            stopped=self.limiters.abort,
+            stopped=self.limiters.restart,
             supervision=self.supervision,
             certificates=self.certificates,
         )
@@ -274,11 +274,20 @@ async def _opened(settings: Settings) -> tuple[Database, str]:
         committer_threads=settings.committer_threads,
         reader_threads=settings.reader_threads,
     )
+    checking = asyncio.ensure_future(asyncio.to_thread(_checked, database))
     try:
-        if database.creates_itself:
-            await asyncio.to_thread(schema.create_if_empty, database)
-        state = await asyncio.to_thread(schema.check, database)
-    except Exception:
-        database.dispose()
+        return database, await asyncio.shield(checking)
+    except BaseException:
+        # A thread goes on when its start is cancelled; what it uses is closed after it, or soon where it hangs.
+        try:
+            await asyncio.wait([checking], timeout=CLOSE_SECONDS)
+        finally:
+            database.dispose()
         raise
-    return database, state.revision or ""
+
+
+def _checked(database: Database) -> str:
+    """The revision of a schema that is current, made where there is none and the database makes its own."""
+    if database.creates_itself:
+        schema.create_if_empty(database)
+    return schema.check(database).revision or ""

@@ -18,7 +18,7 @@ from runtimestore._channel import (
     target_of,
 )
 from runtimestore._connection import Connection
-from runtimestore._credentials import BearerToken
+from runtimestore._credentials import BearerToken, Tls
 from runtimestore._fences import Fences
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore._traces import traced
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import grpc
 
     from runtimestore._arguments import Document, Identifier, RequestId
-    from runtimestore._credentials import Tls, Token
+    from runtimestore._credentials import Token
     from runtimestore.types import (
         Acquisition,
         Commit,
@@ -110,13 +110,17 @@ class RuntimeStoreClient:
         channel: grpc.Channel | None = None,
     ) -> None:
         self._target = target_of(address)  # what cannot be one is told here, not at the first call
+        if tls is not None and not isinstance(tls, Tls):
+            raise TypeError(f"tls must be a Tls, not {type(tls).__name__}")
         if tls is not None and channel is not None:
             raise ValueError("tls is of a channel that the client makes; give it to the channel that you make")
         self._token = BearerToken(token, target=self._target, protected=tls is not None or channel is not None)
         self._connection = Connection(self._target, message_limit(max_message_bytes), channel, tls)
         self._realm = arguments.text("realm", realm)
         self._fences = Fences()
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = arguments.seconds("timeout_seconds", timeout_seconds)
+        if not isinstance(retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         self._retry = retry
 
     def __repr__(self) -> str:
@@ -187,6 +191,8 @@ class RuntimeStoreClient:
             Exception: whatever `update` raises, unchanged; nothing was written.
             DeadlineExceeded: the snapshot kept changing.
         """
+        if not callable(update):
+            raise TypeError(f"update must be a function, not {type(update).__name__}")
         deadline = self._deadline(timeout_seconds)
         rounds = UpdateRounds(self._retry, deadline)
         while True:

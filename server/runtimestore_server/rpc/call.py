@@ -30,7 +30,7 @@ from runtimestore_server.rpc.status import (
     refusal_of,
     status_of,
 )
-from runtimestore_server.rpc.upload_slots import Aborted
+from runtimestore_server.rpc.upload_slots import NotReceived
 from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECONDS, messages
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
@@ -106,12 +106,12 @@ class Calls:
         """Count a call until it is over.
 
         Raises:
-            Aborted: the server ends and takes none any more; the call counts until it is told so.
+            NotReceived: the server ends and takes none any more; the call counts until it is told so.
         """
         self._in_flight += 1
         call.add_done_callback(self._over)
         if self._draining:
-            raise Aborted
+            raise NotReceived
 
     def _over(self, _call: Task) -> None:
         self._in_flight -= 1
@@ -215,6 +215,7 @@ class _Method:
         """The request of a call that has one; its slot is free then."""
         message = await context.read()
         if message is grpc.aio.EOF:
+            limiter.slots.end(call)  # nothing comes any more, and others may receive meanwhile
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
         request = self._read(message, context, caller)
@@ -234,7 +235,7 @@ class _Method:
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""
-        reason = unavailable(self._path) if isinstance(error, Aborted) else error
+        reason = unavailable(self._path, error.because) if isinstance(error, NotReceived) else error
         call_id = id_of_call()
         lines = self._calls.counts.lines
         refusal = refusal_of(reason, context, method=self._path, started=started, call_id=call_id, lines=lines)

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from runtimestore.errors import StoreUnavailable
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, DEFERRED_PAUSE_SECONDS, TRANSIENT_LIMIT_SECONDS
 from runtimestore_server.store.transaction import commit_batch, refusal_of, unknown
@@ -93,7 +93,7 @@ class CommitThread:
         self._closing = False
         self.counts = BatchCounts()
         """What its batches were; written by its thread alone."""
-        self.shutdown = Shutdown()
+        self.shutdown = CommitStop()
         self._thread = supervision.thread(name, self._run, failed=self._answer_what_failed)
 
     @property
@@ -195,8 +195,8 @@ class CommitThread:
             size_bytes += self._deferred[subject][0].size_bytes
             if batch and size_bytes > MAX_BATCH_BYTES:
                 break
-            self._deferred[subject] = waiting = self._deferred.pop(subject)
-            batch.append(waiting.popleft())
+            self._deferred[subject] = pending = self._deferred.pop(subject)
+            batch.append(pending.popleft())
         return batch
 
     def _settle(

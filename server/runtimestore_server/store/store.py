@@ -173,7 +173,7 @@ class Store:
         self._committer.abort()
         self._checker.abort()
 
-    async def close(self, *, within_seconds: float) -> bool:
+    async def close(self, within_seconds: float) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
         ended = await self._committer.close(within_seconds=within_seconds)
         ended &= await self._checker.close(within_seconds=within_seconds)
