@@ -157,7 +157,7 @@ async def test_a_flood_of_strangers_leaves_a_few_lines_in_the_log(tmp_path: Path
                 await asyncio.gather(*(refused(info(b"", timeout=WAIT_SECONDS)) for _ in range(25)))
         lines = [line for line in server.log.splitlines() if "UNAUTHENTICATED" in line]
     assert 0 < len(lines) < 100
-    assert all("peer=" in line for line in lines)
+    assert all("peer=" in line or "lines left out" in line for line in lines)
 
 
 async def test_with_a_ca_of_clients_nobody_connects_without_a_certificate_that_it_signed(tmp_path: Path) -> None:
