@@ -26,10 +26,11 @@ USER 10001
 # The SQLite file. Keep it on a local disk: SQLite's locks do not hold on a network file system.
 VOLUME /var/lib/runtimestore
 WORKDIR /var/lib/runtimestore
-EXPOSE 50051
+EXPOSE 50051 9464
 # The server drains on SIGTERM: calls in flight finish, then it exits with 0.
 STOPSIGNAL SIGTERM
 # It asks where the settings say that `serve` listens: set RUNTIMESTORE_LISTEN or RUNTIMESTORE_CONFIG, not a flag.
+# Where that speaks TLS, RUNTIMESTORE_CLIENT_TLS_CA names the CA, as in compose.secure.yml.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["runtimestore", "health"]
 ENTRYPOINT ["runtimestore"]

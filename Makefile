@@ -67,7 +67,7 @@ test-fast: $(LINT) ## Run the tests that take no fresh environment, no big docum
 
 .PHONY: torture
 torture: $(TEST) ## Run the tests of faults in their long form, under an hour; JSON in torture-latest.json
-	@$(BIN)/python -m pytest tests/faults tests/crash --torture --torture-report torture-latest.json $(ARGS)
+	@$(BIN)/python -m pytest tests/faults tests/crash tests/properties --torture --torture-report torture-latest.json $(ARGS)
 
 .PHONY: figures
 figures: $(TEST) ## Write the figures of the last `make torture` into docs/trials.md

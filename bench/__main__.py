@@ -17,6 +17,7 @@ from bench import report
 from bench.postgres import MeasuredPostgres, NoPostgres
 from bench.rounds import MeasurementFailed, Plan, run
 from bench.targets import FLOOR, POSTGRES, SQLITE, Target
+from bench.variants import METRICS, PARTS, PLAIN, Variant, made
 from runtimestore_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,10 +65,27 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
         metavar="CHECKOUT",
         help="measure the server of another checkout in the same rounds, as ENGINE-beside; `make setup` there first",
     )
+    parser.add_argument(
+        "--variants",
+        type=_variants,
+        metavar="NAMES",
+        default=[PLAIN],
+        help=(
+            f"which variants of each server to measure in the same rounds, separated by commas: {', '.join(PARTS)}. "
+            f"In {METRICS} /metrics is asked for every second; each is compared with the first"
+        ),
+    )
     parser.add_argument("--postgres-url", help="a server to use; without it one is started")
     parser.add_argument("--directory", type=Path, help="where the SQLite files go; a temporary folder in it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
     return parser.parse_args(command_line)
+
+
+def _variants(names: str) -> list[str]:
+    found = list(dict.fromkeys(names.split(",")))
+    if unknown := [name for name in found if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PARTS)}")
+    return found
 
 
 def _targets(
@@ -79,9 +97,10 @@ def _targets(
     if arguments.beside:
         pythons["-beside"] = str(arguments.beside.absolute() / ".venv" / "bin" / "python")
     facts: dict[str, Any] = {}
-    targets = [Target(FLOOR, folder, threads)]
-    if SQLITE in arguments.engines:
-        targets += [Target(f"{SQLITE}{which}", folder, threads, python=python) for which, python in pythons.items()]
+    variants = [Variant(PLAIN)]  # as it is by itself: another checkout may not know the flags
+    if arguments.variants != [PLAIN]:
+        variants = [made(name, folder) for name in arguments.variants]
+    engines: list[tuple[str, MeasuredPostgres | None]] = [(SQLITE, None)] if SQLITE in arguments.engines else []
     if POSTGRES in arguments.engines:
         try:
             postgres = stack.enter_context(MeasuredPostgres.found(arguments.postgres_url))
@@ -89,9 +108,15 @@ def _targets(
             facts["postgres"] = f"not measured: {reason}"
         else:
             facts["postgres"] = postgres.facts()
-            targets += [
-                Target(f"{POSTGRES}{which}", folder, threads, postgres, python) for which, python in pythons.items()
-            ]
+            engines.append((POSTGRES, postgres))
+    targets = [Target(FLOOR, folder, threads)]
+    for engine, database in engines:
+        for which, python in pythons.items():
+            first = f"{engine}{which}{variants[0].suffix}"
+            for variant in variants:
+                name = f"{engine}{which}{variant.suffix}"
+                beside = first if name != first else None
+                targets.append(Target(name, folder, threads, database, python, variant, beside))
     return targets, facts
 
 

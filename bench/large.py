@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 import grpc
 
-from bench import usage
+from bench import connecting, usage
 from bench.requests import session_document
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as pb_grpc
@@ -36,8 +36,10 @@ class LargeCommit:
         return (self.peak_bytes - self.idle_bytes) / self.snapshot_bytes
 
 
-def commit(address: str, server_pid: int, snapshot_bytes: int) -> LargeCommit:
-    """Commit one boundary with a snapshot of this size."""
+def commit(arguments: argparse.Namespace) -> LargeCommit:
+    """Commit one boundary with a snapshot of the size that the arguments say."""
+    server_pid, snapshot_bytes = arguments.server_pid, arguments.snapshot_bytes
+    credentials = connecting.credentials(arguments)
     session_id = str(uuid.uuid4())
     request = pb.AtomicApplyRequest(
         runtime_id=f"rt:bench:{session_id}",
@@ -49,12 +51,18 @@ def commit(address: str, server_pid: int, snapshot_bytes: int) -> LargeCommit:
         session_store_key=session_id,
     )
     options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(address, options=options) as channel:
+    address = arguments.address
+    opened = (
+        grpc.insecure_channel(address, options)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, options)
+    )
+    with opened as channel:
         grpc.channel_ready_future(channel).result(timeout=30)
         idle_bytes = usage.resident_bytes(server_pid)
         peak = usage.PeakMemory(server_pid)
         start = time.perf_counter()
-        pb_grpc.RuntimeStoreStub(channel).AtomicApply(request, timeout=120)
+        pb_grpc.RuntimeStoreStub(channel).AtomicApply(request, timeout=120, metadata=connecting.metadata())
         return LargeCommit(
             snapshot_bytes=len(request.session_delta.session_snapshot),
             seconds=time.perf_counter() - start,
@@ -66,11 +74,10 @@ def commit(address: str, server_pid: int, snapshot_bytes: int) -> LargeCommit:
 def main() -> int:
     """Measure as the arguments say."""
     parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
-    parser.add_argument("--address", required=True)
+    connecting.add_flags(parser)
     parser.add_argument("--server-pid", type=int, default=os.getpid())
     parser.add_argument("--snapshot-bytes", type=int, default=60_000_000)
-    arguments = parser.parse_args()
-    json.dump(asdict(commit(arguments.address, arguments.server_pid, arguments.snapshot_bytes)), sys.stdout)
+    json.dump(asdict(commit(parser.parse_args())), sys.stdout)
     return 0
 
 

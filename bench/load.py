@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import uvloop
 
-from bench import usage
+from bench import connecting, usage
 from bench.requests import KINDS, Fresh
 from runtimestore.v1 import runtime_store_admin_pb2, runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
 
@@ -64,10 +64,7 @@ class _Reading:
 async def measure(arguments: argparse.Namespace) -> Measurement:
     """Drive the load and measure."""
     options = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one address share one connection
-    channels = [
-        grpc.aio.insecure_channel(arguments.address, options=options)
-        for _ in range(min(arguments.channels, arguments.runtimes))
-    ]
+    channels = [_channel(arguments, options) for _ in range(min(arguments.channels, arguments.runtimes))]
     admin = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channels[0])
     latencies: list[float] = []
     run = uuid.uuid4()
@@ -92,12 +89,18 @@ async def measure(arguments: argparse.Namespace) -> Measurement:
     return _measurement(before, after, latencies, batch)
 
 
+def _channel(arguments: argparse.Namespace, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    if (credentials := connecting.credentials(arguments)) is None:
+        return grpc.aio.insecure_channel(arguments.address, options=options)
+    return grpc.aio.secure_channel(arguments.address, credentials, options=options)
+
+
 async def _runtime(call: Callable[..., Awaitable[object]], fresh: Fresh, latencies: list[float]) -> None:
-    clock = time.perf_counter
+    clock, metadata = time.perf_counter, connecting.metadata()
     while True:
         request = fresh()
         start = clock()
-        await call(request, timeout=60)
+        await call(request, timeout=60, metadata=metadata)
         latencies.append(clock() - start)
 
 
@@ -110,7 +113,9 @@ async def _unless_one_fails(runtimes: list[asyncio.Task[None]], seconds: float) 
 async def _counters(
     admin: runtime_store_admin_pb2_grpc.RuntimeStoreAdminAsyncStub,
 ) -> runtime_store_admin_pb2.CommitCounters:
-    answer = await admin.GetServerInfo(runtime_store_admin_pb2.GetServerInfoRequest(), timeout=60)
+    answer = await admin.GetServerInfo(
+        runtime_store_admin_pb2.GetServerInfoRequest(), timeout=60, metadata=connecting.metadata()
+    )
     return answer.commits
 
 
@@ -144,7 +149,7 @@ def _measurement(before: _Reading, after: _Reading, latencies: list[float], batc
 def main() -> int:
     """Measure as the arguments say."""
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
-    parser.add_argument("--address", required=True)
+    connecting.add_flags(parser)
     parser.add_argument("--method", choices=sorted(KINDS), required=True)
     parser.add_argument("--runtimes", type=int, default=64)
     parser.add_argument("--channels", type=int, default=4)

@@ -49,9 +49,17 @@ class MeasuredPostgres:
 
     def fresh_database(self) -> str:
         """The URL of a new, empty database."""
+        return self._created(sql.SQL(""))
+
+    def copy(self, url: str) -> str:
+        """The URL of a new database with all that is in the one behind `url`, to which nobody may be connected."""
+        name = re.sub(r"^\w+://[^/?]*/([^?]*).*", r"\1", url)
+        return self._created(sql.SQL(" TEMPLATE {}").format(sql.Identifier(name)))
+
+    def _created(self, how: sql.Composable) -> str:
         name = f"bench_{uuid.uuid4().hex}"
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + how)
         # The database is what stands between the authority and the query.
         return re.sub(r"^(\w+://[^/?]*)/?[^?]*", rf"\1/{name}", self.url)
 

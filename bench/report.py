@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from bench.targets import FLOOR
+from bench.variants import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from bench.rounds import Load, Plan, Results
 
-CPU_AIM, SCALING_AIM, IDLE_AIM_BYTES, LARGE_AIM = 2.2, 3.0, 90_000_000, 6.0
+CPU_AIM, SCALING_AIM, IDLE_AIM_BYTES, LARGE_AIM, METRICS_AIM = 2.2, 3.0, 90_000_000, 6.0, 1.03
 
 
 NONE = "-"
@@ -57,6 +58,9 @@ def summary(plan: Plan, results: Results, facts: dict[str, Any]) -> dict[str, An
                 "cpu_to_floor": {
                     load: spread._asdict() for load in loads if (spread := cpu_to_floor(results, name, load))
                 },
+                "cpu_to_variant_beside": {
+                    load: spread._asdict() for load in loads if (spread := cpu_to_beside(results, name, load))
+                },
                 "many_to_one_rate": many_to_one(results, name)._asdict(),
             }
             for name, loads in results.measurements.items()
@@ -66,9 +70,19 @@ def summary(plan: Plan, results: Results, facts: dict[str, Any]) -> dict[str, An
 
 def cpu_to_floor(results: Results, target: str, load: str) -> Spread | None:
     """Server CPU per call over the floor's in the same round; None where the clock saw no CPU time in the floor."""
+    return _cpu_to(results, target, FLOOR, load)
+
+
+def cpu_to_beside(results: Results, target: str, load: str) -> Spread | None:
+    """Server CPU per call over that of the variant beside this one in the same round; None if there is none."""
+    beside = results.beside.get(target)
+    return None if beside is None else _cpu_to(results, target, beside, load)
+
+
+def _cpu_to(results: Results, target: str, beside: str, load: str) -> Spread | None:
     field = "server_cpu_us_per_call"
-    pairs = zip(results.measurements[target][load], results.measurements[FLOOR][load], strict=True)
-    ratios = [here[field] / floor[field] for here, floor in pairs if floor[field]]
+    pairs = zip(results.measurements[target][load], results.measurements[beside][load], strict=True)
+    ratios = [here[field] / there[field] for here, there in pairs if there[field]]
     return Spread.of(ratios) if ratios else None
 
 
@@ -92,6 +106,8 @@ def print_tables(console: Console, plan: Plan, results: Results) -> None:
     )
     for load in plan.loads:
         console.print(_rates(results, load))
+    if results.beside:
+        console.print(_variants(plan, results))
     console.print(_memory(results))
     console.print(_aims(plan, results))
 
@@ -119,6 +135,17 @@ def _rates(results: Results, load: Load) -> Table:
 def _median(rounds: Iterable[dict[str, Any]], field: str, digits: int) -> str:
     values = [measured[field] for measured in rounds if measured[field] is not None]
     return f"{statistics.median(values):.{digits}f}" if values else NONE
+
+
+def _variants(plan: Plan, results: Results) -> Table:
+    """What each variant costs: its CPU over that of the variant beside it, by load."""
+    table = Table("target", "beside", title="CPU of the server, in the same round as the variant beside it", **LOOK)
+    for load in plan.loads:
+        table.add_column(f"{load.method}, {load.runtimes} at once", justify="right", no_wrap=True)
+    for target, beside in results.beside.items():
+        spreads = [cpu_to_beside(results, target, load.name) for load in plan.loads]
+        table.add_row(target, beside, *(NONE if spread is None else str(spread) for spread in spreads))
+    return table
 
 
 def _memory(results: Results) -> Table:
@@ -158,6 +185,9 @@ def _aims(plan: Plan, results: Results) -> Table:
                 spread,
                 spread.median <= CPU_AIM,
             )
+        if target.endswith(f"+{METRICS}") and (cost := cpu_to_beside(results, target, "many")):
+            aim = f"scraped metrics cost at most {METRICS_AIM - 1:.0%} of AtomicApply's CPU"
+            _add_aim(table, aim, target, cost, cost.median <= METRICS_AIM)
         rates = many_to_one(results, target)
         reached = rates.median >= SCALING_AIM
         _add_aim(

@@ -54,15 +54,19 @@ class Plan:
 
 @dataclass
 class Results:
-    """Everything that was measured: by target and load one measurement a round, by target the memory."""
+    """Everything that was measured: by target and load one measurement a round, by target the memory.
+
+    `beside` names, for a target, the one that it differs from by its variant alone.
+    """
 
     measurements: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 def run(plan: Plan, targets: Sequence[Target], tell: Callable[[str], None]) -> Results:
     """Measure all targets."""
-    results = Results()
+    results = Results(beside={target.name: target.beside for target in targets if target.beside is not None})
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(target.running()) for target in targets]
         time.sleep(SETTLING_SECONDS)
@@ -109,11 +113,12 @@ def _measured_by(
     module: str, target: RunningTarget, options: dict[str, object], *, flags: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Run a module that measures in a process of its own; what it wrote."""
-    options = {"--address": target.address, "--server-pid": target.pid, **options}
+    options = {"--address": target.address, "--server-pid": target.pid, **target.variant.flags, **options}
     command = [sys.executable, "-m", module, *(f"{name}={value}" for name, value in options.items()), *flags]
-    done = subprocess.run(  # noqa: S603 - arguments of our own
-        command, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    with target.watched():
+        done = subprocess.run(  # noqa: S603 - arguments of our own
+            command, cwd=ROOT, env=target.variant.environment, capture_output=True, text=True, check=False
+        )
     if done.returncode != 0:
         raise MeasurementFailed(f"{module} failed against {target.name}:\n{done.stderr}")
     measured: dict[str, Any] = json.loads(done.stdout)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import usage
+from bench.variants import PLAIN, Variant, metrics_url, scraped
 from examples.recovery.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Target:
     postgres: MeasuredPostgres | None = field(default=None)
     python: str = sys.executable
     """The interpreter that has the server: another checkout's has another server."""
+    variant: Variant = field(default=Variant(PLAIN))
+    beside: str | None = None
+    """The target that this one differs from by its variant alone."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[RunningTarget]:
@@ -39,12 +43,13 @@ class Target:
         with self._process() as server:
             address = server.wait_until_ready()
             postgres_pid = self.postgres.pid if self.postgres else None
-            yield RunningTarget(self.name, address, server.pid, postgres_pid)
+            scraped_at = metrics_url(server.log) if self.variant.is_scraped else None
+            yield RunningTarget(self.name, address, server.pid, postgres_pid, self.variant, scraped_at)
 
     def _process(self) -> ServerProcess:
         if self.name == FLOOR:
             return ServerProcess(("-m", "bench.floor"), cwd=ROOT)
-        options = ("--committer-threads", str(self.committer_threads))
+        options = (*self.variant.options, "--committer-threads", str(self.committer_threads))
         if self.postgres is None:
             return ServerProcess.serve(f"sqlite:///{self.folder}/{uuid.uuid4()}.db", *options, python=self.python)
         url = self.postgres.fresh_database()
@@ -61,6 +66,15 @@ class RunningTarget:
     address: str
     pid: int
     postgres_pid: int | None
+    variant: Variant
+    scraped_at: str | None
+    """The URL of the metrics that are asked for while it is measured."""
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Inside, it is measured: whoever watches it in its variant does so."""
+        with contextlib.nullcontext() if self.scraped_at is None else scraped(self.scraped_at):
+            yield
 
     def resident_bytes(self) -> int:
         """Its resident memory now."""

@@ -41,7 +41,7 @@ One class with a method for each of the service's is longer than modules are els
     "import inspect\n": "",
     "    import grpc.aio\n": "",
     "import Awaitable, Callable": "import Callable",
-    "Callable[[float], Awaitable[R]]": "Callable[[float], R]",
+    "Callable[[float, Metadata], Awaitable[R]]": "Callable[[float, Metadata], R]",
     "bytes | Awaitable[bytes]": "bytes",
     "by what `update`, a function or a coroutine function, makes of it": "by what `update` makes of it",
     "made = update(current.snapshot_json)": "snapshot_json = update(current.snapshot_json)",

@@ -24,19 +24,21 @@ from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
 from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
+from runtimestore_server.rpc.status import realm_of_call
 from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.services.runtime_store import RuntimeStoreService
-from runtimestore_server.shutdown import Shutdown
+from runtimestore_server.shutdown import CLOSE_SECONDS, Shutdown
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.supervision import Supervision
 from runtimestore_server.telemetry import metrics
-from runtimestore_server.telemetry.counts import CallCounts
+from runtimestore_server.telemetry.counts import OTHER_REALMS, CallCounts, RealmCounts
 from runtimestore_server.telemetry.http import Telemetry
 from runtimestore_server.telemetry.lines import LineLimit
 from runtimestore_server.telemetry.readiness import Readiness
 from runtimestore_server.telemetry.sampling import Sampling
+from runtimestore_server.telemetry.traces import open_traces
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from runtimestore_server.access.tls import Certificates
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.telemetry.spans import Traces
 
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +82,7 @@ class Application:
     health: HealthService
     supervision: Supervision
     pacing: RetryPacing
+    traces: Traces | None
     workers: Workers
     store: Store
     sending: Sending
@@ -111,6 +115,7 @@ class Application:
         self.health = HealthService(SERVICES)
         self.supervision = Supervision(told=self.health.doubt)
         self.pacing = RetryPacing()
+        self.traces = open_traces(database, version=SERVER_VERSION)
         self.workers = Workers(
             threads=settings.reader_threads,
             max_waiting=settings.max_waiting_reads,
@@ -118,12 +123,19 @@ class Application:
             pacing=self.pacing,
             supervision=self.supervision,
         )
-        self.store = Store(database, settings, workers=self.workers, pacing=self.pacing, supervision=self.supervision)
+        self.store = Store(
+            database,
+            settings,
+            workers=self.workers,
+            pacing=self.pacing,
+            supervision=self.supervision,
+            traces=self.traces,
+        )
         self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
         lines = LineLimit(settings.log_refusals_per_second)
-        counts = CallCounts(lines, log_served=settings.log_calls)
-        self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts)
+        counts = CallCounts(lines, log_served=settings.log_calls, realms=_realms(self.authorization))
+        self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts, traces=self.traces)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision, sending=self.sending)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -139,7 +151,7 @@ class Application:
             settings,
             self.calls,
             register,
-            stopped=self.limiters.abort,
+            stopped=self.limiters.restart,
             supervision=self.supervision,
             certificates=self.certificates,
         )
@@ -150,12 +162,22 @@ class Application:
             workers=self.workers,
             store=self.store,
             server=self.server,
+            traces=self.traces,
         )
         self.readiness = Readiness(stale_seconds=3 * settings.health_interval_seconds + STALE_SECONDS)
         self.readiness.report(dict.fromkeys(CHECKS))  # else it had not come so far
         self.sampling = Sampling(self.store)
         parts = metrics.Parts(
-            self.calls, self.limiters, self.workers, self.store, self.sending, self.readiness, self.sampling
+            self.calls,
+            self.limiters,
+            self.workers,
+            self.store,
+            self.sending,
+            self.readiness,
+            self.sampling,
+            self.authorization,
+            self.certificates,
+            None if self.traces is None else self.traces.counts,
         )
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}
         if (certificates := self.certificates) is not None:
@@ -172,10 +194,14 @@ class Application:
             await self.telemetry.close()
             await self.shutdown.close()
             raise
-        self.health.keep_checking(
-            self._check, interval_seconds=settings.health_interval_seconds, supervision=self.supervision
-        )
+        self._keep_looking(settings.health_interval_seconds)
         return self
+
+    def _keep_looking(self, interval_seconds: float) -> None:
+        """See from now on that the service can be given, and that streams are those of callers who may come in."""
+        if self.authorization is not None:
+            self.authorization.streams.start(self.supervision)
+        self.health.keep_checking(self._check, interval_seconds=interval_seconds, supervision=self.supervision)
 
     def _open_telemetry(self) -> None:
         """Let the server be watched.
@@ -223,8 +249,22 @@ class Application:
         """Go down, within the grace period."""
         self.readiness.add("shutdown", lambda: "the server is ending")
         await self.sampling.close()
+        if self.authorization is not None:
+            await self.authorization.streams.close()
         self.ended = await self.shutdown.end(grace_seconds=self.settings.grace_period_seconds)
         await self.telemetry.close()
+
+
+def _realms(authorization: Authorization | None) -> RealmCounts | None:
+    """What counts calls by realm, where an access file says which realms there are."""
+    if authorization is None:
+        return None
+
+    def label() -> str | None:
+        realm = realm_of_call()
+        return None if realm is None else authorization.realm_label(realm) or OTHER_REALMS
+
+    return RealmCounts(label)
 
 
 async def _opened(settings: Settings) -> tuple[Database, str]:
@@ -234,11 +274,20 @@ async def _opened(settings: Settings) -> tuple[Database, str]:
         committer_threads=settings.committer_threads,
         reader_threads=settings.reader_threads,
     )
+    checking = asyncio.ensure_future(asyncio.to_thread(_checked, database))
     try:
-        if database.creates_itself:
-            await asyncio.to_thread(schema.create_if_empty, database)
-        state = await asyncio.to_thread(schema.check, database)
-    except Exception:
-        database.dispose()
+        return database, await asyncio.shield(checking)
+    except BaseException:
+        # A thread goes on when its start is cancelled; what it uses is closed after it, or soon where it hangs.
+        try:
+            await asyncio.wait([checking], timeout=CLOSE_SECONDS)
+        finally:
+            database.dispose()
         raise
-    return database, state.revision or ""
+
+
+def _checked(database: Database) -> str:
+    """The revision of a schema that is current, made where there is none and the database makes its own."""
+    if database.creates_itself:
+        schema.create_if_empty(database)
+    return schema.check(database).revision or ""

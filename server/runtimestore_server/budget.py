@@ -89,7 +89,7 @@ class Budget:
         self.items += 1
         self.bytes += size_bytes or 0
 
-    def give_back(self, size_bytes: int | None = 0) -> None:
-        """Hold one less."""
-        self.items -= 1
+    def give_back(self, size_bytes: int | None = 0, *, items: int = 1) -> None:
+        """Hold less: one item, or several, or, with 0 items, only a part of one's bytes."""
+        self.items -= items
         self.bytes -= size_bytes or 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-UNFORESEEN = "an unforeseen error; the server's log has the whole story"
+UNFORESEEN = "an unforeseen error; the server's log has the rest"
 """All that a caller is told of an error that nobody foresaw; `frames` are for the log."""
 
 LAST_LINES_SECONDS = 0.5

@@ -12,8 +12,10 @@ whoever still waits, truthfully and at once. `close()`, at last, gives back what
 | answer     | store, workers and limiters abort  | CROSSING_SECONDS                 | it was quiet for QUIET_SECONDS |
 | disconnect | gRPC's server stops                | LAST_BYTES_SECONDS               | every connection is closed     |
 | close      | workers and store close            | CLOSE_SECONDS for each pool      | every thread has ended         |
+| spans      | traces close                       | SPANS_SECONDS, and CLOSE_SECONDS | the collector has what waited  |
+|            |                                    | when the grace period is over    |                                |
 
-`Shutdown.phases` holds the three whose effect is waited for; the others are one step each, in `Shutdown.end`.
+`Shutdown.phases` is this table in code.
 
 The grace period wins over all: `finish` and `no retries` end before its last LAST_SECONDS, or its last quarter where
 it is short, and `disconnect` gets no more than what is left. `answer` and `close` may go beyond it, by what stands
@@ -23,17 +25,19 @@ here.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from runtimestore_server.rpc.admission import Limiters
     from runtimestore_server.rpc.call import Calls
     from runtimestore_server.rpc.server import Server
     from runtimestore_server.services.health import HealthService
     from runtimestore_server.store import Store
+    from runtimestore_server.telemetry.spans import Traces
     from runtimestore_server.workers import Workers
 
 LAST_SECONDS = 1.5
@@ -55,14 +59,25 @@ CLOSE_SECONDS = 0.3
 """How long threads may take to end when nothing waits for them any more; what a database keeps is left behind."""
 
 
+SPANS_SECONDS = 2.0
+"""How long the last spans may take to a collector, within the grace period."""
+
+
 class Phase(NamedTuple):
-    """A step of the drain: what is told, and how long at most its effect is waited for."""
+    """A step on the way down: what is told and done, and how long at most its effect is waited for."""
 
     name: str
-    tell: tuple[Callable[[], None], ...]
-    at_most_seconds: float
-    quiet_seconds: float = 0.0
-    """For how long on end nothing may be in flight before the next phase begins."""
+    tell: tuple[Callable[[], None], ...] = ()
+    """Told at once, one after the other."""
+    do: tuple[Callable[[float], Awaitable[bool | None]], ...] = ()
+    """Done one after the other, each in the time of the phase; False where one had to leave something behind."""
+    at_most_seconds: float = math.inf
+    at_least_seconds: float = 0.0
+    """How long it has though nothing is left of the grace period."""
+    leaves_seconds: float | None = None
+    """How much of the grace period must be left then; None may go beyond it."""
+    quiet_seconds: float | None = None
+    """For how long on end nothing may be in flight before the next phase begins; None waits for no call."""
 
 
 class Shutdown:
@@ -77,7 +92,9 @@ class Shutdown:
         workers: Workers,
         store: Store,
         server: Server,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self._health = health
         self._calls = calls
         self._limiters = limiters
@@ -85,18 +102,36 @@ class Shutdown:
         self._store = store
         self._server = server
 
-    def phases(self, seconds: float) -> tuple[Phase, ...]:
-        """The phases of a drain that has so many seconds."""
-        no_retries_seconds = min(NO_RETRIES_SECONDS, seconds / 2)
+    def phases(self, grace_seconds: float) -> tuple[Phase, ...]:
+        """The way down in so many seconds, from its first phase to its last."""
+        last_seconds = min(LAST_SECONDS, grace_seconds / 4)
+        no_retries_seconds = min(NO_RETRIES_SECONDS, (grace_seconds - last_seconds) / 2)
         return (
-            Phase("finish", (self._calls.drain,), seconds - no_retries_seconds),
-            Phase("no retries", (self._store.drain,), no_retries_seconds),
+            Phase("tell", do=(self._tell,)),
+            Phase("finish", (self._calls.drain,), leaves_seconds=last_seconds + no_retries_seconds, quiet_seconds=0.0),
+            Phase(
+                "no retries",
+                (self._store.drain,),
+                at_most_seconds=no_retries_seconds,
+                leaves_seconds=last_seconds,
+                quiet_seconds=0.0,
+            ),
             # Calls that crossed our going are told to try again, as long as they come one upon the other.
             Phase(
                 "answer",
                 (self._store.abort, self._workers.abort, self._limiters.abort),
-                CROSSING_SECONDS,
+                at_most_seconds=CROSSING_SECONDS,
                 quiet_seconds=QUIET_SECONDS,
+            ),
+            # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
+            Phase("disconnect", do=(self._server.stop,), at_most_seconds=LAST_BYTES_SECONDS, leaves_seconds=0.0),
+            Phase("close", do=(self._workers.close, self._store.close), at_most_seconds=CLOSE_SECONDS),
+            Phase(
+                "spans",
+                do=(self._close_traces,),
+                at_least_seconds=CLOSE_SECONDS,
+                at_most_seconds=SPANS_SECONDS,
+                leaves_seconds=0.0,
             ),
         )
 
@@ -105,30 +140,46 @@ class Shutdown:
 
         A database that does not answer in that time holds nothing up: its callers are told so.
         """
-        deadline = time.monotonic() + grace_seconds
-        await self._health.stop_checking()
-        await self._server.drain()
-        await self._health.enter_graceful_shutdown()
-        await self.drain(deadline - min(LAST_SECONDS, grace_seconds / 4))
-        # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
-        await self._server.stop(max(0.0, min(deadline - time.monotonic(), LAST_BYTES_SECONDS)))
-        return await self.close()
+        return await self._go(self.phases(grace_seconds), grace_seconds)
 
-    async def drain(self, deadline: float) -> None:
-        """Refuse what arrives anew and see that all that had arrived is answered by `deadline` of the monotonic clock.
+    async def drain(self, *, grace_seconds: float) -> None:
+        """Refuse what arrives anew and see that all that had arrived is answered: the phases from `finish` to `answer`.
 
         What the engine does not let go on by then is answered truthfully: nothing is committed and nothing will be, or
         a COMMIT is under way and its outcome unknown.
         """
-        for phase in self.phases(max(0.0, deadline - time.monotonic())):
-            for tell in phase.tell:
-                tell()
-            await reached(self._idle, within_seconds=phase.at_most_seconds, for_seconds=phase.quiet_seconds)
+        await self._go(self.phases(grace_seconds)[1:4], grace_seconds)
 
     async def close(self) -> bool:
-        """Give back what the parts hold; whether no thread had to be left behind."""
-        ended = await self._workers.close(within_seconds=CLOSE_SECONDS)
-        return await self._store.close(within_seconds=CLOSE_SECONDS) and ended
+        """Give back what the parts hold of a server that never served; whether no thread had to be left behind."""
+        return await self._go(self.phases(0.0)[-2:], 0.0)
+
+    async def _go(self, phases: tuple[Phase, ...], grace_seconds: float) -> bool:
+        """Go through phases; whether nothing had to be left behind."""
+        deadline = time.monotonic() + grace_seconds
+        all_ended = True
+        for phase in phases:
+            for tell in phase.tell:
+                tell()
+            within_seconds = phase.at_most_seconds
+            if phase.leaves_seconds is not None:
+                left_seconds = deadline - phase.leaves_seconds - time.monotonic()
+                within_seconds = max(phase.at_least_seconds, min(within_seconds, left_seconds))
+            for do in phase.do:
+                all_ended &= await do(within_seconds) is not False
+            if phase.quiet_seconds is not None:
+                await reached(self._idle, within_seconds=within_seconds, for_seconds=phase.quiet_seconds)
+        return all_ended
+
+    async def _tell(self, _within_seconds: float) -> None:
+        """Have nothing checked or begun anew, and health say NOT_SERVING."""
+        await self._health.stop_checking()
+        await self._server.drain()
+        await self._health.enter_graceful_shutdown()
+
+    async def _close_traces(self, within_seconds: float) -> None:
+        if self._traces is not None:  # what hangs there is left behind, and no reason to say that the store did
+            await self._traces.close(within_seconds=within_seconds)
 
     def _idle(self) -> bool:
         return not (self._calls.in_flight or self._workers.waiting or self._store.busy)

@@ -131,7 +131,7 @@ class Workers:
                     StoreUnavailable("the server ended before the storage engine answered; nothing was done")
                 )
 
-    async def close(self, *, within_seconds: float) -> bool:
+    async def close(self, within_seconds: float) -> bool:
         """End the threads; whether what they did has ended in time."""
         self._closed = True
         for _ in self._threads:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import psutil
 import pytest
+from sqlalchemy.engine import make_url
 
-from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient, RuntimeStoreError, Tls
-from support.generators.documents import session
+from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, RuntimeStoreClient, RuntimeStoreError, Tls
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from support.generators.documents import new_id, session
 from support.servers.access import access_file, ca, entry, new_token, put, server_files
+from support.servers.collector import Collector
 from support.servers.command import run, serving
+from support.servers.server_process import SERVE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +37,7 @@ def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: P
     extra |= {"RUNTIMESTORE_LOG_LEVEL": level, "RUNTIMESTORE_LOG_FORMAT": style}
     said: list[str] = []
     listening = ("--listen", "127.0.0.1:0", "--database-url", "memory:", "--access-file", str(path))
-    with serving(*listening, cwd=tmp_path, extra=extra) as server:
+    with serving(*listening, cwd=tmp_path, extra=extra, command=SERVE) as server:
         for shown in (token, wrong, reader):
             with RuntimeStoreClient(server.address, tls=Tls(ca=ca().cert_pem.bytes()), token=shown) as client:
                 calls: list[Any] = [
@@ -57,6 +64,41 @@ def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: P
     secrets = [token, wrong, reader, key, DOCUMENT, OAUTH]
     encoded = [base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets]
     assert [secret for secret in (*secrets, *encoded) if any(secret in text for text in said)] == []
+
+
+@pytest.mark.needs("durable")
+def test_no_secret_is_in_a_trace(tmp_path: Path, fresh_url: str) -> None:
+    token, wrong, header = new_token(), new_token(), "canary-header-54"
+    path = access_file(tmp_path / "access.toml", [entry("agents", token)])
+    with Collector() as collector:
+        extra = collector.environment | {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization={header}"}
+        listening = ("--listen", "127.0.0.1:0", "--database-url", fresh_url, "--access-file", str(path))
+        with serving(*listening, "--log-calls", cwd=tmp_path, extra=extra) as server:
+            for shown in (token, wrong):
+                with RuntimeStoreClient(server.address, token=shown, retry=RetryPolicy(max_attempts=1)) as client:
+                    calls: list[Any] = [
+                        lambda c=client: c.commit_session_snapshot("rt:session:x", session(title=DOCUMENT)),
+                        lambda c=client: c.commit_session_snapshot("rt:session:x", f'{{"id": "{DOCUMENT}"}}'),
+                        lambda c=client: c.persist_auth_oauth_flow_snapshot(OAUTH.encode()),
+                        lambda c=client: c.persist_auth_oauth_flow_snapshot(OAUTH.encode(), request_id=new_id()),
+                        lambda c=client: c.load_auth_oauth_flow_snapshot(),
+                        lambda c=client: c.load_session_snapshot("rt:session:x"),
+                    ]
+                    for call in calls:
+                        with contextlib.suppress(RuntimeStoreError):
+                            call()
+                with grpc.insecure_channel(server.address) as channel, contextlib.suppress(grpc.RpcError):
+                    request = pb.LoadRuntimeStateRequest(runtime_id="rt:session:x")
+                    context = ("traceparent", f"00-{token}"), ("tracestate", wrong), ("baggage", f"k={token}")
+                    stub = rpc.RuntimeStoreStub(channel)
+                    stub.LoadRuntimeState(request, metadata=(("authorization", f"Bearer {shown}"), *context))
+        told, calls_seen = collector.text, [span for span in collector.seen if span.kind == "server"]
+    secrets = [token, wrong, header, DOCUMENT, OAUTH]
+    if password := make_url(fresh_url).password if "://" in fresh_url else None:
+        secrets.append(password)
+    encoded = [base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets]
+    assert len(calls_seen) == 14
+    assert [secret for secret in (*secrets, *encoded) if secret in told or secret in server.log] == []
 
 
 def test_no_command_repeats_a_secret_that_it_was_given(tmp_path: Path) -> None:

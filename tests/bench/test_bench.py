@@ -76,3 +76,51 @@ def test_the_benchmark_prints_its_tables_and_writes_them_as_json(tmp_path: Path)
     (with_four,) = targets["postgres"]["measurements"]["many"]
     assert with_four["postgres_cpu_us_per_call"] is not None
     assert list(tmp_path.iterdir()) == [written]
+
+
+@pytest.mark.slow
+def test_variants_are_measured_beside_the_plain_server_in_the_same_rounds(tmp_path: Path) -> None:
+    written = tmp_path / "bench.json"
+    command = (
+        sys.executable,
+        "-m",
+        "bench",
+        *TINY,
+        "--engines",
+        "sqlite",
+        "--variants",
+        "plain,all",
+        "--large-megabytes=0",
+    )
+    with (
+        subprocess.Popen(
+            (*command, "--directory", str(tmp_path), "--json", str(written)),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as bench,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        seen = pool.submit(_servers_of, bench)
+        try:
+            printed, _ = bench.communicate(timeout=LONGEST_SECONDS)
+        finally:
+            bench.terminate()
+
+    assert bench.returncode == 0, printed
+    assert "sqlite+all" in printed
+    protected = [{"--tls-cert", "--tls-key", "--access-file"} & set(server) for server in seen.result()]
+    assert sorted(map(len, protected)) == [0, 3]
+    targets = json.loads(written.read_text(encoding="utf-8"))["targets"]
+    assert set(targets) == {"floor", "sqlite", "sqlite+all"}
+    assert set(targets["sqlite+all"]["cpu_to_variant_beside"]) == {"many", "one", "inputs"}
+    assert targets["sqlite"]["cpu_to_variant_beside"] == {}
+
+
+def test_a_variant_that_nobody_knows_is_refused_by_its_name() -> None:
+    command = (sys.executable, "-m", "bench", "--variants", "plain,fast")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 2
+    assert "'fast' is none of plain, metrics, tls, tokens, all" in done.stderr

@@ -141,11 +141,32 @@ def test_every_command_is_a_module_and_every_module_of_a_command_is_one() -> Non
 
     assert commands == set(cli.COMMANDS)
     assert modules - commands == {"connecting", "flags", "introduction", "progress", "refusals"}
+    listed = run("--help", cwd=ROOT, command=COMMAND).stdout
     for name in cli.COMMANDS:
-        told = run(name, "--help", cwd=ROOT)
+        told = run(name, "--help", cwd=ROOT, command=COMMAND)
         assert told.returncode == 0
         assert told.stdout.startswith(f"Usage: runtimestore {name} ")
-        assert f"\n  {name} " in run("--help", cwd=ROOT).stdout
+        assert f"\n  {name} " in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("version",), 0),
+        (("serve", "--insecure", "maybe"), 2),
+        (("migrate", "--database-url", "memory:"), 2),
+        (("verify", "--database-url", "sqlite:///absent/store.db"), 2),
+        (("serve", "--listen", "127.0.0.1:0", "--database-url", "sqlite:///absent/store.db"), 1),
+    ],
+)
+def test_a_command_that_is_forked_says_and_returns_what_one_does_that_is_started(
+    tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    forked, started = (run(*arguments, cwd=tmp_path, command=command) for command in (None, COMMAND))
+
+    assert (forked.returncode, forked.stdout, forked.stderr) == (started.returncode, started.stdout, started.stderr)
+    assert forked.returncode == code
+    assert forked.stdout + forked.stderr
 
 
 STORE = {"alembic", "runtimestore_server.store", "sqlalchemy", "structlog", "uvloop"}

@@ -24,7 +24,7 @@ from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_d
 from runtimestore_server.store.schema import HEAD, REVISIONS, upgrade
 from support.generators.documents import session
 from support.servers.command import run, serving
-from support.servers.server_process import WAIT_SECONDS
+from support.servers.server_process import SERVE, WAIT_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ SERVING_STATUS, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2
 
 
 def test_serve_creates_a_missing_sqlite_file_and_says_once_where_it_serves(tmp_path: Path) -> None:
-    with serving(*ANYWHERE, "--database-url", "sqlite:///new.db", cwd=tmp_path) as server:
+    with serving(*ANYWHERE, "--database-url", "sqlite:///new.db", cwd=tmp_path, command=SERVE) as server:
         address = server.address
         with RuntimeStoreClient(address) as client:
             assert client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE).revision == 1
@@ -330,7 +330,7 @@ class _HealthWatch:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_drains_the_server(tmp_path: Path, number: signal.Signals) -> None:
     arguments = (*ANYWHERE, "--database-url", f"sqlite:///{tmp_path}/store.db")
-    with serving(*arguments, cwd=tmp_path) as server:
+    with serving(*arguments, cwd=tmp_path, command=SERVE) as server:
         address = server.address
         with RuntimeStoreClient(address) as client, ThreadPoolExecutor(1) as pool:
             client.commit_machine_lifecycle(RUNTIME, RuntimeState.IDLE)

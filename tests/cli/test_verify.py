@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runtimestore_server.cli.introduction import describe
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
@@ -53,6 +54,9 @@ async def test_a_sound_store_exits_with_0_and_a_damaged_one_with_1_while_a_serve
     assert found["key"] == {"realm": "default", "runtime_id": "rt:x", "input_id": input_of("a").input_id}
     assert json.loads(mended.stdout)["findings"] == []
     assert sound.stderr == damaged.stderr == as_json.stderr == ""
+    named = describe(url)  # also where no terminal shows it: a report says which store it is of
+    assert all(done.stdout.splitlines()[-1].startswith(f"{named}: ") for done in (sound, damaged))
+    assert written["store"] == printed["store"] == named
 
 
 @pytest.mark.usefixtures("runner")

@@ -194,7 +194,7 @@ def test_the_document_is_the_same_however_many_findings_it_has(file: Path) -> No
         assert done.stdout == json.dumps(report, indent=2) + "\n"
         assert done.stdout == (file.parent / "found.json").read_text()
         assert list(report) == (
-            ["engine", "schema_revision", "complete", "seconds", "rows", "errors", "warnings", "findings"]
+            ["store", "engine", "schema_revision", "complete", "seconds", "rows", "errors", "warnings", "findings"]
         )
         assert report["errors"] == len(report["findings"]) == count
         assert len({found["key"]["runtime_id"] for found in report["findings"]}) == count

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
+import inspect
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -257,6 +259,115 @@ def test_a_receipt_that_cannot_be_meant_is_refused_when_it_is_made(
 ) -> None:
     with pytest.raises(error, match=f"^{said}"):
         RunBoundaryReceipt(*arguments)
+
+
+def _calls() -> list[tuple[str, Callable[..., Any]]]:
+    """Each method that calls the server, by its name, as a call that is good but for what is changed in it."""
+    of_runtime: dict[str, Any] = {"runtime_id": RUNTIME}
+    rest: dict[str, dict[str, Any]] = {
+        "persist_auth_oauth_flow_snapshot": {"snapshot_json": b"{}"},
+        "update_auth_oauth_flow_snapshot": {"update": lambda _: b"{}"},
+        "commit_session_snapshot": {**of_runtime, "session_delta": b"{}"},
+        "atomic_apply": {**of_runtime, "receipt": RECEIPT},
+        "load_boundary_receipt": {**of_runtime, "run_id": ID, "sequence": 0},
+        "load_boundary_receipt_with_revision": {**of_runtime, "run_id": ID, "sequence": 0},
+        "persist_input_state": {**of_runtime, "state": InputState(ID, "{}")},
+        "load_input_state": {**of_runtime, "input_id": ID},
+        "load_input_state_with_revision": {**of_runtime, "input_id": ID},
+        "commit_machine_lifecycle": {**of_runtime, "commit": "idle"},
+        "persist_ops_lifecycle": {**of_runtime, "snapshot": "{}"},
+        "acquire_runtime": {**of_runtime, "owner": "host/1"},
+    }
+    found: list[tuple[str, Callable[..., Any]]] = []
+    for name, method in inspect.getmembers(RuntimeStoreClient, inspect.isfunction):
+        if not name.startswith("_") and "timeout_seconds" in (taken := inspect.signature(method).parameters):
+            good = rest.get(name) or {key: value for key, value in of_runtime.items() if key in taken}
+            found.append((name, functools.partial(_call, name, good)))
+    return found
+
+
+def _call(name: str, good: dict[str, Any], client: Client, **changed: Any) -> Any:
+    return getattr(client, name)(**(good | changed))
+
+
+CALLS = _calls()
+NO_SPANS: tuple[Any, ...] = (0, 0.0, -1, float("nan"), float("inf"), 10**400, True, "1", b"1", [])
+NO_IDS: tuple[Any, ...] = ("\ud800", 7, b"id", [], True)
+NO_TEXTS: tuple[Any, ...] = ("\ud800", 7, b"text", None)
+NO_NUMBERS: tuple[Any, ...] = (-1, GREATEST + 1, 1.0, "1", True, float("nan"))
+WRONG: dict[str, tuple[Any, ...]] = {
+    "timeout_seconds": NO_SPANS,
+    "runtime_id": (*NO_IDS, None),
+    "input_id": (*NO_IDS, None),
+    "run_id": (*NO_IDS, None),
+    "session_store_key": NO_IDS,
+    "request_id": NO_IDS,
+    "owner": NO_TEXTS,
+    "if_revision": NO_NUMBERS,
+    "sequence": (*NO_NUMBERS, None),
+    "session_delta": ("\ud800", {"a": "\ud800"}, 7, [], True),
+    "snapshot": ("\ud800", {"a": "\ud800"}, b"\xff", 7, None),
+    "snapshot_json": ("{}", None, 7, bytearray()),
+    "update": (None, b"{}", 7),
+    "state": (None, "{}", {}),
+    "receipt": (None, "{}", {}),
+    "commit": (None, 2, "idel", "\ud800"),
+    "input_updates": (None, 7, ["{}"], InputState(ID, "{}"), "{}"),
+    "input_states": (None, 7, ["{}"], InputState(ID, "{}"), "{}"),
+}
+
+
+@pytest.mark.parametrize("kind", [RuntimeStoreClient, AsyncRuntimeStoreClient])
+@pytest.mark.parametrize(("name", "call"), CALLS, ids=[name for name, _ in CALLS])
+def test_every_argument_of_every_method_that_cannot_be_meant_is_refused_by_its_name(
+    name: str, call: Callable[..., Any], kind: type[Client]
+) -> None:
+    taken = [key for key in inspect.signature(getattr(kind, name)).parameters if key != "self"]
+    assert set(taken) <= set(WRONG)
+
+    async def ask(client: Client, **changed: Any) -> None:
+        answer = call(client, **changed)
+        if inspect.isawaitable(answer):
+            await answer
+
+    async def refuse() -> None:
+        client = kind("127.0.0.1:1", retry=runtimestore.RetryPolicy(max_attempts=1))
+        for key in taken:
+            for value in WRONG[key]:
+                with pytest.raises((TypeError, ValueError), match=rf"^{key}\b") as found:
+                    await ask(client, **{key: value})
+                assert found.type in (TypeError, ValueError), (key, value)
+
+    asyncio.run(refuse())
+
+
+@pytest.mark.parametrize("kind", [RuntimeStoreClient, AsyncRuntimeStoreClient])
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("address", ("\ud800:1", 7, None, [7], [], "host")),
+        ("realm", NO_TEXTS),
+        ("timeout_seconds", (*NO_SPANS, None)),
+        ("max_message_bytes", (0, -1, 2**31, 1.0, "1", None, True)),
+        ("retry", (None, 3)),
+        ("tls", (True, "ca.pem")),
+    ],
+)
+def test_a_client_is_not_made_of_what_cannot_be_meant(kind: Client, key: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        with pytest.raises((TypeError, ValueError), match=rf"^{key}\b") as found:
+            kind(**{key: value})
+        assert found.type in (TypeError, ValueError), value
+
+
+@pytest.mark.parametrize(
+    "key", ["max_attempts", "initial_backoff_seconds", "max_backoff_seconds", "backoff_multiplier"]
+)
+def test_a_retry_policy_is_not_made_of_what_is_no_number(key: str) -> None:
+    values: tuple[Any, ...] = ("1", True, [], b"1")
+    for value in values:
+        with pytest.raises(TypeError, match=rf"^{key}\b"):
+            runtimestore.RetryPolicy(**{key: value})
 
 
 @pytest.mark.parametrize("own_channel", [False, True])

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+
+from support.servers.scripted_store import Script, scripted_store
 
 
 def test_importing_the_client_loads_neither_the_server_nor_what_only_the_server_needs() -> None:
@@ -14,6 +17,22 @@ def test_importing_the_client_loads_neither_the_server_nor_what_only_the_server_
         *("runtimestore_server", "runtimestore_migrations", "sqlalchemy", "alembic", "psycopg", "msgspec"),
         *("pydantic", "structlog", "uvloop", "rich", "grpc_status"),
     }
+
+
+async def test_a_client_imports_nothing_of_opentelemetry_for_who_does_not_trace() -> None:
+    # In a process of its own: of this one other tests have made an application that traces.
+    script = Script()
+    async with scripted_store(script) as address:
+        program = (
+            "import runtimestore, sys\n"
+            f"with runtimestore.RuntimeStoreClient({address!r}) as client: client.load_runtime_state('rt:one')\n"
+            "print(*(name for name in sys.modules if name.startswith('opentelemetry')))"
+        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=subprocess.PIPE)
+        told, _ = await process.communicate()
+
+    assert (process.returncode, told.split()) == (0, [])
+    assert len(script.requests["LoadRuntimeState"]) == 1
 
 
 def test_what_the_package_exports_is_there() -> None:

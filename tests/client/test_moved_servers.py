@@ -15,6 +15,7 @@ import pytest
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
 from runtimestore._channel import DEFAULT_MAX_MESSAGE_BYTES, channel_options
 from support.checkers.threaded import threaded
+from support.faults.tcp_proxy import listening
 from support.servers.name_server import name_server
 from support.servers.scripted_store import Script, scripted_store
 
@@ -98,7 +99,7 @@ def test_an_address_that_is_nobodys_and_refuses_nothing_does_not_hide_where_the_
         port, addresses = _free_port(), ["127.0.0.1"]
         with name_server(NAME, addresses) as names:
             async with AsyncRuntimeStoreClient(f"dns://{names}/{NAME}:{port}") as store:
-                silent = await asyncio.start_server(_silent, "127.0.0.1", port)
+                silent = listening(_silent, port=port)
                 async with silent, scripted_store(Script(), f"127.0.0.2:{port}"):
                     loading: Any = asyncio.ensure_future(store.load_runtime_state(RUNTIME))
                     await asyncio.sleep(0.5)  # it is at the old address, and the name says another one from now on
@@ -111,5 +112,5 @@ def test_an_address_that_is_nobodys_and_refuses_nothing_does_not_hide_where_the_
 
 
 async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    del writer
     await reader.read()  # until the client gives up
-    writer.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -55,8 +54,8 @@ async def test_calls_whose_messages_do_not_come_keep_no_other_connection_waiting
     async with in_process("memory:") as app, connections(app.address, 2) as (one, another):
         slots = app.limiters.others.slots
         stalled = [one.stream_unary(method)(timeout=STALLED_SECONDS) for _ in range(100)]
-        await until(lambda: slots.received == admission.RECEIVING_OTHERS // 2)
-        await until(lambda: slots.waiting == 100 - admission.RECEIVING_OTHERS // 2)
+        await until(lambda: slots.received == admission.UPLOAD_SLOTS_OF_OTHERS // 2)
+        await until(lambda: slots.waiting == 100 - admission.UPLOAD_SLOTS_OF_OTHERS // 2)
 
         for load in LOADS:
             if load not in ("LoadInputStates", "LoadSessionSnapshot"):
@@ -74,7 +73,7 @@ async def test_many_connections_whose_messages_do_not_come_are_refused_for_those
 ) -> None:
     monkeypatch.setattr(admission, "OTHERS_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(admission, "OTHERS_LONGEST_SECONDS", 0.2)
-    async with in_process("memory:") as app, connections(app.address, admission.RECEIVING_OTHERS + 1) as channels:
+    async with in_process("memory:") as app, connections(app.address, admission.UPLOAD_SLOTS_OF_OTHERS + 1) as channels:
         another = channels.pop()
         stalled: list[Any] = []
         for channel in channels:
@@ -94,7 +93,7 @@ async def test_calls_that_wait_to_be_received_are_bounded(monkeypatch: pytest.Mo
         slots = app.limiters.others.slots
         stalled = [
             one.stream_unary(f"{SERVICE}LoadRuntimeState")(timeout=STALLED_SECONDS)
-            for _ in range(admission.RECEIVING_OTHERS // 2 + 3)
+            for _ in range(admission.UPLOAD_SLOTS_OF_OTHERS // 2 + 3)
         ]
         await until(lambda: slots.waiting == 3)
 
@@ -152,7 +151,7 @@ async def test_calls_whose_messages_have_not_come_when_the_server_ends_are_answe
         await until(lambda: limiter.slots.waiting > 0)
 
         async with asyncio.timeout(WAIT_SECONDS):
-            await app.shutdown.drain(time.monotonic() + 0.2)
+            await app.shutdown.drain(grace_seconds=0.2)
 
         store_error = "write_failed" if method in WRITES else "read_failed"
         for call in calls:
@@ -191,7 +190,7 @@ def test_the_largest_messages_to_methods_that_need_small_ones_are_received_a_few
     # gRPC's copy, ours, what is parsed of it and once more in an allocator; reflection sends it back, which is as much
     # again until the caller has read it. All of them at once would be several times that.
     copies = 6 if method == REFLECTION else 4
-    assert memory.peak_bytes <= memory.first_bytes + admission.RECEIVING_OTHERS // 2 * copies * 16 * MIB
+    assert memory.peak_bytes <= memory.first_bytes + admission.UPLOAD_SLOTS_OF_OTHERS // 2 * copies * 16 * MIB
 
 
 @contextlib.asynccontextmanager

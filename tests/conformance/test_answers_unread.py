@@ -173,3 +173,16 @@ async def test_of_an_answer_that_is_given_up_no_more_is_kept_than_the_message_on
 
 async def _another(budget: Sending, size_bytes: int) -> None:
     budget(size_bytes)
+
+
+async def test_an_answer_that_is_counted_in_parts_gives_all_of_them_back() -> None:
+    sending = Sending(6000, RetryPacing())
+
+    async def call() -> None:
+        sending(1000)
+        sending(2000)
+        assert (sending.budget.items, sending.budget.bytes) == (2, 3000)
+
+    await asyncio.create_task(call())
+    await until(lambda: not sending._answers)
+    assert (sending.budget.items, sending.budget.bytes) == (0, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -190,6 +191,7 @@ def _nested(opening: str, closing: str, levels: int) -> str:
 UNREADABLE = [
     '"\\ud800"', '"\\udc00x"', '"\\ud83d\\u0041"', '"\\ude00\\ud83d"', '{"\\udfff": 1}', '[["\\\\\\ud800"]]',
     "1e400", "-1E+400", "1.5e0309", "1e99999999999", "9" * 309, "9" * 5000, "9" * 250 + ".5e99", "[0, [1e309]]",
+    "17976931348623158e292", "1797693134862315807.9e290", "0.17976931348623158e309", "17976931348623158" + "0" * 292,
 ]  # fmt: skip
 """What Rust's types cannot read back, as it stands in a document."""
 
@@ -307,6 +309,43 @@ async def test_a_member_that_a_session_gives_twice_is_refused(
     body = session().replace(f'"{member}"'.encode(), f'{twice}, "{member}"'.encode(), 1)
 
     await _is_refused(wire, realm, runtime_id, body, path)
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "x\\udfff", "\\ude00\\ud83d", "\\ud83d\\u0041"])
+async def test_half_a_surrogate_pair_in_a_members_name_is_refused_wherever_runtimes_read_names(
+    store: Store, wire: Wire, realm: str, runtime_id: str, name: str
+) -> None:
+    for at, path in ((b'"id"', ""), (b'"input_tokens"', ".usage")):
+        await _is_refused(wire, realm, runtime_id, session().replace(at, f'"{name}": 0, '.encode() + at, 1), path)
+    body = session().replace(b'"id"', f'"extra": {{"{name}": "{name}"}}, "id"'.encode(), 1)
+    await store.commit_session_snapshot(runtime_id, body)
+    assert await store.load_session_snapshot(runtime_id) == body
+
+
+TOKENS = ("cache_creation_tokens", "cache_read_tokens")
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        *((name, "-0") for name in ("version", "secs_since_epoch", "nanos_since_epoch")),
+        *((name, "-0") for name in ("input_tokens", "output_tokens", *TOKENS)),
+        *((TOKENS[0], value) for value in ("-1", "1.0", "1e2", '"1"', "true", "[]", "18446744073709551616", "1e400")),
+        (TOKENS[1], '1, "cache_read_tokens": 1'),
+    ],
+)
+async def test_what_the_types_take_for_no_unsigned_number_of_the_envelope_is_refused(
+    store: Store, wire: Wire, realm: str, runtime_id: str, member: str, value: str
+) -> None:
+    def body(number: str) -> bytes:
+        usage = {"input_tokens": 1, "output_tokens": 2, **dict.fromkeys(TOKENS, 3)}
+        good = json.dumps({**json.loads(session()), "version": 2, "usage": usage})
+        return re.sub(f'"{member}": [0-9]+', lambda _: f'"{member}": {number}', good, count=1).encode()
+
+    over = "created_at." if member.endswith("_epoch") else "usage." if member.endswith("_tokens") else ""
+    await _is_refused(wire, realm, runtime_id, body(value), f".{over}{member}")
+    for number in ("0", "null") if member in TOKENS else ("0",):
+        await store.commit_session_snapshot(runtime_id, body(number))
 
 
 async def test_what_is_no_member_of_the_same_object_is_not_given_twice(store: Store, runtime_id: str) -> None:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 
-from runtimestore_server.shutdown import CROSSING_SECONDS, NO_RETRIES_SECONDS, Shutdown, reached
+from runtimestore_server.shutdown import (
+    CROSSING_SECONDS,
+    LAST_BYTES_SECONDS,
+    LAST_SECONDS,
+    NO_RETRIES_SECONDS,
+    Shutdown,
+    reached,
+)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, 30.0, 600.0])
-def test_the_first_phases_share_all_the_time_and_that_without_retries_has_no_more_than_half(seconds: float) -> None:
+def test_the_phases_share_all_the_time_and_that_without_retries_has_no_more_than_half(seconds: float) -> None:
     part: Any = MagicMock()
     shutdown = Shutdown(health=part, calls=part, limiters=part, workers=part, store=part, server=part)
 
-    finish, no_retries, answer = shutdown.phases(seconds)
-
-    assert [finish.name, no_retries.name, answer.name] == ["finish", "no retries", "answer"]
-    assert finish.at_most_seconds + no_retries.at_most_seconds == pytest.approx(seconds)
-    assert no_retries.at_most_seconds == min(NO_RETRIES_SECONDS, seconds / 2)
-    assert answer.at_most_seconds == CROSSING_SECONDS
+    phases = {phase.name: phase for phase in shutdown.phases(seconds)}
+    assert list(phases) == ["tell", "finish", "no retries", "answer", "disconnect", "close", "spans"]
+    last_seconds = min(LAST_SECONDS, seconds / 4)
+    no_retries = phases["no retries"]
+    assert no_retries.leaves_seconds == last_seconds
+    assert no_retries.at_most_seconds == min(NO_RETRIES_SECONDS, (seconds - last_seconds) / 2)
+    assert phases["finish"].at_most_seconds == math.inf
+    assert phases["finish"].leaves_seconds == pytest.approx(last_seconds + no_retries.at_most_seconds)
+    assert phases["answer"].at_most_seconds == CROSSING_SECONDS
+    assert (phases["disconnect"].at_most_seconds, phases["disconnect"].leaves_seconds) == (LAST_BYTES_SECONDS, 0.0)
 
 
 async def test_a_condition_is_waited_for_until_it_has_held_as_long_as_it_must() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import Overloaded
 from runtimestore_server.budget import RetryPacing
-from runtimestore_server.rpc.upload_slots import Aborted, UploadSlots
+from runtimestore_server.rpc.upload_slots import NotReceived, UploadSlots
 from support.checkers.clean_up import until
 
 if TYPE_CHECKING:
@@ -125,5 +125,5 @@ async def test_what_is_given_up_at_the_end_is_told_so() -> None:
     async with _calls(at_once=2) as calls:
         (received, waiting) = await calls.add("one", "one")
         calls.slots.abort()
-        assert isinstance(calls.slots.refusal(received), Aborted)
-        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], Aborted)
+        assert isinstance(calls.slots.refusal(received), NotReceived)
+        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], NotReceived)

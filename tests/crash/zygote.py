@@ -26,7 +26,7 @@ from sqlalchemy import event
 import runtimestore_server.app  # loaded by `serve` otherwise
 import runtimestore_server.cli.serve  # noqa: F401  (the same)
 from runtimestore_server import cli
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import Outcome
@@ -78,7 +78,7 @@ def _commit(
         steps = _Steps(database, dies_at=dies_at, dies_within_seconds=dies_within_seconds)
         for batch in turns:
             writes = [Life(name).write(realm, turn) for name, turn in batch.items()]
-            decisions, committed = commit_batch(database, writes, Shutdown().gate())
+            decisions, committed = commit_batch(database, writes, CommitStop().gate())
             if not committed or any(type(decision) is not Outcome for decision in decisions):
                 raise RuntimeError(decisions)
             steps.passed()  # after COMMIT and before the answer

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 from runtimestore import RuntimeState, RuntimeStoreClient
-from support.servers.server_process import ServerProcess
+from support.servers.server_process import SERVE, WAIT_SECONDS, ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,9 +31,15 @@ def test_a_server_that_was_killed_can_be_started_again_where_it_was(tmp_path: Pa
             assert again.wait() == 0
 
 
-def test_a_server_that_a_test_has_stopped_ends_with_its_context(tmp_path: Path) -> None:
-    with ServerProcess(f"sqlite:///{tmp_path}/store.db") as server:
+@pytest.mark.parametrize("command", [None, SERVE], ids=["forked", "started"])
+def test_a_server_that_a_test_has_stopped_ends_with_its_context(
+    tmp_path: Path, command: tuple[str, ...] | None
+) -> None:
+    with ServerProcess(f"sqlite:///{tmp_path}/store.db", command=command) as server:
         server.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, server.pid, os.WSTOPPED | os.WNOWAIT)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while psutil.Process(server.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
     assert not psutil.pid_exists(server.pid)
     assert "stopped" in server.log

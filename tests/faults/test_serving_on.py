@@ -122,3 +122,51 @@ def test_a_socket_whose_file_is_gone_is_made_again_and_its_calls_go_on(tmp_path:
         asyncio.run(unlink(server.address))
     assert server.log.count("the socket file is gone") == 1
     assert not file.exists()
+
+
+def test_a_socket_whose_file_goes_again_and_again_keeps_no_former_server(tmp_path: Path, trial: Trial) -> None:
+    file, rounds = tmp_path / "served.sock", trial.rounds(short=4, long=60)
+
+    async def write(store: Store, runtime_id: str, until: asyncio.Event) -> int:
+        written = 0
+        while not until.is_set():
+            written += 1
+            assert await store.persist_input_state(runtime_id, input_of(str(written))) == (written, False)
+        return written
+
+    async def unlink(address: str, process: psutil.Process) -> int:
+        held, stop = process.num_fds(), asyncio.Event()
+        async with Store(address, timeout_seconds=60) as store:
+            writing = asyncio.create_task(write(store, "rt:1", stop))
+            for number in range(rounds):
+                file.unlink()
+                await until(file.exists)
+                async with Store(address, timeout_seconds=60) as after:
+                    assert await after.persist_input_state("rt:2", input_of(str(number))) == (number + 1, False)
+            stop.set()
+            written = await writing
+        await until(lambda: process.num_fds() <= held)
+        assert file.is_socket()
+        return written
+
+    with ServerProcess("memory:", listen=f"unix:{file}") as server:
+        written = asyncio.run(unlink(server.address, psutil.Process(server.pid)))
+        assert list(tmp_path.iterdir()) == [file]
+    assert server.log.count("the socket file is gone") == rounds
+    assert not file.exists()
+    trial.record(unlinked=rounds, writes_meanwhile=written)
+
+
+async def test_calls_of_a_living_connection_are_not_told_of_a_shutdown_when_grpc_stops_by_itself() -> None:
+    async with in_process("memory:") as app, connections(app.address, 3) as channels:
+        slots = app.limiters.writes.slots
+        calls = [stalled(channel) for channel in channels * 20]
+        await until(lambda: slots.waiting + slots.received == len(calls))
+
+        app.limiters.restart()  # as where another of its listeners stopped
+
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert [
+        str(error) for error in told if "gRPC stopped by itself and is started again; nothing was done" in str(error)
+    ]
+    assert not [str(error) for error in told if "shutting down" in str(error)]

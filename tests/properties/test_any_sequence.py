@@ -23,6 +23,7 @@ from support.servers.engines import DURABLE
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
+    from support.checkers.torture import Trial
     from support.servers.engines import Engine
 
 RUNTIMES = ("rt:session:one", "rt:session:ONE", "rt:session:two")
@@ -205,8 +206,11 @@ def _changed(write: RuntimeWrite, **fields: Any) -> RuntimeWrite:
     return RuntimeWrite(**{**vars(write), **fields})
 
 
-def test_any_sequence_of_calls_answers_and_leaves_what_the_model_says(runner: asyncio.Runner, engine: Engine) -> None:
+def test_any_sequence_of_calls_answers_and_leaves_what_the_model_says(
+    runner: asyncio.Runner, engine: Engine, trial: Trial
+) -> None:
     url = engine.fresh_url()
+    sequences = trial.rounds(short=8, long=20)
 
     class Machine(StoreMachine):
         def __init__(self) -> None:
@@ -215,7 +219,7 @@ def test_any_sequence_of_calls_answers_and_leaves_what_the_model_says(runner: as
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=20,
+            max_examples=sequences,
             stateful_step_count=20,
             deadline=None,
             derandomize=True,  # a failure is the same for everybody, and shrinks to the same few calls
@@ -224,3 +228,4 @@ def test_any_sequence_of_calls_answers_and_leaves_what_the_model_says(runner: as
         ),
     )
     engine.drop(url)
+    trial.record(sequences=sequences)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_LEVELS = 127
 MEMBERS = ("id", "messages", "created_at", "updated_at", "version", "metadata", "usage")
+TOKENS = ("input_tokens", "output_tokens", "cache_creation_tokens", "cache_read_tokens")
 ID = "019e4f8e-8200-7cb7-bd7a-e693afc834ae"
 TIME = '{"secs_since_epoch": 1, "nanos_since_epoch": 2}'
 USAGE = '{"input_tokens": 1, "output_tokens": 2, "x": 1e999}'
@@ -50,10 +51,17 @@ def bad_members(body: bytes) -> set[str]:
         elif name == "metadata" and _is_unreadable(value, 2):
             bad.add(name)
         elif name in ("created_at", "updated_at"):
-            bad.update(f"{name}.{twice}" for twice in _twice(value, ("secs_since_epoch", "nanos_since_epoch")))
+            bad.update(f"{name}.{member}" for member in _bad_numbers(value, ("secs_since_epoch", "nanos_since_epoch")))
         elif name == "usage":
-            bad.update(f"{name}.{twice}" for twice in _twice(value, ("input_tokens", "output_tokens")))
+            bad.update(f"{name}.{member}" for member in _bad_numbers(value, TOKENS))
+        elif name == "version" and value == Number("-0"):
+            bad.add(name)
     return bad
+
+
+def _bad_numbers(members: Members, names: tuple[str, ...]) -> Iterator[str]:
+    yield from _twice(members, names)
+    yield from (name for name, value in members if name in names and value == Number("-0"))
 
 
 def _twice(members: Members, names: tuple[str, ...]) -> Iterator[str]:
@@ -63,7 +71,7 @@ def _twice(members: Members, names: tuple[str, ...]) -> Iterator[str]:
 
 def _is_unreadable(value: Any, level: int) -> bool:
     if isinstance(value, Number):
-        return isinf(float(value.text))
+        return _is_out_of_range(value.text)
     if isinstance(value, str):
         return any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, Members):
@@ -73,6 +81,25 @@ def _is_unreadable(value: Any, level: int) -> bool:
     if isinstance(value, list):
         return level > MOST_LEVELS or any(_is_unreadable(item, level + 1) for item in value)
     return False
+
+
+def _is_out_of_range(number: str) -> bool:
+    """Read a number digit by digit, as serde_json does without `float_roundtrip`: products of doubles are rounded."""
+    if isinf(float(number)):
+        return True
+    mantissa, _, power = number.lower().lstrip("-").partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    significand, exponent, full = 0, int(power or "0"), False
+    for digit in whole:
+        full = full or significand * 10 + int(digit) >= 2**64
+        significand, exponent = (significand, exponent + 1) if full else (significand * 10 + int(digit), exponent)
+    for digit in fraction:
+        if significand * 10 + int(digit) >= 2**64:
+            break
+        significand, exponent = significand * 10 + int(digit), exponent - 1
+    if significand == 0 or exponent < 0:
+        return False
+    return exponent > 308 or isinf(float(significand) * float(f"1e{exponent}"))
 
 
 def refused_member(body: bytes) -> str | None:
@@ -101,13 +128,31 @@ powers = st.builds(
     st.sampled_from((0, 0, 0, 1, 2, 197, 198, 199, 300)),
     st.sampled_from((0, 1, 9, 10, 98, 99, 100, 107, 108, 109, 110, 307, 308, 309, 999, 99_999)),
 )
-numbers = st.builds(
+any_numbers = st.builds(
     lambda minus, whole, fraction, power: minus + whole + fraction + power,
     st.sampled_from(("", "-")),
     st.one_of(st.just("0"), digits),
     fractions,
     st.one_of(st.just(""), powers),
 )
+
+
+def _at_the_border(digits_of_it: str, point: int, zeros: int) -> str:
+    """A number of the largest doubles' size, with its point anywhere and zeros before its digits."""
+    if point:
+        return f"{digits_of_it[:point]}.{digits_of_it[point:]}e{309 - point}"
+    return f"0.{'0' * zeros}{digits_of_it}e{309 + zeros}"
+
+
+border = st.builds(
+    _at_the_border,
+    st.builds(str, st.integers(17976931348623155, 17976931348623160)).flatmap(
+        lambda first: st.sampled_from([first, first + "0793", first + "9" * 6, first + "0" * 30])
+    ),
+    st.integers(0, 16),
+    st.sampled_from((0, 5, 250)),
+)
+numbers = st.one_of(any_numbers, any_numbers, border)
 looks = st.sampled_from((
     "a", "é", " ", ",", ":", "[", "]", "{", "}", "{[" * 70, "]" * 130, "role", '\\"', '\\"role\\"', "\\\\", "\\/",
     "\\n", "\\u0000", "\\u006f", "\\\\ud800", "\\ud83d\\ude00", "3f9ae4001,", "7e8001]", "deadbeef12e4567",
@@ -179,8 +224,12 @@ messages = st.builds(
     st.booleans(),
 )
 # Twice in one of ten, so that the other rules are reached.
-times = st.sampled_from((TIME,) * 9 + (TIME[:-1] + ', "\\u0073ecs_since_epoch": 1}',))
-usages = st.sampled_from((USAGE,) * 9 + (USAGE[:-1] + ', "output_tokens": 2}',))
+times = st.sampled_from((TIME,) * 18 + (TIME[:-1] + ', "\\u0073ecs_since_epoch": 1}', TIME.replace("1", "-0")))
+usages = st.sampled_from(
+    (USAGE,) * 15
+    + (USAGE[:-1] + ', "output_tokens": 2}', USAGE.replace("2", "-0"))
+    + (USAGE[:-1] + ', "cache_read_tokens": -0}', USAGE[:-1] + ', "cache_read_tokens": null}')
+)
 repeated = st.sampled_from(
     ("",) * 9 + (f', "\\u0069d": "{ID}"', ', "version": 2', ', "messages": []', ', "metadata": {}')
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,9 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from runtimestore import RuntimeStoreClient, Tls, Unauthenticated
+from support.servers.command import run
+from support.servers.server_process import ServerProcess
+
 ROOT = Path(__file__).resolve().parents[2]
 
 FILES = ("docker-compose.yml", "docker-compose.sqlite.yml")
+HEALTH_CHECK = ("health",)
 TOGETHER = (*((file,) for file in FILES), ("docker-compose.yml", "compose.secure.yml"))
 
 
@@ -24,7 +31,7 @@ def compose() -> dict[str, Any]:
 
 
 def _compose_command() -> list[str] | None:
-    for command in (["docker", "compose"], ["docker-compose"]):
+    for command in (["docker", "compose"], [os.environ.get("DOCKER_COMPOSE", "docker-compose")]):
         if (
             shutil.which(command[0])
             and not subprocess.run([*command, "version"], capture_output=True, check=False).returncode
@@ -41,7 +48,7 @@ def test_docker_compose_itself_parses_the_file() -> None:
     for files in TOGETHER:
         named = [part for file in files for part in ("--file", file)]
         done = subprocess.run(
-            [*command, *named, "config", "--quiet"],
+            [*command, *named, "--profile", "*", "config", "--quiet"],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -63,7 +70,8 @@ def test_every_reference_in_the_file_leads_to_something(compose: dict[str, Any])
             assert name in compose["services"]
             assert dependency["condition"] in conditions
         for volume in service.get("volumes", []):
-            assert volume.partition(":")[0] in compose["volumes"]
+            source = volume.partition(":")[0]
+            assert (ROOT / source).is_dir() if source.startswith(".") else source in compose["volumes"]
 
 
 def test_the_server_starts_after_the_migration_and_the_migration_after_a_healthy_postgres(
@@ -100,6 +108,9 @@ def test_a_password_comes_from_a_file_and_stands_beside_the_url_where_any_charac
 
     assert "/run/secrets/postgres_password" in services["postgres"]["environment"].values()
     for service in services.values():
+        if "profiles" in service:  # who watches needs no password
+            assert "secrets" not in service
+            continue
         assert service["secrets"] == ["postgres_password"]
         assert not {"POSTGRES_PASSWORD", "PGPASSWORD"} & set(service["environment"])
     for name in ("migrate", "server"):
@@ -146,3 +157,52 @@ def test_the_workflow_runs_what_a_developer_runs() -> None:
     commands = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     assert ".ci/run" in commands
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+
+
+def test_who_watches_is_started_only_if_asked_for_and_has_the_rules_and_the_dashboard(compose: dict[str, Any]) -> None:
+    watching = {name: service for name, service in compose["services"].items() if "profiles" in service}
+    datasource, provider = (
+        yaml.safe_load((ROOT / "deploy/grafana/provisioning" / file).read_text(encoding="utf-8"))
+        for file in ("datasources/prometheus.yaml", "dashboards/runtimestore.yaml")
+    )
+    scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yaml").read_text(encoding="utf-8"))
+    (job,) = scraped["scrape_configs"]
+    _, port = compose["services"]["server"]["environment"]["RUNTIMESTORE_METRICS_LISTEN"].split(":")
+
+    assert {name: service["profiles"] for name, service in watching.items()} == {
+        "prometheus": ["observe"],
+        "grafana": ["observe"],
+    }
+    assert datasource["datasources"][0]["url"] == "http://prometheus:9090"
+    mounted = f"./deploy/grafana/dashboards:{provider['providers'][0]['options']['path']}:ro"
+    assert mounted in watching["grafana"]["volumes"]
+    assert scraped["rule_files"] == ["rules.yaml"]
+    assert job["dns_sd_configs"][0]["names"] == ["server"]
+    assert job["dns_sd_configs"][0]["port"] == int(port)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the throw-away CA is openssl's")
+def test_a_server_as_the_secure_file_sets_it_lets_a_token_in_and_is_healthy_to_the_check_of_the_image(
+    tmp_path: Path,
+) -> None:
+    certificates = tmp_path / "certificates"
+    subprocess.run([ROOT / "scripts/throwaway-ca", certificates], check=True, capture_output=True)
+    text = (ROOT / "compose.secure.yml").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^#   runtimestore (token new .*)$", text, re.MULTILINE)
+    made = run(*shlex.split(line), cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    given = yaml.safe_load(text)["services"]["server"]["environment"]
+    environment = {name: value.replace("/run/certificates", str(certificates)) for name, value in given.items()}
+
+    with ServerProcess("memory:", listen="0.0.0.0:0", environment=environment) as server:
+        port = server.address.rpartition(":")[2]
+        listening = environment | {"RUNTIMESTORE_LISTEN": f"0.0.0.0:{port}"}
+        healthy = run(*HEALTH_CHECK, cwd=tmp_path, extra=listening)
+        without_ca = listening | {"RUNTIMESTORE_CLIENT_TLS_CA": ""}
+        assert (healthy.returncode, healthy.stdout) == (0, "SERVING\n"), healthy.stderr
+        assert run(*HEALTH_CHECK, cwd=tmp_path, extra=without_ca).returncode == 1
+        tls = Tls(ca=certificates / "ca.pem")
+        with RuntimeStoreClient(f"127.0.0.1:{port}", tls=tls, token=made.stdout.strip()) as client:
+            assert client.get_server_info().engine == "memory"
+        with RuntimeStoreClient(f"127.0.0.1:{port}", tls=tls) as client, pytest.raises(Unauthenticated):
+            client.get_server_info()

@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from runtimestore.errors import CommitOutcomeUnknown, RequestIdReused
 from runtimestore_server.store import commit_outcome, tables, transaction
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import CommitState
 from runtimestore_server.store.engines.database import Began
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
@@ -163,7 +163,7 @@ def test_a_deferred_write_stays_deferred_though_what_became_of_its_neighbours_is
     with postgres_database.writers.begin() as other:
         other.execute(sa.select(tables.runtimes).with_for_update())
         _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=True))
-        gate = Shutdown().gate()
+        gate = CommitStop().gate()
         decisions, _ = commit_batch(postgres_database, [held, *_batch(identified=True)], gate, lock_wait_seconds=0.01)
 
     assert decisions[0] is DEFERRED

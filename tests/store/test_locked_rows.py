@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import RevisionMismatch, StoreUnavailable
 from runtimestore_server.store import commit_thread, tables
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import DEFERRED, Acquisition, Outcome, Write
@@ -196,7 +196,7 @@ def test_many_writes_behind_one_that_waits_cost_one_wait(postgres_database: Data
     one = [oauth(b"first", request_id=request_id), *(oauth(b"%d" % n, expected_version=n) for n in range(1, 20))]
     batch: list[AnyWrite] = [*one, neighbour]
     with statements(postgres_database.writers) as seen, _recording(postgres_database, request_id):
-        decisions, committed = commit_batch(postgres_database, batch, Shutdown().gate())
+        decisions, committed = commit_batch(postgres_database, batch, CommitStop().gate())
         tries = sum("lock_timeout" in statement for statement, _ in seen)
 
     assert (decisions, committed) == ([DEFERRED] * 20 + [Outcome(1)], True)

@@ -95,7 +95,9 @@ def test_the_size_of_the_store_and_its_oldest_request_are_told(fresh_url: str) -
 
 
 def test_every_metric_is_documented_and_every_one_that_is_documented_is_there(tmp_path: Path) -> None:
-    table = OPERATIONS.read_text(encoding="utf-8").partition("### Metrics\n")[2].partition("### Logs\n")[0]
+    table = (
+        OPERATIONS.read_text(encoding="utf-8").partition("### Metrics\n")[2].partition("### Dashboard and alerts\n")[0]
+    )
     documented = set(re.findall(r"`((?:runtimestore|process|python)_\w+)`", table))
     with ServerProcess(f"sqlite:///{tmp_path}/store.db", **LISTEN) as server:
         exposed = scraped(metrics_address(server))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import uuid
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -21,11 +22,13 @@ __all__ = [
     "identifier",
     "identifiers",
     "member",
+    "number",
     "opaque_bytes",
     "optional_identifier",
     "optional_number",
     "optional_text",
     "request_id",
+    "seconds",
     "text",
     "whole_number",
 ]
@@ -49,6 +52,15 @@ def text(name: str, value: object) -> str:
     """The text that `value` is."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return _encodable(name, value)
+
+
+def _encodable(name: str, value: str) -> str:
+    """The text, if it can be sent: half of a surrogate pair alone is no character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} cannot be written as UTF-8: {error}") from error
     return value
 
 
@@ -60,7 +72,7 @@ def optional_text(name: str, value: object) -> str | None:
 def identifier(name: str, value: object) -> str:
     """An id as text; whether it is one that the store takes is for the server to say."""
     if isinstance(value, str):
-        return value  # str() of an enum's member that is a text would be its name
+        return _encodable(name, value)  # str() of an enum's member that is a text would be its name
     if not isinstance(value, uuid.UUID):
         raise TypeError(f"{name} must be a str or a uuid.UUID, not {type(value).__name__}")
     return str(value)
@@ -92,6 +104,24 @@ def whole_number(name: str, value: object) -> int:
     return value
 
 
+def number(name: str, value: object) -> float:
+    """A number that may have a fraction; infinity for one that is larger than any."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def seconds(name: str, value: object) -> float:
+    """A span of time that passes: finite, and more than 0."""
+    span = number(name, value)
+    if not (math.isfinite(span) and span > 0):
+        raise ValueError(f"{name} must be finite and more than 0, not {span}")
+    return span
+
+
 def optional_number(name: str, value: object) -> int | None:
     """A number that the wire can carry, if there is one."""
     return None if value is None else whole_number(name, value)
@@ -114,25 +144,28 @@ def document_bytes(name: str, value: object) -> bytes:
     """The bytes of a JSON document: given bytes unchanged, a text as UTF-8, a dict as compact JSON in its order."""
     if isinstance(value, bytes):
         return value
-    try:
-        return document_text(name, value).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} cannot be written as UTF-8: {error}") from error
+    return document_text(name, value).encode()
 
 
 def document_text(name: str, value: object) -> str:
     """The text of a JSON document: a given text unchanged, bytes read as UTF-8, a dict as compact JSON in its order."""
     if isinstance(value, str):
-        return value
+        return _encodable(name, value)
     try:
         if isinstance(value, bytes):
             return value.decode()
         if isinstance(value, dict):
-            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            written = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            written.encode()
+            return written
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} cannot be written as UTF-8: {error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8: {error}") from error
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} cannot be written as JSON: {error}") from error
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(
+            f"{name} cannot be written as JSON: {error}"
+        ) from error
     raise TypeError(f"{name} must be bytes, a str or a dict, not {type(value).__name__}")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from runtimestore import _arguments as arguments
 
 Address = str | Sequence[str]
 """Where the servers are: one address, or several of which each call takes the next."""
@@ -47,8 +49,11 @@ def target_of(address: Address) -> str:
         ValueError: there is none, it lacks its port, or they cannot be one target; the message says the cure.
     """
     if isinstance(address, str):
+        arguments.text("address", address)
         return address if address.startswith(_SCHEMES) else _with_port(address)
-    addresses = list(address)
+    if not isinstance(address, Iterable):
+        raise TypeError(f"address must be a str or a sequence of str, not {type(address).__name__}")
+    addresses = [arguments.text(f"address[{number}]", one) for number, one in enumerate(address)]
     if not addresses:
         raise ValueError("address is an empty list; give at least one HOST:PORT")
     if len(addresses) == 1:
@@ -103,7 +108,11 @@ def message_limit(max_message_bytes: int) -> int:
     Raises:
         ValueError: it is no number of bytes that gRPC could count.
     """
-    if not isinstance(max_message_bytes, int) or not 0 < max_message_bytes <= _MOST_MESSAGE_BYTES:
+    if (
+        isinstance(max_message_bytes, bool)
+        or not isinstance(max_message_bytes, int)
+        or not 0 < max_message_bytes <= _MOST_MESSAGE_BYTES
+    ):
         raise ValueError(f"max_message_bytes is a whole number from 1 to {_MOST_MESSAGE_BYTES}")
     return max_message_bytes
 

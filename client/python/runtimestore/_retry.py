@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from runtimestore import _arguments as arguments
 from runtimestore.errors import (
     BoundaryReceiptExists,
     CallFailed,
@@ -77,10 +78,12 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.max_attempts is not None and self.max_attempts < 1:
+        for name in ("initial_backoff_seconds", "max_backoff_seconds", "backoff_multiplier"):
+            arguments.number(name, getattr(self, name))
+        if arguments.optional_number("max_attempts", self.max_attempts) == 0:
             raise ValueError("max_attempts counts the first attempt: at least 1")
         if not (0 <= self.initial_backoff_seconds <= self.max_backoff_seconds < math.inf):
-            raise ValueError("0 <= initial_backoff_seconds <= max_backoff_seconds, and both finite")
+            raise ValueError("initial_backoff_seconds is from 0 to max_backoff_seconds, and both are finite")
         if not (1 <= self.backoff_multiplier < math.inf):
             raise ValueError("backoff_multiplier is finite and at least 1")
 
@@ -97,10 +100,8 @@ class Deadline:
     """The point in time at which a whole call ends, retries included."""
 
     def __init__(self, timeout_seconds: float) -> None:
-        if not math.isfinite(timeout_seconds):
-            raise ValueError("timeout_seconds is a finite number")
-        self.timeout_seconds = timeout_seconds
-        self._at = time.monotonic() + min(timeout_seconds, _LONGEST_SECONDS)
+        self.timeout_seconds = arguments.seconds("timeout_seconds", timeout_seconds)
+        self._at = time.monotonic() + min(self.timeout_seconds, _LONGEST_SECONDS)
 
     def remaining_seconds(self) -> float:
         """What is left of the budget, more than 0.

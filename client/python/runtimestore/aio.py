@@ -22,11 +22,12 @@ from runtimestore._channel import (
     target_of,
 )
 from runtimestore._connection import AsyncConnection
-from runtimestore._credentials import BearerToken
+from runtimestore._credentials import BearerToken, Tls
 from runtimestore._fences import Fences
 from runtimestore._forms import Forms
 from runtimestore._known import DEFAULT_KNOWN_BYTES, KnownRuntimes
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
+from runtimestore._traces import traced
 from runtimestore.errors import OAuthFlowSnapshotChanged
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from runtimestore._arguments import Document, Identifier, RequestId
-    from runtimestore._credentials import Tls, Token
+    from runtimestore._credentials import Token
     from runtimestore._forms import RuntimeWriteRequest
     from runtimestore._responses import RuntimeWriteResponse
     from runtimestore.errors import RuntimeStoreError
@@ -66,6 +67,7 @@ T = TypeVar("T", bound="RuntimeWriteRequest")
 W = TypeVar("W", bound="RuntimeWriteResponse")
 A = TypeVar("A")
 R = TypeVar("R")
+Metadata = tuple[tuple[str, str], ...]
 
 
 class AsyncRuntimeStoreClient:
@@ -128,6 +130,8 @@ class AsyncRuntimeStoreClient:
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         self._target = target_of(address)  # what cannot be one is told here, not at the first call
+        if tls is not None and not isinstance(tls, Tls):
+            raise TypeError(f"tls must be a Tls, not {type(tls).__name__}")
         if tls is not None and channel is not None:
             raise ValueError("tls is of a channel that the client makes; give it to the channel that you make")
         self._token = BearerToken(token, target=self._target, protected=tls is not None or channel is not None)
@@ -135,7 +139,9 @@ class AsyncRuntimeStoreClient:
         self._realm = arguments.text("realm", realm)
         self._fences = Fences()
         self._known = KnownRuntimes(arguments.whole_number("known_bytes", known_bytes))
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = arguments.seconds("timeout_seconds", timeout_seconds)
+        if not isinstance(retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         self._retry = retry
 
     def __repr__(self) -> str:
@@ -208,6 +214,8 @@ class AsyncRuntimeStoreClient:
             Exception: whatever `update` raises, unchanged; nothing was written.
             DeadlineExceeded: the snapshot kept changing.
         """
+        if not callable(update):
+            raise TypeError(f"update must be a function, not {type(update).__name__}")
         deadline = self._deadline(timeout_seconds)
         rounds = UpdateRounds(self._retry, deadline)
         while True:
@@ -692,16 +700,15 @@ class AsyncRuntimeStoreClient:
         read: Callable[[A], R],
         deadline: Deadline,
     ) -> R:
-        async def attempt(timeout_seconds: float) -> R:
-            return read(await method(request, timeout=timeout_seconds, metadata=self._token.metadata()))
+        async def attempt(timeout_seconds: float, metadata: Metadata) -> R:
+            return read(await method(request, timeout=timeout_seconds, metadata=metadata))
 
         return await self._call(attempt, request, deadline)
 
     async def _write(
         self, method: grpc.aio.UnaryUnaryMultiCallable[T, W], forms: Forms[T], deadline: Deadline
     ) -> Commit:
-        async def attempt(timeout_seconds: float) -> Commit:
-            metadata = self._token.metadata()
+        async def attempt(timeout_seconds: float, metadata: Metadata) -> Commit:
             return responses.commit(await method(forms.request, timeout=timeout_seconds, metadata=metadata))
 
         commit = await self._call(attempt, forms.request, deadline, forms.instead)
@@ -715,9 +722,9 @@ class AsyncRuntimeStoreClient:
         new_assembler: Callable[[], responses.Assembler[A, R]],
         deadline: Deadline,
     ) -> R:
-        async def attempt(timeout_seconds: float) -> R:
+        async def attempt(timeout_seconds: float, metadata: Metadata) -> R:
             assembler = new_assembler()
-            stream = method(request, timeout=timeout_seconds, metadata=self._token.metadata())
+            stream = method(request, timeout=timeout_seconds, metadata=metadata)
             try:
                 async for message in stream:
                     assembler.add(message)
@@ -729,7 +736,7 @@ class AsyncRuntimeStoreClient:
 
     async def _call(
         self,
-        attempt: Callable[[float], Awaitable[R]],
+        attempt: Callable[[float, Metadata], Awaitable[R]],
         request: object,
         deadline: Deadline,
         instead: Callable[[RuntimeStoreError], bool] | None = None,
@@ -739,17 +746,19 @@ class AsyncRuntimeStoreClient:
         `instead` puts another form of the request in the place of one that was refused.
         """
         attempts = Attempts(self._retry, deadline, getattr(request, "request_id", None))
-        while True:
-            timeout_seconds = attempts.next_timeout_seconds()
-            if self._connection.closed:
-                raise attempts.last_error() or RuntimeError("the client is closed")
-            try:
-                return await attempt(timeout_seconds)
-            except self._connection.failures as failed:
-                error = self._connection.failure_of(failed)
-                if instead is not None and instead(error):
-                    continue
-                pause_seconds = attempts.pause_after(error)
-                if pause_seconds is None or self._connection.closed:
-                    raise attempts.final_error(error) from failed
-            await asyncio.sleep(pause_seconds)
+        with traced(request) as trace:
+            while True:
+                timeout_seconds = attempts.next_timeout_seconds()
+                if self._connection.closed:
+                    raise attempts.last_error() or RuntimeError("the client is closed")
+                try:
+                    return await attempt(timeout_seconds, self._token.metadata() + trace.metadata)
+                except self._connection.failures as failed:
+                    error = self._connection.failure_of(failed)
+                    if instead is not None and instead(error):
+                        continue
+                    pause_seconds = attempts.pause_after(error)
+                    if pause_seconds is None or self._connection.closed:
+                        raise attempts.final_error(error) from failed
+                    trace.again(error, pause_seconds)
+                await asyncio.sleep(pause_seconds)

@@ -398,7 +398,7 @@ class AccessNotAllowed(RuntimeStoreError):
 
 
 class InternalError(RuntimeStoreError):
-    """A defect of the server; its log has the whole story."""
+    """A defect of the server; its log has the rest."""
 
     reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.INTERNAL)
     code = grpc.StatusCode.INTERNAL

@@ -1,27 +1,28 @@
-"""Who calls, and whether they may: asked before a message is received, and once more when its realm is known."""
+"""Who calls, and whether they may.
+
+Asked before a message is received, once more when its realm is known, and for as long as a stream is open.
+"""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from runtimestore.errors import AccessNotAllowed, RealmNotAllowed, RuntimeStoreError, Unauthenticated
+from runtimestore.errors import AccessNotAllowed, RealmNotAllowed
+from runtimestore_server.access.failures import Failures, sent_in_the_open, unauthenticated
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
+from runtimestore_server.access.open_streams import OpenStreams
+from runtimestore_server.access.peers import is_carried_safely
 from runtimestore_server.access.tokens import MalformedToken, digest_of, sent_token
 from runtimestore_server.documents.identifiers import DEFAULT_REALM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Iterator
 
-    from runtimestore_server.access.rules import AccessFile, Principal
-
-_log = structlog.get_logger(__name__)
-
-LOGGED_A_SECOND = 5
-"""How many failed attempts are logged in a second; the others are counted, and told with the next."""
+    from runtimestore.errors import RuntimeStoreError
+    from runtimestore_server.access.access_file import AccessFile
+    from runtimestore_server.access.rules import Credential, Principal, Rules
 
 _SANS = "x509_subject_alternative_name"
 
@@ -30,124 +31,188 @@ class _Stranger(Exception):
     """Nobody is known by what the call brings; the message is for the log."""
 
 
-class Authorization:
-    """Lets callers in by the rules of an access file."""
+class Caller:
+    """Who made a call, as it was known last, by which credential, and what for."""
 
-    def __init__(self, file: AccessFile) -> None:
+    __slots__ = ("credential", "is_needed", "principal", "realm", "refusal", "rules")
+
+    def __init__(self, credential: Credential, principal: Principal, rules: Rules) -> None:
+        self.credential = credential
+        self.principal = principal
+        self.rules = rules
+        """The rules that say so: others may say otherwise."""
+        self.realm: str | None = None
+        """The realm of the request, once that is received, if it names one."""
+        self.is_needed = True
+        """Whether what is asked is answered to it alone, and not to strangers as well."""
+        self.refusal: RuntimeStoreError | None = None
+        """Why the call is ended by `OpenStreams`, if it is."""
+
+
+class Authorization:
+    """Lets callers in by the rules of an access file.
+
+    Args:
+        file: the rules.
+        insecure: whether tokens are taken that came over a network without TLS.
+    """
+
+    def __init__(self, file: AccessFile, *, insecure: bool = False) -> None:
         self._file = file
+        self._insecure = insecure
         self._failures = Failures()
         self.failures = self._failures.counts
         """How many calls were refused since the start, by reason."""
+        self.failures_by_kind = self._failures.by_kind
+        """The same by what was wrong: `none`, `malformed`, `unknown`, `ended`, `plaintext`, `access`, `realm`."""
+        self.streams = OpenStreams(file)
+        """Those that were let in and are open."""
 
     @property
     def unusable(self) -> str | None:
         """Why the access file as it is now is not in force; None if it is."""
         return self._file.unusable
 
+    def realm_label(self, realm: str) -> str | None:
+        """The name or the prefix in the access file that a realm is known by; None if there is none."""
+        return self._file.current.realm_label(realm or DEFAULT_REALM)
+
     def of(self, path: str) -> MethodAuthorization:
         """What asks the callers of the method with this path: made once a method."""
-        return MethodAuthorization(path, self._file, self._failures)
+        return MethodAuthorization(path, self._file, self._failures, self.streams, insecure=self._insecure)
 
 
 class MethodAuthorization:
     """Asks the callers of one method."""
 
-    def __init__(self, path: str, file: AccessFile, failures: Failures) -> None:
+    def __init__(
+        self, path: str, file: AccessFile, failures: Failures, streams: OpenStreams, *, insecure: bool
+    ) -> None:
         self._path = path
         self._file = file
         self._failures = failures
+        self._streams = streams
+        self._insecure = insecure
         self._needed = needed(path)
-        self._in_a_realm = path in IN_A_REALM
+        self.in_a_realm = path in IN_A_REALM
         self.open_to_all = path in OPEN_TO_ALL
 
-    def caller(self, context: Any) -> Principal | None:
+    def caller(self, context: Any) -> Caller | None:
         """Who calls; None for a stranger, where strangers may ask something. Nothing of the message is received yet.
 
         Raises:
             Unauthenticated: nobody is known by the credential, or there is none.
             AccessNotAllowed: the caller may not call this method.
         """
+        rules = self._file.rules()
         try:
-            principal = self._known(context)
+            credential = self._shown(context)
+            caller = Caller(credential, _known(credential, rules), rules)
         except _Stranger as stranger:
             if self.open_to_all:
                 return None
-            raise self._failures.told(unauthenticated(), context, self._path, why=str(stranger)) from None
+            why = str(stranger)
+            refusal = sent_in_the_open() if why == "plaintext" else unauthenticated()
+            raise self._failures.told(refusal, context, self._path, why=why) from None
+        self._asks_access(caller, context)
+        return caller
+
+    def asks(self, caller: Caller | None, request: Any, context: Any) -> None:
+        """See that what a request names may be used by who sent it, before anything else is done with it.
+
+        Raises:
+            RealmNotAllowed: the realm is not the caller's.
+            Unauthenticated: a stranger asks for what strangers may not, or the caller was taken out meanwhile.
+            AccessNotAllowed: the caller's access was changed meanwhile.
+        """
+        if caller is None:
+            if request.service:
+                raise self._failures.told(unauthenticated(), context, self._path, why="none")
+            return
+        if self.open_to_all and not request.service:
+            caller.is_needed = False
+            return
+        if self.in_a_realm:
+            caller.realm = request.realm or DEFAULT_REALM
+        if caller.rules is not self._file.current or caller.principal.ended:  # a message may take a minute to come
+            self.asks_again(caller, context)
+        else:
+            self._asks_realm(caller, context)
+
+    def asks_again(self, caller: Caller, context: Any) -> None:
+        """See that whoever was let in would be let in now, by the rules in force.
+
+        Raises:
+            Unauthenticated: nobody is known by the credential any more.
+            AccessNotAllowed: its access is not enough any more.
+            RealmNotAllowed: the realm is not its own any more.
+        """
+        rules = self._file.current
+        try:
+            caller.principal, caller.rules = _known(caller.credential, rules), rules
+        except _Stranger as stranger:
+            name = caller.principal.name
+            told = self._failures.told
+            raise told(
+                unauthenticated(), context, self._path, why=str(stranger), principal=name, event="not let in any more"
+            ) from None
+        self._asks_access(caller, context)
+        self._asks_realm(caller, context)
+
+    @contextmanager
+    def while_let_in(self, call: asyncio.Task[Any], caller: Caller, context: Any) -> Iterator[None]:
+        """Let the stream of a call that was let in go on for as long as its caller would be let in."""
+        if caller.is_needed:
+            self._streams.add(call, caller, lambda: self.asks_again(caller, context))
+        try:
+            yield
+        finally:
+            self._streams.remove(call)
+
+    def _asks_access(self, caller: Caller, context: Any) -> None:
+        principal = caller.principal
         if principal.access < self._needed:
             refusal = AccessNotAllowed(
                 f"this method needs the access {self._needed.told}, which the credential does not have",
                 metadata={"access": self._needed.told},
             )
             raise self._failures.told(refusal, context, self._path, why="access", principal=principal.name)
-        return principal
 
-    def asks(self, principal: Principal | None, request: Any, context: Any) -> None:
-        """See that what a request names may be used by who sent it, before anything else is done with it.
-
-        Raises:
-            RealmNotAllowed: the realm is not the caller's.
-            Unauthenticated: a stranger asks for what strangers may not.
-        """
-        if principal is None:
-            if request.service:
-                raise self._failures.told(unauthenticated(), context, self._path, why="none")
-        elif self._in_a_realm and not principal.may_use(request.realm or DEFAULT_REALM):
+    def _asks_realm(self, caller: Caller, context: Any) -> None:
+        principal = caller.principal
+        if caller.realm is not None and not principal.may_use(caller.realm):
             refusal = RealmNotAllowed("the credential does not open this realm")
             raise self._failures.told(refusal, context, self._path, why="realm", principal=principal.name)
 
-    def _known(self, context: Any) -> Principal:
-        """Who calls.
+    def _shown(self, context: Any) -> Credential:
+        """The credential that a call brings.
 
         Raises:
-            _Stranger: nobody who is known.
+            _Stranger: none, or nothing that could be one.
         """
-        rules = self._file.rules()
         try:
             token = sent_token(context.invocation_metadata() or ())
         except MalformedToken:
             raise _Stranger("malformed") from None
         if token is not None:
-            principal = rules.by_token(digest_of(token))
-        else:
-            sans = context.auth_context().get(_SANS)
-            if not sans:
-                raise _Stranger("none")
-            principal = rules.by_sans(san.decode(errors="replace") for san in sans)
-        if principal is None:
-            raise _Stranger("unknown")
-        if principal.ended:
-            raise _Stranger("ended")
-        return principal
+            if not self._insecure and not is_carried_safely(context):
+                raise _Stranger("plaintext")
+            return digest_of(token)
+        sans = context.auth_context().get(_SANS)
+        if not sans:
+            raise _Stranger("none")
+        return tuple(san.decode(errors="replace") for san in sans)
 
 
-class Failures:
-    """The attempts that failed: all counted, and as many logged as a log can bear."""
+def _known(credential: Credential, rules: Rules) -> Principal:
+    """Whose credential this is.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.counts: Counter[str] = Counter()
-        self._clock = clock
-        self._second = -1
-        self._logged = 0
-        self._left_out = 0
-
-    def told(self, refusal: RuntimeStoreError, context: Any, path: str, **also: str) -> RuntimeStoreError:
-        """Count a refusal, log it unless too many were in this second, and hand it back."""
-        self.counts[refusal.reason] += 1
-        if (second := int(self._clock())) != self._second:
-            self._second, self._logged = second, 0
-        if self._logged >= LOGGED_A_SECOND:
-            self._left_out += 1
-            return refusal
-        self._logged += 1
-        left_out = {"left_out": self._left_out} if self._left_out else {}
-        self._left_out = 0
-        _log.warning("not let in", method=path, reason=refusal.reason, peer=context.peer(), **also, **left_out)
-        return refusal
-
-
-def unauthenticated() -> Unauthenticated:
-    """The refusal of every credential that is none, unknown, ended or malformed: always the same words."""
-    return Unauthenticated(
-        "a credential is needed: send a token that is in force as `authorization: Bearer rst_...`, or show a client "
-        "certificate that is listed"
-    )
+    Raises:
+        _Stranger: nobody's who may come in.
+    """
+    principal = rules.known_by(credential)
+    if principal is None:
+        raise _Stranger("unknown")
+    if principal.ended:
+        raise _Stranger("ended")
+    return principal

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import TYPE_CHECKING
 
 import structlog
 
+from runtimestore_server.access.access_file import AccessFile
 from runtimestore_server.access.authorization import Authorization
-from runtimestore_server.access.rules import AccessFile, Unusable
+from runtimestore_server.access.rules import Unusable
 from runtimestore_server.access.tls import Certificates
 
 if TYPE_CHECKING:
@@ -25,7 +27,16 @@ def is_local(listen: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" and all(ipaddress.ip_address(found).is_loopback for found in _resolved(host))
+
+
+def _resolved(host: str) -> set[str]:
+    """The addresses of a name: what `localhost` is, files and name servers of the machine decide."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return set()  # listening fails for the same reason
+    return {str(address[0]).partition("%")[0] for _, _, _, _, address in found}
 
 
 def protection(settings: Settings) -> tuple[Certificates | None, Authorization | None]:
@@ -50,4 +61,4 @@ def protection(settings: Settings) -> tuple[Certificates | None, Authorization |
         _log.warning("insecure: serving on a network without what keeps strangers out", without=missing)
     certificates = None if cert is None or key is None else Certificates(cert, key, settings.tls_client_ca)
     file = settings.access_file
-    return certificates, None if file is None else Authorization(AccessFile(file))
+    return certificates, None if file is None else Authorization(AccessFile(file), insecure=settings.insecure)

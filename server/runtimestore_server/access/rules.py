@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import tomllib
@@ -12,20 +11,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from runtimestore_server.access.methods import BY_NAME, Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-_log = structlog.get_logger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,127}")
 _REALMS = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,62}\*?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KEYS = {"name", "token_sha256", "certificate_sans", "realms", "access", "until"}
+
+
+MOST_LABELS = 100
+"""How many realms and prefixes metrics tell apart, the first of the file: each is a series of its own for ever."""
+
+Credential = bytes | tuple[str, ...]
+"""What a caller is known by: the SHA-256 of a token, or the names in a certificate."""
 
 
 class Unusable(ValueError):
@@ -74,6 +75,8 @@ class Rules:
         self._key = secrets.token_bytes(32)
         self._by_token: dict[bytes, tuple[bytes, Principal]] = {}
         self._by_san: dict[str, Principal] = {}
+        self._realms: set[str] = set()
+        self._prefixes: list[str] = []
 
     def add(self, principal: Principal, digests: Sequence[bytes], sans: Sequence[str]) -> None:
         """Take in a principal with its credentials.
@@ -82,6 +85,7 @@ class Rules:
             Unusable: a credential is another's already.
         """
         self.entries.append((principal, len(digests), tuple(sans)))
+        self._label(principal.realms)
         for digest in digests:
             if self.by_token(digest) is not None:
                 raise Unusable("a token stands there twice: it would not be known whose it is")
@@ -90,6 +94,10 @@ class Rules:
             if san in self._by_san:
                 raise Unusable("a name of a certificate stands there twice: it would not be known whose it is")
             self._by_san[san] = principal
+
+    def known_by(self, credential: Credential) -> Principal | None:
+        """Whose credential this is."""
+        return self.by_token(credential) if isinstance(credential, bytes) else self.by_sans(credential)
 
     def by_token(self, digest: bytes) -> Principal | None:
         """Whose token has this SHA-256."""
@@ -100,6 +108,22 @@ class Rules:
         """Whose certificate has these names; None if they are nobody's, or of several."""
         found = [self._by_san[san] for san in sans if san in self._by_san]
         return found[0] if found and all(principal is found[0] for principal in found) else None
+
+    def realm_label(self, realm: str) -> str | None:
+        """What metrics call a realm: its name or the longest prefix of it, where the file has that; None if not."""
+        if realm in self._realms:
+            return realm
+        return next((f"{prefix}*" for prefix in self._prefixes if realm.startswith(prefix)), None)
+
+    def _label(self, realms: Iterable[str]) -> None:
+        for realm in realms:
+            if len(self._realms) + len(self._prefixes) >= MOST_LABELS:
+                return
+            if not realm.endswith("*"):
+                self._realms.add(realm)
+            elif realm != "*" and realm[:-1] not in self._prefixes:
+                self._prefixes.append(realm[:-1])
+                self._prefixes.sort(key=len, reverse=True)
 
     def _hash(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._key, digest_size=16).digest()
@@ -156,56 +180,3 @@ def _texts(entry: dict[str, Any], key: str, pattern: re.Pattern[str], what: str)
     if not isinstance(value, list) or not all(isinstance(one, str) and pattern.fullmatch(one) for one in value):
         raise Unusable(f"{key} must be a list of {what}")
     return value
-
-
-class AccessFile:
-    """The rules of a file, as the file is now; what cannot be used leaves those in force that were there before.
-
-    Raises (when it is made):
-        Unusable: the file cannot be used.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp: object = None
-        self.unusable: str | None = None
-        """Why the file as it is now is not in force; None if it is."""
-        self._rules, self._stamp = self._read()
-
-    def rules(self) -> Rules:
-        """The rules that are in force: read anew if the file has changed, which is asked for one system call."""
-        if (now := stamp(self._path)) != self._stamp:
-            self._stamp = now
-            try:
-                self._rules, self._stamp = self._read()
-            except Unusable as wrong:
-                self.unusable = str(wrong)
-                _log.error("the access file cannot be used; the rules before it stay in force", error=str(wrong))
-            else:
-                self.unusable = None
-                _log.info("the access file is read anew", entries=len(self._rules.entries))
-        return self._rules
-
-    def _read(self) -> tuple[Rules, object]:
-        try:
-            with self._path.open(encoding="utf-8") as file:
-                before = _of(os.fstat(file.fileno()))  # before what is read: a later change is seen as one
-                return parsed(file.read()), before
-        except OSError as error:
-            raise Unusable(f"--access-file {self._path}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise Unusable(f"--access-file {self._path}: it is no UTF-8") from None
-        except Unusable as wrong:
-            raise Unusable(f"--access-file {self._path}: {wrong}") from None
-
-
-def stamp(path: Path) -> object:
-    """What is another when a file has changed, for one system call; what it is does not matter."""
-    try:
-        return _of(os.stat(path))  # noqa: PTH116  (a third of pathlib's time, in every call)
-    except OSError as error:
-        return error.errno
-
-
-def _of(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

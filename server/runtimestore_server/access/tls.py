@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from runtimestore_server.access.rules import Unusable, stamp
+from runtimestore_server.access.access_file import read_regular, stamp
+from runtimestore_server.access.rules import Unusable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _log = structlog.get_logger(__name__)
+
+_MOST_BYTES = 16 * 1024 * 1024
+"""How large each file may be; a bundle of all CAs that there are has a quarter of a megabyte."""
 
 
 class Certificates:
@@ -36,6 +40,8 @@ class Certificates:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._paths = [path for path in (certificate, key, client_ca) if path is not None]
         self._lock = threading.Lock()
+        self.handshakes = 0
+        """How many handshakes were begun. gRPC tells nobody how one ended."""
         self.unusable: str | None = None
         """Why the files as they are now are not in force; None if they are."""
         self._read = self._stamps()
@@ -53,6 +59,7 @@ class Certificates:
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What the files hold, if they have changed; None leaves in force what is. gRPC asks, in threads of its own."""
         with self._lock:
+            self.handshakes += 1
             if (stamps := self._stamps()) == self._read:
                 return None
             self._read = stamps
@@ -75,6 +82,7 @@ class Certificates:
             Unusable: a file cannot be used, or they do not belong together.
         """
         before = self._stamps()
+        contents = [self._content(path) for path in self._paths]  # no pipe: OpenSSL would wait for it
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             # A password would be asked for on the terminal.
@@ -93,14 +101,20 @@ class Certificates:
                 raise Unusable(f"--tls-client-ca {self._client_ca}: it must be certificates in PEM") from None
             except OSError as error:
                 raise self._unreadable(error) from None
-        try:
-            pair = self._key.read_bytes(), self._certificate.read_bytes()
-            roots = None if self._client_ca is None else self._client_ca.read_bytes()
-        except OSError as error:
-            raise self._unreadable(error) from None
+        certificate, key, *client_ca = contents
         if self._stamps() != before:
             raise Unusable(f"--tls-cert {self._certificate}: it changed while it was read")
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], root_certificates=client_ca[0] if client_ca else None
+        )
+
+    def _content(self, path: Path) -> bytes:
+        try:
+            return read_regular(path, _MOST_BYTES)[0]
+        except OSError as error:
+            raise self._unreadable(error) from None
+        except Unusable as wrong:
+            raise Unusable(f"{path}: {wrong}; see --tls-cert, --tls-key and --tls-client-ca") from None
 
     def _stamps(self) -> list[object]:
         """What tells of a change of the files."""

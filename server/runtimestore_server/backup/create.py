@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.backup.manifest import Manifest
-from runtimestore_server.backup.stage import migrate_file
+from runtimestore_server.backup.migrate_file import migrate_file
 from runtimestore_server.store import schema
 from runtimestore_server.store.engines import open_to_read, problem_of_file, whole_store, whole_store_of
 from runtimestore_server.store.engines.store_file import open_file

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtimestore_server.backup import manifest as manifests
-from runtimestore_server.backup.stage import migrate_file
+from runtimestore_server.backup.migrate_file import migrate_file
 from runtimestore_server.store import schema
 from runtimestore_server.store.engines import open_to_read, store_file, whole_store, whole_store_of
 

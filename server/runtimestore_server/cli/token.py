@@ -71,7 +71,8 @@ def new(settings: Settings, name: str, realms: tuple[str, ...], access: str, unt
 @takes_settings("access_file", "config", "log_level", "log_format")
 def list_(settings: Settings) -> int:
     """List who may come in: a line for each entry of the access file, with how many tokens it has, and none of them."""
-    from runtimestore_server.access.rules import AccessFile, Unusable
+    from runtimestore_server.access.access_file import AccessFile
+    from runtimestore_server.access.rules import Unusable
 
     with refusing(Unusable, code=1):
         entries = AccessFile(_file_of(settings)).rules().entries

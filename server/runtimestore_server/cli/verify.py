@@ -101,6 +101,7 @@ def command(settings: Settings, *, as_json: bool, report: Path | None, strict: b
         with Output(as_json=as_json, file=report) as output:
             try:
                 found = verify(database, output)
+                found.store = describe(url)
             except (SchemaNotCurrent, ChangedMeanwhile, CannotTell) as error:
                 raise _cannot(str(error)) from None
             finally:

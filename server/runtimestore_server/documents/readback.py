@@ -56,6 +56,10 @@ _OVERLAP_BYTES = 2 * _DIGITS
 _LARGE_NUMBER = re.compile(
     rb"-?[0-9][0-9.]{%d,}(?:[eE][+-]?[0-9]+)?|-?[0-9][0-9.]*[eE]\+?[0-9]{3,}" % (_DIGITS - 1),
 )
+_PARTS_OF_A_NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
+_UINT64_MAX = 2**64 - 1
+_LARGEST_POWER = 308
+_POWERS = tuple(float(f"1e{power}") for power in range(_LARGEST_POWER + 1))
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _END_OF_A_TOKEN = re.compile(rb"[^\\0-9eE.+-]")
@@ -140,7 +144,7 @@ def unreadable(value: bytes, level: int) -> str | None:
     """Say what makes a value unreadable, if anything does; `level` is the one that it stands at itself."""
     depth = level - 1
     for piece in _outside_strings(value):
-        if any(isinf(float(number)) for number in _LARGE_NUMBER.findall(piece)):
+        if any(map(is_beyond_a_double, _LARGE_NUMBER.findall(piece))):
             return "must hold no number beyond a double: no runtime could read it back"
         brackets = piece.translate(None, _NO_BRACKETS)
         if brackets:
@@ -149,6 +153,42 @@ def unreadable(value: bytes, level: int) -> str | None:
             if max(depths) > MOST_LEVELS:
                 return f"must be nested at most {MOST_LEVELS} levels deep, counted from the document"
     return None
+
+
+def is_beyond_a_double(number: bytes) -> bool:
+    """Tell whether a number is beyond a double, or one so near the largest that serde_json takes it for one beyond it.
+
+    Unless it is built with its feature `float_roundtrip`, it multiplies the digits that fit into 64 bits by a power of
+    ten: `f64_from_parts` in its `de.rs`, which is followed here step by step, for products of doubles are rounded.
+    """
+    if isinf(float(number)):
+        return True
+    found = _PARTS_OF_A_NUMBER.fullmatch(number)
+    if found is None:  # never: it is a number of a JSON document
+        return False
+    whole, fraction, sign, power = found.groups(default=b"")
+    significand, taken = _taken(0, whole)
+    exponent = len(whole) - taken
+    significand, taken = _taken(significand, fraction)
+    exponent -= taken
+    power = power.lstrip(b"0")[:12]  # so many are as good as infinite, and Python reads no thousands
+    if power:
+        exponent += -int(power) if sign == b"-" else int(power)
+    if not significand or exponent < 0:
+        return False
+    return exponent > _LARGEST_POWER or isinf(float(significand) * _POWERS[exponent])
+
+
+def _taken(significand: int, digits: bytes) -> tuple[int, int]:
+    """Append digits to a significand as long as it has 64 bits; also how many those were."""
+    taken = 0 if significand else len(digits) - len(digits.lstrip(b"0"))
+    for digit in memoryview(digits)[taken:]:
+        more = significand * 10 + digit - ord("0")
+        if more > _UINT64_MAX:
+            break
+        significand = more
+        taken += 1
+    return significand, taken
 
 
 def _has_large_exponent(shape: bytes, piece: bytes) -> bool:

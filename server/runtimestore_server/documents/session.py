@@ -51,6 +51,9 @@ UINT64_MAX = 2**64 - 1
 NANOSECONDS = 10**9
 INT64_MAX = 2**63 - 1
 ID_STANDS_WITHIN_BYTES = 1024
+USAGE = ("input_tokens", "output_tokens", "cache_creation_tokens", "cache_read_tokens")
+"""What the runtimes' type names in the usage; the latter two may be absent or null, and are not listed."""
+_HALF = "must hold no half of a surrogate pair: no runtime could read it back"
 BATCH_BYTES = 64 * 1024
 """How much of the messages is asked about at once."""
 
@@ -97,6 +100,7 @@ class _Id(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Session)
 _messages_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _id_decoder = msgspec.json.Decoder(_Id)
+_tokens_decoder = msgspec.json.Decoder(_Unsigned | None)
 _readable = readback.Remembered()
 """Messages that were found readable: a session grows by a few at each turn, and all of it is sent again."""
 
@@ -248,7 +252,7 @@ def _check_readable(body: bytes, count: int) -> bytes:
     except msgspec.DecodeError:  # for half of a surrogate pair: another one in its place shows where it is
         body, other = without_halves(body), without_halves(body, OTHER_REPLACEMENT)
         members = readback.members(body)
-        _check_halves(dict(members), dict(readback.members(other)))
+        _check_halves(members, readback.members(other))
     except RecursionError:
         raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
     if name := readback.given_twice(members, _Session.__struct_fields__):
@@ -259,19 +263,47 @@ def _check_readable(body: bytes, count: int) -> bytes:
 
 
 def _check_parts(parts: dict[str, msgspec.Raw], count: int) -> None:
-    for name, kind in (("created_at", _Timestamp), ("updated_at", _Timestamp), ("usage", _Usage)):
-        if name not in parts:
-            continue
+    if "version" in parts:
+        _check_sign(parts["version"], "version")
+    for name in ("created_at", "updated_at"):
         members = readback.members(parts[name])
-        if twice := readback.given_twice(members, kind.__struct_fields__):
-            raise _invalid(f"{name}.{twice}", "must be given once")
-        if kind is _Timestamp and len(members) > len(kind.__struct_fields__):
+        _check_members(members, _Timestamp.__struct_fields__, name)
+        if len(members) > len(_Timestamp.__struct_fields__):
             raise _invalid(name, "must have no members but secs_since_epoch and nanos_since_epoch")
+    if "usage" in parts:
+        members = readback.members(parts["usage"])
+        _check_members(members, USAGE, "usage")
+        _check_cache_tokens(dict(members))
     _check_messages(parts["messages"], count)
     if "metadata" in parts:
         metadata = bytes(parts["metadata"])
         if readback.may_have_large_number(metadata) or readback.may_be_deep(metadata, level=2):
             _check_value(metadata, "metadata", level=2)
+
+
+def _check_members(members: list[tuple[str, msgspec.Raw]], names: tuple[str, ...], of: str) -> None:
+    """Check an object of the envelope whose members are unsigned numbers."""
+    if twice := readback.given_twice(members, names):
+        raise _invalid(f"{of}.{twice}", "must be given once")
+    for name, value in members:
+        if name in names:
+            _check_sign(value, f"{of}.{name}")
+
+
+def _check_sign(number: msgspec.Raw, name: str) -> None:
+    """Refuse -0, which msgspec takes for 0 and serde_json for a float."""
+    if bytes(number) == b"-0":
+        raise _invalid(name, "must be an unsigned integer, not -0")
+
+
+def _check_cache_tokens(usage: dict[str, msgspec.Raw]) -> None:
+    for name in USAGE:
+        try:
+            tokens = _tokens_decoder.decode(usage.get(name, b"null"))
+        except msgspec.DecodeError:
+            tokens = UINT64_MAX + 1
+        if tokens is not None and tokens > UINT64_MAX:
+            raise _invalid(f"usage.{name}", f"must be an unsigned integer of at most {UINT64_MAX}")
 
 
 def _check_messages(messages: msgspec.Raw, count: int) -> None:
@@ -320,15 +352,26 @@ def _check_value(value: bytes, name: str, *, level: int) -> None:
         raise _invalid(name, why)
 
 
-def _check_halves(parts: dict[str, msgspec.Raw], others: dict[str, msgspec.Raw]) -> None:
-    """Refuse half of a surrogate pair in what the types name: `others` holds another character in its place."""
-    why = "must hold no half of a surrogate pair: no runtime could read it back"
-    messages = zip(*map(_messages_decoder.decode, (parts["messages"], others["messages"])), strict=True)
+def _check_halves(found: list[tuple[str, msgspec.Raw]], others: list[tuple[str, msgspec.Raw]]) -> None:
+    """Refuse half of a surrogate pair in what the types read: `others` holds another character in its place.
+
+    They read the names of members too, also of those that they skip.
+    """
+    if _names(found) != _names(others):
+        raise invalid(SessionSnapshotInvalid, FIELD, f"a member's name {_HALF}")
+    ours, theirs = dict(found), dict(others)
+    messages = zip(*map(_messages_decoder.decode, (ours["messages"], theirs["messages"])), strict=True)
     for position, (one, another) in enumerate(messages):
         if bytes(one) != bytes(another):
-            raise _invalid(f"messages[{position}]", why)
-    if "metadata" in parts and bytes(parts["metadata"]) != bytes(others["metadata"]):
-        raise _invalid("metadata", why)
+            raise _invalid(f"messages[{position}]", _HALF)
+    if "metadata" in ours and bytes(ours["metadata"]) != bytes(theirs["metadata"]):
+        raise _invalid("metadata", _HALF)
+    if "usage" in ours and _names(readback.members(ours["usage"])) != _names(readback.members(theirs["usage"])):
+        raise _invalid("usage", f"a member's name {_HALF}")
+
+
+def _names(members: list[tuple[str, msgspec.Raw]]) -> list[str]:
+    return [name for name, _ in members]
 
 
 def _invalid(name: str, description: str) -> InvalidField:

@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from runtimestore.errors import StoreUnavailable
 from runtimestore.v1 import runtime_store_pb2
 from runtimestore_server.budget import Bound, Budget
-from runtimestore_server.rpc.upload_slots import UploadSlots
+from runtimestore_server.rpc.upload_slots import ENDS, UploadSlots
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,13 +37,16 @@ WRITES_PATIENCE_SECONDS = 10.0
 WRITES_LONGEST_SECONDS = 60.0
 """How long the message of a write may be on its way while others wait for its slot; histories are large."""
 
-RECEIVING_OTHERS = 8
+UPLOAD_SLOTS_OF_OTHERS = 8
 """How many messages of other calls than writes are received at once. They are small, but nothing in gRPC keeps a caller
 from sending the largest to any method."""
 
 STRANGERS = 2
 """How many messages are received at once of those who show no credential where one is asked for. They may ask for the
 health of the whole server, which is an empty message; what they send instead is in nobody's way and fills no more."""
+
+RESTARTS = "gRPC stopped by itself and is started again"
+"""What the others are told when the server goes on under a new listener."""
 
 EXCHANGING = 4
 """How many streams of requests are open at once, each with a slot to its end."""
@@ -80,7 +83,7 @@ class Limiter(NamedTuple):
 
         Raises:
             Overloaded: too much waits when its turn comes: what filled up meanwhile may have come in another way.
-            Aborted: the server ends.
+            NotReceived: the server ends.
         """
         if await self.slots.begin(call, connection) and (refusal := self.budget.refusal()) is not None:
             raise refusal
@@ -113,7 +116,7 @@ class Limiters:
                 ),
                 Budget(pacing, items=waiting),
             )
-            for at_once in (RECEIVING_OTHERS, EXCHANGING, STRANGERS)
+            for at_once in (UPLOAD_SLOTS_OF_OTHERS, EXCHANGING, STRANGERS)
         )
 
     def of(self, method: str) -> Limiter:
@@ -122,16 +125,18 @@ class Limiters:
             return self.writes
         return self.exchanges if method in EXCHANGES else self.others
 
-    def abort(self) -> None:
+    def abort(self, because: str = ENDS) -> None:
         """Refuse the calls that wait to be received, and those whose messages have not come."""
         for limiter in (self.writes, self.others, self.exchanges, self.strangers):
-            limiter.slots.abort()
+            limiter.slots.abort(because)
+
+    def restart(self) -> None:
+        """Refuse the same calls, since gRPC's server stopped by itself and nobody knows which of them were its."""
+        self.abort(RESTARTS)
 
 
-def unavailable(method: str) -> StoreUnavailable:
-    """The refusal of a server that ends, for the method with this path."""
+def unavailable(method: str, because: str) -> StoreUnavailable:
+    """The refusal, for the method with this path, of a call that was taken in or waited and can be received no more."""
     writes = method.startswith(OURS) and not method.rpartition("/")[2].startswith(LOADS)
     store_error = "write_failed" if writes else "read_failed"
-    return StoreUnavailable(
-        "the server is shutting down; nothing was done, try again", metadata={"store_error": store_error}
-    )
+    return StoreUnavailable(f"{because}; nothing was done, try again", metadata={"store_error": store_error})

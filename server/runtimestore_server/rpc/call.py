@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -19,27 +19,31 @@ from runtimestore_server.rpc.admission import OURS, unavailable
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.status import (
     STATUS_DETAILS_KEY,
+    end_of_call,
     id_of_call,
     log_served,
     malformed,
     missing,
     name_caller,
     name_subject,
+    name_trace,
     refusal_of,
     status_of,
 )
-from runtimestore_server.rpc.upload_slots import Aborted
+from runtimestore_server.rpc.upload_slots import NotReceived
 from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECONDS, messages
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from contextlib import AbstractContextManager
 
-    from runtimestore_server.access.authorization import Authorization
-    from runtimestore_server.access.rules import Principal
+    from runtimestore.errors import RuntimeStoreError
+    from runtimestore_server.access.authorization import Authorization, Caller
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
     from runtimestore_server.telemetry.counts import CallCounts
+    from runtimestore_server.telemetry.spans import Traces
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Task = asyncio.Task[Any]
@@ -53,9 +57,16 @@ class Calls:
     """
 
     def __init__(
-        self, limiters: Limiters, sending: Sending, authorization: Authorization | None = None, *, counts: CallCounts
+        self,
+        limiters: Limiters,
+        sending: Sending,
+        authorization: Authorization | None = None,
+        *,
+        counts: CallCounts,
+        traces: Traces | None = None,
     ) -> None:
         self.counts = counts
+        self._traces = traces
         self._limiters = limiters
         self._sending = sending
         self._authorization = authorization
@@ -84,20 +95,23 @@ class Calls:
     def wrap(self, path: str, handler: Any) -> Handler:
         """The handler of the method with this path as gRPC is to call it: made once a method, not once a call."""
         method = _Method(self, path, handler, self._limiters, self._sending, self._authorization)
+        run: Callable[[AsyncIterator[bytes], Context], Awaitable[Any]] = method.run
+        if self._traces is not None and path.startswith(OURS):  # else a call does not even ask whether it is traced
+            run = method.traced_by(self._traces)
         if handler.unary_unary is not None:
-            return grpc.stream_unary_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
-        return grpc.stream_stream_rpc_method_handler(method.run, response_serializer=handler.response_serializer)
+            return grpc.stream_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
     def arrived(self, call: Task) -> None:
         """Count a call until it is over.
 
         Raises:
-            Aborted: the server ends and takes none any more; the call counts until it is told so.
+            NotReceived: the server ends and takes none any more; the call counts until it is told so.
         """
         self._in_flight += 1
         call.add_done_callback(self._over)
         if self._draining:
-            raise Aborted
+            raise NotReceived
 
     def _over(self, _call: Task) -> None:
         self._in_flight -= 1
@@ -127,24 +141,24 @@ class _Method:
         self._respond = self._one if handler.unary_unary else self._many if handler.unary_stream else self._exchange
 
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
-        """Answer one call, or refuse it. What is to be measured or traced of every call begins and ends here."""
+        """Answer one call, or refuse it. What is to be measured of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter, principal = this_call(), self._limiter, None
+        call, limiter, caller = this_call(), self._limiter, None
         try:
             if self._counts:
                 self._calls.arrived(call)
             if self._authorization is not None:  # before anything of the message is received
-                principal = self._authorization.caller(context)
-                if principal is None:
+                caller = self._authorization.caller(context)
+                if caller is None:
                     limiter = self._strangers
                 else:
-                    name_caller(principal.name)
+                    name_caller(caller.principal.name)
             try:
                 if not limiter.admit(call, connection := context.peer()):
                     await limiter.wait(call, connection)
-                answer = await self._respond(call, context, limiter, principal)
+                answer = await self._respond(call, context, limiter, caller)
             except asyncio.CancelledError:
-                if (reason := limiter.slots.refusal(call)) is None:
+                if (reason := limiter.slots.refusal(call) or _ended(caller)) is None:
                     raise
                 raise reason from None
             finally:
@@ -161,42 +175,67 @@ class _Method:
         log_served(context, method=self._path, started=started, at_info=self._calls.counts.log_served)
         return answer
 
-    async def _one(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
-        return await self._handler.unary_unary(await self._receive(call, context, limiter, principal), context)
+    def traced_by(self, traces: Traces) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Any]]:
+        """What answers one call as `run` does, within a span."""
 
-    async def _many(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> None:
-        answers = self._handler.unary_stream(await self._receive(call, context, limiter, principal), context)
-        await self._sending.stream(answers, context)
+        async def run(requests: AsyncIterator[bytes], context: Context) -> Any:
+            span = traces.call(self._path, context.invocation_metadata())
+            name_trace(span.trace_id)
+            try:
+                answer = await self.run(requests, context)
+            except BaseException as error:
+                span.end(end_of_call(context, error))
+                raise
+            span.end(end_of_call(context))
+            return answer
 
-    async def _exchange(self, _call: Task, context: Context, _limiter: Limiter, principal: Principal | None) -> None:
+        return run
+
+    async def _one(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
+        return await self._handler.unary_unary(await self._receive(call, context, limiter, caller), context)
+
+    async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> None:
+        answers = self._handler.unary_stream(await self._receive(call, context, limiter, caller), context)
+        with self._while_let_in(call, caller, context):
+            await self._sending.stream(answers, context)
+
+    async def _exchange(self, call: Task, context: Context, _limiter: Limiter, caller: Caller | None) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
-        async with aclosing(messages(context, lambda message: self._read(message, context, principal))) as requests:
-            await self._sending.stream(self._handler.stream_stream(requests, context), context)
+        with self._while_let_in(call, caller, context):
+            async with aclosing(messages(context, lambda message: self._read(message, context, caller))) as requests:
+                await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    async def _receive(self, call: Task, context: Context, limiter: Limiter, principal: Principal | None) -> Any:
+    def _while_let_in(self, call: Task, caller: Caller | None, context: Context) -> AbstractContextManager[object]:
+        """What ends a stream, as a cancelled one, when its caller is not let in any more."""
+        if self._authorization is None or caller is None:
+            return nullcontext()
+        return self._authorization.while_let_in(call, caller, context)
+
+    async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
         """The request of a call that has one; its slot is free then."""
         message = await context.read()
         if message is grpc.aio.EOF:
+            limiter.slots.end(call)  # nothing comes any more, and others may receive meanwhile
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
-        request = self._read(message, context, principal)
-        name_subject(request)
+        request = self._read(message, context, caller)
         limiter.slots.end(call)
         return request
 
-    def _read(self, message: bytes, context: Context, principal: Principal | None) -> Any:
+    def _read(self, message: bytes, context: Context, caller: Caller | None) -> Any:
         """The request in a message, if whoever calls may ask that."""
         try:
             request = self._handler.request_deserializer(message)
         except DecodeError:  # gRPC itself would answer with INTERNAL
             raise malformed() from None
+        name_subject(request)
         if self._authorization is not None:
-            self._authorization.asks(principal, request, context)
+            self._authorization.asks(caller, request, context)
         return request
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""
-        reason = unavailable(self._path) if isinstance(error, Aborted) else error
+        reason = unavailable(self._path, error.because) if isinstance(error, NotReceived) else error
         call_id = id_of_call()
         lines = self._calls.counts.lines
         refusal = refusal_of(reason, context, method=self._path, started=started, call_id=call_id, lines=lines)
@@ -204,6 +243,11 @@ class _Method:
         status = status_of(refusal, call_id)
         let_go_of_frames(error)
         await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+
+
+def _ended(caller: Caller | None) -> RuntimeStoreError | None:
+    """Why the stream of a caller was cancelled that is not let in any more; None if it was not."""
+    return None if caller is None else caller.refusal
 
 
 class Registrar:

@@ -26,8 +26,10 @@ the way, let an answer seem to stand for ten seconds and more."""
 class _Answer:
     """An answer on its way: how much of it is held, and when it last moved."""
 
-    def __init__(self, size_bytes: int) -> None:
-        self.bytes = size_bytes
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.items = 0
+        """How often documents of it were counted."""
         self.moved = time.monotonic()
         self.writing: tuple[AsyncGenerator[Any, None], Any] | None = None
         """The messages of a stream, and that of them which gRPC has and has not sent."""
@@ -51,7 +53,9 @@ class Sending:
         self._closing: set[asyncio.Task[None]] = set()
 
     def __call__(self, size_bytes: int) -> None:
-        """Count the documents of an answer, `size_bytes` altogether, until the call of this task is over.
+        """Count documents of an answer, `size_bytes` altogether, until the call of this task is over.
+
+        They come to those of the same answer that were counted before.
 
         Raises:
             Overloaded: too many bytes are on their way to callers that read slowly.
@@ -64,8 +68,12 @@ class Sending:
             self.budget.take(size_bytes)
         # gRPC sends in the task of the call.
         call = this_call()
-        self._answers[call] = _Answer(size_bytes)
-        call.add_done_callback(self._over)
+        answer = self._answers.get(call)
+        if answer is None:
+            answer = self._answers[call] = _Answer()
+            call.add_done_callback(self._over)
+        answer.bytes += size_bytes
+        answer.items += 1
 
     async def stream(self, answers: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Send a stream of messages, or let it send by itself, as the health service's Watch does.
@@ -91,7 +99,8 @@ class Sending:
                     raise answer.given_up
 
     def _over(self, call: asyncio.Task[Any]) -> None:
-        self.budget.give_back(self._answers.pop(call).bytes)
+        answer = self._answers.pop(call)
+        self.budget.give_back(answer.bytes, items=answer.items)
 
     def _give_up(self, wanted_bytes: int) -> bool:
         """Give up answers that have stood still for too long, the longest first, until there is room; whether any."""
@@ -118,7 +127,7 @@ class Sending:
         closing.add_done_callback(self._closing.discard)
         kept: int = min(answer.bytes, message.ByteSize())
         dropped, answer.bytes = answer.bytes - kept, kept
-        self.budget.bytes -= dropped
+        self.budget.give_back(dropped, items=0)
         return dropped
 
 

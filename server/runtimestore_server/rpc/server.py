@@ -9,6 +9,7 @@ import grpc.aio
 
 from runtimestore_server.rpc.listening import addresses, in_words, reason
 from runtimestore_server.rpc.workarounds.serving_on import ServingOn
+from runtimestore_server.rpc.workarounds.socket_file import SocketFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ class Server:
         self.address = ""
         """Where it listens, once it is started: with the port that it was given where it asked for any."""
         self._hosts: list[str] = []
+        self._socket: SocketFile | None = None
         self._serving = ServingOn(lambda: self._listening(self.address)[0], stopped, supervision)
 
     async def start(self) -> None:
@@ -80,6 +82,8 @@ class Server:
         listen = self._settings.listen
         if listen.startswith("unix:") and _answers(listen.removeprefix("unix:")):
             raise CannotServe(f"cannot listen on {listen}: a server answers there; choose another --listen")
+        if listen.startswith("unix:"):
+            self._socket = SocketFile(listen.removeprefix("unix:"))
         try:
             self._hosts = [address.rpartition(":")[0] for address in addresses(listen)]
             server, port = self._listening(listen)
@@ -88,7 +92,11 @@ class Server:
         except RuntimeError as error:
             raise CannotServe(f"cannot listen on {listen}: {error}; choose another --listen") from None
         self.address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
-        await self._serving.start(server, address=self.address)
+        try:
+            await self._serving.start(server, address=self.address, socket=self._socket)
+        except BaseException:
+            self._unlink()
+            raise
 
     async def drain(self) -> None:
         """Go on with what came, but start nothing anew."""
@@ -96,7 +104,12 @@ class Server:
 
     async def stop(self, grace_seconds: float) -> None:
         """Close every connection, after this time at the latest; what is open then is cancelled."""
+        self._unlink()
         await self._serving.stop(grace_seconds)
+
+    def _unlink(self) -> None:
+        if self._socket is not None:
+            self._socket.remove()
 
     def _listening(self, address: str) -> tuple[grpc.aio.Server, int]:
         """A server of all services that listens but is not started, and its port.
@@ -106,8 +119,12 @@ class Server:
         """
         server = grpc.aio.server(options=channel_options(self._settings))
         self._register(self._calls.registrar(server))
-        if address.startswith("unix:"):
-            return server, self._bound(server, address)
+        if (file := self._socket) is not None:
+            try:
+                file.listen(lambda path: self._bound(server, f"unix:{path}"))
+            except OSError:
+                raise RuntimeError(reason(address)) from None
+            return server, 0
         port = int(address.rpartition(":")[2])
         for host in self._hosts:  # each must be had; the first decides what port 0 is
             port = self._bound(server, f"{host}:{port}")

@@ -9,8 +9,9 @@ import re
 import time
 import uuid
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import grpc
 import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -41,7 +42,7 @@ METADATA_VALUE_LIMIT = 1024
 
 
 _REQUEST_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """The header `traceparent`: W3C Trace Context, "Traceparent Header"."""
 
 _subject: ContextVar[tuple[str | None, str | None, str | None]] = ContextVar("subject", default=(None, None, None))
@@ -49,6 +50,49 @@ _subject: ContextVar[tuple[str | None, str | None, str | None]] = ContextVar("su
 
 _principal: ContextVar[str | None] = ContextVar("principal", default=None)
 """Who makes the call of this task, where that is known."""
+
+
+_trace: ContextVar[str | None] = ContextVar("trace", default=None)
+"""The trace that this server records of the call of this task."""
+
+_refusal: ContextVar[tuple[str, str, str] | None] = ContextVar("refusal", default=None)
+"""With which code, reason and call id the call of this task was refused."""
+
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class CallEnd(NamedTuple):
+    """How a call ended and what it was about, as far as that may be told."""
+
+    code: str
+    reason: str | None
+    principal: str | None
+    realm: str | None
+    runtime: str | None
+    request_id: str | None
+
+
+def name_trace(trace_id: str | None) -> None:
+    """Keep the trace of this task's call, for the log; without one, the caller's `traceparent` names it."""
+    _trace.set(trace_id)
+
+
+def end_of_call(context: Any, error: BaseException | None = None) -> CallEnd:
+    """How the call of this task ended, by `error` or by its answer. Never raises."""
+    realm, runtime, request_id = _subject.get()
+    code, reason = "OK", None
+    if refusal := _refusal.get():
+        code, reason, request_id = refusal
+    elif isinstance(error, grpc.aio.BaseError):  # its handler gave it a status, or its caller is gone
+        try:
+            given = context.code()
+            code = _CODES.get(given.value[0] if isinstance(given, grpc.StatusCode) else given, "CANCELLED")
+        except Exception:  # noqa: BLE001  (what cannot be asked is not known)
+            code = "UNKNOWN"
+    elif error is not None:
+        code = "CANCELLED"
+    request_id = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else None
+    return CallEnd(code, reason, _principal.get(), _shown(realm), _shown(runtime), request_id)
 
 
 def name_caller(principal: str) -> None:
@@ -65,6 +109,11 @@ def name_subject(request: Any) -> None:
             getattr(request, "request_id", None),
         )
     )
+
+
+def realm_of_call() -> str | None:
+    """The realm in the request of this task's call, empty as it may be; None if there is none, or no request yet."""
+    return _subject.get()[0]
 
 
 def id_of_call() -> str:
@@ -92,7 +141,7 @@ def _about(context: Any, method: str, call_id: str | None) -> dict[str, str]:
         "runtime": _shown(runtime),
         "peer": context.peer(),
         "request_id": _shown(call_id),
-        "trace_id": _trace_id(context),
+        "trace_id": _trace.get() or _trace_id(context),
     }
     return {key: value for key, value in found.items() if value is not None}
 
@@ -109,6 +158,7 @@ def refusal_of(
 ) -> RuntimeStoreError:
     """What the caller is told of an error that ended its call, which began at `started`; the log is told as well."""
     refusal = error if isinstance(error, RuntimeStoreError) else InternalError(UNFORESEEN)
+    _refusal.set((refusal.code.name, refusal.reason, call_id))
     if not lines.lets_through(refusal.reason):
         return refusal
     about = _about(context, method, call_id)

@@ -18,8 +18,16 @@ if TYPE_CHECKING:
     from runtimestore_server.budget import RetryPacing
 
 
-class Aborted(Exception):
-    """The server ends, and the message has not come."""
+ENDS = "the server is shutting down"
+"""Why most messages that have not come are received no more."""
+
+
+class NotReceived(Exception):
+    """The message has not come and will not be received, for a reason that is the server's."""
+
+    def __init__(self, because: str = ENDS) -> None:
+        super().__init__(because)
+        self.because = because
 
 
 class _Slot(NamedTuple):
@@ -56,7 +64,7 @@ class UploadSlots:
         self._slots: dict[asyncio.Task[Any], _Slot] = {}
         self._held: Counter[str] = Counter()
         self._queues: OrderedDict[str, OrderedDict[asyncio.Task[Any], asyncio.Future[None]]] = OrderedDict()
-        self._refused: dict[asyncio.Task[Any], Overloaded | Aborted] = {}
+        self._refused: dict[asyncio.Task[Any], Overloaded | NotReceived] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
         """How many calls wait for their turn."""
@@ -75,7 +83,7 @@ class UploadSlots:
         """Wait for the call's turn, and count it until `end`, however this ends; whether it had to wait.
 
         Raises:
-            Aborted: the server ends.
+            NotReceived: the server ends.
         """
         if not self.must_wait(connection):
             self.take(call, connection)
@@ -102,18 +110,18 @@ class UploadSlots:
             del self._held[slot.connection]
         self._give()
 
-    def refusal(self, call: asyncio.Task[Any]) -> Overloaded | Aborted | None:
+    def refusal(self, call: asyncio.Task[Any]) -> Overloaded | NotReceived | None:
         """Why the call's message was given up, if the call was cancelled for that."""
         return self._refused.get(call)
 
-    def abort(self) -> None:
+    def abort(self, because: str = ENDS) -> None:
         """Give up whatever waits or is being received."""
         for queue in self._queues.values():
             for turn in queue.values():
                 if not turn.done():
-                    turn.set_exception(Aborted())
+                    turn.set_exception(NotReceived(because))
         for call in list(self._slots):
-            self._refuse(call, Aborted())
+            self._refuse(call, NotReceived(because))
 
     def must_wait(self, connection: str) -> bool:
         """Whether there is no slot for one more call of this connection now."""
@@ -183,7 +191,7 @@ class UploadSlots:
                 if now - slot.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
                     yield call
 
-    def _refuse(self, call: asyncio.Task[Any], error: Overloaded | Aborted) -> None:
+    def _refuse(self, call: asyncio.Task[Any], error: Overloaded | NotReceived) -> None:
         if call not in self._refused:
             self._refused[call] = error
             call.cancel()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 
 
-class Aborted(Exception):
+class CommitAborted(Exception):
     """Nobody waits for this transaction any more: its writers were told that nothing is committed."""
 
 
-class Shutdown:
+class CommitStop:
     """How far a thread's shutdown has come: it drains, or it is aborted."""
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class Shutdown:
         """Let one batch through to COMMIT.
 
         Raises:
-            Aborted: it is too late; roll back.
+            CommitAborted: it is too late; roll back.
         """
         with self._lock:
             if self._aborted:
-                raise Aborted
+                raise CommitAborted
             gate.begun = True
 
 
@@ -57,7 +57,7 @@ class CommitGate:
 
     __slots__ = ("begun", "shutdown")
 
-    def __init__(self, shutdown: Shutdown) -> None:
+    def __init__(self, shutdown: CommitStop) -> None:
         self.shutdown = shutdown
         self.begun = False
 
@@ -65,6 +65,6 @@ class CommitGate:
         """Begin to COMMIT.
 
         Raises:
-            Aborted: it is too late; roll back.
+            CommitAborted: it is too late; roll back.
         """
         self.shutdown.open(self)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from runtimestore.errors import StoreUnavailable
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, DEFERRED_PAUSE_SECONDS, TRANSIENT_LIMIT_SECONDS
 from runtimestore_server.store.transaction import commit_batch, refusal_of, unknown
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from opentelemetry.trace import Span
+
     from runtimestore.errors import CommitOutcomeUnknown
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite, Outcome
     from runtimestore_server.supervision import Supervision
+    from runtimestore_server.telemetry.spans import Traces
 
     Deliver = Callable[[Sequence["PendingWrite"], Sequence[Decision], bool], None]
     """Told what was decided about a batch, and whether a transaction was committed; called on its own thread."""
@@ -37,10 +41,12 @@ MAX_BATCH_BYTES = 32 * 1024 * 1024
 class PendingWrite:
     """A write that was taken in and is not answered yet, and the future that its handler awaits."""
 
-    __slots__ = ("answer", "gate", "since", "size_bytes", "write")
+    __slots__ = ("answer", "gate", "share", "since", "size_bytes", "write")
 
     def __init__(self, write: AnyWrite, answer: asyncio.Future[Outcome]) -> None:
         self.write = write
+        self.share: Span | None = None
+        """The span of its waiting for its batch, where its call has one."""
         self.size_bytes = write.size_bytes
         self.answer = answer
         self.since = time.monotonic()
@@ -68,8 +74,10 @@ class CommitThread:
         deliver: Deliver,
         supervision: Supervision,
         maintenance: Maintenance | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._database = database
+        self._traces = traces
         self._max_batch_writes = max_batch_writes
         self._deliver = deliver
         self._maintenance = maintenance
@@ -85,7 +93,7 @@ class CommitThread:
         self._closing = False
         self.counts = BatchCounts()
         """What its batches were; written by its thread alone."""
-        self.shutdown = Shutdown()
+        self.shutdown = CommitStop()
         self._thread = supervision.thread(name, self._run, failed=self._answer_what_failed)
 
     @property
@@ -123,14 +131,17 @@ class CommitThread:
             # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
             briefly = bool(self._deferred)
             began = time.monotonic()
-            decisions, committed = commit_batch(
-                self._database,
-                [pending.write for pending in batch],
-                gate,
-                lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
-            )
-            ended = time.monotonic()
-            self._settle(batch, decisions, committed=committed)
+            with contextlib.nullcontext() if self._traces is None else self._traces.batch(batch) as span:
+                decisions, committed = commit_batch(
+                    self._database,
+                    [pending.write for pending in batch],
+                    gate,
+                    lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
+                )
+                ended = time.monotonic()
+                self._settle(batch, decisions, committed=committed)
+                if span is not None and not committed:
+                    span.failed()
             self._batch = []
             self.counts.ended([pending.since for pending in batch], began, ended)
             del batch, decisions, pending  # what was committed must not stay in memory until the next write comes
@@ -189,8 +200,8 @@ class CommitThread:
             size_bytes += self._deferred[subject][0].size_bytes
             if batch and size_bytes > MAX_BATCH_BYTES:
                 break
-            self._deferred[subject] = waiting = self._deferred.pop(subject)
-            batch.append(waiting.popleft())
+            self._deferred[subject] = pending = self._deferred.pop(subject)
+            batch.append(pending.popleft())
         return batch
 
     def _settle(

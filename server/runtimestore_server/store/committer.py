@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite
     from runtimestore_server.telemetry.counts import BatchCounts
+    from runtimestore_server.telemetry.spans import Traces
 
 
 @dataclass(slots=True)
@@ -56,7 +57,9 @@ class Committer:
         pacing: RetryPacing | None = None,
         supervision: Supervision | None = None,
         maintenance: Maintenance | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         supervision = supervision or Supervision()
         self._loop = asyncio.get_running_loop()
         self.budget = Budget(
@@ -64,7 +67,7 @@ class Committer:
             items=Bound(max_waiting_writes, "waiting_writes", "writes are waiting"),
             size=Bound(max_waiting_bytes, "waiting_bytes", "bytes are waiting"),
         )
-        self._waiting: set[PendingWrite] = set()
+        self._pending: set[PendingWrite] = set()
         self._closed = False
         self.counters = CommitCounters()
         beside = maintenance if database.concurrent_writers else None
@@ -77,6 +80,7 @@ class Committer:
                 deliver=self._hand_over,
                 supervision=supervision,
                 maintenance=maintenance,
+                traces=traces,
             )
 
         self._threads = [
@@ -93,7 +97,7 @@ class Committer:
     @property
     def waiting_writes(self) -> int:
         """How many writes were taken in and are not answered yet."""
-        return len(self._waiting)
+        return len(self._pending)
 
     async def commit(self, write: AnyWrite) -> Outcome:
         """Put one write into the store; returns after COMMIT.
@@ -106,30 +110,36 @@ class Committer:
         """
         if self._closed:
             raise StoreUnavailable("the store is closed; nothing was committed")
-        waiting = PendingWrite(write, self._loop.create_future())
-        self.budget.take(waiting.size_bytes)
-        self._waiting.add(waiting)
-        self._threads[hash(write.subject) % len(self._threads)].put(waiting)
-        return await waiting.answer
+        pending = PendingWrite(write, self._loop.create_future())
+        self.budget.take(pending.size_bytes)
+        self._pending.add(pending)
+        thread = self._threads[hash(write.subject) % len(self._threads)]
+        if self._traces is None or (share := self._traces.share("commit")) is None:
+            thread.put(pending)
+            return await pending.answer
+        pending.share = share.span
+        with share:
+            thread.put(pending)
+            return await pending.answer
 
     def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop. They are told before anything is counted."""
-        for waiting, decision in zip(batch, decisions, strict=True):
-            if waiting.answer.done():
+        for pending, decision in zip(batch, decisions, strict=True):
+            if pending.answer.done():
                 continue  # the caller gave up
             if isinstance(decision, Outcome):
-                waiting.answer.set_result(decision)
+                pending.answer.set_result(decision)
             else:
-                waiting.answer.set_exception(decision)
+                pending.answer.set_exception(decision)
         counted = self.counters
         counted.transactions += committed and any(
             isinstance(decision, Outcome) and not decision.replayed for decision in decisions
         )
-        for waiting, decision in zip(batch, decisions, strict=True):
-            if waiting not in self._waiting:
+        for pending, decision in zip(batch, decisions, strict=True):
+            if pending not in self._pending:
                 continue  # its thread failed as it was answered, and it was answered once more
-            self._waiting.remove(waiting)
-            self.budget.give_back(waiting.size_bytes)
+            self._pending.remove(pending)
+            self.budget.give_back(pending.size_bytes)
             if isinstance(decision, Outcome):
                 counted.writes += not decision.replayed
                 counted.replays += decision.replayed
@@ -154,9 +164,9 @@ class Committer:
         """Answer whoever still waits, truthfully: no COMMIT begins after this, and one under way is unknown."""
         for thread in self._all_threads:
             thread.shutdown.abort()
-        for waiting in self._waiting:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(truth_about(waiting))
+        for pending in self._pending:
+            if not pending.answer.done():
+                pending.answer.set_exception(truth_about(pending))
 
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, then end the threads; whether all of them have ended in time."""

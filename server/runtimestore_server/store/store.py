@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.versions.recent import RecentSession
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.counts import BatchCounts
+    from runtimestore_server.telemetry.spans import Traces
 
 FOLD_SECONDS = 0.1
 """How long there is no fold after one; while there are many to make, the writes between have their turn."""
@@ -51,8 +52,11 @@ class Store:
         workers: Workers,
         pacing: RetryPacing,
         supervision: Supervision,
+        traces: Traces | None = None,
     ) -> None:
         self.database = database
+        self._traces = traces
+        self.request_retention_seconds = settings.request_retention_seconds
         self._retention = Retention(settings.request_retention_seconds)
         self._history_ms = settings.session_history_seconds * 1000
         self.recent_sessions = RecentSessions(settings.session_cache_bytes)
@@ -69,6 +73,7 @@ class Store:
             maintenance=Maintenance(
                 database, [self._forget_some], [(self.folding, FOLD_SECONDS), (self.pruning, ROUND_SECONDS)]
             ),
+            traces=traces,
         )
         self._workers = workers
         # Of its own: that every worker is busy does not mean that the engine does not answer.
@@ -105,7 +110,10 @@ class Store:
             Overloaded: too many loads are waiting.
             RuntimeStoreError: the value is damaged, or the store cannot be reached.
         """
-        return await self._workers.run(lambda: self._read(load, *args, **kwargs))
+        if self._traces is None:
+            return await self._workers.run(lambda: self._read(load, *args, **kwargs))
+        work = self._traces.in_this_call("load", lambda: self._read(load, *args, **kwargs))
+        return await self._workers.run(work)
 
     def _read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         attempt = 0
@@ -185,7 +193,7 @@ class Store:
         self._committer.abort()
         self._checker.abort()
 
-    async def close(self, *, within_seconds: float) -> bool:
+    async def close(self, within_seconds: float) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
         ended = await self._committer.close(within_seconds=within_seconds)
         ended &= await self._checker.close(within_seconds=within_seconds)

@@ -24,7 +24,7 @@ from runtimestore.errors import (
 from runtimestore_server.logs import UNFORESEEN, frames
 from runtimestore_server.store import rights
 from runtimestore_server.store.commit import commit
-from runtimestore_server.store.commit_gate import Aborted
+from runtimestore_server.store.commit_gate import CommitAborted
 from runtimestore_server.store.commit_outcome import Attempt, find_out
 from runtimestore_server.store.engines import CommitState, Fault, error_name
 from runtimestore_server.store.requests import RowTaken
@@ -91,7 +91,7 @@ def commit_batch(
         if fault is Fault.TRANSIENT and waited < TRANSIENT_LIMIT_SECONDS and not gate.shutdown.draining:
             gate.shutdown.wait(random.uniform(0.001, min(0.2, 0.002 * 2**attempt)))  # noqa: S311  (jitter, no secret)
             continue
-        if fault is Fault.UNAVAILABLE and attempt == 1 and not isinstance(error, Aborted):
+        if fault is Fault.UNAVAILABLE and attempt == 1 and not isinstance(error, CommitAborted):
             continue  # a connection that went stale in the pool; the next one is new
         if fault is Fault.LOCKED and len(batch) > 1 and lock_wait_seconds is None:
             lock_wait_seconds = BRIEF_LOCK_SECONDS
@@ -132,7 +132,8 @@ def _attempt(
             transaction.rollback()
             raise
         try:
-            transaction.commit()
+            with database.committing():
+                transaction.commit()
             database.check_identity()  # else it may be committed into what nobody will read
         except Exception as error:
             database.discard(connection)  # its transaction may still be open
@@ -175,7 +176,7 @@ def _one_by_one(
 def _fault(database: Database, error: Exception) -> Fault:
     if isinstance(error, RowTaken):
         return Fault.TRANSIENT
-    if isinstance(error, Aborted):
+    if isinstance(error, CommitAborted):
         return Fault.UNAVAILABLE
     return database.classify(error)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.telemetry.lines import LineLimit
@@ -27,6 +27,11 @@ COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 """From a sync of a fast disk to one of a disk that is about to fail."""
 
 BATCH_WRITES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+MOST_REALMS = 150
+"""How many labels of realms are counted apart since the start."""
+
+OTHER_REALMS = "other"
 
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _OK = ("OK", "")
@@ -50,13 +55,40 @@ class Histogram:
         self.sum += value
 
 
+class RealmCounts:
+    """Calls by their realm, as far as realms are told apart.
+
+    Args:
+        label: what the realm of this task's call is called, which is not for its caller to choose; None if it has none.
+    """
+
+    __slots__ = ("_label", "_labels", "ended")
+
+    def __init__(self, label: Callable[[], str | None]) -> None:
+        self._label = label
+        self._labels: set[str] = set()
+        self.ended: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """By the realm's label and the name of the code."""
+
+    def count(self, code: str) -> None:
+        """Count the call of this task, which has ended with this code."""
+        if (label := self._label()) is None:
+            return
+        if label not in self._labels:
+            if len(self._labels) >= MOST_REALMS:  # labels come and go with what names them, and series stay
+                label = OTHER_REALMS
+            self._labels.add(label)
+        self.ended[label, code] += 1
+
+
 class MethodCounts:
     """The calls of one method: how they ended, and how long they took."""
 
-    __slots__ = ("ended", "path", "seconds")
+    __slots__ = ("_realms", "ended", "path", "seconds")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, realms: RealmCounts | None = None) -> None:
         self.path = path
+        self._realms = realms
         self.ended: defaultdict[tuple[str, str], int] = defaultdict(int)
         """By the name of the code and the reason."""
         self.seconds = Histogram(CALL_SECONDS)
@@ -85,6 +117,8 @@ class MethodCounts:
         try:
             self.ended[end] += 1
             self.seconds.observe(time.perf_counter() - started)
+            if self._realms is not None:
+                self._realms.count(end[0])
         except Exception:  # noqa: BLE001, S110  (a count is never worth a call)
             pass
 
@@ -92,8 +126,10 @@ class MethodCounts:
 class CallCounts:
     """The calls of a server, method by method, and how they are logged."""
 
-    def __init__(self, lines: LineLimit, *, log_served: bool = False) -> None:
+    def __init__(self, lines: LineLimit, *, log_served: bool = False, realms: RealmCounts | None = None) -> None:
         self.methods: list[MethodCounts] = []
+        self.realms = realms
+        """Calls by realm, where it is known which realms there are."""
         self.lines = lines
         self.log_served = log_served
         """Whether the log has a line for a call that was answered as well."""
@@ -102,7 +138,7 @@ class CallCounts:
     def of(self, path: str) -> MethodCounts:
         """The counts of the method with this path: the services decide which there are, never a caller."""
         if path not in self._of:
-            self._of[path] = MethodCounts(path)
+            self._of[path] = MethodCounts(path, self.realms)
             self.methods.append(self._of[path])
         return self._of[path]
 

@@ -84,7 +84,7 @@ class Telemetry:
                 status, kind, text = "404 Not Found", "text/plain", "/metrics, /healthz and /readyz are answered\n"
         except Exception as error:  # noqa: BLE001  (whatever it is: the next one is answered)
             _log.warning("metrics failed", error=type(error).__name__, traceback=frames(error))
-            status, kind, text = "500 Internal Server Error", "text/plain", "the log has the whole story\n"
+            status, kind, text = "500 Internal Server Error", "text/plain", "the log has the rest\n"
         body = text.encode()
         headers = [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body)))]
         start_response(status, headers)

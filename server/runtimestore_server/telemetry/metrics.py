@@ -1,6 +1,7 @@
 """The metrics: what is counted and held, as Prometheus wants it; made anew for each scrape, at no cost to a call.
 
-No label has values that callers choose: methods are those that are registered, reasons those of `errors.py`.
+No label has values that callers choose: methods are those that are registered, reasons those of `errors.py`, realms
+those of the access file.
 docs/operations.md lists every metric.
 """
 
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
+from runtimestore_server.access.failures import KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
+    from runtimestore_server.access.authorization import Authorization
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.budget import Bound
     from runtimestore_server.rpc.admission import Limiters
     from runtimestore_server.rpc.call import Calls
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from runtimestore_server.telemetry.counts import Histogram
     from runtimestore_server.telemetry.readiness import Readiness
     from runtimestore_server.telemetry.sampling import Sampling
+    from runtimestore_server.telemetry.span_export import SpanCounts
     from runtimestore_server.workers import Workers
 
 
@@ -37,6 +43,9 @@ class Parts(NamedTuple):
     sending: Sending
     readiness: Readiness
     sampling: Sampling
+    authorization: Authorization | None
+    certificates: Certificates | None
+    spans: SpanCounts | None = None
 
 
 class ServerCollector:
@@ -50,6 +59,7 @@ class ServerCollector:
         """Every metric as it is now."""
         yield InfoMetricFamily("runtimestore_build", "What serves: version, engine and schema.", self._build)
         yield from self._of_calls()
+        yield from self._of_access()
         yield from self._of_commits()
         yield from self._of_bounds()
         yield from self._of_engine()
@@ -84,10 +94,43 @@ class ServerCollector:
         for reason, number in tuple(counts.lines.left_out.items()):
             left_out.add_metric((reason,), number)
         yield left_out
+        spans = CounterMetricFamily("runtimestore_spans", "Spans of traces, by outcome.", labels=("outcome",))
+        if self._parts.spans is not None:
+            for outcome, number in self._parts.spans.by_outcome().items():
+                spans.add_metric((outcome,), number)
+        yield spans
         ready = GaugeMetricFamily("runtimestore_ready", "Whether a check of /readyz is passed.", labels=("check",))
         for name, problem in self._parts.readiness.checks().items():
             ready.add_metric((name,), problem is None)
         yield ready
+
+    def _of_access(self) -> Iterator[Metric]:
+        parts = self._parts
+        realms = CounterMetricFamily(
+            "runtimestore_realm_calls",
+            "Calls that have ended, by a realm or a prefix that the access file names, and code.",
+            labels=("realm", "code"),
+        )
+        if (counted := parts.calls.counts.realms) is not None:
+            for (realm, code), number in tuple(counted.ended.items()):
+                realms.add_metric((realm, code), number)
+        yield realms
+        refusals = CounterMetricFamily(
+            "runtimestore_access_refusals",
+            "Calls and streams that were not let in, by what was wrong.",
+            labels=("kind",),
+        )
+        streams = GaugeMetricFamily("runtimestore_access_streams", "Open streams of principals.")
+        if (authorization := parts.authorization) is not None:
+            for kind in KINDS:
+                refusals.add_metric((kind,), authorization.failures_by_kind[kind])
+            streams.add_metric((), len(authorization.streams))
+        yield refusals
+        yield streams
+        handshakes = CounterMetricFamily("runtimestore_tls_handshakes", "TLS handshakes that were begun.")
+        if parts.certificates is not None:
+            handshakes.add_metric((), parts.certificates.handshakes)
+        yield handshakes
 
     def _of_commits(self) -> Iterator[Metric]:
         batches = self._parts.store.batch_counts
@@ -192,20 +235,30 @@ class ServerCollector:
         oldest = GaugeMetricFamily(
             "runtimestore_oldest_request_timestamp_seconds", "When the oldest remembered request was recorded."
         )
+        yield _gauge(
+            "runtimestore_request_retention_seconds",
+            "How long a request is to be remembered.",
+            self._parts.store.request_retention_seconds,
+        )
         size = GaugeMetricFamily("runtimestore_store_bytes", "Bytes that the store takes.")
+        free = GaugeMetricFamily(
+            "runtimestore_store_free_bytes", "Bytes that are free where the store's file lies, if it is one."
+        )
         rows = GaugeMetricFamily("runtimestore_table_rows", "Rows, as the engine estimates.", labels=("table",))
         table_bytes = GaugeMetricFamily("runtimestore_table_bytes", "Bytes, indexes included.", labels=("table",))
-        at = GaugeMetricFamily("runtimestore_sampled_timestamp_seconds", "When the four above were looked at.")
+        at = GaugeMetricFamily("runtimestore_sampled_timestamp_seconds", "When the five above were looked at.")
         if sample is not None:
             at.add_metric((), sample.at)
             if sample.oldest_request_ms is not None:
                 oldest.add_metric((), sample.oldest_request_ms / 1000)
             if sample.sizes.bytes is not None:
                 size.add_metric((), sample.sizes.bytes)
+            if sample.sizes.free_bytes is not None:
+                free.add_metric((), sample.sizes.free_bytes)
             for name, of_table in sample.sizes.tables.items():
                 rows.add_metric((name,), of_table.rows)
                 table_bytes.add_metric((name,), of_table.bytes)
-        yield from (oldest, size, rows, table_bytes, at)
+        yield from (oldest, size, free, rows, table_bytes, at)
 
 
 def registry(parts: Parts, build: Mapping[str, str]) -> CollectorRegistry:

@@ -75,6 +75,8 @@ class Report:
     """False if it was interrupted, or damage kept it from going on: then it tells what was found until then."""
     interrupted: bool = False
     """Whether somebody interrupted it."""
+    store: str = ""
+    """Which store it is of, as operators name it: by its file, or its host and database."""
 
     def count(self, finding: Finding) -> None:
         """One more finding."""
@@ -86,6 +88,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The report as `--json` prints it; its findings come last."""
         return {
+            "store": self.store,
             "engine": self.engine,
             "schema_revision": self.schema_revision,
             "complete": self.complete,
@@ -99,4 +102,5 @@ class Report:
         """The report in one line for people."""
         verdict = f"{self.errors} errors, {self.warnings} warnings" if self.errors or self.warnings else "nothing wrong"
         until = "" if self.complete else "interrupted after " if self.interrupted else "stopped after "
-        return f"{until}{sum(self.rows.values())} rows in {len(self.rows)} tables: {verdict} ({self.seconds:.1f} s)"
+        of = f"{printable(self.store)}: " if self.store else ""
+        return f"{of}{until}{sum(self.rows.values())} rows in {len(self.rows)} tables: {verdict} ({self.seconds:.1f} s)"

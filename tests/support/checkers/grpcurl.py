@@ -52,39 +52,53 @@ def _proto_name(name: str) -> str:
     return re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", name)
 
 
-def _buf_curl(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _connecting(given: argparse.Namespace) -> list[str]:
+    """How buf is told of TLS and of what each call carries, reflection too."""
+    told = ["--http2-prior-knowledge"] if given.plaintext else []
+    for flag, value in (("--cacert", given.cacert), ("--cert", given.cert), ("--key", given.key)):
+        told += [flag, value] if value else []
+    for header in given.headers:
+        told += ["-H", header, "--reflect-header", header]
+    return told
+
+
+def _buf_curl(given: argparse.Namespace, *arguments: str) -> subprocess.CompletedProcess[str]:
     buf = shutil.which("buf", path=command_path())
     assert buf, "neither grpcurl nor buf is installed"
     return subprocess.run(
-        [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", *arguments],
+        [buf, "curl", "--protocol", "grpc", *_connecting(given), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
 
 
-def _methods(address: str) -> list[str]:
+def _url(given: argparse.Namespace) -> str:
+    return f"{'http' if given.plaintext else 'https'}://{given.address}"
+
+
+def _methods(given: argparse.Namespace) -> list[str]:
     """Every method as grpcurl writes it, such as `grpc.health.v1.Health.Check`."""
-    answer = _buf_curl("--list-methods", f"http://{address}")
+    answer = _buf_curl(given, "--list-methods", _url(given))
     if answer.returncode:
         sys.exit(answer.returncode)
     return [line.strip().replace("/", ".") for line in answer.stdout.splitlines() if line.strip()]
 
 
-def _list(address: str, service: str | None) -> None:
+def _list(given: argparse.Namespace, service: str | None) -> None:
     if service is None:
-        answer = _buf_curl("--list-services", f"http://{address}")
+        answer = _buf_curl(given, "--list-services", _url(given))
         sys.stdout.write(answer.stdout)
         sys.exit(answer.returncode)
-    found = [method for method in _methods(address) if method.rpartition(".")[0] == service]
+    found = [method for method in _methods(given) if method.rpartition(".")[0] == service]
     if not found:
         sys.exit(f"Failed to list methods for service {service!r}: Service not found: {service}")
     sys.stdout.writelines(f"{method}\n" for method in found)
 
 
-def _describe(address: str, service: str) -> None:
+def _describe(given: argparse.Namespace, service: str) -> None:
     """What buf can tell of a service: the names of its methods, not its text."""
-    found = [method for method in _methods(address) if method.rpartition(".")[0] == service]
+    found = [method for method in _methods(given) if method.rpartition(".")[0] == service]
     if not found:
         sys.exit(f"Failed to resolve symbol {service!r}: Symbol not found: {service}")
     sys.stdout.writelines([f"{service} is a service:\n", *(f"{method}\n" for method in found)])
@@ -93,7 +107,9 @@ def _describe(address: str, service: str) -> None:
 def main() -> None:
     """Take grpcurl's arguments and do what they ask for with `buf curl`."""
     parser = argparse.ArgumentParser(prog="grpcurl", allow_abbrev=False)
-    parser.add_argument("-plaintext", action="store_true", required=True)
+    parser.add_argument("-plaintext", action="store_true")
+    for flag in ("-cacert", "-cert", "-key"):
+        parser.add_argument(flag)
     parser.add_argument("-d", dest="data", default="{}")
     parser.add_argument("-H", dest="headers", action="append", default=[])
     parser.add_argument("address")
@@ -101,13 +117,12 @@ def main() -> None:
     parser.add_argument("symbol", nargs="?")
     arguments = parser.parse_args()
     if arguments.verb == "list":
-        _list(arguments.address, arguments.symbol)
+        _list(arguments, arguments.symbol)
     elif arguments.verb == "describe":
-        _describe(arguments.address, arguments.symbol)
+        _describe(arguments, arguments.symbol)
     else:
-        headers = [part for header in arguments.headers for part in ("-H", header)]
         data = "@-" if arguments.data == "@" else arguments.data
-        answer = _buf_curl(*headers, "-d", data, f"http://{arguments.address}/{arguments.verb}")
+        answer = _buf_curl(arguments, "-d", data, f"{_url(arguments)}/{arguments.verb}")
         sys.stdout.write(answer.stdout)
         sys.exit(answer.returncode)
 

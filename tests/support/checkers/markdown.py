@@ -26,6 +26,11 @@ class Block:
         """Whether the fence says that the block is to be run: ```sh run."""
         return "run" in self.words
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether each line of it is to be run against servers with TLS that ask who calls: ```sh secure."""
+        return "secure" in self.words
+
 
 def blocks(file: Path) -> list[Block]:
     """All fenced blocks of `file`, from its top to its end."""

@@ -48,14 +48,27 @@ def preface() -> bytes:
     return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
 
 
-def call_headers(authority: str, path: bytes) -> bytes:
+def call_headers(authority: str, path: bytes, *more: tuple[bytes, bytes]) -> bytes:
     """The headers of a call in HPACK, all of them literal and not indexed."""
-    fields = {
-        b":method": b"POST",
-        b":scheme": b"http",
-        b":path": path,
-        b":authority": authority.encode(),
-        b"content-type": b"application/grpc",
-        b"te": b"trailers",
-    }
-    return b"".join(b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in fields.items())
+    fields = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b":authority", authority.encode()),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+        *more,
+    ]
+    return b"".join(b"\x00" + _length(name) + name + _length(value) + value for name, value in fields)
+
+
+def _length(text: bytes) -> bytes:
+    """RFC 7541, section 5.1, with a prefix of seven bits."""
+    left = len(text)
+    if left < 127:
+        return bytes([left])
+    encoded, left = [127], left - 127
+    while left >= 128:
+        encoded.append(left % 128 + 128)
+        left //= 128
+    return bytes([*encoded, left])

@@ -17,7 +17,7 @@ TURNS_UNTIL_SERVED = 5
 
 
 @contextlib.asynccontextmanager
-async def listening(serve: Serve) -> AsyncIterator[str]:
+async def listening(serve: Serve, *, port: int = 0) -> AsyncIterator[str]:
     """The address of a listener that gives each connection to `serve`; at the end it ends them all."""
     connections: set[asyncio.Task[None]] = set()
 
@@ -33,7 +33,7 @@ async def listening(serve: Serve) -> AsyncIterator[str]:
             writer.transport.abort()
             connections.discard(task)
 
-    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+    listener = await asyncio.start_server(connected, "127.0.0.1", port)
     try:
         yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     finally:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore_server.store import tables
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import (
     AnyWrite,
@@ -87,7 +87,7 @@ def oauth(
 
 def commit(database: Database, *batch: AnyWrite) -> list[Decision]:
     """What the store decides about a batch, committed."""
-    decisions = commit_batch(database, batch, Shutdown().gate())[0]
+    decisions = commit_batch(database, batch, CommitStop().gate())[0]
     assert not any(isinstance(decision, Deferred) for decision in decisions)
     return [decision for decision in decisions if not isinstance(decision, Deferred)]
 

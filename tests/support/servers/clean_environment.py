@@ -42,6 +42,20 @@ class CleanEnvironment:
             check=False,
         )
 
+    def pip(self, *arguments: str) -> str:
+        """What pip prints that installs into this environment, and lies outside of it; it must succeed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "--python", self.command("python"), *arguments],
+            cwd=self.directory,
+            env=outside_the_checkout(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def python(self, program: str, *arguments: str) -> str:
         """What a Python program prints; it must succeed."""
         done = self.run("python", "-c", program, *arguments)
@@ -51,8 +65,8 @@ class CleanEnvironment:
 
 def clean_environment_with(requirement: str, directory: Path) -> CleanEnvironment:
     """A fresh environment in `directory` into which `requirement` was installed."""
-    subprocess.run([sys.executable, "-m", "venv", str(directory)], env=outside_the_checkout(), timeout=300, check=True)
+    command = [sys.executable, "-m", "venv", "--without-pip", str(directory)]
+    subprocess.run(command, env=outside_the_checkout(), timeout=300, check=True)
     environment = CleanEnvironment(directory)
-    done = environment.run("python", "-m", "pip", "install", "--quiet", requirement)
-    assert done.returncode == 0, done.stderr
+    environment.pip("install", "--quiet", requirement)
     return environment

@@ -24,7 +24,7 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Applic
     app = Application(
         Settings(
             _env_file=None,
-            listen="127.0.0.1:0",
+            listen=settings.pop("listen", "127.0.0.1:0"),
             database_url=SecretStr(database_url),
             metrics_listen=settings.pop("metrics_listen", ""),
             grace_period_seconds=settings.pop("grace_period_seconds", 5.0),

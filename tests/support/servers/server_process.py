@@ -12,6 +12,8 @@ import time
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Self
 
+from support.servers.forked_command import ForkedCommand, can_be_forked
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -30,13 +32,14 @@ def environment_with(settings: Mapping[str, str]) -> dict[str, str]:
 
     Without metrics, unless they are asked for: many servers run at once, and their port is one.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RUNTIMESTORE_", "OTEL_"))}
     return {**inherited, "RUNTIMESTORE_METRICS_LISTEN": "", **settings}
 
 
 class ServerProcess:
     """`runtimestore serve` in a context: it serves on entering, and on leaving SIGTERM must end it with `exit_code`.
 
+    It is forked, where that makes no difference to it, unless a `command` is given: `SERVE` starts it as people do.
     Settings are given by their names, in the environment, and `environment` has the last word. Without a database URL
     or with `listen=None` these two are left to `arguments`, `environment` or a file. To start a server anew where
     another one was, give its `address` as `listen`.
@@ -47,7 +50,7 @@ class ServerProcess:
         database_url: str | None = None,
         *,
         listen: str | None = ANY_PORT,
-        command: Sequence[str] = SERVE,
+        command: Sequence[str] | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
@@ -57,24 +60,29 @@ class ServerProcess:
         given = {"database_url": database_url, "listen": listen, **settings}
         named = {f"RUNTIMESTORE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
         self._environment = environment_with({**named, **(environment or {})})
-        self._command = [*command, *arguments]
+        self._command = command
+        self._arguments = arguments
         self._cwd = cwd
         self._exit_code = exit_code
-        self._process: subprocess.Popen[str]
+        self._process: subprocess.Popen[str] | ForkedCommand
         self._reader: threading.Thread
         self.address = ""
         self.lines: list[str] = []
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=self._cwd,
-            env=self._environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",  # a reader that dies of a byte lets the server stand still at its full pipe
-            start_new_session=True,
-        )
+        if self._command is None and can_be_forked(self._environment):
+            arguments = ["serve", *self._arguments]
+            self._process = ForkedCommand(arguments, environment=self._environment, cwd=self._cwd)
+        else:
+            self._process = subprocess.Popen(
+                [*(self._command or SERVE), *self._arguments],
+                cwd=self._cwd,
+                env=self._environment,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",  # a reader that dies of a byte lets the server stand still at its full pipe
+                start_new_session=True,
+            )
         address: Queue[str | None] = Queue()
         self._reader = threading.Thread(target=self._read, args=(address,), daemon=True)
         self._reader.start()
@@ -137,8 +145,9 @@ class ServerProcess:
         """Its exit code, once it has ended and all that it wrote is in `lines`."""
         code = self._process.wait(WAIT_SECONDS)
         self._reader.join(WAIT_SECONDS)
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
         return code
 
     def _read(self, address: Queue[str | None]) -> None:

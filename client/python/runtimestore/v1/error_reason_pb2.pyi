@@ -75,7 +75,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     looked up.
     """
     INTERNAL: _ErrorReason.ValueType  # 18
-    """INTERNAL. A defect of the server. The server's log has the whole story; the answer has none of it."""
+    """INTERNAL. A defect of the server. The server's log has the rest; the answer has none of it."""
     FENCED: _ErrorReason.ValueType  # 19
     """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written. Metadata: `runtime_id`,
     `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime now:
@@ -163,7 +163,7 @@ REALM_NOT_ALLOWED: ErrorReason.ValueType  # 17
 looked up.
 """
 INTERNAL: ErrorReason.ValueType  # 18
-"""INTERNAL. A defect of the server. The server's log has the whole story; the answer has none of it."""
+"""INTERNAL. A defect of the server. The server's log has the rest; the answer has none of it."""
 FENCED: ErrorReason.ValueType  # 19
 """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written. Metadata: `runtime_id`,
 `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime now:

@@ -107,8 +107,9 @@ class SessionDelta(_message.Message):
     present `version` (unsigned), `metadata` (object), `usage` (object with unsigned `input_tokens` and
     `output_tokens`). Everything else passes untouched. Stored and returned byte for byte. Refused, since no runtime
     could read it back: in `messages` and `metadata` half a surrogate pair, a number beyond a double, nesting over
-    127 levels (counted from the document); what is named here given twice; a `version` of 2^32, a time of 2^63
-    seconds or more.
+    127 levels (counted from the document); half a surrogate pair in a name at the top or in `usage`; what is named
+    here given twice; `-0` for an unsigned number; a `version` of 2^32, a time of 2^63 seconds or more; in `usage`,
+    `cache_creation_tokens` and `cache_read_tokens` that are neither unsigned nor null.
     """
     @_builtins.property
     def snapshot_edits(self) -> Global___SnapshotEdits:

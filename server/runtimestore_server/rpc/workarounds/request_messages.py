@@ -19,7 +19,7 @@ a class of one's own::
     assert not any(found() for found in seen)  # fails: all fifty are alive
 
 **Held by** `tests/conformance/test_requests_let_go.py`, above all its exchange that is refused; the moment by
-`test_receiving.py::test_a_call_that_its_caller_gives_up_is_not_told_as_refused`.
+`test_upload_slots.py::test_a_call_that_its_caller_gives_up_is_not_told_as_refused`.
 
 **May go** when both pass with `async for request in requests` in `rpc/call.py`.
 """

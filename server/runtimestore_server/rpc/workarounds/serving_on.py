@@ -2,8 +2,10 @@ r"""Serves again on the same address when gRPC stops by itself, as it does at a 
 
 **The defect.** The loop in which a `grpc.aio` server accepts calls decodes the path of each as UTF-8 and does not catch
 the error: one call ends it, and every call that is open, for good. The process lives on and listens no more; nothing
-tells of it, not even `wait_for_termination`. The file of a Unix socket it unlinks by its name, and late: after the
-next server has made its own there.
+tells of it, not even `wait_for_termination`.
+
+The file of a Unix socket may be removed under a server that goes on, and then nobody finds it either: that too is seen
+here, and a new server listens beside the former one, which stops when its calls are over.
 
 **Upstream.** No issue is known (https://github.com/grpc/grpc/issues/25400 is the same error where it ends one call
 only). To see it, send to a running server over a socket, with the header fields of any call beside the path::
@@ -15,7 +17,7 @@ only). To see it, send to a running server over a socket, with the header fields
     connection.sendall(PREFACE + len(block).to_bytes(3, "big") + b"\1\4" + (1).to_bytes(4, "big") + block)
     ...  # from now on every call to this server fails: UNAVAILABLE, connection refused
 
-**Held by** `tests/faults/test_serving_on.py` and `test_ending_while_serving_on.py`.
+**Held by** `tests/faults/test_serving_on.py` and `test_shutdown_while_serving_on.py`.
 
 **May go** when those pass with a plain `await server.start()`.
 """
@@ -25,7 +27,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
+    from runtimestore_server.rpc.workarounds.socket_file import SocketFile
     from runtimestore_server.supervision import Supervision
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +52,11 @@ LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
 """How long it is tried before that counts as a failure; a few of them, one upon the other, end the process."""
 
+FORMER_SECONDS = 60.0
+"""How long the calls of a server whose socket file is gone may go on, as long as the slowest message of a write. Its
+connections are told at once to come anew, and so one that is looked for in vain again and again holds no more than
+the calls of that time."""
+
 _ACCEPTS = "AioServer._server_main_loop"
 
 
@@ -58,7 +65,7 @@ class ServingOn:
 
     Args:
         anew: makes a server that listens on the same address and is not started; RuntimeError if it cannot listen.
-        stopped: told each time it has stopped by itself: nothing more comes of what was being received.
+        stopped: told each time one has stopped by itself: nothing more comes of what it was receiving.
         supervision: begins the watch over it anew, should that end by an error, and ends the process if it does not
             come to listen.
     """
@@ -70,15 +77,16 @@ class ServingOn:
         self._anew = anew
         self._stopped = stopped
         self._server: grpc.aio.Server | None = None
-        self._former: list[grpc.aio.Server] = []
+        self._former: dict[asyncio.Task[None], grpc.aio.Server] = {}
+        """The servers that nobody finds any more, by the task that stops each."""
         self._accepting: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
 
-    async def start(self, server: grpc.aio.Server, *, address: str) -> None:
-        """Start a server that listens."""
+    async def start(self, server: grpc.aio.Server, *, address: str, socket: SocketFile | None = None) -> None:
+        """Start a server that listens, on the file of a socket or elsewhere."""
         keep_waiting_calls(asyncio.get_running_loop())
         await self._start(server)
-        self._watching = self._supervision.task("serve-on", lambda: self._serve_on(address))
+        self._watching = self._supervision.task("serve-on", lambda: self._serve_on(address, socket))
 
     async def end(self) -> None:
         """Serve on as it is, but start nothing anew."""
@@ -87,16 +95,17 @@ class ServingOn:
             await asyncio.wait([self._watching])
 
     async def stop(self, grace_seconds: float) -> None:
-        """Stop the server that serves now."""
-        serving = [*self._former] if self._server is None else [*self._former, self._server]
+        """Stop the server that serves now, and those that are being stopped already."""
+        former = dict(self._former)
+        serving = [*former.values()] if self._server is None else [*former.values(), self._server]
         await asyncio.gather(*(server.stop(grace_seconds) for server in serving))
+        await asyncio.gather(*former)
 
-    async def _serve_on(self, address: str) -> None:
-        socket = Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
+    async def _serve_on(self, address: str, socket: SocketFile | None) -> None:
         while self._accepting:
             _, going_on = await asyncio.wait(self._accepting, timeout=None if socket is None else LOOK_SECONDS)
             if going_on:
-                if socket is not None and not socket.exists():
+                if socket is not None and socket.gone:
                     _log.error("the socket file is gone, and is made again", address=address)
                     await self._listen_beside()
                 continue
@@ -107,11 +116,22 @@ class ServingOn:
             await self._start(await self._listening())
 
     async def _listen_beside(self) -> None:
-        """Start a server more, while the calls of the one that nobody finds any more go on."""
+        """Start a server more, and let the one that nobody finds any more bring its calls to their end."""
         server = await self._listening()
-        if self._server is not None:
-            self._former.append(self._server)
+        former, accepting = self._server, self._accepting
         await self._start(server)
+        if former is None:
+            return
+        for task in accepting:
+            task.add_done_callback(self._former_ended)
+        stopping = asyncio.get_running_loop().create_task(former.stop(FORMER_SECONDS))
+        self._former[stopping] = former
+        stopping.add_done_callback(self._former.pop)
+
+    def _former_ended(self, accepting: asyncio.Task[None]) -> None:
+        """Tell it if a server stopped by itself while it was being stopped: nothing is to be started for it."""
+        if not accepting.cancelled() and accepting.exception() is not None:
+            self._stopped()
 
     async def _listening(self) -> grpc.aio.Server:
         """A new server on the same address, once that can be had.

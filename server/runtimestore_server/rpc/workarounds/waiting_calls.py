@@ -29,7 +29,7 @@ KEPT_SECONDS = 60.0
 _WAITING = frozenset({"AioServer._request_call", "AioServer._request_registered_call"})
 
 
-class _Waiting(asyncio.Task[Any]):
+class _WaitingCall(asyncio.Task[Any]):
     """A task in which gRPC's server waits for the next call of a method.
 
     When that server stops by itself it cancels them before it is shut down, and frees with each the memory into which
@@ -55,5 +55,5 @@ def keep_waiting_calls(loop: asyncio.AbstractEventLoop) -> None:
 def _task(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
 ) -> asyncio.Task[Any]:
-    kind = _Waiting if getattr(coroutine, "__qualname__", "") in _WAITING else asyncio.Task
+    kind = _WaitingCall if getattr(coroutine, "__qualname__", "") in _WAITING else asyncio.Task
     return kind(coroutine, loop=loop, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
 from abc import ABC, abstractmethod
@@ -12,8 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -96,6 +96,8 @@ class Sizes(NamedTuple):
 
     bytes: int | None
     tables: dict[str, TableSize]
+    free_bytes: int | None = None
+    """What is free where the store lies, if that is this machine's."""
 
 
 class Database(ABC):
@@ -111,6 +113,8 @@ class Database(ABC):
     """Whether several transactions write at a time, so that rows need locks."""
     writers: Engine
     readers: Engine
+    committing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    """Entered around each COMMIT; whoever watches the database sets it."""
 
     @property
     def durable(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,7 +209,7 @@ class SqliteDatabase(Database):
         """The pages of the file: what a table holds would take a look at all of it."""
         del tables
         pages, page_bytes = (tx.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size"))
-        return Sizes(pages * page_bytes, {})
+        return Sizes(pages * page_bytes, {}, self._free_bytes())
 
     @property
     def versions(self) -> dict[str, str]:
@@ -227,6 +228,11 @@ class SqliteDatabase(Database):
 
     def migration_lock(self, connection: Connection) -> None:
         """Nothing to do: BEGIN IMMEDIATE is the lock."""
+
+    def _free_bytes(self) -> int | None:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(Path(self._file).parent).free if self._file else None
+        return None
 
     def _begin(self, connection: Connection) -> None:
         """Take SQLite's write lock, then keep the checkpoints of other servers out."""

@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store import tables, transaction
-from runtimestore_server.store.commit_gate import Shutdown
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.values import Outcome, Write
@@ -38,7 +38,7 @@ def test_what_is_transient_is_not_run_again_once_the_store_ends(
         raise RowTaken
 
     monkeypatch.setattr(transaction, "commit", taken)
-    ending = Shutdown()
+    ending = CommitStop()
     ending.drain()
 
     (decision,), committed = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], ending.gate())
@@ -50,7 +50,7 @@ def test_what_is_transient_is_not_run_again_once_the_store_ends(
 
 def test_a_batch_that_comes_too_late_to_be_committed_is_not_run_again(database: Database) -> None:
     attempts = []
-    ending = Shutdown()
+    ending = CommitStop()
     ending.abort()
 
     def begun(_connection: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from typing import Any
 
 import grpc
@@ -14,6 +13,7 @@ import pytest
 from runtimestore import RetryPolicy
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.rpc import admission
+from runtimestore_server.rpc import call as call_module
 from support.checkers.clean_up import until
 from support.checkers.refusals import is_refusal, refused
 from support.faults.uploads import WAIT_SECONDS, connections, done, ended, sent, stalled, stalled_in_turn
@@ -307,7 +307,7 @@ async def test_a_write_that_waits_for_its_turn_when_the_server_ends_is_written()
         await until(lambda: app.limiters.writes.slots.received == 1)
         waiting = asyncio.ensure_future(done(sent(channel, "PersistInputState")))
         await until(lambda: app.limiters.writes.slots.waiting == 1)
-        draining = asyncio.ensure_future(app.shutdown.drain(time.monotonic() + WAIT_SECONDS))
+        draining = asyncio.ensure_future(app.shutdown.drain(grace_seconds=WAIT_SECONDS))
         await asyncio.sleep(0.5)
         assert not draining.done()
         await ended(before_it)
@@ -339,3 +339,21 @@ async def test_a_call_that_its_caller_gives_up_is_not_told_as_refused(capsys: py
             await ended(given_up)
             await until(lambda: not app.limiters.writes.slots.received)
         assert "refused" not in capsys.readouterr().out
+
+
+async def test_a_call_that_ends_without_a_message_keeps_nobody_from_being_received(
+    monkeypatch: pytest.MonkeyPatch, runtime_id: str
+) -> None:
+    monkeypatch.setattr(call_module, "GIVEN_UP_SECONDS", 2 * WAIT_SECONDS)
+    async with (
+        in_process("memory:", max_receiving_writes=1) as app,
+        connections(app.address, 1) as (channel,),
+        Store(app.address, timeout_seconds=WAIT_SECONDS) as store,
+    ):
+        empty = stalled(channel)
+        await until(lambda: app.calls.in_flight == 1)
+        await empty.done_writing()
+
+        assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
+        assert not empty.done()
+        await ended(empty)

@@ -24,6 +24,7 @@ from runtimestore import (
 from runtimestore_server.cli.serve import ECHO_SECONDS
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.servers.command import serving
+from support.servers.server_process import SERVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +136,7 @@ def _sessions(url: str) -> int:
 def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, number: signal.Signals) -> None:
     arguments = (*ANYWHERE, "--database-url", f"sqlite:///{tmp_path}/store.db", "--grace-period-seconds", "600")
     with (
-        serving(*arguments, cwd=tmp_path, exit_code=1) as server,
+        serving(*arguments, cwd=tmp_path, command=SERVE, exit_code=1) as server,
         RuntimeStoreClient(server.address, retry=ONCE) as client,
         ThreadPoolExecutor(1) as pool,
     ):

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support.faults.http2 import call_headers, frame, preface
 from support.servers.server import in_process
-from support.servers.server_process import ServerProcess
+from support.servers.server_process import SERVE, ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -91,7 +91,7 @@ def test_a_process_that_is_told_to_end_as_grpc_stops_by_itself_ends_well(trial: 
             assert await asyncio.to_thread(server.wait) == 0, server.log
 
     for _ in range(rounds):
-        with ServerProcess("memory:", grace_period_seconds=5) as server:
+        with ServerProcess("memory:", command=SERVE, grace_period_seconds=5) as server:
             asyncio.run(attack(server))
         assert "stopped" in server.lines[-1], server.log
         assert "Traceback" not in server.log, server.log

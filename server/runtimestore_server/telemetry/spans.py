@@ -1,0 +1,253 @@
+"""Makes the spans of a call: its own, its waiting for the store, the batch that it is in, and the statements of that.
+
+A batch is one transaction for many calls. Its span is a child of the first call in it whose trace is recorded, so that
+a trace reads from the caller down to the statements, and it is linked with all the others, in both directions.
+
+Nothing here raises into a call or a thread, and nothing blocks one. A span holds names of ours, ids that the log shows
+too, and numbers: never a document, a value of a statement, or the text of an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.trace import Link, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from sqlalchemy import event
+
+from runtimestore.errors import RuntimeStoreError
+from runtimestore_server.store.tables import metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
+    from sqlalchemy.engine import Connection, ExceptionContext
+
+    from runtimestore_server.rpc.status import CallEnd
+    from runtimestore_server.store.commit_thread import PendingWrite
+    from runtimestore_server.store.engines import Database
+    from runtimestore_server.telemetry.span_export import Export, SpanCounts
+
+T = TypeVar("T")
+
+PREFIX = "runtimestore."
+"""Of attributes for which OpenTelemetry has no name; for the others it is as in its conventions of gRPC and SQL."""
+
+_SERVERS_FAULT = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+"""Which codes make the span of a server an error, by OpenTelemetry's conventions; the others are the caller's."""
+
+MOST_OF_A_STATEMENT = 2000
+"""In characters: how much of one is looked at for what it does, and to which table."""
+
+_TABLE = re.compile(r"\b(?:INTO|FROM|UPDATE|JOIN)\s+\"?(\w+)")
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class Traces:
+    """The traces of one server."""
+
+    def __init__(self, export: Export) -> None:
+        self._export = export
+        self._tracer: Tracer = export.tracer
+        self._system = ""
+
+    @property
+    def counts(self) -> SpanCounts:
+        """What became of the spans."""
+        return self._export.counts
+
+    def call(self, path: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> CallSpan:
+        """Begin the span of this task's call: a child of what its `traceparent` names, if there is one."""
+        parent: Context | None = None
+        with contextlib.suppress(Exception):
+            headers = {key: text for key, text in metadata or () if isinstance(text, str)}
+            parent = _PROPAGATOR.extract(headers, contexts.Context())
+        method = path.removeprefix("/")
+        attributes = {"rpc.system.name": "grpc", "rpc.method": method}
+        span = self._begin(method, context=parent or contexts.Context(), kind=SpanKind.SERVER, attributes=attributes)
+        with contextlib.suppress(Exception):
+            contexts.attach(trace.set_span_in_context(span))  # of its task, which ends with the call
+        return CallSpan(span)
+
+    def share(self, name: str) -> Within | None:
+        """Begin the span of what this task's call waits for in the store; None if the call is not recorded."""
+        return Within(self._begin(name)) if trace.get_current_span().is_recording() else None
+
+    def batch(self, batch: Sequence[PendingWrite]) -> Within:
+        """Enter the span of a batch, on its thread, which none but recorded calls have."""
+        shares = [pending.share for pending in batch if pending.share is not None]
+        if not shares:
+            return Within(None)
+        span: Span = trace.INVALID_SPAN
+        with contextlib.suppress(Exception):
+            span = self._begin(
+                "batch",
+                context=trace.set_span_in_context(shares[0]),
+                links=[Link(share.get_span_context()) for share in shares[1:]],
+                attributes={"db.system.name": self._system, PREFIX + "batch_writes": len(batch)},
+            )
+            for share in shares[1:]:
+                share.add_link(span.get_span_context())
+        return Within(span)
+
+    def in_this_call(self, name: str, work: Callable[[], T]) -> Callable[[], T]:
+        """The same work, to be done on another thread, as a part of this task's call."""
+        parent = trace.get_current_span()
+        if not parent.is_recording():
+            return work
+        came_ns = time.time_ns()
+
+        def traced() -> T:
+            with Within(self._begin(name, context=trace.set_span_in_context(parent), start_time=came_ns)):
+                return work()
+
+        return traced
+
+    def watch(self, database: Database) -> None:
+        """Make a span of each statement that a recorded call, or a batch of some, sends; COMMIT is one of them."""
+        self._system = database.writers.dialect.name
+        for engine in {database.writers, database.readers}:
+            event.listen(engine, "before_cursor_execute", self._before)
+            event.listen(engine, "after_cursor_execute", _after)
+            event.listen(engine, "handle_error", _failed)
+        database.committing = lambda: Within(self._statement("COMMIT", {}))
+
+    async def close(self, *, within_seconds: float) -> bool:
+        """Send what waits; whether that was done in time."""
+        return await self._export.close(within_seconds=within_seconds)
+
+    def _begin(self, name: str, **given: Any) -> Span:
+        try:
+            return self._tracer.start_span(name, **given)
+        except Exception:  # noqa: BLE001  (a call without a span is better than none)
+            return trace.INVALID_SPAN
+
+    def _statement(self, operation: str, attributes: Mapping[str, AttributeValue]) -> Span | None:
+        if not trace.get_current_span().is_recording():
+            return None
+        table = attributes.get("db.collection.name")
+        given = {"db.system.name": self._system, "db.operation.name": operation, **attributes}
+        return self._begin(f"{operation} {table}" if table else operation, kind=SpanKind.CLIENT, attributes=given)
+
+    def _before(
+        self, _connection: Connection, _cursor: object, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        with contextlib.suppress(Exception):
+            attributes: dict[str, AttributeValue] = {}
+            operation, table = _named(statement[:MOST_OF_A_STATEMENT])
+            if table is not None:
+                attributes["db.collection.name"] = table
+            if executemany and len(parameters) > 1:
+                attributes["db.operation.batch.size"] = len(parameters)
+            context.runtimestore_span = self._statement(operation, attributes)
+
+
+class CallSpan:
+    """The span of one call."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    @property
+    def trace_id(self) -> str | None:
+        """What the log knows its trace by; None if nothing of it is recorded."""
+        return trace.format_trace_id(self._span.get_span_context().trace_id) if self._span.is_recording() else None
+
+    def end(self, end: CallEnd) -> None:
+        """End it, and say what the call was about and how it ended."""
+        with contextlib.suppress(Exception):
+            span = self._span
+            if not span.is_recording():
+                return
+            told = {
+                "rpc.response.status_code": end.code,
+                "error.type": end.reason or (None if end.code == "OK" else end.code),
+                PREFIX + "reason": end.reason,
+                PREFIX + "principal": end.principal,
+                PREFIX + "realm": end.realm,
+                PREFIX + "runtime_id": end.runtime,
+                PREFIX + "request_id": end.request_id,
+            }
+            span.set_attributes({key: value for key, value in told.items() if value})
+            if end.code in _SERVERS_FAULT:
+                span.set_status(StatusCode.ERROR, end.reason or end.code)
+            span.end()
+
+
+class Within:
+    """A span in whose context something is done, as a context manager; of None nothing is seen."""
+
+    __slots__ = ("_token", "span")
+
+    def __init__(self, span: Span | None) -> None:
+        self.span = span
+        self._token: Any = None
+
+    def __enter__(self) -> Self:
+        if self.span is not None:
+            with contextlib.suppress(Exception):
+                self._token = contexts.attach(trace.set_span_in_context(self.span))
+        return self
+
+    def failed(self) -> None:
+        """Say that what was done in it came to nothing."""
+        if self.span is not None:
+            with contextlib.suppress(Exception):
+                self.span.set_status(StatusCode.ERROR)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.span is None:
+            return
+        with contextlib.suppress(Exception):
+            if self._token is not None:
+                contexts.detach(self._token)
+        _end(self.span, error)
+
+
+def _after(_connection: Connection, _cursor: object, _statement: str, _given: Any, context: Any, _many: bool) -> None:
+    if (span := getattr(context, "runtimestore_span", None)) is not None:
+        _end(span, None)
+
+
+def _failed(failure: ExceptionContext) -> None:
+    if (span := getattr(failure.execution_context, "runtimestore_span", None)) is not None:
+        _end(span, failure.original_exception)
+
+
+def _end(span: Span, error: BaseException | None) -> None:
+    """End a span; of an error its class is told, and never its text: drivers quote values in that."""
+    with contextlib.suppress(Exception):
+        if isinstance(error, RuntimeStoreError):
+            span.set_attribute("error.type", error.reason)
+            if error.code.name in _SERVERS_FAULT:
+                span.set_status(StatusCode.ERROR, error.reason)
+        elif error is not None:
+            span.set_attribute("error.type", type(error).__name__)
+            if not isinstance(error, asyncio.CancelledError):  # its caller gave up
+                span.set_status(StatusCode.ERROR)
+        span.end()
+
+
+@functools.lru_cache(maxsize=256)
+def _named(statement: str) -> tuple[str, str | None]:
+    """What a statement does, which is its first word, and the first table of ours in it."""
+    words = statement.split(None, 1)
+    operation = words[0].upper() if words and words[0].isalpha() else "SQL"
+    found = (name for name in _TABLE.findall(statement) if name in metadata.tables)
+    return operation, next(found, None)

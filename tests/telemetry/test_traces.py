@@ -1,0 +1,367 @@
+"""A call is seen as a trace, from its caller over its batch to the statements, and nobody waits for a collector."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import event
+
+from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, RevisionMismatch, RuntimeStoreClient, StoreUnavailable
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from support.checkers import clean_up
+from support.checkers.scraping import LISTEN, metrics_address, until, value
+from support.generators.documents import input_state, new_id, receipt, session
+from support.servers.collector import Collector, over_http
+from support.servers.scripted_store import Script, refusal, scripted_store
+from support.servers.server import in_process
+from support.servers.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from runtimestore_server.app import Application
+    from support.servers.collector import Seen
+    from support.servers.engines import Engine
+
+    Serve = Callable[..., AbstractAsyncContextManager[Application]]
+
+METHOD = "runtimestore.v1.RuntimeStore/"
+RUNTIME = "rt:one"
+ONCE = RetryPolicy(max_attempts=1)
+ASKED = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+
+UNASKED = """
+import atexit, sys
+from runtimestore_server.__main__ import main
+def tell():
+    names = sorted(name for name in sys.modules if name.startswith("opentelemetry"))
+    print("imported:", *names or ["nothing"], file=sys.stderr, flush=True)
+atexit.register(tell)
+sys.exit(main())
+"""
+"""A server that tells at its end what it has imported of OpenTelemetry."""
+
+WITHOUT_THE_EXTRA = f"""
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "opentelemetry":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Without())
+{UNASKED}
+"""
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """Where the servers of this test, also those in this process, send their spans."""
+    with Collector() as found:
+        for name, text in found.environment.items():
+            monkeypatch.setenv(name, text)
+        yield found
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The spans of an application that traces: this process is one for as long as the test takes."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    return exporter
+
+
+def _id(span: ReadableSpan) -> str:
+    return trace.format_span_id(span.context.span_id)
+
+
+def _named(spans: Sequence[Seen], *names: str) -> list[Seen]:
+    return [span for span in spans if span.name in names]
+
+
+def _children(spans: Sequence[Seen], parent: Seen) -> list[Seen]:
+    return [span for span in spans if span.parent_id == parent.span_id]
+
+
+async def _came(collector: Collector, condition: Callable[[Sequence[Seen]], Any]) -> list[Seen]:
+    return await asyncio.to_thread(collector.wait_for, condition)
+
+
+async def test_a_trace_reads_from_the_caller_over_call_and_batch_down_to_the_statements(
+    collector: Collector, sent: InMemorySpanExporter, serve: Serve, realm: str
+) -> None:
+    request_id = new_id()
+    async with serve() as app, AsyncRuntimeStoreClient(app.address, realm=realm) as client:
+        engine = app.store.database.writers.dialect.name
+        with trace.get_tracer("test").start_as_current_span("turn") as turn:
+            await client.atomic_apply(
+                RUNTIME, session(), receipt=receipt(), input_updates=[input_state()], request_id=request_id
+            )
+    spans = await _came(collector, lambda spans: _named(spans, METHOD + "AtomicApply") and _named(spans, "batch"))
+    of_client, _ = sent.get_finished_spans()
+    (call,), (share,), (batch,) = (_named(spans, name) for name in (METHOD + "AtomicApply", "commit", "batch"))
+    statements = _children(spans, batch)
+
+    assert of_client.parent is not None
+    assert (of_client.name, of_client.parent.span_id) == (call.name, turn.get_span_context().span_id)
+    assert (call.kind, call.parent_id, call.status) == ("server", _id(of_client), "")
+    assert (share.parent_id, batch.parent_id) == (call.span_id, share.span_id)
+    assert {span.trace_id for span in spans} == {trace.format_trace_id(turn.get_span_context().trace_id)}
+    assert call.attributes == {
+        "rpc.system.name": "grpc",
+        "rpc.method": METHOD + "AtomicApply",
+        "rpc.response.status_code": "OK",
+        "runtimestore.realm": realm,
+        "runtimestore.runtime_id": RUNTIME,
+        "runtimestore.request_id": request_id,
+    }
+    assert batch.attributes == {"db.system.name": engine, "runtimestore.batch_writes": 1}
+    assert {"INSERT receipts", "INSERT session_snapshots", "COMMIT"} <= {one.name for one in statements}
+    assert {name for one in statements for name in one.attributes} <= {
+        *("db.system.name", "db.operation.name", "db.collection.name", "db.operation.batch.size")
+    }
+    assert {(one.kind, one.attributes["db.system.name"], one.status) for one in statements} == {("client", engine, "")}
+
+
+async def test_a_load_leads_to_its_statement_and_what_nobody_called_has_no_trace(
+    collector: Collector, serve: Serve, realm: str
+) -> None:
+    async with serve(health_interval_seconds=0.01) as app, AsyncRuntimeStoreClient(app.address, realm=realm) as client:
+        assert await client.load_session_snapshot(RUNTIME) is None
+    spans = await _came(collector, lambda spans: _named(spans, METHOD + "LoadSessionSnapshot"))
+    (call,) = [span for span in spans if not span.parent_id]
+    (load,) = _children(spans, call)
+
+    assert (call.name, load.name) == (METHOD + "LoadSessionSnapshot", "load")
+    assert "SELECT" in {one.attributes["db.operation.name"] for one in _children(spans, load)}
+    assert len({span.trace_id for span in spans}) == 1
+
+
+async def test_a_batch_and_the_calls_in_it_are_linked(
+    collector: Collector, sent: InMemorySpanExporter, serve: Serve, realm: str
+) -> None:
+    del sent
+    held, go = threading.Event(), threading.Event()
+
+    def hold(_connection: object) -> None:
+        held.set()
+        assert go.wait(30)
+
+    async with serve() as app, AsyncRuntimeStoreClient(app.address, realm=realm) as client:
+        event.listen(app.store.database.writers, "commit", hold, once=True)
+        first = asyncio.create_task(client.commit_machine_lifecycle("rt:first", "idle"))
+        assert await asyncio.to_thread(held.wait, 30)
+        others = [asyncio.create_task(client.commit_machine_lifecycle(f"rt:{number}", "idle")) for number in range(5)]
+        await clean_up.until(lambda: app.store._committer.waiting_writes == 6)
+        go.set()
+        await asyncio.gather(first, *others)
+    spans = await _came(collector, lambda spans: len(_named(spans, "batch")) == 2)
+    (large,) = [one for one in _named(spans, "batch") if one.attributes["runtimestore.batch_writes"] == 5]
+    shares = {one.span_id: one for one in _named(spans, "commit")}
+
+    assert len({span.trace_id for span in spans}) == 6
+    assert len(shares) == 6
+    assert shares[large.parent_id].links == []
+    linked = [one for one in shares.values() if one.links]
+    assert [one.links for one in linked] == [[large.span_id]] * 4
+    assert {*large.links} == {one.span_id for one in linked}
+    assert large.parent_id not in large.links
+
+
+@pytest.mark.needs("durable")
+async def test_a_refused_call_tells_its_reason_and_only_the_servers_own_faults_are_errors(
+    collector: Collector, sent: InMemorySpanExporter, serve: Serve, engine: Engine, realm: str
+) -> None:
+    async with serve() as app, AsyncRuntimeStoreClient(app.address, realm=realm, retry=ONCE) as client:
+        with pytest.raises(RevisionMismatch) as refused:
+            await client.commit_machine_lifecycle(RUNTIME, "idle", if_revision=7)
+        with engine.unreachable(app.store.database), pytest.raises(StoreUnavailable):
+            await client.load_runtime_state(RUNTIME)
+    spans = await _came(collector, lambda spans: _named(spans, METHOD + "LoadRuntimeState"))
+    (write,), (load,) = (_named(spans, METHOD + name) for name in ("CommitMachineLifecycle", "LoadRuntimeState"))
+
+    told = {key: write.attributes[key] for key in ("rpc.response.status_code", "runtimestore.reason", "error.type")}
+    assert told == {
+        "rpc.response.status_code": "ABORTED",
+        "runtimestore.reason": "REVISION_MISMATCH",
+        "error.type": "REVISION_MISMATCH",
+    }
+    assert write.attributes["runtimestore.request_id"] == refused.value.metadata["request_id"]
+    assert (write.status, load.status) == ("", "ERROR")
+    assert load.attributes["runtimestore.reason"] == "STORE_UNAVAILABLE"
+    assert [span.status.status_code.name for span in sent.get_finished_spans()] == ["ERROR", "ERROR"]
+
+
+async def test_what_the_caller_does_not_record_is_not_recorded(collector: Collector) -> None:
+    request = pb.LoadRuntimeStateRequest(runtime_id=RUNTIME)
+    async with in_process("memory:") as app, grpc.aio.insecure_channel(app.address) as channel:
+        stub: rpc.RuntimeStoreAsyncStub = rpc.RuntimeStoreStub(channel)
+        for trace_id, flags in (("a" * 32, "00"), ("b" * 32, "01"), ("c" * 32, "00")):
+            await stub.LoadRuntimeState(request, metadata=(("traceparent", f"00-{trace_id}-{'1' * 16}-{flags}"),))
+    spans = await _came(collector, lambda spans: _named(spans, METHOD + "LoadRuntimeState"))
+
+    assert {span.trace_id for span in spans} == {"b" * 32}
+
+
+async def test_the_retries_of_a_call_are_events_of_its_one_span(sent: InMemorySpanExporter) -> None:
+    script = Script()
+    seen: list[Any] = []
+
+    async def note(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        seen.append({key: text for key, text in context.invocation_metadata() or () if key == "traceparent"})
+        if len(seen) < 3:
+            return refusal("STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+        return pb.LoadRuntimeStateResponse()
+
+    script.answer("LoadRuntimeState", note, note, note)
+    retry = RetryPolicy(initial_backoff_seconds=0.001)
+    async with scripted_store(script) as address, AsyncRuntimeStoreClient(address, retry=retry) as client:
+        await client.load_runtime_state(RUNTIME)
+    (span,) = sent.get_finished_spans()
+    attributes = [dict(one.attributes or {}) for one in span.events]
+
+    assert span.attributes is not None
+    assert (span.attributes["runtimestore.attempts"], span.status.status_code.name) == (3, "UNSET")
+    assert [one.name for one in span.events] == ["retry", "retry"]
+    assert [one["error.type"] for one in attributes] == ["STORE_UNAVAILABLE"] * 2
+    assert len(seen) == 3
+    for header in seen:
+        assert header["traceparent"].startswith(f"00-{trace.format_trace_id(span.context.trace_id)}-{_id(span)}-")
+
+
+def test_the_line_of_a_call_has_the_trace_that_the_collector_has(collector: Collector) -> None:
+    with ServerProcess("memory:", log_format="json", log_calls=True, environment=collector.environment) as server:
+        with RuntimeStoreClient(server.address, realm="there", retry=ONCE) as client:
+            client.load_runtime_state(RUNTIME)
+            with pytest.raises(RevisionMismatch):
+                client.commit_machine_lifecycle(RUNTIME, "idle", if_revision=7)
+        spans = collector.wait_for(lambda spans: len([one for one in spans if one.kind == "server"]) == 2)
+    lines = {line["method"]: line for line in map(json.loads, server.lines) if "method" in line}
+
+    for span in spans:
+        if span.kind == "server":
+            assert lines[f"/{span.name}"]["trace_id"] == span.trace_id
+
+
+async def test_a_collector_is_spoken_to_over_http_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with over_http() as collector:
+        for name, text in collector.environment.items():
+            monkeypatch.setenv(name, text)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        async with in_process("memory:") as app, AsyncRuntimeStoreClient(app.address) as client:
+            await client.load_runtime_state(RUNTIME)
+        (resource,) = {one.resource.SerializeToString() for sent in collector.requests for one in sent.resource_spans}
+
+    assert _named(collector.seen, METHOD + "LoadRuntimeState")
+    assert b"service.name" in resource
+    assert b"runtimestore" in resource
+
+
+@pytest.mark.parametrize("settings", [{}, ASKED])
+def test_without_the_extra_or_unasked_nothing_of_it_is_imported_and_all_is_served(settings: dict[str, str]) -> None:
+    program = (sys.executable, "-c", WITHOUT_THE_EXTRA if settings else UNASKED, "serve")
+    server = ServerProcess("memory:", command=program, environment=settings)
+    with server, RuntimeStoreClient(server.address) as client:
+        assert client.commit_machine_lifecycle(RUNTIME, "idle").revision == 1
+        assert client.load_runtime_state(RUNTIME) is not None
+    assert "imported: nothing" in server.log
+    assert ("no traces" in server.log) is bool(settings)
+    assert ("runtimestore[otel]" in server.log) is bool(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "traces"),
+    [
+        ({**ASKED, "OTEL_SDK_DISABLED": "true"}, False),
+        ({**ASKED, "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({**ASKED, "OTEL_TRACES_EXPORTER": "canary-console"}, False),
+        ({**ASKED, "OTEL_EXPORTER_OTLP_PROTOCOL": "canary-protocol"}, False),
+        ({**ASKED, "OTEL_EXPORTER_OTLP_TIMEOUT": "canary-timeout"}, False),
+        ({**ASKED, "OTEL_EXPORTER_OTLP_HEADERS": "canary header, without sense"}, True),
+    ],
+)
+async def test_what_cannot_be_used_of_the_variables_keeps_no_server_from_serving_and_is_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], settings: dict[str, str], *, traces: bool
+) -> None:
+    for name, text in settings.items():
+        monkeypatch.setenv(name, text)
+    async with in_process("memory:") as app, AsyncRuntimeStoreClient(app.address) as client:
+        await client.get_server_info()
+        assert (app.traces is not None) is traces
+    told = "".join(capfd.readouterr())
+    assert ("no traces" in told) is ("canary" in str(settings) and not traces)
+    assert "canary" not in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("fails", ["on_start", "on_end"])
+async def test_what_fails_in_tracing_fails_no_call(collector: Collector, fails: str) -> None:
+    failed: list[object] = []
+
+    class Failing(SpanProcessor):
+        def __init__(self) -> None:
+            setattr(self, fails, self.fail)
+
+        def fail(self, *given: object, **_: object) -> None:
+            failed.append(given)
+            raise RuntimeError("tracing failed")
+
+    async with in_process("memory:") as app, AsyncRuntimeStoreClient(app.address, retry=ONCE) as client:
+        assert app.traces is not None
+        app.traces._export._provider.add_span_processor(Failing())
+        await client.atomic_apply(RUNTIME, session(), receipt=receipt(), input_updates=[input_state()])
+        with pytest.raises(RevisionMismatch):
+            await client.commit_machine_lifecycle(RUNTIME, "idle", if_revision=7)
+        assert await client.load_session_snapshot(RUNTIME) is not None
+        assert app.supervision.problem() is None
+    assert len(failed) >= 3
+    assert bool(collector.seen) is (fails == "on_end")
+
+
+def test_a_collector_that_is_gone_costs_spans_which_are_counted_and_told_once_and_no_call() -> None:
+    with Collector() as collector:
+        environment = collector.environment | {
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8",
+        }
+    with ServerProcess("memory:", environment=environment, grace_period_seconds=1, **LISTEN) as server:
+        address = metrics_address(server)
+        with RuntimeStoreClient(server.address, retry=ONCE) as client:
+            until(lambda: client.commit_machine_lifecycle(RUNTIME, "idle").revision >= 10 and _failed(address) > 8)
+    assert server.log.count("the collector of traces takes none") == 1
+    assert "Failed to export" not in server.log
+
+
+def test_a_collector_that_hangs_fills_a_bounded_queue_and_holds_up_neither_calls_nor_the_end() -> None:
+    with Collector(hangs=True) as collector:
+        bounds = {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
+        environment = collector.environment | bounds | {"OTEL_EXPORTER_OTLP_TIMEOUT": "600"}
+        with ServerProcess("memory:", environment=environment, grace_period_seconds=1, **LISTEN) as server:
+            address = metrics_address(server)
+            with RuntimeStoreClient(server.address, retry=ONCE) as client:
+                for number in range(20):
+                    assert client.commit_machine_lifecycle(RUNTIME, "idle").revision == number + 1
+            until(lambda: value(address, "runtimestore_spans_total", outcome="dropped") > 20)
+            server.terminate()
+            assert server.wait() == 0  # within its grace period, or it would say what it left behind
+        assert server.log.count("spans are left out") == 1
+        assert "ending without it" in server.log
+        assert collector.seen == []
+
+
+def _failed(address: str) -> float:
+    return value(address, "runtimestore_spans_total", outcome="failed")
