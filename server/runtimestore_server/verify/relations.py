@@ -23,7 +23,7 @@ from runtimestore_server.store.tables import (
     store_identity,
 )
 from runtimestore_server.store.values import RuntimeKey
-from runtimestore_server.store.versions.rows import SHA256_BYTES, current_of
+from runtimestore_server.store.versions.rows import SHA256_BYTES, Version, current_of, damage_of, sequence_of
 from runtimestore_server.verify.findings import Finding
 from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, listed_session, session_of, warning
 
@@ -108,13 +108,10 @@ def newest_versions(tx: Connection) -> Iterator[Finding]:
     )
     of_it = sa.and_(runtimes.c.realm == newest.c.realm, runtimes.c.runtime_id == newest.c.runtime_id)
     named = sa.and_(its, session_versions.c.revision == newest.c.revision)
-    columns = (*raw(runtimes, *runtimes.primary_key, runtimes.c.session_revision, runtimes.c.session_sha256),)
+    columns = raw(runtimes, *runtimes.primary_key, runtimes.c.session_revision, runtimes.c.session_sha256)
+    described = raw(session_versions, *(session_versions.c[name] for name in (*Version._fields, "seal")))
     statement = (
-        sa.select(
-            *columns,
-            newest.c.revision.label("newest_revision"),
-            sa.type_coerce(session_versions.c.sha256, sa.types.NullType()).label("sha256"),
-        )
+        sa.select(*columns, newest.c.revision.label("newest_revision"), *described)
         .select_from(runtimes.outerjoin(newest, of_it).outerjoin(session_versions, named))
         .where(sa.or_(runtimes.c.session_revision.is_not(None), newest.c.revision.is_not(None)))
         .order_by(*runtimes.primary_key)
@@ -126,8 +123,19 @@ def newest_versions(tx: Connection) -> Iterator[Finding]:
         if row["session_revision"] != row["newest_revision"]:
             told = "session_revision is not that of the newest version of its session"
             yield finding("version_missing", runtimes, dict(row), told)
+        elif not _is_described(row):
+            continue  # told where that row is looked at
         elif not isinstance(digest, bytes) or digest[:SHA256_BYTES] != row["sha256"]:
             yield finding("column_mismatch", runtimes, dict(row), "session_sha256 is not that of its newest version")
+
+
+def _is_described(row: Any) -> bool:
+    """Whether what a row says of a version is as it was written; its digest, where no seal says so, may be damaged."""
+    version = Version(*(row[name] for name in Version._fields))
+    version = version._replace(sequence=sequence_of(version.sequence))
+    return (
+        row["seal"] is not None and damage_of(RuntimeKey(row["realm"], row["runtime_id"]), version, row["seal"]) is None
+    )
 
 
 def _names_a_version(row: Any) -> bool:
