@@ -67,6 +67,12 @@ CASES: list[tuple[sa.Column[Any], dict[str, Any], Callable[[Store, str], Awaitab
 ]
 
 
+@pytest.fixture
+def known_bytes() -> int:
+    """The clients remember nothing: what they have they would not read again, nor write."""
+    return 0
+
+
 def _named(case: Any) -> str:
     return str(case).replace(".", " ") if hasattr(case, "table") else ""
 
@@ -144,11 +150,12 @@ OTHER_ID = "0190a1b2-0000-7000-8000-000000000000"
 async def test_an_id_beside_a_document_that_is_not_the_documents_is_data_loss(
     app: Application, store: Store, realm: str, runtime_id: str, table: str, damaged: str
 ) -> None:
-    column, load = {
+    loads: dict[str, tuple[str, Any]] = {
         "session_versions": ("session_id", store.load_session_snapshot),
         "inputs": ("input_id", store.load_input_states),
         "ops_snapshots": ("epoch_id", store.load_ops_lifecycle),
-    }[table]
+    }
+    column, load = loads[table]
     await store.commit_session_snapshot(runtime_id, session_of("a"))
     await store.persist_input_state(runtime_id, input_of("a"))
     await store.persist_ops_lifecycle(runtime_id, ops("a", epoch_id=id_of("epoch")))

@@ -130,7 +130,7 @@ async def test_a_trace_reads_from_the_caller_over_call_and_batch_down_to_the_sta
         "runtimestore.request_id": request_id,
     }
     assert batch.attributes == {"db.system.name": engine, "runtimestore.batch_writes": 1}
-    assert {"INSERT receipts", "INSERT session_snapshots", "COMMIT"} <= {one.name for one in statements}
+    assert {"INSERT receipts", "INSERT session_versions", "COMMIT"} <= {one.name for one in statements}
     assert {name for one in statements for name in one.attributes} <= {
         *("db.system.name", "db.operation.name", "db.collection.name", "db.operation.batch.size")
     }

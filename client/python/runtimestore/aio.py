@@ -28,7 +28,7 @@ from runtimestore._forms import Forms
 from runtimestore._known import DEFAULT_KNOWN_BYTES, KnownRuntimes
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore._traces import traced
-from runtimestore.errors import OAuthFlowSnapshotChanged
+from runtimestore.errors import OAuthFlowSnapshotChanged, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
 
@@ -68,6 +68,9 @@ W = TypeVar("W", bound="RuntimeWriteResponse")
 A = TypeVar("A")
 R = TypeVar("R")
 Metadata = tuple[tuple[str, str], ...]
+
+MOST_A_PAGE = 2**31 - 1
+"""The server's own limit is far below."""
 
 
 class AsyncRuntimeStoreClient:
@@ -484,7 +487,7 @@ class AsyncRuntimeStoreClient:
             admin_pb.ListSessionVersionsRequest(
                 realm=self._realm,
                 runtime_id=arguments.identifier("runtime_id", runtime_id),
-                page_size=arguments.whole_number("page_size", page_size),
+                page_size=min(arguments.whole_number("page_size", page_size), MOST_A_PAGE),
                 page_token=arguments.text("page_token", page_token),
             ),
             responses.session_versions,
@@ -755,6 +758,8 @@ class AsyncRuntimeStoreClient:
                     return await attempt(timeout_seconds, self._token.metadata() + trace.metadata)
                 except self._connection.failures as failed:
                     error = self._connection.failure_of(failed)
+                    if isinstance(error, StoredValueCorrupt):
+                        self._known.forget(getattr(request, "runtime_id", ""))  # writing all of it again may mend it
                     if instead is not None and instead(error):
                         continue
                     pause_seconds = attempts.pause_after(error)
