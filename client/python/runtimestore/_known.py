@@ -63,6 +63,7 @@ class ChangedInputs(NamedTuple):
     revision: int
     changed: list[pb.StoredInputState]
     all_sha256: bytes
+    """Stands for all of them: see `PartialInputs` in the protos."""
 
 
 class KnownRuntimes:
@@ -88,7 +89,7 @@ class KnownRuntimes:
             stored = known.inputs if known else {}
             if known is None or not stored:
                 return None
-            revision, now = known.revision, {}
+            revision, all_of_them = known.revision, bytearray()
             changed: dict[bytes, pb.StoredInputState] = {}
             for state in inputs:
                 found = stored.get(state.input_id)
@@ -100,10 +101,10 @@ class KnownRuntimes:
                     changed[found.key] = state
                 else:
                     changed.pop(found.key, None)  # twice in one request: the last counts
-                now[found.key] = found.sha256
-        if len(changed) == len(now):
+                all_of_them += found.key + found.sha256
+        if len(changed) == len(inputs):
             return None
-        return ChangedInputs(revision, list(changed.values()), _sha256_of_all(now))
+        return ChangedInputs(revision, list(changed.values()), sha256(all_of_them).digest())
 
     def loaded_session(self, runtime_id: str, body: bytes) -> None:
         """Remember a session that was loaded."""
@@ -177,8 +178,3 @@ class KnownRuntimes:
 
 def _known_input(input_id: str, state_json: str) -> KnownInput:
     return KnownInput(uuid.UUID(input_id).bytes, state_json, sha256(state_json.encode()).digest())
-
-
-def _sha256_of_all(digests: dict[bytes, bytes]) -> bytes:
-    """The digest that stands for all inputs of a request: see `PartialInputs` in the protos."""
-    return sha256(b"".join(key + digest for key, digest in sorted(digests.items()))).digest()

@@ -332,8 +332,8 @@ def fingerprint(version: bytes, *fields: bytes) -> bytes:
 
 def sha256_of_inputs(inputs: Iterable[InputDocument]) -> bytes:
     """The digest that stands for all inputs of a write, as `PartialInputs.all_sha256` in the protos has it."""
-    digests = {bytes.fromhex(document.input_id.replace("-", "")): document.sha256 for document in inputs}
-    return sha256(b"".join(key + digest for key, digest in sorted(digests.items()))).digest()
+    framed = (bytes.fromhex(document.input_id.replace("-", "")) + document.sha256 for document in inputs)
+    return sha256(b"".join(framed)).digest()
 
 
 def _optional_number(value: int | None) -> bytes:

@@ -208,8 +208,8 @@ class PartialInputs(_message.Message):
     ALL_SHA256_FIELD_NUMBER: _builtins.int
     IF_REVISION_FIELD_NUMBER: _builtins.int
     all_sha256: _builtins.bytes
-    """Stands for all inputs that are meant: the SHA-256 over the 16 bytes of each one's UUID and the 32 bytes of the
-    SHA-256 of its `state_json`, ascending by UUID; of the same input given twice, the last.
+    """Stands for all inputs that are meant, in their order: the SHA-256 over the 16 bytes of each one's UUID and the 32
+    bytes of the SHA-256 of its `state_json`.
     """
     if_revision: _builtins.int
     """The `if_revision` of the caller's own, if there is one; it is part of what the request means."""
