@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 
     Serve = Callable[..., AbstractAsyncContextManager[Application]]
 
+
+@pytest.fixture
+def known_bytes() -> int:
+    """The clients remember nothing: what they have they would not read again."""
+    return 0
+
+
 SESSION = new_id()
 
 

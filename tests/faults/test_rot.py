@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from runtimestore import RuntimeState, StoredValueCorrupt
 from runtimestore_server.store import tables
 from support.checkers.verified import verified
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from runtimestore_server.app import Application
     from support.checkers.torture import Trial
     from support.generators.calls import Store
+
+
+@pytest.fixture
+def known_bytes() -> int:
+    """The clients remember nothing: what they have they would not read again."""
+    return 0
+
 
 DOCUMENTS = {
     tables.session_versions: "body",
