@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Edit", "apply_edits", "find_edits"]
+__all__ = ["Edit", "apply_edits", "edits_between", "find_edits"]
 
 ANCHOR_BYTES = 48
 """What is looked for to find the place where the documents agree again. Shorter, and phrases that every message has are
@@ -37,14 +37,19 @@ class Edit(NamedTuple):
 
 
 def find_edits(base: bytes, changed: bytes) -> list[Edit] | None:
-    """The edits that make `changed` of `base`, ascending, not overlapping; `None` where sending them saves little."""
-    start = _common_prefix(base, 0, changed, 0)
-    if start == len(base) == len(changed):
-        return []
-    tail = _common_suffix(base, start, len(base), changed, start, len(changed))
-    edits = _between(base, start, len(base) - tail, changed, len(changed) - tail)
+    """The edits that make `changed` of `base`; `None` where sending them saves little."""
+    edits = edits_between(base, changed)
+    if not edits:
+        return edits
     cost = sum(len(edit.replacement) + EDIT_BYTES for edit in edits)
     return edits if cost < len(changed) // 2 else None
+
+
+def edits_between(base: bytes, changed: bytes) -> list[Edit]:
+    """The edits that make `changed` of `base`, ascending and not overlapping."""
+    start = _common_prefix(base, 0, changed, 0)
+    tail = _common_suffix(base, start, len(base), changed, start, len(changed))
+    return _between(base, start, len(base) - tail, changed, len(changed) - tail)
 
 
 def apply_edits(base: bytes, edits: Iterable[Edit]) -> bytes:
