@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
 
-LARGE = (tables.session_snapshots, tables.inputs, tables.receipts)
+LARGE = (tables.session_versions, tables.inputs, tables.receipts)
 """The tables that grow with every turn, and have the realm and the runtime in their keys."""
 
 PLAIN, BY_HASH, BY_REALM = "plain", "hash", "realm"
@@ -177,7 +177,7 @@ def measured(store: Store, documents: Documents, arguments: argparse.Namespace, 
 
     def session() -> tuple[int, float]:
         runtime = chance.choice(documents.runtimes)
-        return 1, _seconds(lambda: _read(store, reads.load_session_snapshot, runtime))
+        return 1, _seconds(lambda: _read(store, documents_session.load, runtime))
 
     def inputs() -> tuple[int, float]:
         runtime = chance.choice(documents.runtimes)

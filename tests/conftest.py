@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
+from runtimestore._known import DEFAULT_KNOWN_BYTES
 from runtimestore.v1 import runtime_store_pb2_grpc
 from support.checkers.clean_up import open_connections, tasks_left, threads_left
 from support.checkers.threaded import threaded
@@ -240,19 +241,27 @@ def runtime_id() -> str:
 
 
 @pytest.fixture
-def client(runner: asyncio.Runner, app: Application, realm: str) -> Iterator[AsyncRuntimeStoreClient]:
+def known_bytes() -> int:
+    """How much the clients remember. A module about damage says 0: what a client has it does not read again."""
+    return DEFAULT_KNOWN_BYTES
+
+
+@pytest.fixture
+def client(runner: asyncio.Runner, app: Application, realm: str, known_bytes: int) -> Iterator[AsyncRuntimeStoreClient]:
     """The client for asyncio, in the test's realm."""
-    with entered(runner, AsyncRuntimeStoreClient(app.address, realm=realm)) as found:
+    with entered(runner, AsyncRuntimeStoreClient(app.address, realm=realm, known_bytes=known_bytes)) as found:
         yield found
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest, transport: str, app: Application, realm: str) -> Iterator[Any]:
+def store(
+    request: pytest.FixtureRequest, transport: str, app: Application, realm: str, known_bytes: int
+) -> Iterator[Any]:
     """Either client, in the test's realm."""
     if transport == "async":
         yield request.getfixturevalue("client")
         return
-    with RuntimeStoreClient(app.address, realm=realm) as found:
+    with RuntimeStoreClient(app.address, realm=realm, known_bytes=known_bytes) as found:
         yield threaded(found)
 
 

@@ -137,7 +137,7 @@ class Application:
         counts = CallCounts(lines, log_served=settings.log_calls, realms=_realms(self.authorization))
         self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts, traces=self.traces)
         runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
-        admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision)
+        admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision, sending=self.sending)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
         def register(registrar: Any) -> None:

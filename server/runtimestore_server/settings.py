@@ -178,6 +178,22 @@ class Settings(BaseSettings):
     request_retention_seconds: Positive = Field(
         24 * 3600, le=100 * 366 * 24 * 3600, description="How long a request id is remembered, in seconds."
     )
+    session_cache_bytes: int = Field(
+        64 * MIB,
+        ge=0,
+        description=(
+            "How many bytes of sessions are held in memory, so that edits find what they are made of; 0: none, and it "
+            "is read from the store at each write."
+        ),
+    )
+    session_history_seconds: int = Field(
+        24 * 3600,
+        ge=0,
+        le=100 * 366 * 24 * 3600,
+        description=(
+            "How long earlier versions of a session can be read, in seconds; 0: only what the current one needs."
+        ),
+    )
     require_fence: bool = Field(
         False,
         description="Refuse writes to a runtime that carry no fence: whoever writes must have acquired the runtime.",

@@ -54,6 +54,8 @@ NEEDED = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access.READ,
     "/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo": Access.READ,
     "/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime": Access.WRITE,
+    "/runtimestore.v1.RuntimeStoreAdmin/LoadRuntime": Access.READ,
+    "/runtimestore.v1.RuntimeStoreAdmin/ListSessionVersions": Access.READ,
 } | {
     f"/runtimestore.v1.RuntimeStore/{name}": (
         Access.READ if name.startswith("Load") or name == "AuthAuthorityKey" else Access.WRITE

@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from runtimestore import AsyncRuntimeStoreClient
 from runtimestore_server.backup import CannotRestore, create, restore
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.store import tables
-from runtimestore_server.store.engines import store_file
+from runtimestore_server.store.engines import open_database, store_file
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
+from runtimestore_server.store.values import RuntimeKey
+from runtimestore_server.store.versions.chains import load_session
 from support.checkers.progress import Nobody
 from support.generators.calls import RUNTIME_WRITES, everything, named
 from support.generators.documents import new_id, session
@@ -220,7 +222,7 @@ def _damaged(backup: Path, how: str) -> None:
             case "no backup":
                 connection.execute(f"DROP TABLE {store_file.BACKUP_TABLE}")
             case "a row more":
-                connection.execute("INSERT INTO runtimes VALUES ('default', 'rt:x', 1, NULL)")
+                connection.execute("INSERT INTO runtimes VALUES ('default', 'rt:x', 1, NULL, NULL, NULL)")
             case "a value changed":
                 connection.execute("UPDATE store_identity SET store_id = ?", (new_id(),))
             case "a table less":
@@ -334,21 +336,48 @@ async def test_a_log_left_beside_a_store_is_no_part_of_what_is_restored(backup: 
         assert await store.load_session_snapshot("rt:a") is None
 
 
-def test_a_backup_of_an_older_schema_is_brought_to_this_one(backup: Path, there: str, tmp_path: Path) -> None:
-    old = tmp_path / "old.backup"
-    shutil.copy(backup, old)
+def _newest_sessions(file: Path) -> list[tuple[str, str, str, bytes, bytes]]:
+    """The newest session of each runtime in an SQLite file: its row as older versions had it."""
+    database = open_database(f"sqlite:///{file}", committer_threads=1, reader_threads=1)
+    found = []
+    with database.readers.connect() as connection:
+        keys = connection.execute(sa.select(tables.runtimes.c.realm, tables.runtimes.c.runtime_id)).all()
+        for key in keys:
+            _, stored = load_session(connection, RuntimeKey(*key))
+            if stored is not None and stored.body is not None:
+                found.append((*key, stored.session_id, stored.sha256, stored.body))
+    database.dispose()
+    return found
+
+
+async def test_a_backup_of_an_older_schema_is_brought_to_this_one(there: str, tmp_path: Path) -> None:
+    source, old = tmp_path / "source.db", tmp_path / "old.backup"
+    before = await _fill(f"sqlite:///{source}")
+    create(f"sqlite:///{source}", old, Nobody())
+    sessions = _newest_sessions(source)
+    assert sessions
     with contextlib.closing(sqlite3.connect(old)) as connection:  # as version 0001 left it
-        connection.execute("DROP TABLE fences")
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
-        held = _manifest(backup).tables
-        _change_manifest(
-            connection,
-            schema_revision="0001",
-            tables={name: of._asdict() for name, of in held.items() if name != "fences"},
+        connection.execute(
+            "CREATE TABLE session_snapshots (realm TEXT NOT NULL, runtime_id TEXT NOT NULL, session_id TEXT NOT NULL,"
+            " sha256 BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (realm, runtime_id))"
         )
+        connection.executemany("INSERT INTO session_snapshots VALUES (?, ?, ?, ?, ?)", sessions)
+        for statement in (
+            "DROP TABLE fences",
+            "DROP TABLE session_versions",
+            "ALTER TABLE runtimes DROP COLUMN session_revision",
+            "ALTER TABLE runtimes DROP COLUMN session_sha256",
+            "ALTER TABLE receipts DROP COLUMN committed_revision",
+            "UPDATE alembic_version SET version_num = '0001'",
+        ):
+            connection.execute(statement)
+        connection.commit()
+        held = manifests.digests(connection, Nobody(), "")
+        _change_manifest(connection, schema_revision="0001", tables={name: of._asdict() for name, of in held.items()})
         connection.commit()
 
     done = _restore(old, there)
 
     assert done.returncode == 0, done.stderr
     assert run("verify", "--strict", "--database-url", there, cwd=tmp_path).returncode == 0
+    assert await _served(there) == before

@@ -97,7 +97,7 @@ async def test_a_schema_that_rots_is_damage_even_where_no_driver_can_spell_it(
 async def test_an_index_whose_page_is_garbage_is_told_and_the_rest_is_looked_at(file: Path) -> None:
     await _store(file)
     # What it says is no longer what the table says.
-    overwrite(file, root_page(file, "sqlite_autoindex_session_snapshots_1"), 8, b"\xff" * 4000)
+    overwrite(file, root_page(file, "sqlite_autoindex_session_versions_1"), 8, b"\xff" * 4000)
 
     report = _verified(file, exit_code=1)
 
@@ -115,7 +115,7 @@ async def test_an_index_that_leads_past_rows_is_told_though_nothing_fails(file: 
 
     assert {found["kind"] for found in report["findings"]} == {"engine_damage"}
     assert any("missing from index sqlite_autoindex_inputs_1" in found["description"] for found in report["findings"])
-    assert report["rows"]["session_snapshots"] == ROWS
+    assert report["rows"]["session_versions"] == ROWS
 
 
 async def test_fewer_rows_than_the_engine_counts_are_told(file: Path) -> None:

@@ -168,7 +168,7 @@ def test_what_a_damaged_row_names_cannot_forge_a_line(file: Path) -> None:
     run_id = new_id()
     named = {"run_id": run_id, "boundary": "run_start", "contributing_input_ids": [HOSTILE]}
     stored = json.dumps({**named, "message_count": 1, "sequence": 0}).encode()
-    _execute(file, "INSERT INTO runtimes VALUES ('default', 'rt:x', 1, NULL)")
+    _execute(file, "INSERT INTO runtimes (realm, runtime_id, revision) VALUES ('default', 'rt:x', 1)")
     _execute(
         file,
         "INSERT INTO receipts (realm, runtime_id, run_id, sequence, sha256, receipt) VALUES (?, ?, ?, ?, ?, ?)",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import hashlib
 import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from google.protobuf import timestamp_pb2
 
 from runtimestore import (
     Acquisition,
@@ -20,6 +22,7 @@ from runtimestore import (
     InputStateSeed,
     Limits,
     Loaded,
+    LoadedRuntime,
     OAuthCommit,
     OAuthFlowSnapshot,
     ReadableInputStates,
@@ -28,6 +31,8 @@ from runtimestore import (
     RuntimeState,
     RuntimeStoreClient,
     ServerInfo,
+    SessionVersion,
+    SessionVersions,
 )
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -205,6 +210,65 @@ CASES = [
         b"onetwo",
     ),
     Case("load_session_snapshot_with_revision", (RUNTIME,), pb.LoadSessionSnapshotRequest(**LOAD), [], Loaded(None, 0)),
+    Case(
+        "load_session_snapshot",
+        (RUNTIME,),
+        pb.LoadSessionSnapshotRequest(**LOAD, as_of_revision=0),
+        [
+            pb.LoadSessionSnapshotResponse(
+                info=pb.SessionSnapshotInfo(size_bytes=6, sha256=HASH, revision=6, committed_revision=1)
+            ),
+            pb.LoadSessionSnapshotResponse(chunk=b"onetwo"),
+        ],
+        b"onetwo",
+        {"as_of_revision": 0},
+    ),
+    Case(
+        "load_runtime",
+        (RUNTIME,),
+        admin_pb.LoadRuntimeRequest(**LOAD),
+        [
+            admin_pb.LoadRuntimeResponse(
+                runtime=admin_pb.RuntimeDescription(revision=BIGGEST, state=pb.RUNTIME_STATE_IDLE)
+            ),
+            admin_pb.LoadRuntimeResponse(inputs=admin_pb.RuntimeInputs(input_states=[STORED])),
+            admin_pb.LoadRuntimeResponse(
+                receipts=admin_pb.RuntimeReceipts(receipts=[admin_pb.CommittedReceipt(receipt=RECEIPT_SENT)])
+            ),
+            admin_pb.LoadRuntimeResponse(ops=pb.PersistedOpsSnapshot(snapshot_json="{}")),
+            admin_pb.LoadRuntimeResponse(session=pb.SessionSnapshotInfo(size_bytes=6, sha256=HASH)),
+            admin_pb.LoadRuntimeResponse(session_chunk=b"one"),
+            admin_pb.LoadRuntimeResponse(session_chunk=b"two"),
+        ],
+        LoadedRuntime(BIGGEST, RuntimeState.IDLE, [INPUT], [RECEIPT], "{}", b"onetwo"),
+    ),
+    Case(
+        "load_runtime",
+        (RUNTIME,),
+        admin_pb.LoadRuntimeRequest(**LOAD),
+        [admin_pb.LoadRuntimeResponse(runtime=admin_pb.RuntimeDescription(revision=0))],
+        LoadedRuntime(0, None, [], [], None, None),
+    ),
+    Case(
+        "list_session_versions",
+        (RUNTIME,),
+        admin_pb.ListSessionVersionsRequest(**LOAD, page_size=1, page_token="3"),  # noqa: S106  (a page)
+        admin_pb.ListSessionVersionsResponse(
+            versions=[
+                admin_pb.SessionVersion(
+                    revision=2,
+                    committed_at=timestamp_pb2.Timestamp(seconds=1),
+                    size_bytes=6,
+                    sha256=HASH,
+                    run_id=ID,
+                    sequence=0,
+                )
+            ],
+            next_page_token="2",  # noqa: S106  (a page)
+        ),
+        SessionVersions([SessionVersion(2, dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.UTC), 6, HASH, ID, 0)], "2"),
+        {"page_size": 1, "page_token": "3"},
+    ),
     write(
         "persist_input_state",
         (RUNTIME, INPUT),
@@ -301,6 +365,7 @@ CASES = [
                 max_waiting_bytes=5,
                 request_retention_seconds=6,
                 max_waiting_reads=7,
+                session_history_seconds=8,
             ),
             capabilities=["durable", "if_revision"],
             commits=admin_pb.CommitCounters(transactions=1, writes=2, refusals=3, replays=4),
@@ -317,6 +382,7 @@ CASES = [
                 max_waiting_bytes=5,
                 request_retention_seconds=6,
                 max_waiting_reads=7,
+                session_history_seconds=8,
             ),
             capabilities=frozenset({"durable", "if_revision"}),
             commits=CommitCounters(transactions=1, writes=2, refusals=3, replays=4),
@@ -397,7 +463,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
 
 def test_every_load_of_a_runtime_s_value_has_a_twin_with_the_revision() -> None:
     loads = {name for name in public(RuntimeStoreClient) if name.startswith("load_") and "oauth" not in name}
-    loads -= {"load_readable_input_states"}  # tells the revision always
+    loads -= {"load_readable_input_states", "load_runtime"}  # they tell the revision always
     bare = {name for name in loads if not name.endswith("_with_revision")}
 
     assert len(bare) == 6

@@ -43,7 +43,7 @@ async def test_whatever_ends_its_stream_a_write_is_done_once_and_a_load_is_read_
         for code in ALL_CODES:
             runtime = f"rt:session:{uuid.uuid4()}"
             resets = Resets(code, times=1)
-            async with resetting_proxy(app.address, resets) as address, _opened(kind, address) as store:
+            async with resetting_proxy(app.address, resets) as address, _opened(kind, address, known_bytes=0) as store:
                 assert await store.commit_session_snapshot(runtime, BODY) == Commit(1, replayed=True), code
                 for after_data_frames in (0, 20):
                     resets.left, resets.after_data_frames = 1, after_data_frames

@@ -77,7 +77,11 @@ async def test_a_session_is_streamed_as_its_description_and_then_chunks_of_at_mo
     first, *rest = [message async for message in stream]
 
     assert first.info == pb.SessionSnapshotInfo(
-        session_id=session_id, size_bytes=len(body), sha256=hashlib.sha256(body).digest(), revision=revision
+        session_id=session_id,
+        size_bytes=len(body),
+        sha256=hashlib.sha256(body).digest(),
+        revision=revision,
+        committed_revision=revision,
     )
     assert {message.WhichOneof("part") for message in rest} == {"chunk"}
     assert all(1 <= len(message.chunk) <= MIB for message in rest)

@@ -68,7 +68,8 @@ def test_reflection_lists_the_fifteen_methods_and_those_of_the_admin_service(add
 
     assert sorted(methods) == sorted(f"{STORE}.{name}" for name, _, _ in CALLS)
     assert len(methods) == 15
-    assert _grpcurl(commands, address, "list", ADMIN).split() == [f"{ADMIN}.AcquireRuntime", f"{ADMIN}.GetServerInfo"]
+    listed = ("AcquireRuntime", "GetServerInfo", "ListSessionVersions", "LoadRuntime")
+    assert _grpcurl(commands, address, "list", ADMIN).split() == [f"{ADMIN}.{name}" for name in listed]
 
 
 def test_every_method_can_be_called_by_reflection_alone(address: str, commands: Path) -> None:

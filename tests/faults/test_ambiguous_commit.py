@@ -37,7 +37,9 @@ async def _behind_a_wire(cluster: Cluster) -> AsyncIterator[tuple[Application, P
     database = open_database(url, committer_threads=1, reader_threads=1)
     try:
         async with PostgresWire(url) as wire, in_process(wire.url, committer_threads=2) as app:
-            await until(lambda: wire.met[Fate.GO_ON] > 0)  # the first COMMIT is maintenance's, at start
+            await until(
+                lambda: wire.met[Fate.GO_ON] > 1
+            )  # the first are maintenance's, which forgets and prunes at start
             try:
                 yield app, wire, database
             finally:

@@ -151,7 +151,7 @@ def _damage(trial: Trial, files: list[Path]) -> str:
 
 LOADS: dict[str, Callable[[Store, str], Awaitable[Any]]] = {
     "runtimes": lambda store, runtime_id: store.load_runtime_state(runtime_id),
-    "session_snapshots": lambda store, runtime_id: store.load_session_snapshot(runtime_id),
+    "session_versions": lambda store, runtime_id: store.load_session_snapshot(runtime_id),
     "inputs": lambda store, runtime_id: store.load_input_states(runtime_id),
     "receipts": lambda store, runtime_id: store.load_boundary_receipt(runtime_id, id_of("a"), 0),
     "ops_snapshots": lambda store, runtime_id: store.load_ops_lifecycle(runtime_id),

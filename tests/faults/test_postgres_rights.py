@@ -19,13 +19,19 @@ from runtimestore_server.services.health import NOT_SERVING, SERVING
 from runtimestore_server.store import reads, requests, rights, schema, tables
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Acquisition, Outcome, Write
+from runtimestore_server.store.versions.chains import load_session
+from runtimestore_server.store.versions.folding import Folding
+from runtimestore_server.store.versions.pruning import Pruning
+from runtimestore_server.store.versions.recent import RecentSessions
 from support.generators.calls import Store
 from support.generators.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot
 from support.servers.command import run
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy.engine import Connection
 
     from runtimestore_server.app import Application
     from runtimestore_server.store.engines import Database
@@ -111,7 +117,7 @@ def _everything(database: Database) -> list[object]:
     ]
     told: list[object] = [decision for batch in batches for decision in commit(database, *batch)]  # type: ignore[arg-type]
     loads = (
-        reads.load_session_snapshot,
+        load_session,
         reads.load_input_states,
         reads.load_runtime_state,
         reads.load_ops_lifecycle,
@@ -126,11 +132,17 @@ def _everything(database: Database) -> list[object]:
                 load(connection, one)
             except DBAPIError as error:
                 told.append(database.classify(error))
-    try:
-        with database.writers.begin() as tx:
-            requests.forget(tx, before_ms=2**60, most=10)
-    except DBAPIError as error:
-        told.append(database.classify(error))
+    folding = Folding(database, RecentSessions(0))
+    sweeps: tuple[Callable[[Connection], int], ...] = (
+        lambda tx: requests.forget(tx, before_ms=2**60, most=10),
+        lambda tx: Pruning(lambda _tx: 2**60, folding).sweep(tx, 1000),
+    )
+    for sweep in sweeps:
+        try:
+            with database.writers.begin() as tx:
+                sweep(tx)
+        except DBAPIError as error:
+            told.append(database.classify(error))
     return told
 
 

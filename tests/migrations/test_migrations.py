@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,11 +18,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from runtimestore.errors import RevisionNotKept
 from runtimestore_server.store import schema, tables
 from runtimestore_server.store.engines import Database, open_database
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, SchemaNotCurrent, upgrade, upgrade_database
-from runtimestore_server.store.values import Acquisition, Outcome, Write
+from runtimestore_server.store.values import Acquisition, Outcome, SessionSnapshot, SnapshotEdits, Write
+from runtimestore_server.store.versions.chains import load_session
+from runtimestore_server.store.versions.edits import Edit, encode
 from support.generators.store_writes import (
     boundary,
     commit,
@@ -182,9 +186,49 @@ def _write_everything_and_acquire(database: Database) -> None:
     assert commit(database, Acquisition(runtime(), "an owner")) == [Outcome(1)]
 
 
+def _write_before_versions(database: Database) -> None:
+    """What the code wrote that knew one snapshot a runtime, and the newest alone."""
+    key, body, digest = {"realm": "test", "runtime_id": "ä\n'\""}, b'{"text": "\0 \xc3\xa9"}', b"d" * 32
+    row_of: dict[str, dict[str, Any]] = {
+        "runtimes": {**key, "revision": 17, "runtime_state": "running"},
+        "requests": {
+            "realm": "test",
+            "request_id": new_id(),
+            "fingerprint": digest,
+            "revision": 3,
+            "recorded_at_ms": 5,
+        },
+        "session_snapshots": {**key, "session_id": new_id(), "sha256": digest, "body": body},
+        "sessions": {
+            "realm": "test",
+            "session_id": new_id(),
+            "runtime_id": key["runtime_id"],
+            "created_at_ms": 1,
+            "updated_at_ms": 2,
+            "message_count": 3,
+            "total_tokens": 2**63 - 1,
+        },
+        "inputs": {**key, "input_id": new_id(), "sha256": digest, "state_json": body},
+        "receipts": {**key, "run_id": new_id(), "sequence": "18446744073709551615", "sha256": digest, "receipt": body},
+        "ops_snapshots": {**key, "epoch_id": new_id(), "sha256": digest, "snapshot_json": body},
+        "oauth_flow_snapshots": {"realm": "test", "version": 1, "sha256": digest, "snapshot_json": bytes(range(256))},
+        "fences": {**key, "fence": 4, "owner": "an owner", "acquired_at_ms": 5},
+    }
+    found = sa.MetaData()
+    with _plainly(database) as connection:
+        found.reflect(connection)
+        for name, row in row_of.items():
+            if name in found.tables:
+                connection.execute(sa.insert(found.tables[name]).values(row))
+        other = {"realm": "test", "runtime_id": "without a session", "revision": 1}
+        connection.execute(sa.insert(found.tables["runtimes"]).values(other))
+        connection.commit()
+
+
 # How a database of each revision is filled. An older revision needs statements of its own, as its code is gone.
 POPULATE: dict[str, Callable[[Database], None]] = {
-    "0001": _write_everything,  # what is written since is written by other calls
+    "0001": _write_before_versions,
+    "0002": _write_before_versions,
     HEAD: _write_everything_and_acquire,
 }
 
@@ -200,10 +244,48 @@ def test_an_upgrade_from_any_revision_keeps_every_byte(database: Database, revis
 
     after = _contents(database)
     del before["alembic_version"]
+    snapshots = before.pop("session_snapshots", [])
+    if snapshots:
+        kept = [{column: row[column] for column in snapshots[0]} for row in after["session_versions"]]
+        assert kept == snapshots
     for name, rows in before.items():
         kept = [{column: row[column] for column in rows[0]} for row in after[name]]
         assert kept == rows
     assert after["alembic_version"] == [{"version_num": HEAD}]
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:2])
+def test_the_snapshots_of_an_older_store_are_the_newest_versions_of_their_sessions(
+    database: Database, revision: str
+) -> None:
+    _upgrade_to(database, revision)
+    _write_before_versions(database)
+    body = b'{"text": "\0 \xc3\xa9"}'
+    with _plainly(database) as connection:
+        connection.execute(sa.text("UPDATE session_snapshots SET sha256 = :d"), {"d": sha256(body).digest()})
+        connection.commit()
+    upgrade_database(database)
+    key, without = runtime("ä\n'\""), runtime("without a session")
+
+    with database.readers.connect() as connection:
+        found, stored = load_session(connection, key)
+        assert stored is not None
+        assert (found, stored.body, stored.revision) == (17, body, 17)
+        assert load_session(connection, without) == (1, None)
+        with pytest.raises(RevisionNotKept) as refusal:
+            load_session(connection, key, as_of_revision=16)
+        assert refusal.value.oldest_revision == 17
+
+    edits = SnapshotEdits(sha256(body).digest(), encode([Edit(0, 1, b"[")]), required=True)
+    result = b"[" + body[1:]
+    after = SessionSnapshot(stored.session_id, result, sha256(result).digest(), 1, 2, 3, 4, edits)
+    assert commit(database, Write(key, snapshot=after)) == [Outcome(18, as_edits=True)]
+    with database.readers.connect() as connection:
+        _, newest = load_session(connection, key)
+        assert newest is not None
+        assert newest.body == result
+        _, before = load_session(connection, key, as_of_revision=17)
+        assert before == stored
 
 
 def test_every_upgrade_that_has_nothing_to_do_sends_no_write(database: Database) -> None:

@@ -232,7 +232,7 @@ async def test_a_caller_that_gives_up_leaves_the_whole_write_and_gives_its_place
 
         both = await _waiting(committer, *(Write(first.runtime, runtime_state="idle") for _ in range(2)))
         assert await asyncio.gather(*both) == [Outcome(2), Outcome(3)]
-    assert len(rows(database, tables.inputs)) == len(rows(database, tables.session_snapshots)) == 1
+    assert len(rows(database, tables.inputs)) == len(rows(database, tables.session_versions)) == 1
 
 
 async def test_the_counters_tell_writes_replays_and_refusals_apart(database: Database) -> None:

@@ -52,7 +52,7 @@ def test_the_session_projection_holds_no_body(database: Database) -> None:
     commit(database, Write(runtime(), snapshot=snapshot("a marker in the body")))
 
     assert "a marker in the body" not in repr(rows(database, tables.sessions))
-    assert "a marker in the body" in repr(rows(database, tables.session_snapshots))
+    assert "a marker in the body" in repr(rows(database, tables.session_versions))
 
 
 def test_an_input_whose_bytes_are_unchanged_is_not_sent_to_be_written_again(database: Database) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore_server.store import reads, requests, tables
 from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.versions.chains import load_session
 from support.generators.store_writes import (
     REALM,
     boundary,
@@ -52,7 +53,7 @@ def test_every_read_and_every_question_of_a_write_searches_by_key(sqlite_databas
             assert requests.recorded(tx, whole, now_ms=0) is False
             assert requests.forget(tx, before_ms=2**60, most=10) == 2
         with database.readers.connect() as tx:
-            reads.load_session_snapshot(tx, key)
+            load_session(tx, key)
             reads.load_input_states(tx, key)
             reads.load_input_state(tx, key, input_id)
             reads.load_boundary_receipt(tx, key, run_id, 0)

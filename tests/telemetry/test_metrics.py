@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from runtimestore import InvalidRequest, RetryPolicy, RuntimeStoreClient, RuntimeStoreError
 from runtimestore_server.app import Application, CannotServe
 from runtimestore_server.settings import Settings
-from runtimestore_server.store.schema import upgrade
+from runtimestore_server.store.schema import HEAD, upgrade
 from runtimestore_server.telemetry import http
 from runtimestore_server.telemetry.counts import BatchCounts, Histogram, MethodCounts
 from runtimestore_server.telemetry.readiness import NOT_LOOKED, Readiness
@@ -74,7 +74,7 @@ def test_what_was_called_is_what_is_counted(fresh_url: str) -> None:
         assert value(address, "runtimestore_commit_seconds_sum") > 0
         assert value(address, "runtimestore_pending_writes") == 0
         assert value(address, "runtimestore_pending_writes_limit") == 1024
-        assert value(address, "runtimestore_build_info", schema="0002") == 1
+        assert value(address, "runtimestore_build_info", schema=HEAD) == 1
 
 
 @pytest.mark.needs("durable")

@@ -29,15 +29,28 @@ async def _changed_document(app: Application, table: sa.Table, column: str, body
     await change(app, table, {column: body, "sha256": sha256(body).digest()}, **key)
 
 
+async def _changed_session(app: Application, body: bytes) -> None:
+    """A session as an older server left it, which checked less and sealed nothing."""
+    (runtime,) = await rows(app, tables.runtimes, **OF)
+    *_, newest = await rows(app, tables.session_versions, **OF)
+    at = {**OF, "revision": newest["revision"]}
+    digest = sha256(body).digest()
+    await delete(app, tables.session_versions, **at)
+    values = {"kind": "base", "sha256": digest, "size_bytes": len(body), "body": body, "seal": None}
+    await insert(app, tables.session_versions, **{**newest, **values, "committed_at_ms": None})
+    assert runtime["session_revision"] == newest["revision"]
+    await change(app, tables.runtimes, {"session_sha256": digest}, **OF)
+
+
 INPUT = {**OF, "input_id": input_of("").input_id}
 OTHER_SESSION = session("text", session_id=id_of("session of nobody"))
 
 # What is damaged, and the kind, the table and a part of the key of the one finding.
 DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]] = {
     "a snapshot": (
-        lambda app: flip_a_byte(app, tables.session_snapshots.c.body, **OF),
+        lambda app: flip_a_byte(app, tables.session_versions.c.body, **OF),
         "digest_mismatch",
-        "session_snapshots",
+        "session_versions",
         OF,
     ),
     "a digest": (lambda app: flip_a_byte(app, tables.inputs.c.sha256, **INPUT), "digest_mismatch", "inputs", INPUT),
@@ -55,9 +68,9 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         {"realm": "default"},
     ),
     "no session": (
-        lambda app: _changed_document(app, tables.session_snapshots, "body", b"{}", **OF),
+        lambda app: _changed_session(app, b"{}"),
         "document_invalid",
-        "session_snapshots",
+        "session_versions",
         OF,
     ),
     "no input": (
@@ -79,15 +92,15 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         OF,
     ),
     "a session_id": (
-        lambda app: change(app, tables.session_snapshots, {"session_id": new_id()}, **OF),
+        lambda app: change(app, tables.session_versions, {"session_id": new_id()}, **OF),
         "column_mismatch",
-        "session_snapshots",
+        "session_versions",
         OF,
     ),
     "another session's document": (
-        lambda app: _changed_document(app, tables.session_snapshots, "body", OTHER_SESSION, **OF),
+        lambda app: _changed_session(app, OTHER_SESSION),
         "column_mismatch",
-        "session_snapshots",
+        "session_versions",
         OF,
     ),
     "an epoch_id": (
@@ -136,7 +149,7 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
     "a session that is not listed": (
         lambda app: change(app, tables.sessions, {"session_id": id_of("y")}, **SESSION_OF),
         "no_projection",
-        "session_snapshots",
+        "session_versions",
         OF,
     ),
     "a revision": (
@@ -150,6 +163,24 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         "revision_out_of_order",
         "oauth_flow_snapshots",
         {"realm": "default"},
+    ),
+    "which version of a session is the newest": (
+        lambda app: change(app, tables.runtimes, {"session_revision": 1}, **OF),
+        "column_mismatch",
+        "runtimes",
+        OF,
+    ),
+    "when a version was committed": (
+        lambda app: change(app, tables.session_versions, {"committed_at_ms": 1}, **OF),
+        "column_mismatch",
+        "session_versions",
+        OF,
+    ),
+    "a version that edits rest on": (
+        lambda app: flip_a_byte(app, tables.session_versions.c.sha256, **OF, revision=1),
+        "digest_mismatch",
+        "session_versions",
+        {**OF, "revision": "1"},
     ),
     "a state": (
         lambda app: change(app, tables.runtimes, {"runtime_state": "bogus"}, **OF),
@@ -200,10 +231,10 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         {},
     ),
     "a snapshot that is gone": (
-        lambda app: delete(app, tables.session_snapshots, **OF),
-        "no_snapshot",
-        "sessions",
-        SESSION_OF,
+        lambda app: delete(app, tables.session_versions, **OF),
+        "version_missing",
+        "runtimes",
+        OF,
     ),
     "the store's id": (
         lambda app: change(app, tables.store_identity, {"store_id": "none"}),

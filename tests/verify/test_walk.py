@@ -53,14 +53,14 @@ class _Impatient(Told):
 async def test_interrupted_it_tells_what_it_has_found_until_then(serve: Any) -> None:
     async with serve() as app, Store(app.address) as store:
         await fill(store)
-        await flip_a_byte(app, tables.session_snapshots.c.body, **OF)
+        await flip_a_byte(app, tables.session_versions.c.body, **OF)
 
         told = await verified(app, _Impatient())
 
     report = told.report
     assert report is not None
     assert not report.complete
-    assert [found.table for found in told.findings] == ["session_snapshots"]
+    assert [found.table for found in told.findings] == ["session_versions"]
     assert (report.as_json()["complete"], report.errors) == (False, 1)
     assert report.summary().startswith("interrupted after ")
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from runtimestore._arguments import document_bytes, member
+from runtimestore._arguments import member
 from runtimestore.types import InputState, RunApplyBoundary, RunBoundaryReceipt, RuntimeState
 from runtimestore.v1 import runtime_store_pb2 as pb
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["BOUNDARIES", "STATES", "input_state", "input_states", "lifecycle", "receipt", "session_delta"]
+__all__ = ["BOUNDARIES", "STATES", "input_state", "input_states", "lifecycle", "receipt"]
 
 STATES: dict[RuntimeState, pb.RuntimeState.ValueType] = {
     RuntimeState.INITIALIZING: pb.RUNTIME_STATE_INITIALIZING,
@@ -31,11 +27,6 @@ BOUNDARIES: dict[RunApplyBoundary, pb.RunApplyBoundary.ValueType] = {
 }
 
 
-def session_delta(value: object) -> pb.SessionDelta:
-    """The session snapshot to write."""
-    return pb.SessionDelta(session_snapshot=document_bytes("session_delta", value))
-
-
 def lifecycle(value: object) -> pb.MachineLifecycleCommit:
     """The state of a runtime to write."""
     return pb.MachineLifecycleCommit(runtime_state=STATES[member("commit", RuntimeState, value)])
@@ -48,11 +39,11 @@ def input_state(name: str, value: object) -> pb.StoredInputState:
     return pb.StoredInputState(input_id=value.input_id, state_json=value.state_json)
 
 
-def input_states(name: str, values: object) -> Iterator[pb.StoredInputState]:
+def input_states(name: str, values: object) -> list[pb.StoredInputState]:
     """The inputs to write, in their order."""
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of InputState, not {type(values).__name__}")
-    return (input_state(f"{name}[{number}]", value) for number, value in enumerate(values))
+    return [input_state(f"{name}[{number}]", value) for number, value in enumerate(values)]
 
 
 def receipt(value: object) -> pb.RunBoundaryReceipt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ from runtimestore.types import (
     InputStateSeed,
     Limits,
     Loaded,
+    LoadedRuntime,
     OAuthCommit,
     OAuthFlowSnapshot,
     ReadableInputStates,
@@ -26,11 +28,14 @@ from runtimestore.types import (
     RunBoundaryReceipt,
     RuntimeState,
     ServerInfo,
+    SessionVersion,
+    SessionVersions,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from runtimestore._known import KnownSession
     from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
     from runtimestore.v1 import runtime_store_pb2 as pb
 
@@ -82,18 +87,8 @@ def boundary_receipt(response: pb.LoadBoundaryReceiptResponse) -> Loaded[RunBoun
     """One boundary's receipt, if it has one."""
     if not response.HasField("receipt"):
         return Loaded(None, response.revision)
-    receipt = response.receipt
-    return Loaded(
-        RunBoundaryReceipt(
-            run_id=receipt.run_id,
-            boundary=_known(_BOUNDARIES, receipt.boundary, RunApplyBoundary),
-            contributing_input_ids=tuple(receipt.contributing_input_ids),
-            message_count=receipt.message_count,
-            sequence=receipt.sequence,
-            conversation_digest=receipt.conversation_digest if receipt.HasField("conversation_digest") else None,
-        ),
-        response.revision,
-    )
+    committed_revision = response.committed_revision if response.HasField("committed_revision") else None
+    return Loaded(_receipt(response.receipt, committed_revision), response.revision)
 
 
 def input_state(response: pb.LoadInputStateResponse) -> Loaded[InputState | None]:
@@ -112,6 +107,22 @@ def ops_lifecycle(response: pb.LoadOpsLifecycleResponse) -> Loaded[str | None]:
     return Loaded(response.snapshot.snapshot_json if response.HasField("snapshot") else None, response.revision)
 
 
+def session_versions(response: admin_pb.ListSessionVersionsResponse) -> SessionVersions:
+    """A page of a session's versions."""
+    return SessionVersions([_session_version(version) for version in response.versions], response.next_page_token)
+
+
+def _session_version(version: admin_pb.SessionVersion) -> SessionVersion:
+    return SessionVersion(
+        revision=version.revision,
+        committed_at=version.committed_at.ToDatetime(dt.UTC) if version.HasField("committed_at") else None,
+        size_bytes=version.size_bytes,
+        sha256=version.sha256,
+        run_id=version.run_id if version.HasField("run_id") else None,
+        sequence=version.sequence if version.HasField("sequence") else None,
+    )
+
+
 def server_info(response: admin_pb.GetServerInfoResponse) -> ServerInfo:
     """What the server is."""
     limits, commits = response.limits, response.commits
@@ -127,6 +138,7 @@ def server_info(response: admin_pb.GetServerInfoResponse) -> ServerInfo:
             max_waiting_bytes=limits.max_waiting_bytes,
             max_waiting_reads=limits.max_waiting_reads,
             request_retention_seconds=limits.request_retention_seconds,
+            session_history_seconds=limits.session_history_seconds,
         ),
         capabilities=frozenset(response.capabilities),
         commits=CommitCounters(
@@ -186,45 +198,134 @@ class ReadableInputStatesAssembler(_InputBatches):
         return ReadableInputStates(self._states, self._corrupt, self._told_revision())
 
 
-class SessionSnapshotAssembler:
-    """Puts the chunks of `LoadSessionSnapshot` together and checks them against their description."""
+class _Session:
+    """The bytes of a session that arrive in chunks, checked against their description."""
 
-    def __init__(self) -> None:
-        self._info: pb.SessionSnapshotInfo | None = None
+    def __init__(self, info: pb.SessionSnapshotInfo, known: KnownSession | None) -> None:
+        self.info = info
+        self._known = known
         self._chunks: list[bytes] = []
         self._size_bytes = 0
         self._digest = hashlib.sha256()
 
+    def add(self, chunk: bytes) -> None:
+        """Take in the next bytes."""
+        self._chunks.append(chunk)
+        self._size_bytes += len(chunk)
+        self._digest.update(chunk)
+        if self._size_bytes > self.info.size_bytes:
+            raise self._corrupt(f"more than its {self.info.size_bytes} bytes arrived")
+
+    def body(self) -> bytes:
+        """The whole session: what arrived, or what the caller has where the server says that it is unchanged."""
+        if self.info.unchanged:
+            if self._known is None or self._known.sha256 != self.info.sha256 or self._chunks:
+                raise CallFailed(
+                    "the server told of a snapshot that it is unchanged, and it is", grpc.StatusCode.INTERNAL
+                )
+            return self._known.body
+        if self._size_bytes != self.info.size_bytes:
+            raise self._corrupt(f"{self._size_bytes} of its {self.info.size_bytes} bytes arrived")
+        if self._digest.digest() != self.info.sha256:
+            raise self._corrupt("the bytes that arrived do not match its SHA-256")
+        return b"".join(self._chunks)
+
+    def _corrupt(self, what: str) -> StoredValueCorrupt:
+        session_id = self.info.session_id
+        return StoredValueCorrupt(f"the snapshot of session {session_id}: {what}", metadata={"session_id": session_id})
+
+
+class SessionSnapshotAssembler:
+    """Puts the chunks of `LoadSessionSnapshot` together and checks them against their description.
+
+    `known` is the session whose digest was sent along, `as_of_revision` what was asked for.
+    """
+
+    def __init__(self, known: KnownSession | None = None, as_of_revision: int | None = None) -> None:
+        self._known = known
+        self._as_of_revision = as_of_revision
+        self._session: _Session | None = None
+
     def add(self, message: pb.LoadSessionSnapshotResponse) -> None:
         """Take in the description or the next chunk."""
         if message.WhichOneof("part") == "info":
-            if self._info is not None:
+            if self._session is not None:
                 raise CallFailed("the stream of the snapshot described it twice", grpc.StatusCode.INTERNAL)
-            self._info = message.info
+            self._session = _Session(message.info, self._known)
+            if self._as_of_revision is not None and not message.info.committed_revision:
+                raise CallFailed(
+                    "the server keeps no earlier sessions: it is an older one", grpc.StatusCode.UNIMPLEMENTED
+                )
             return
-        if self._info is None:
+        if self._session is None:
             raise CallFailed("the stream of the snapshot did not begin with its description", grpc.StatusCode.INTERNAL)
-        self._chunks.append(message.chunk)
-        self._size_bytes += len(message.chunk)
-        self._digest.update(message.chunk)
-        if self._size_bytes > self._info.size_bytes:
-            raise self._corrupt(self._info, f"more than its {self._info.size_bytes} bytes arrived")
+        self._session.add(message.chunk)
 
     def result(self, trailing_metadata: TrailingMetadata) -> Loaded[bytes | None]:
         """The snapshot; `None` if the stream was empty, with the revision from the trailing metadata."""
-        if self._info is None:
+        if self._session is None:
             return Loaded(None, revision_of(trailing_metadata))
-        if self._size_bytes != self._info.size_bytes:
-            raise self._corrupt(self._info, f"{self._size_bytes} of its {self._info.size_bytes} bytes arrived")
-        if self._digest.digest() != self._info.sha256:
-            raise self._corrupt(self._info, "the bytes that arrived do not match its SHA-256")
-        return Loaded(b"".join(self._chunks), self._info.revision)
+        return Loaded(self._session.body(), self._session.info.revision)
 
-    @staticmethod
-    def _corrupt(info: pb.SessionSnapshotInfo, what: str) -> StoredValueCorrupt:
-        return StoredValueCorrupt(
-            f"the snapshot of session {info.session_id}: {what}", metadata={"session_id": info.session_id}
+
+class RuntimeAssembler:
+    """Puts the parts of `LoadRuntime` together; `known` is the session whose digest was sent along."""
+
+    def __init__(self, known: KnownSession | None) -> None:
+        self._known = known
+        self._runtime: admin_pb.RuntimeDescription | None = None
+        self._inputs: list[InputState] = []
+        self._receipts: list[RunBoundaryReceipt] = []
+        self._ops: str | None = None
+        self._session: _Session | None = None
+
+    def add(self, message: admin_pb.LoadRuntimeResponse) -> None:
+        """Take in the next part."""
+        match message.WhichOneof("part"):
+            case "runtime":
+                self._runtime = message.runtime
+            case "inputs":
+                self._inputs.extend(map(_input_state, message.inputs.input_states))
+            case "receipts":
+                self._receipts.extend(
+                    _receipt(found.receipt, found.committed_revision if found.HasField("committed_revision") else None)
+                    for found in message.receipts.receipts
+                )
+            case "ops":
+                self._ops = message.ops.snapshot_json
+            case "session":
+                self._session = _Session(message.session, self._known)
+            case "session_chunk" if self._session is not None:
+                self._session.add(message.session_chunk)
+            case part:
+                raise CallFailed(f"the stream of the runtime has a part {part} out of place", grpc.StatusCode.INTERNAL)
+
+    def result(self, trailing_metadata: TrailingMetadata) -> LoadedRuntime:  # noqa: ARG002  (an Assembler)
+        """The runtime, whole."""
+        if self._runtime is None:
+            # It is always sent: to read its absence as "nothing there" could lose a turn.
+            raise CallFailed("the stream of the runtime ended without its description", grpc.StatusCode.INTERNAL)
+        told = self._runtime
+        return LoadedRuntime(
+            revision=told.revision,
+            state=_known(_STATES, told.state, RuntimeState) if told.HasField("state") else None,
+            input_states=self._inputs,
+            receipts=self._receipts,
+            ops_snapshot=self._ops,
+            session_snapshot=self._session.body() if self._session else None,
         )
+
+
+def _receipt(receipt: pb.RunBoundaryReceipt, committed_revision: int | None) -> RunBoundaryReceipt:
+    return RunBoundaryReceipt(
+        run_id=receipt.run_id,
+        boundary=_known(_BOUNDARIES, receipt.boundary, RunApplyBoundary),
+        contributing_input_ids=tuple(receipt.contributing_input_ids),
+        message_count=receipt.message_count,
+        sequence=receipt.sequence,
+        conversation_digest=receipt.conversation_digest if receipt.HasField("conversation_digest") else None,
+        committed_revision=committed_revision,
+    )
 
 
 def _input_state(stored: pb.StoredInputState) -> InputState:

@@ -24,9 +24,11 @@ from runtimestore._channel import (
 from runtimestore._connection import AsyncConnection
 from runtimestore._credentials import BearerToken, Tls
 from runtimestore._fences import Fences
+from runtimestore._forms import Forms
+from runtimestore._known import DEFAULT_KNOWN_BYTES, KnownRuntimes
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore._traces import traced
-from runtimestore.errors import OAuthFlowSnapshotChanged
+from runtimestore.errors import OAuthFlowSnapshotChanged, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
 
@@ -40,25 +42,35 @@ if TYPE_CHECKING:
 
     from runtimestore._arguments import Document, Identifier, RequestId
     from runtimestore._credentials import Token
+    from runtimestore._forms import RuntimeWriteRequest
+    from runtimestore._responses import RuntimeWriteResponse
+    from runtimestore.errors import RuntimeStoreError
     from runtimestore.types import (
         Acquisition,
         Commit,
         InputState,
         Loaded,
+        LoadedRuntime,
         OAuthCommit,
         OAuthFlowSnapshot,
         ReadableInputStates,
         RunBoundaryReceipt,
         RuntimeState,
         ServerInfo,
+        SessionVersions,
     )
 
 __all__ = ["AsyncRuntimeStoreClient"]
 
 Q = TypeVar("Q")
+T = TypeVar("T", bound="RuntimeWriteRequest")
+W = TypeVar("W", bound="RuntimeWriteResponse")
 A = TypeVar("A")
 R = TypeVar("R")
 Metadata = tuple[tuple[str, str], ...]
+
+MOST_A_PAGE = 2**31 - 1
+"""The server's own limit is far below."""
 
 
 class AsyncRuntimeStoreClient:
@@ -68,6 +80,10 @@ class AsyncRuntimeStoreClient:
     a name with several addresses, are balanced: each call takes the next one that answers. `timeout_seconds` is the
     budget of a whole call, its retries and pauses included; each method takes another for itself.
     `max_message_bytes` limits a message in either direction.
+
+    Of what it wrote and loaded last it remembers up to `known_bytes`, and sends or fetches only what changed: a session
+    as edits of the one that the store has, the inputs that the store has not, a digest in place of a session that it
+    has. What comes of a call is the same; 0 remembers nothing and sends everything.
 
     With `tls` it speaks TLS and knows its server by that. `token` is sent with each call: a text, or a function that is
     asked before each attempt, so that a token can be changed while the client is in use; it must not wait. Without TLS
@@ -110,6 +126,7 @@ class AsyncRuntimeStoreClient:
         realm: str = "",
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        known_bytes: int = DEFAULT_KNOWN_BYTES,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
         tls: Tls | None = None,
         token: Token | None = None,
@@ -124,6 +141,7 @@ class AsyncRuntimeStoreClient:
         self._connection = AsyncConnection(self._target, message_limit(max_message_bytes), channel, tls)
         self._realm = arguments.text("realm", realm)
         self._fences = Fences()
+        self._known = KnownRuntimes(arguments.whole_number("known_bytes", known_bytes))
         self._timeout_seconds = arguments.seconds("timeout_seconds", timeout_seconds)
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
@@ -236,17 +254,17 @@ class AsyncRuntimeStoreClient:
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
         runtime_id = arguments.identifier("runtime_id", runtime_id)
-        return await self._unary(
+        session = arguments.document_bytes("session_delta", session_delta)
+        request = pb.CommitSessionSnapshotRequest(
+            realm=self._realm,
+            runtime_id=runtime_id,
+            request_id=arguments.request_id(request_id),
+            if_revision=arguments.optional_number("if_revision", if_revision),
+            fence=self._fences.held(runtime_id),
+        )
+        return await self._write(
             self._connection.store.CommitSessionSnapshot,
-            pb.CommitSessionSnapshotRequest(
-                realm=self._realm,
-                runtime_id=runtime_id,
-                request_id=arguments.request_id(request_id),
-                if_revision=arguments.optional_number("if_revision", if_revision),
-                fence=self._fences.held(runtime_id),
-                session_delta=messages.session_delta(session_delta),
-            ),
-            responses.commit,
+            Forms(self._known, request, session=session),
             self._deadline(timeout_seconds),
         )
 
@@ -304,20 +322,20 @@ class AsyncRuntimeStoreClient:
             TypeError: there is no receipt; nothing was sent.
         """
         runtime_id = arguments.identifier("runtime_id", runtime_id)
-        return await self._unary(
+        session = None if session_delta is None else arguments.document_bytes("session_delta", session_delta)
+        request = pb.AtomicApplyRequest(
+            realm=self._realm,
+            runtime_id=runtime_id,
+            request_id=arguments.request_id(request_id),
+            if_revision=arguments.optional_number("if_revision", if_revision),
+            fence=self._fences.held(runtime_id),
+            receipt=messages.receipt(receipt),
+            session_store_key=arguments.optional_identifier("session_store_key", session_store_key),
+        )
+        inputs = messages.input_states("input_updates", input_updates)
+        return await self._write(
             self._connection.store.AtomicApply,
-            pb.AtomicApplyRequest(
-                realm=self._realm,
-                runtime_id=runtime_id,
-                request_id=arguments.request_id(request_id),
-                if_revision=arguments.optional_number("if_revision", if_revision),
-                fence=self._fences.held(runtime_id),
-                session_delta=None if session_delta is None else messages.session_delta(session_delta),
-                receipt=messages.receipt(receipt),
-                input_updates=messages.input_states("input_updates", input_updates),
-                session_store_key=arguments.optional_identifier("session_store_key", session_store_key),
-            ),
-            responses.commit,
+            Forms(self._known, request, session=session, inputs=inputs),
             self._deadline(timeout_seconds),
         )
 
@@ -332,12 +350,15 @@ class AsyncRuntimeStoreClient:
         self, runtime_id: Identifier, *, timeout_seconds: float | None = None
     ) -> Loaded[list[InputState]]:
         """Load all inputs of a runtime, `input_id` ascending, and the revision, as they were at one moment."""
-        return await self._stream(
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
+        loaded = await self._stream(
             self._connection.store.LoadInputStates,
-            pb.LoadInputStatesRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
+            pb.LoadInputStatesRequest(realm=self._realm, runtime_id=runtime_id),
             responses.InputStatesAssembler,
             self._deadline(timeout_seconds),
         )
+        self._known.loaded_inputs(runtime_id, loaded.revision, loaded.value)
+        return loaded
 
     async def load_readable_input_states(
         self, runtime_id: Identifier, *, timeout_seconds: float | None = None
@@ -382,30 +403,94 @@ class AsyncRuntimeStoreClient:
         )
 
     async def load_session_snapshot(
-        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, as_of_revision: int | None = None, timeout_seconds: float | None = None
     ) -> bytes | None:
         """Load the session snapshot, byte for byte as it was written; its size and SHA-256 are checked on arrival.
 
-        The runtime id alone is the authority: the bare uuid of a session finds nothing.
+        The runtime id alone is the authority: the bare uuid of a session finds nothing. With `as_of_revision` it is the
+        session as the write of that revision left it.
 
         Raises:
             StoredValueCorrupt: what is stored, or what arrived, is not what was written.
+            RevisionNotKept: the session of `as_of_revision` is not kept any more.
         """
-        loaded = await self.load_session_snapshot_with_revision(runtime_id, timeout_seconds=timeout_seconds)
+        loaded = await self.load_session_snapshot_with_revision(
+            runtime_id, as_of_revision=as_of_revision, timeout_seconds=timeout_seconds
+        )
         return loaded.value
 
     async def load_session_snapshot_with_revision(
-        self, runtime_id: Identifier, *, timeout_seconds: float | None = None
+        self, runtime_id: Identifier, *, as_of_revision: int | None = None, timeout_seconds: float | None = None
     ) -> Loaded[bytes | None]:
         """Load the session snapshot, checked on arrival, and the revision, as they were at one moment.
+
+        The revision is the runtime's current one, also with `as_of_revision`.
+
+        Raises:
+            StoredValueCorrupt: what is stored, or what arrived, is not what was written.
+            RevisionNotKept: the session of `as_of_revision` is not kept any more.
+        """
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
+        known = self._known.session(runtime_id)
+        as_of = arguments.optional_number("as_of_revision", as_of_revision)
+        loaded = await self._stream(
+            self._connection.store.LoadSessionSnapshot,
+            pb.LoadSessionSnapshotRequest(
+                realm=self._realm,
+                runtime_id=runtime_id,
+                known_sha256=known.sha256 if known else None,
+                as_of_revision=as_of,
+            ),
+            lambda: responses.SessionSnapshotAssembler(known, as_of),
+            self._deadline(timeout_seconds),
+        )
+        if as_of is None and loaded.value is not None:
+            self._known.loaded_session(runtime_id, loaded.value)
+        return loaded
+
+    async def load_runtime(self, runtime_id: Identifier, *, timeout_seconds: float | None = None) -> LoadedRuntime:
+        """Load all that a runtime recovers from, as it was at one moment: a cold start in one call.
 
         Raises:
             StoredValueCorrupt: what is stored, or what arrived, is not what was written.
         """
-        return await self._stream(
-            self._connection.store.LoadSessionSnapshot,
-            pb.LoadSessionSnapshotRequest(realm=self._realm, runtime_id=arguments.identifier("runtime_id", runtime_id)),
-            responses.SessionSnapshotAssembler,
+        runtime_id = arguments.identifier("runtime_id", runtime_id)
+        known = self._known.session(runtime_id)
+        loaded = await self._stream(
+            self._connection.admin.LoadRuntime,
+            admin_pb.LoadRuntimeRequest(
+                realm=self._realm, runtime_id=runtime_id, known_session_sha256=known.sha256 if known else None
+            ),
+            lambda: responses.RuntimeAssembler(known),
+            self._deadline(timeout_seconds),
+        )
+        self._known.loaded_inputs(runtime_id, loaded.revision, loaded.input_states)
+        if loaded.session_snapshot is not None:
+            self._known.loaded_session(runtime_id, loaded.session_snapshot)
+        return loaded
+
+    async def list_session_versions(
+        self,
+        runtime_id: Identifier,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout_seconds: float | None = None,
+    ) -> SessionVersions:
+        """List the versions of a runtime's session that can be loaded with `as_of_revision`, newest first.
+
+        A page has at most `page_size` (0: the server's choice); its `next_page_token`, empty on the last one, asks for
+        the next.
+        """
+        return await self._unary(
+            self._connection.admin.ListSessionVersions,
+            admin_pb.ListSessionVersionsRequest(
+                realm=self._realm,
+                runtime_id=arguments.identifier("runtime_id", runtime_id),
+                page_size=min(arguments.whole_number("page_size", page_size), MOST_A_PAGE),
+                page_token=arguments.text("page_token", page_token),
+            ),
+            responses.session_versions,
             self._deadline(timeout_seconds),
         )
 
@@ -425,17 +510,18 @@ class AsyncRuntimeStoreClient:
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
         runtime_id = arguments.identifier("runtime_id", runtime_id)
-        return await self._unary(
+        written = messages.input_state("state", state)
+        request = pb.PersistInputStateRequest(
+            realm=self._realm,
+            runtime_id=runtime_id,
+            request_id=arguments.request_id(request_id),
+            if_revision=arguments.optional_number("if_revision", if_revision),
+            fence=self._fences.held(runtime_id),
+            state=written,
+        )
+        return await self._write(
             self._connection.store.PersistInputState,
-            pb.PersistInputStateRequest(
-                realm=self._realm,
-                runtime_id=runtime_id,
-                request_id=arguments.request_id(request_id),
-                if_revision=arguments.optional_number("if_revision", if_revision),
-                fence=self._fences.held(runtime_id),
-                state=messages.input_state("state", state),
-            ),
-            responses.commit,
+            Forms(self._known, request, inputs=[written]),
             self._deadline(timeout_seconds),
         )
 
@@ -496,18 +582,18 @@ class AsyncRuntimeStoreClient:
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
         runtime_id = arguments.identifier("runtime_id", runtime_id)
-        return await self._unary(
+        request = pb.CommitMachineLifecycleRequest(
+            realm=self._realm,
+            runtime_id=runtime_id,
+            request_id=arguments.request_id(request_id),
+            if_revision=arguments.optional_number("if_revision", if_revision),
+            fence=self._fences.held(runtime_id),
+            commit=messages.lifecycle(commit),
+        )
+        inputs = messages.input_states("input_states", input_states)
+        return await self._write(
             self._connection.store.CommitMachineLifecycle,
-            pb.CommitMachineLifecycleRequest(
-                realm=self._realm,
-                runtime_id=runtime_id,
-                request_id=arguments.request_id(request_id),
-                if_revision=arguments.optional_number("if_revision", if_revision),
-                fence=self._fences.held(runtime_id),
-                commit=messages.lifecycle(commit),
-                input_states=messages.input_states("input_states", input_states),
-            ),
-            responses.commit,
+            Forms(self._known, request, inputs=inputs),
             self._deadline(timeout_seconds),
         )
 
@@ -527,17 +613,17 @@ class AsyncRuntimeStoreClient:
             RevisionMismatch: the runtime is not at `if_revision`; nothing was written.
         """
         runtime_id = arguments.identifier("runtime_id", runtime_id)
-        return await self._unary(
+        request = pb.PersistOpsLifecycleRequest(
+            realm=self._realm,
+            runtime_id=runtime_id,
+            request_id=arguments.request_id(request_id),
+            if_revision=arguments.optional_number("if_revision", if_revision),
+            fence=self._fences.held(runtime_id),
+            snapshot=pb.PersistedOpsSnapshot(snapshot_json=arguments.document_text("snapshot", snapshot)),
+        )
+        return await self._write(
             self._connection.store.PersistOpsLifecycle,
-            pb.PersistOpsLifecycleRequest(
-                realm=self._realm,
-                runtime_id=runtime_id,
-                request_id=arguments.request_id(request_id),
-                if_revision=arguments.optional_number("if_revision", if_revision),
-                fence=self._fences.held(runtime_id),
-                snapshot=pb.PersistedOpsSnapshot(snapshot_json=arguments.document_text("snapshot", snapshot)),
-            ),
-            responses.commit,
+            Forms(self._known, request),
             self._deadline(timeout_seconds),
         )
 
@@ -622,6 +708,16 @@ class AsyncRuntimeStoreClient:
 
         return await self._call(attempt, request, deadline)
 
+    async def _write(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[T, W], forms: Forms[T], deadline: Deadline
+    ) -> Commit:
+        async def attempt(timeout_seconds: float, metadata: Metadata) -> Commit:
+            return responses.commit(await method(forms.request, timeout=timeout_seconds, metadata=metadata))
+
+        commit = await self._call(attempt, forms.request, deadline, forms.instead)
+        forms.committed(commit.revision)
+        return commit
+
     async def _stream(
         self,
         method: grpc.aio.UnaryStreamMultiCallable[Q, A],
@@ -641,8 +737,17 @@ class AsyncRuntimeStoreClient:
 
         return await self._call(attempt, request, deadline)
 
-    async def _call(self, attempt: Callable[[float, Metadata], Awaitable[R]], request: object, deadline: Deadline) -> R:
-        """The one path of every call: attempts under one deadline and one request id, failures by their class."""
+    async def _call(
+        self,
+        attempt: Callable[[float, Metadata], Awaitable[R]],
+        request: object,
+        deadline: Deadline,
+        instead: Callable[[RuntimeStoreError], bool] | None = None,
+    ) -> R:
+        """The one path of every call: attempts under one deadline and one request id, failures by their class.
+
+        `instead` puts another form of the request in the place of one that was refused.
+        """
         attempts = Attempts(self._retry, deadline, getattr(request, "request_id", None))
         with traced(request) as trace:
             while True:
@@ -653,6 +758,10 @@ class AsyncRuntimeStoreClient:
                     return await attempt(timeout_seconds, self._token.metadata() + trace.metadata)
                 except self._connection.failures as failed:
                     error = self._connection.failure_of(failed)
+                    if isinstance(error, StoredValueCorrupt):
+                        self._known.forget(getattr(request, "runtime_id", ""))  # writing all of it again may mend it
+                    if instead is not None and instead(error):
+                        continue
                     pause_seconds = attempts.pause_after(error)
                     if pause_seconds is None or self._connection.closed:
                         raise attempts.final_error(error) from failed

@@ -11,6 +11,7 @@
     │   └── InvalidRequest
     ├── BoundaryReceiptExists       the boundary has its receipt already
     ├── RevisionMismatch            the runtime is not at `if_revision`
+    ├── SnapshotBaseMismatch        the edits are not of the current snapshot
     ├── RequestIdReused             the id belongs to another request
     ├── Fenced                      another one drives the runtime now
     ├── OAuthFlowSnapshotChanged    the snapshot is not at `expected_version`
@@ -21,6 +22,7 @@
     ├── StoreFull                   the medium is full; nothing was committed
     ├── StoreReadOnly               the engine accepts no writes; nothing was committed
     ├── StoreForbidden              the engine's role lacks a right; nothing was committed
+    ├── RevisionNotKept             the revision is older than what is kept
     ├── StoredValueCorrupt          a stored value fails its SHA-256 or cannot be decoded
     ├── Unauthenticated             no credential, or a wrong one
     ├── RealmNotAllowed             the credential does not open this realm
@@ -211,6 +213,18 @@ class RevisionMismatch(RuntimeStoreError):
         return self._number("current_revision")
 
 
+class SnapshotBaseMismatch(RuntimeStoreError):
+    """The edits are not of the runtime's current session snapshot; nothing was written. Send the whole document."""
+
+    reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.SNAPSHOT_BASE_MISMATCH)
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+    @property
+    def current_sha256(self) -> bytes:
+        """The digest of the current snapshot; empty where there is none."""
+        return bytes.fromhex(self.metadata.get("current_sha256", ""))
+
+
 class RequestIdReused(RuntimeStoreError):
     """The `request_id` was used for a request with other content; nothing was written."""
 
@@ -333,6 +347,19 @@ class StoreForbidden(RuntimeStoreError):
         return self.metadata.get("right", "")
 
 
+class RevisionNotKept(RuntimeStoreError):
+    """`as_of_revision` is older than what is kept of the session."""
+
+    reason = error_reason_pb2.ErrorReason.Name(error_reason_pb2.REVISION_NOT_KEPT)
+    code = grpc.StatusCode.NOT_FOUND
+    default_store_error = "read_failed"
+
+    @property
+    def oldest_revision(self) -> int:
+        """The oldest revision that can be read."""
+        return self._number("oldest_revision")
+
+
 class StoredValueCorrupt(RuntimeStoreError):
     """A stored value fails its SHA-256 or cannot be decoded; metadata names its `table` and key."""
 
@@ -413,6 +440,7 @@ REFUSALS: Mapping[str, type[RuntimeStoreError]] = {
         InvalidRequest,
         BoundaryReceiptExists,
         RevisionMismatch,
+        SnapshotBaseMismatch,
         RequestIdReused,
         Fenced,
         OAuthFlowSnapshotChanged,
@@ -422,6 +450,7 @@ REFUSALS: Mapping[str, type[RuntimeStoreError]] = {
         StoreFull,
         StoreReadOnly,
         StoreForbidden,
+        RevisionNotKept,
         StoredValueCorrupt,
         Unauthenticated,
         RealmNotAllowed,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from runtimestore import _arguments as arguments
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterable
 
     from runtimestore._arguments import Document, Identifier
@@ -25,6 +26,7 @@ __all__ = [
     "InputStateSeed",
     "Limits",
     "Loaded",
+    "LoadedRuntime",
     "OAuthCommit",
     "OAuthFlowSnapshot",
     "ReadableInputStates",
@@ -32,6 +34,8 @@ __all__ = [
     "RunBoundaryReceipt",
     "RuntimeState",
     "ServerInfo",
+    "SessionVersion",
+    "SessionVersions",
 ]
 
 T = TypeVar("T")
@@ -63,7 +67,8 @@ class RunBoundaryReceipt:
 
     `run_id` and `contributing_input_ids` are UUIDs, as such or in any textual form; loaded, they are in lower case with
     hyphens, the contributing ids in the order given. `boundary` is taken by its name too, such as `"run_start"`.
-    `message_count` and `sequence` are unsigned 64-bit numbers.
+    `message_count` and `sequence` are unsigned 64-bit numbers. `committed_revision` is set on what was loaded: with it
+    as `as_of_revision` the session of the boundary is loaded. It is ignored in writes and left out of comparisons.
 
     Raises:
         TypeError: an argument, which is named, is of another type.
@@ -76,6 +81,7 @@ class RunBoundaryReceipt:
     message_count: int
     sequence: int
     conversation_digest: str | None = None
+    committed_revision: int | None = field(default=None, compare=False)
 
     def __init__(
         self,
@@ -85,6 +91,7 @@ class RunBoundaryReceipt:
         message_count: int,
         sequence: int,
         conversation_digest: str | None = None,
+        committed_revision: int | None = None,
     ) -> None:
         put = partial(object.__setattr__, self)  # the one way past frozen
         put("run_id", arguments.identifier("run_id", run_id))
@@ -93,6 +100,7 @@ class RunBoundaryReceipt:
         put("message_count", arguments.whole_number("message_count", message_count))
         put("sequence", arguments.whole_number("sequence", sequence))
         put("conversation_digest", arguments.optional_text("conversation_digest", conversation_digest))
+        put("committed_revision", arguments.optional_number("committed_revision", committed_revision))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +199,44 @@ class Loaded(NamedTuple, Generic[T]):
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedRuntime:
+    """All that a runtime recovers from, as it was at `revision` (0: nothing was ever written).
+
+    `receipts` are those that the inputs' documents name. `None` is what was never written.
+    """
+
+    revision: int
+    state: RuntimeState | None
+    input_states: list[InputState]
+    receipts: list[RunBoundaryReceipt]
+    ops_snapshot: str | None
+    session_snapshot: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionVersion:
+    """What one write left of a session: `revision` is what `as_of_revision` takes, `sha256` of the whole document.
+
+    `committed_at` is by the database's clock, in UTC; `None` for one that came over from a store without history.
+    `run_id` and `sequence` name the boundary that was committed with it, if one was.
+    """
+
+    revision: int
+    committed_at: dt.datetime | None
+    size_bytes: int
+    sha256: bytes
+    run_id: str | None
+    sequence: int | None
+
+
+class SessionVersions(NamedTuple):
+    """A page of a session's versions, newest first. `next_page_token` asks for the next page; empty on the last."""
+
+    versions: list[SessionVersion]
+    next_page_token: str
+
+
 class CorruptInput(NamedTuple):
     """An input whose stored document is not what was written; `description` is for people."""
 
@@ -229,6 +275,7 @@ class Limits:
     max_waiting_bytes: int
     max_waiting_reads: int
     request_retention_seconds: int
+    session_history_seconds: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,12 @@ _LEVELS: dict[str, dict[str, Access]] = {
         "PersistOpsLifecycle": Access.WRITE,
         "LoadOpsLifecycle": Access.READ,
     },
-    "runtimestore.v1.RuntimeStoreAdmin": {"GetServerInfo": Access.READ, "AcquireRuntime": Access.WRITE},
+    "runtimestore.v1.RuntimeStoreAdmin": {
+        "GetServerInfo": Access.READ,
+        "AcquireRuntime": Access.WRITE,
+        "LoadRuntime": Access.READ,
+        "ListSessionVersions": Access.READ,
+    },
     "grpc.health.v1.Health": {"Check": Access.READ, "List": Access.READ, "Watch": Access.READ},
     reflection.SERVICE_NAME: {"ServerReflectionInfo": Access.READ},
 }

@@ -35,6 +35,7 @@ what it finds (error, unless it says warning):
                          is none that the store writes, or the store's own id is none
   no_runtime             a row belongs to a runtime that has no row itself
   no_projection          a snapshot without its row in the list of sessions
+  version_missing        a version of a session, or the newest one, is not the one that another row names
   no_snapshot            a row in the list of sessions whose runtime has no snapshot
   projection_mismatch    a row in the list of sessions that is not what the snapshot says; warning: it names a runtime
                          whose snapshot is of another session, and which may once have had this one

@@ -13,7 +13,7 @@ import msgspec
 
 from runtimestore.errors import SessionKeyMismatch, SessionSnapshotInvalid
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.documents import readback
+from runtimestore_server.documents import growth, readback
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.documents.json import (
     OTHER_REPLACEMENT,
@@ -23,8 +23,10 @@ from runtimestore_server.documents.json import (
     lenient,
     without_halves,
 )
-from runtimestore_server.store import reads
-from runtimestore_server.store.values import SessionSnapshot
+from runtimestore_server.store.values import SessionSnapshot, SnapshotEdits
+from runtimestore_server.store.versions import edits
+from runtimestore_server.store.versions.chains import load_session
+from runtimestore_server.store.versions.rows import SHA256_BYTES, corrupt_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
 
     from runtimestore.errors import InvalidField
     from runtimestore_server.store import RuntimeKey
+    from runtimestore_server.store.versions.chains import StoredSession
+    from runtimestore_server.store.versions.recent import RecentSession
 
 FIELD = "session_delta.session_snapshot"
+EDITS_FIELD = "session_delta.snapshot_edits"
 LIMIT = "max_session_snapshot_bytes"
 """The setting that bounds one."""
 
@@ -100,17 +105,30 @@ _readable = readback.Remembered()
 """Messages that were found readable: a session grows by a few at each turn, and all of it is sent again."""
 
 
-def check_delta(delta: pb.SessionDelta, *, belongs_to: str | None = None) -> SessionSnapshot:
+def check_delta(
+    delta: pb.SessionDelta, base: RecentSession | None = None, *, belongs_to: str | None = None
+) -> SessionSnapshot:
     """Check the session document of a request; `belongs_to` is the session that it must be, as a canonical UUID.
 
+    `base` is what edits are made of. Where they are of another document nothing of them can be checked: they may only
+    repeat a write that landed. A whole document is stored as edits of the base, if that is less.
+
     Raises:
-        InvalidRequest: there is none.
-        SessionSnapshotInvalid: its envelope is bad.
+        InvalidRequest: there is none, or its edits are none of this base.
+        SessionSnapshotInvalid: its envelope is bad, or the edits come to another document than they should.
         SessionKeyMismatch: it is another session.
     """
-    if delta.WhichOneof("delta") is None:
-        raise bad_field(FIELD, "is required")
-    snapshot = check(delta.session_snapshot)
+    match delta.WhichOneof("delta"):
+        case "session_snapshot":
+            snapshot = check(delta.session_snapshot, base)
+            if base is not None and (encoded := _edits_between(base.body, snapshot.body)) is not None:
+                snapshot = snapshot._replace(edits=SnapshotEdits(base.sha256, encoded, required=False))
+        case "snapshot_edits":
+            snapshot = _edited(delta.snapshot_edits, base)
+            if not snapshot.session_id:
+                return snapshot
+        case _:
+            raise bad_field(FIELD, "is required")
     if belongs_to is not None and belongs_to != snapshot.session_id:
         raise SessionKeyMismatch(
             f"session_store_key {belongs_to} is not the snapshot's id {snapshot.session_id}; send the snapshot of that "
@@ -120,12 +138,72 @@ def check_delta(delta: pb.SessionDelta, *, belongs_to: str | None = None) -> Ses
     return snapshot
 
 
-def check(body: bytes) -> SessionSnapshot:
-    """Check a session document and read what the projection lists of it.
+def base_sha256(delta: pb.SessionDelta) -> bytes | None:
+    """The digest of what the edits of a request are made of; None if it holds none.
+
+    Raises:
+        InvalidRequest: it is no digest.
+    """
+    if delta.WhichOneof("delta") != "snapshot_edits":
+        return None
+    for name in ("base_sha256", "sha256"):
+        if len(getattr(delta.snapshot_edits, name)) != SHA256_BYTES:
+            raise bad_field(f"{EDITS_FIELD}.{name}", f"must be the {SHA256_BYTES} bytes of a SHA-256")
+    return delta.snapshot_edits.base_sha256
+
+
+def _edits_between(base: bytes, body: bytes) -> bytes | None:
+    """The edits that make a document of its base, in their stored form; None if they save too little."""
+    encoded = edits.encode(edits.find(base, body))
+    return encoded if len(encoded) <= len(body) // 2 else None
+
+
+def _edited(given: pb.SnapshotEdits, base: RecentSession | None) -> SessionSnapshot:
+    """Check what edits come to; without their base only what is said of it is known."""
+    if base is None or base.sha256 != given.base_sha256:
+        unchecked = SnapshotEdits(given.base_sha256, None, required=True)
+        return SessionSnapshot("", b"", given.sha256, 0, 0, 0, 0, unchecked)
+    found = [edits.Edit(edit.start, edit.end, edit.replacement) for edit in given.edits]
+    at = 0
+    for position, edit in enumerate(found):
+        if not at <= edit.start <= edit.end <= len(base.body):
+            raise bad_field(
+                f"{EDITS_FIELD}.edits[{position}]",
+                "must begin behind the one before it and end within the base",
+            )
+        at = edit.end
+    body = edits.applied(base.body, found)
+    checked = check(body, base)
+    if checked.sha256 != given.sha256:
+        raise invalid(SessionSnapshotInvalid, f"{EDITS_FIELD}.sha256", "is not the SHA-256 of what the edits come to")
+    return checked._replace(edits=SnapshotEdits(base.sha256, edits.encode(found), required=True))
+
+
+def check(body: bytes, base: RecentSession | None = None) -> SessionSnapshot:
+    """Check a session document and read what the projection lists of it; `base` is the one before it, if known.
 
     Raises:
         SessionSnapshotInvalid: its envelope is bad, or no runtime could read it back.
     """
+    rest = growth.remainder(body, base) if base is not None else None
+    if rest is not None:
+        try:
+            session, messages = _checked(rest.document)
+        except SessionSnapshotInvalid:
+            pass  # told by a check of the whole, which knows the places
+        else:
+            prefix = growth.longer_prefix(body, rest, messages, len(session.messages))
+            return _projected(session, body, growth.digest_of(body, prefix))._replace(
+                message_count=prefix.messages, checked=prefix
+            )
+    session, messages = _checked(body)
+    first = growth.first_prefix(body, messages, len(session.messages))
+    digest = growth.digest_of(body, first) if first else sha256(body).digest()
+    return _projected(session, body, digest)._replace(checked=first)
+
+
+def _checked(body: bytes) -> tuple[_Session, bytes]:
+    """The session of a document in which nothing is wrong, and the list of its messages as it stands there."""
     session = envelope(_decoder, body, SessionSnapshotInvalid, FIELD)
     document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id")
     for name, number, largest in (
@@ -138,8 +216,7 @@ def check(body: bytes) -> SessionSnapshot:
     for name, time in (("created_at", session.created_at), ("updated_at", session.updated_at)):
         if not time.is_a_time():
             raise _invalid(f"{name}.secs_since_epoch", "must be less than 2^63 seconds")
-    _check_readable(body, len(session.messages))
-    return _projected(session, body)
+    return session, _check_readable(body, len(session.messages))
 
 
 def read(body: bytes) -> SessionSnapshot:
@@ -148,15 +225,16 @@ def read(body: bytes) -> SessionSnapshot:
     Raises:
         SessionSnapshotInvalid: it is no session document.
     """
-    return _projected(envelope(_decoder, body, SessionSnapshotInvalid, FIELD), body)
+    session = envelope(_decoder, body, SessionSnapshotInvalid, FIELD)
+    return _projected(session, body, sha256(body).digest())
 
 
-def _projected(session: _Session, body: bytes) -> SessionSnapshot:
+def _projected(session: _Session, body: bytes, digest: bytes) -> SessionSnapshot:
     tokens = session.usage.input_tokens + session.usage.output_tokens if session.usage else 0
     return SessionSnapshot(
         session_id=document_uuid(session.id, SessionSnapshotInvalid, f"{FIELD}.id"),
         body=body,
-        sha256=sha256(body).digest(),
+        sha256=digest,
         created_at_ms=session.created_at.milliseconds(),
         updated_at_ms=session.updated_at.milliseconds(),
         message_count=len(session.messages),
@@ -164,8 +242,11 @@ def _projected(session: _Session, body: bytes) -> SessionSnapshot:
     )
 
 
-def _check_readable(body: bytes, count: int) -> None:
-    """Refuse what no runtime could read back of the members that its types name; all else passes."""
+def _check_readable(body: bytes, count: int) -> bytes:
+    """Refuse what no runtime could read back of the members that its types name; all else passes.
+
+    Returns the list of messages as it stands in the document.
+    """
     try:
         members = readback.members(body)
     except msgspec.DecodeError:  # for half of a surrogate pair: another one in its place shows where it is
@@ -176,7 +257,9 @@ def _check_readable(body: bytes, count: int) -> None:
         raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
     if name := readback.given_twice(members, _Session.__struct_fields__):
         raise _invalid(name, "must be given once")
-    _check_parts(dict(members), count)
+    parts = dict(members)
+    _check_parts(parts, count)
+    return bytes(parts["messages"])
 
 
 def _check_parts(parts: dict[str, msgspec.Raw], count: int) -> None:
@@ -295,27 +378,38 @@ def _invalid(name: str, description: str) -> InvalidField:
     return invalid(SessionSnapshotInvalid, f"{FIELD}.{name}", description)
 
 
-def load(tx: Connection, runtime: RuntimeKey) -> tuple[int, reads.StoredSnapshot | None]:
-    """Read the revision and the session snapshot of a runtime.
+def load(
+    tx: Connection, runtime: RuntimeKey, *, as_of_revision: int | None = None, known_sha256: bytes | None = None
+) -> tuple[int, StoredSession | None]:
+    """Read the revision and the session snapshot of a runtime; that of `known_sha256` without its bytes.
 
     Raises:
         StoredValueCorrupt: it is damaged, or the stored session id is not the document's.
+        RevisionNotKept: it is older than what is kept.
     """
-    revision, stored = reads.load_session_snapshot(tx, runtime)
-    if stored is not None and not _is_of(stored.body, stored.session_id):
-        raise reads.corrupt("session_snapshots", "has the id of another session", **runtime._asdict())
+    revision, stored = load_session(tx, runtime, as_of_revision=as_of_revision, known_sha256=known_sha256)
+    if stored is not None and stored.body is not None and not _is_of(stored.body, stored.session_id):
+        raise corrupt_version(runtime, stored.revision, "has the id of another session")
     return revision, stored
 
 
-def messages(revision: int, stored: reads.StoredSnapshot) -> Iterator[pb.LoadSessionSnapshotResponse]:
-    """Make the messages of a stored snapshot: its description, then its bytes in chunks."""
-    yield pb.LoadSessionSnapshotResponse(
-        info=pb.SessionSnapshotInfo(
-            session_id=stored.session_id, size_bytes=len(stored.body), sha256=stored.sha256, revision=revision
-        )
+def info(revision: int, stored: StoredSession) -> pb.SessionSnapshotInfo:
+    """Make the description of a stored snapshot."""
+    return pb.SessionSnapshotInfo(
+        session_id=stored.session_id,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256,
+        revision=revision,
+        unchanged=stored.body is None,
+        committed_revision=stored.revision,
     )
-    for start in range(0, len(stored.body), CHUNK_BYTES):
-        yield pb.LoadSessionSnapshotResponse(chunk=stored.body[start : start + CHUNK_BYTES])
+
+
+def chunks(stored: StoredSession) -> Iterator[bytes]:
+    """The bytes of a stored snapshot, if they were asked for, a message's worth at a time."""
+    body = stored.body or b""
+    for start in range(0, len(body), CHUNK_BYTES):
+        yield body[start : start + CHUNK_BYTES]
 
 
 def _is_of(body: bytes, session_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""The service `RuntimeStoreAdmin`: questions to the server itself, and fences for runtimes."""
+"""The service `RuntimeStoreAdmin`: what the trait lacks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
+from runtimestore_server.documents import recovery, versions
 from runtimestore_server.documents.identifiers import owner_field, realm_field, request_id_field
 from runtimestore_server.services.fields import runtime_key
+from runtimestore_server.services.sessions import Sessions
 from runtimestore_server.store import Acquisition
+from runtimestore_server.store.versions.listing import list_versions
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Store
 
@@ -21,9 +26,21 @@ SERVER_VERSION = version("runtimestore")
 class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
     """The service `runtimestore.v1.RuntimeStoreAdmin` of one server."""
 
-    def __init__(self, store: Store, settings: Settings, *, schema_revision: str) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, *, schema_revision: str, sending: Callable[[int], None]
+    ) -> None:
         self._store = store
-        capabilities = ["request_replay", "if_revision", "fence"]
+        self._sessions = Sessions(store)
+        self._sending = sending
+        capabilities = [
+            "request_replay",
+            "if_revision",
+            "fence",
+            "snapshot_edits",
+            "known_sha256",
+            "load_runtime",
+            "session_history",
+        ]
         if store.database.durable:
             capabilities.append("durable")
         if settings.require_fence:
@@ -40,6 +57,7 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
                 max_waiting_bytes=settings.max_waiting_bytes,
                 max_waiting_reads=settings.max_waiting_reads,
                 request_retention_seconds=settings.request_retention_seconds,
+                session_history_seconds=settings.session_history_seconds,
             ),
             capabilities=capabilities,
         )
@@ -60,6 +78,29 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
             )
         )
         return answer
+
+    async def LoadRuntime(self, request: pb.LoadRuntimeRequest, context: Any) -> AsyncIterator[pb.LoadRuntimeResponse]:
+        """Read all that a runtime recovers from."""
+        del context
+        known = request.known_session_sha256 if request.HasField("known_session_sha256") else None
+        runtime = runtime_key(request)
+        with self._sessions.reading(runtime):
+            found = await self._store.read(recovery.load, runtime, self._store.database, known_sha256=known)
+        if found.session is not None:
+            self._sessions.loaded(runtime, found.session)
+        self._sending(found.size_bytes)
+        for answer in recovery.messages(found):
+            yield answer
+
+    async def ListSessionVersions(
+        self, request: pb.ListSessionVersionsRequest, context: Any
+    ) -> pb.ListSessionVersionsResponse:
+        """A page of the versions of a session."""
+        del context
+        size = versions.page_size(request.page_size)
+        before = versions.before_revision(request.page_token)
+        found = await self._store.read(list_versions, runtime_key(request), before_revision=before, most=size + 1)
+        return versions.page(found, size)
 
     async def AcquireRuntime(self, request: pb.AcquireRuntimeRequest, context: Any) -> pb.AcquireRuntimeResponse:
         """Make the caller the one who drives a runtime."""

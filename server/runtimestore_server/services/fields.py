@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from runtimestore_server.documents.identifiers import bad_field, realm_field, request_id_field, runtime_id_field
-from runtimestore_server.store import RuntimeKey
+from runtimestore_server.store import PartialInputs, RuntimeKey
+
+SHA256_BYTES = 32
 
 
 def runtime_key(request: Any, *, store_error: str = "read_failed") -> RuntimeKey:
@@ -29,6 +31,27 @@ def of_every_write(request: Any) -> dict[str, Any]:
         "if_revision": request.if_revision if request.HasField("if_revision") else None,
         "fence": request.fence if request.HasField("fence") else None,
     }
+
+
+def partial_inputs(request: Any) -> PartialInputs | None:
+    """Read what a write says of the inputs that it does not carry.
+
+    Raises:
+        InvalidRequest: it says nothing of use, or not at which revision the store has them.
+    """
+    if not request.HasField("partial_inputs"):
+        return None
+    partial = request.partial_inputs
+    if len(partial.all_sha256) != SHA256_BYTES:
+        raise bad_field("partial_inputs.all_sha256", f"must be a SHA-256: {SHA256_BYTES} bytes")
+    if not request.HasField("if_revision"):
+        raise bad_field(
+            "if_revision", "is required with partial_inputs: the revision at which the store has the others"
+        )
+    own = partial.if_revision if partial.HasField("if_revision") else None
+    if own not in (None, request.if_revision):
+        raise bad_field("partial_inputs.if_revision", "must be absent or equal to if_revision")
+    return PartialInputs(partial.all_sha256, own)
 
 
 def required(request: Any, field: str) -> Any:

@@ -10,7 +10,8 @@ from runtimestore_server.documents import input as inputs
 from runtimestore_server.documents import oauth, ops, receipt, runtime_state, session
 from runtimestore_server.documents.identifiers import realm_field, uuid_field
 from runtimestore_server.documents.limits import Limits
-from runtimestore_server.services.fields import of_every_write, required, runtime_key
+from runtimestore_server.services.fields import of_every_write, partial_inputs, required, runtime_key
+from runtimestore_server.services.sessions import Sessions
 from runtimestore_server.store import Write, reads
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Outcome, Store
+    from runtimestore_server.store.versions.recent import RecentSession
     from runtimestore_server.workers import Workers
 
 LARGE_REQUEST_BYTES = 256 * 1024
@@ -41,6 +43,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self._workers = workers
         self._sending = sending
         self._limits = Limits(settings)
+        self._sessions = Sessions(store)
 
     async def AuthAuthorityKey(
         self, request: pb.AuthAuthorityKeyRequest, context: Context
@@ -81,18 +84,21 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Write a session snapshot that is no boundary."""
         del context
 
+        base = await self._sessions.base_of(request)
+
         def check() -> Write:
             return Write(
                 **of_every_write(request),
-                snapshot=session.check_delta(required(request, "session_delta")),
+                snapshot=session.check_delta(required(request, "session_delta"), base),
             )
 
-        outcome = await self._commit(request, check)
+        outcome = await self._commit(request, check, base=base)
         return pb.CommitSessionSnapshotResponse(revision=outcome.revision, replayed=outcome.replayed)
 
     async def AtomicApply(self, request: pb.AtomicApplyRequest, context: Context) -> pb.AtomicApplyResponse:
         """Commit a run boundary: snapshot, receipt and inputs, all or nothing."""
         del context
+        base = await self._sessions.base_of(request)
 
         def check() -> Write:
             snapshot = None
@@ -100,15 +106,16 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
                 # Only here is the key looked at: without a delta it is ignored, whatever it is.
                 has_key = request.HasField("session_store_key")
                 key = uuid_field(request.session_store_key, "session_store_key") if has_key else None
-                snapshot = session.check_delta(request.session_delta, belongs_to=key)
+                snapshot = session.check_delta(request.session_delta, base, belongs_to=key)
             return Write(
                 **of_every_write(request),
                 snapshot=snapshot,
                 receipt=receipt.check(required(request, "receipt")),
                 inputs=inputs.check_all(request.input_updates, INPUT_UPDATES),
+                partial_inputs=partial_inputs(request),
             )
 
-        outcome = await self._commit(request, check, INPUT_UPDATES)
+        outcome = await self._commit(request, check, INPUT_UPDATES, base=base)
         return pb.AtomicApplyResponse(revision=outcome.revision, replayed=outcome.replayed)
 
     async def LoadInputStates(
@@ -131,20 +138,32 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         runtime, run_id = runtime_key(request), uuid_field(request.run_id, "run_id")
         revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
         self._sending(reads.size_bytes(stored))
-        found = receipt.message(runtime, run_id, request.sequence, stored) if stored is not None else None
-        return pb.LoadBoundaryReceiptResponse(receipt=found, revision=revision)
+        if stored is None:
+            return pb.LoadBoundaryReceiptResponse(revision=revision)
+        return pb.LoadBoundaryReceiptResponse(
+            receipt=receipt.message(runtime, run_id, request.sequence, stored.receipt),
+            revision=revision,
+            committed_revision=stored.committed_revision,
+        )
 
     async def LoadSessionSnapshot(
         self, request: pb.LoadSessionSnapshotRequest, context: Context
     ) -> AsyncIterator[pb.LoadSessionSnapshotResponse]:
-        """Read the session snapshot of a runtime: its description, then its bytes in chunks."""
-        revision, stored = await self._store.read(session.load, runtime_key(request))
+        """Read a session snapshot of a runtime: its description, then its bytes in chunks."""
+        runtime = runtime_key(request)
+        as_of = request.as_of_revision if request.HasField("as_of_revision") else None
+        known = request.known_sha256 if request.HasField("known_sha256") else None
+        with self._sessions.reading(runtime):
+            revision, stored = await self._store.read(session.load, runtime, as_of_revision=as_of, known_sha256=known)
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return
-        self._sending(len(stored.body))
-        for answer in session.messages(revision, stored):
-            yield answer
+        if as_of is None:
+            self._sessions.loaded(runtime, stored)
+        self._sending(len(stored.body or b""))
+        yield pb.LoadSessionSnapshotResponse(info=session.info(revision, stored))
+        for chunk in session.chunks(stored):
+            yield pb.LoadSessionSnapshotResponse(chunk=chunk)
 
     async def PersistInputState(
         self, request: pb.PersistInputStateRequest, context: Context
@@ -187,6 +206,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
                 **of_every_write(request),
                 runtime_state=runtime_state.check(required(request, "commit")),
                 inputs=inputs.check_all(request.input_states, INPUT_STATES),
+                partial_inputs=partial_inputs(request),
             )
 
         outcome = await self._commit(request, check, INPUT_STATES)
@@ -214,13 +234,20 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         snapshot = ops.message(stored) if stored is not None else None
         return pb.LoadOpsLifecycleResponse(snapshot=snapshot, revision=revision)
 
-    async def _commit(self, request: Any, check: Callable[[], Write], input_field: str = "") -> Outcome:
-        """Check a request where it does not keep others waiting, then commit it; `input_field` is where inputs are."""
+    async def _commit(
+        self, request: Any, check: Callable[[], Write], input_field: str = "", *, base: RecentSession | None = None
+    ) -> Outcome:
+        """Check a request where it does not keep others waiting, then commit it.
+
+        `input_field` is where inputs are, `base` what its session delta is made of.
+        """
         size_bytes: int = request.ByteSize()
-        if size_bytes > LARGE_REQUEST_BYTES:
+        if size_bytes + (len(base.body) if base else 0) > LARGE_REQUEST_BYTES:
             write = await self._workers.run(check, size_bytes=size_bytes)
         else:
             write = check()
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.
         request.Clear()
-        return await self._store.commit(self._limits.checked(write, input_field))
+        outcome = await self._store.commit(self._limits.checked(write, input_field))
+        self._sessions.committed(write, outcome, base)
+        return outcome

@@ -107,6 +107,11 @@ class CommitThread:
             self._queue.append(pending)
             self._wake.notify()
 
+    def wake(self) -> None:
+        """Have the thread look if there is anything to do."""
+        with self._wake:
+            self._wake.notify()
+
     def close(self) -> None:
         """End the thread as soon as what waits is committed."""
         with self._wake:

@@ -151,6 +151,10 @@ class Committer:
         with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
             self._loop.call_soon_threadsafe(lambda: self.answer(batch, decisions, committed=committed))
 
+    def wake_maintenance(self) -> None:
+        """Let maintenance see that there is something to do."""
+        self._all_threads[-1].wake()
+
     def drain(self) -> None:
         """Run nothing again, and wait for no row: what cannot be committed now is refused."""
         for thread in self._all_threads:

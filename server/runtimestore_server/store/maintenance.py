@@ -1,4 +1,4 @@
-"""What a store does for itself between the writes: sweeps that delete, a bounded slice at a time.
+"""What a store does for itself between the writes: sweeps that delete or fold, a bounded slice at a time.
 
 A slice is a transaction of its own that holds a commit thread for some ten milliseconds; what it wrote counts towards
 the next checkpoint as writes do. While writes come, slices take a quarter of the thread's time at most.
@@ -7,7 +7,7 @@ the next checkpoint as writes do. While writes come, slices take a quarter of th
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
     Sweep = Callable[[Connection, int], int]
     """Deletes no more rows than it is told, within `tx`; how many it did. Half as many or more: more may be left."""
+
+
+class Errand(Protocol):
+    """A sweep that remembers how far it has come."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to do; asked from any thread."""
+
+    def sweep(self, tx: Connection, most: int) -> int:
+        """As a `Sweep`; may be run again if its transaction is not committed."""
+
+    def settle(self) -> None:
+        """Take note that the transaction of the last sweep was committed."""
+
 
 _log = structlog.get_logger(__name__)
 
@@ -57,10 +72,22 @@ ROW_BYTES = 4096
 class _Task:
     """A sweep, how much it may do at once, and when."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, errand: Errand | None = None, round_seconds: float | None = None) -> None:
         self.sweep = sweep
+        self.errand = errand
+        self._round_seconds = round_seconds
         self.most = FEWEST_ROWS
         self.next_at = 0.0
+
+    @property
+    def round_seconds(self) -> float:
+        """How long it rests when it found little."""
+        return ROUND_SECONDS if self._round_seconds is None else self._round_seconds
+
+    @property
+    def pending(self) -> bool:
+        """Whether there may be anything to do."""
+        return self.errand is None or self.errand.pending
 
     def fit(self, rows: int, seconds: float) -> None:
         """Let the next slice take about as long as one should."""
@@ -73,15 +100,21 @@ class _Task:
 class Maintenance:
     """The sweeps of a store, and what its engine puts off; run by one commit thread, which asks when."""
 
-    def __init__(self, database: Database, sweeps: Sequence[Sweep]) -> None:
+    def __init__(
+        self, database: Database, sweeps: Sequence[Sweep], errands: Sequence[tuple[Errand, float]] = ()
+    ) -> None:
+        """`errands` come with how long each rests that found little, in seconds."""
         self._database = database
-        self._tasks = [_Task(sweep) for sweep in sweeps]
+        self._tasks = [
+            *(_Task(sweep) for sweep in sweeps),
+            *(_Task(errand.sweep, errand, seconds) for errand, seconds in errands),
+        ]
         self._tidy_at = 0.0
         self._failing = False
 
     def pause_seconds(self, *, writes_wait: bool) -> float:
         """How long there is nothing to do."""
-        due = min((task.next_at for task in self._tasks), default=float("inf"))
+        due = min((task.next_at for task in self._tasks if task.pending), default=float("inf"))
         if self._database.untidy:
             due = min(due, self._tidy_at)
         return max(0.0, due + OVERDUE_SECONDS * writes_wait - time.monotonic())
@@ -94,15 +127,15 @@ class Maintenance:
             if self._database.untidy and self._tidy_at <= now:
                 self._tidy_at = now + TIDY_PAUSE_SECONDS
                 self._database.tidy()
-            elif due := [task for task in self._tasks if task.next_at <= now]:
+            elif due := [task for task in self._tasks if task.pending and task.next_at <= now]:
                 task = min(due, key=lambda task: task.next_at)
-                task.next_at = now + ROUND_SECONDS  # whatever happens
+                task.next_at = now + task.round_seconds  # whatever happens
                 self._slice(task, BUSY_PAUSE if writes_came else IDLE_PAUSE)
         except Exception as error:  # noqa: BLE001  (whatever it is, the writes go on)
-            if self._database.classify(error) is Fault.TRANSIENT:
-                if task:
-                    task.next_at = now + TRANSIENT_PAUSE_SECONDS
-            elif not self._failing:
+            transient = self._database.classify(error) is Fault.TRANSIENT
+            if task:
+                task.next_at = now + (TRANSIENT_PAUSE_SECONDS if transient else ROUND_SECONDS)
+            if not transient and not self._failing:
                 self._failing = True
                 _log.warning("maintenance failed; it is tried again", error=error_name(error))
         else:
@@ -117,6 +150,8 @@ class Maintenance:
             with connection.begin():
                 rows = task.sweep(connection, most)
                 task.fit(rows, time.monotonic() - began)
+            if task.errand is not None:
+                task.errand.settle()
             self._database.after_commit(connection, writes=0, carried_bytes=rows * ROW_BYTES)
         ended = time.monotonic()
         if 2 * rows >= most:

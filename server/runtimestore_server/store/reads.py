@@ -18,7 +18,6 @@ from runtimestore_server.store.tables import (
     ops_snapshots,
     receipts,
     runtimes,
-    session_snapshots,
 )
 
 if TYPE_CHECKING:
@@ -33,19 +32,18 @@ INT64_MAX = 2**63 - 1
 _TEXT = re.compile(r"[^\0\ud800-\udfff]+")
 
 
-class StoredSnapshot(NamedTuple):
-    """A session snapshot as it was written."""
-
-    session_id: str
-    sha256: bytes
-    body: bytes
-
-
 class StoredInput(NamedTuple):
     """An input's document as it was written."""
 
     input_id: str
     state_json: bytes
+
+
+class StoredReceipt(NamedTuple):
+    """A receipt as it was written, and with which revision; None where the store did not keep that yet."""
+
+    receipt: bytes
+    committed_revision: int | None
 
 
 class CorruptInput(NamedTuple):
@@ -62,16 +60,6 @@ class StoredOps(NamedTuple):
     snapshot_json: bytes
 
 
-def load_session_snapshot(tx: Connection, runtime: RuntimeKey) -> tuple[int, StoredSnapshot | None]:
-    """The revision and the session snapshot of a runtime."""
-    table = session_snapshots
-    row = tx.execute(_of_runtime(table, runtime, table.c.session_id, table.c.sha256, table.c.body)).one_or_none()
-    if row is None or row.sha256 is None:
-        return _revision(row, runtime), None
-    verify(row.body, row.sha256, table, **runtime._asdict())
-    return _revision(row, runtime), StoredSnapshot(row.session_id, row.sha256, row.body)
-
-
 def load_input_states(
     tx: Connection, runtime: RuntimeKey, *, skip_corrupt: bool = False
 ) -> tuple[int, list[StoredInput | CorruptInput]]:
@@ -79,7 +67,7 @@ def load_input_states(
     table = inputs
     statement = _of_runtime(table, runtime, table.c.input_id, table.c.sha256, table.c.state_json)
     rows = tx.execute(statement.order_by(table.c.input_id)).all()
-    revision = _revision(rows[0] if rows else None, runtime)
+    revision = revision_of(rows[0] if rows else None, runtime)
     stored: list[StoredInput | CorruptInput] = []
     for row in rows:
         if row.sha256 is None:
@@ -105,33 +93,49 @@ def load_input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tupl
     )
     row = tx.execute(statement).one_or_none()
     if row is None or row.sha256 is None:
-        return _revision(row, runtime), None
+        return revision_of(row, runtime), None
     verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=input_id)
-    return _revision(row, runtime), StoredInput(row.input_id, row.state_json)
+    return revision_of(row, runtime), StoredInput(row.input_id, row.state_json)
 
 
-def load_boundary_receipt(tx: Connection, runtime: RuntimeKey, run_id: str, sequence: int) -> tuple[int, bytes | None]:
-    """The revision of a runtime and the stored form of one of its receipts."""
+def load_boundary_receipt(
+    tx: Connection, runtime: RuntimeKey, run_id: str, sequence: int
+) -> tuple[int, StoredReceipt | None]:
+    """The revision of a runtime and one of its receipts."""
     table = receipts
     statement = _of_runtime(
         table,
         runtime,
         table.c.sha256,
         table.c.receipt,
+        table.c.committed_revision,
         also=sa.and_(table.c.run_id == run_id, table.c.sequence == sequence),
     )
     row = tx.execute(statement).one_or_none()
+    revision = revision_of(row, runtime)
     if row is None or row.sha256 is None:
-        return _revision(row, runtime), None
-    verify(row.receipt, row.sha256, table, **runtime._asdict(), run_id=run_id, sequence=str(sequence))
-    return _revision(row, runtime), row.receipt
+        return revision, None
+    return revision, checked_receipt(row, runtime, revision, run_id=run_id, sequence=str(sequence))
+
+
+def checked_receipt(row: Any, runtime: RuntimeKey, revision: int, **key: str) -> StoredReceipt:
+    """The receipt in a row of a runtime at `revision`.
+
+    Raises:
+        StoredValueCorrupt: it is damaged.
+    """
+    verify(row.receipt, row.sha256, receipts, **runtime._asdict(), **key)
+    committed = row.committed_revision
+    if committed is not None and not (is_count(committed) and committed <= revision):
+        raise corrupt(receipts.name, "was committed with no revision", **runtime._asdict(), **key)
+    return StoredReceipt(row.receipt, committed)
 
 
 def load_runtime_state(tx: Connection, runtime: RuntimeKey) -> tuple[int, str | None]:
     """The revision and the state of a runtime."""
     statement = sa.select(runtimes.c.revision, runtimes.c.runtime_state).where(_is(runtime))
     row = tx.execute(statement).one_or_none()
-    return _revision(row, runtime), row.runtime_state if row else None
+    return revision_of(row, runtime), row.runtime_state if row else None
 
 
 def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, StoredOps | None]:
@@ -139,9 +143,9 @@ def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, Stored
     table = ops_snapshots
     row = tx.execute(_of_runtime(table, runtime, table.c.epoch_id, table.c.sha256, table.c.snapshot_json)).one_or_none()
     if row is None or row.sha256 is None:
-        return _revision(row, runtime), None
+        return revision_of(row, runtime), None
     verify(row.snapshot_json, row.sha256, table, **runtime._asdict())
-    return _revision(row, runtime), StoredOps(row.epoch_id, row.snapshot_json)
+    return revision_of(row, runtime), StoredOps(row.epoch_id, row.snapshot_json)
 
 
 def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | None]:
@@ -178,8 +182,8 @@ def is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _TEXT.fullmatch(value) is not None
 
 
-def _revision(row: Any, runtime: RuntimeKey) -> int:
-    """The revision in a row of `_of_runtime`; 0 if there is none."""
+def revision_of(row: Any, runtime: RuntimeKey) -> int:
+    """The revision in a row that has a runtime's; 0 if there is none."""
     if row is None:
         return 0
     if not is_count(row.revision):

@@ -74,7 +74,7 @@ class RequestMemory:
             return None
         if not known.sound:
             return corrupt(requests.name, "does not match its seal", **key._asdict())
-        if known.fingerprint != write.fingerprint():
+        if known.fingerprint != write.fingerprint() and known.fingerprint != write.former_fingerprint():
             return RequestIdReused(
                 f"request_id {write.request_id} was used for another request; mint a new id for each new write",
                 metadata={"request_id": write.request_id},

@@ -46,9 +46,13 @@ class Retention:
 
     def expired_before_ms(self, database: Database, connection: Connection) -> int:
         """What was recorded before this is past its retention."""
+        return self.now_ms(database, connection) - self._retention_ms
+
+    def now_ms(self, database: Database, connection: Connection) -> int:
+        """What time it is, as far as the database's clock is believed."""
         now_ms = database.now_ms(connection)
         with self._lock:
-            return self._believed(database, now_ms) - self._retention_ms
+            return self._believed(database, now_ms)
 
     def _believed(self, database: Database, now_ms: int) -> int:
         here_ms = _passed_ms()
@@ -61,7 +65,7 @@ class Retention:
             self._believed_ms = now_ms - ahead_ms + min(ahead_ms, passed_ms // CATCH_UP)
         if ahead_ms > STEP_MS and not self._ahead:
             _log.warning(
-                "the database's clock is ahead of the time that has passed: no request is forgotten for that; set it "
+                "the database's clock is ahead of the time that has passed: nothing is forgotten for that; set it "
                 "right before this server is started anew",
                 ahead_seconds=ahead_ms // 1000,
             )

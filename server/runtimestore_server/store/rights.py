@@ -27,7 +27,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     tables.runtimes.name: (*_CHANGE, "DELETE"),  # of the row that held a place for a write that was refused
     tables.fences.name: _CHANGE,
     tables.requests.name: (*_ADD, "DELETE"),  # of what is past its retention
-    tables.session_snapshots.name: _CHANGE,
+    tables.session_versions.name: (*_CHANGE, "DELETE"),  # of what nobody can ask for any more
     tables.sessions.name: _CHANGE,
     tables.inputs.name: _CHANGE,
     tables.receipts.name: _ADD,

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision. Known without loading Alembic; a test holds it against the migrations."""
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """All revisions, oldest first."""
 
 _VERSION_TABLE = "alembic_version"

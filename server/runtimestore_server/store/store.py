@@ -8,9 +8,12 @@ from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
-from runtimestore_server.store.maintenance import Maintenance
+from runtimestore_server.store.maintenance import ROUND_SECONDS, Maintenance
 from runtimestore_server.store.retention import Retention
 from runtimestore_server.store.transaction import REPLACED, refusal_by
+from runtimestore_server.store.versions.folding import Folding
+from runtimestore_server.store.versions.pruning import Pruning
+from runtimestore_server.store.versions.recent import RecentSessions
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -21,10 +24,14 @@ if TYPE_CHECKING:
     from runtimestore_server.budget import Budget, RetryPacing
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import AnyWrite, Outcome
+    from runtimestore_server.store.values import AnyWrite, Outcome, RuntimeKey
+    from runtimestore_server.store.versions.recent import RecentSession
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.counts import BatchCounts
     from runtimestore_server.telemetry.spans import Traces
+
+FOLD_SECONDS = 0.1
+"""How long there is no fold after one; while there are many to make, the writes between have their turn."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +58,10 @@ class Store:
         self._traces = traces
         self.request_retention_seconds = settings.request_retention_seconds
         self._retention = Retention(settings.request_retention_seconds)
+        self._history_ms = settings.session_history_seconds * 1000
+        self.recent_sessions = RecentSessions(settings.session_cache_bytes)
+        self.folding = Folding(database, self.recent_sessions)
+        self.pruning = Pruning(self._history_began_ms, self.folding)
         self._committer = Committer(
             database,
             threads=settings.committer_threads,
@@ -59,7 +70,9 @@ class Store:
             max_waiting_bytes=settings.max_waiting_bytes,
             pacing=pacing,
             supervision=supervision,
-            maintenance=Maintenance(database, [self._forget_some]),
+            maintenance=Maintenance(
+                database, [self._forget_some], [(self.folding, FOLD_SECONDS), (self.pruning, ROUND_SECONDS)]
+            ),
             traces=traces,
         )
         self._workers = workers
@@ -159,6 +172,13 @@ class Store:
             return found | {"file" if refusal.message == REPLACED else "engine": refusal.message}
         return found | {"writes": self.database.problem_of_writes()}
 
+    def remember_session(self, runtime: RuntimeKey, session: RecentSession) -> None:
+        """Hold the newest session of a runtime in memory; a new base is made of it if its edits outweigh the last."""
+        self.recent_sessions.put(runtime, session)
+        if session.edits_bytes > session.base_bytes:
+            self.folding.add(runtime, session)
+            self._committer.wake_maintenance()
+
     @property
     def busy(self) -> bool:
         """Whether a write was taken in that has not come to its end, even if its caller gave up."""
@@ -179,6 +199,10 @@ class Store:
         ended &= await self._checker.close(within_seconds=within_seconds)
         self.database.dispose()
         return ended
+
+    def _history_began_ms(self, tx: Connection) -> int:
+        """What is older need not be readable, but for what was the newest then."""
+        return self._retention.now_ms(self.database, tx) - self._history_ms
 
     def _forget_some(self, tx: Connection, most: int) -> int:
         """Delete up to `most` remembered requests past their retention; how many."""

@@ -3,14 +3,15 @@
 Where one type needs two forms an engine's name stands here; the code of the store knows none.
 
 Ids are text compared as bytes (`COLLATE "C"`, SQLite's BINARY). Documents are bytes, never JSON or text columns, each
-with the SHA-256 of those bytes beside it. Nothing in these tables is ever deleted except remembered requests.
+with the SHA-256 of those bytes beside it. Nothing in these tables is ever deleted except remembered requests and
+earlier versions of sessions.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
 from sqlalchemy.types import TypeDecorator
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ class UInt64(TypeDecorator[int]):
 
 def _id() -> Text:
     """A type for ids: text that is compared as bytes on every engine."""
-    text = Text()
-    return text.with_variant(Text(collation="C"), "postgresql")
+    return Text().with_variant(Text(collation="C"), "postgresql")
 
 
 store_identity = Table(
@@ -65,6 +65,9 @@ runtimes = Table(
     # Counts the committed writes; a committed row is never at 0.
     Column("revision", BigInteger, nullable=False),
     Column("runtime_state", Text),
+    # The newest version of its session and the digest of that, with a seal over both; NULL before the first.
+    Column("session_revision", BigInteger),
+    Column("session_sha256", LargeBinary),
     sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 
@@ -94,14 +97,40 @@ requests = Table(
     sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 
-session_snapshots = Table(
-    "session_snapshots",
+BASE = "base"
+EDITS = "edits"
+"""The two kinds of versions: the whole document, or edits of the version before it."""
+
+session_versions = Table(
+    "session_versions",
     metadata,
     Column("realm", _id(), primary_key=True),
     Column("runtime_id", _id(), primary_key=True),
+    # The revision of the runtime whose write left this version.
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
     Column("session_id", _id(), nullable=False),
+    # Of the whole document, whichever way it is stored.
     Column("sha256", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    # The version before it; NULL of the first one, 0 where nobody knows.
+    Column("previous_revision", BigInteger),
+    # By the database's clock; NULL of one that came over from a store without history, as its seal is.
+    Column("committed_at_ms", BigInteger),
+    # The boundary that was committed with it, if one was.
+    Column("run_id", _id()),
+    Column("sequence", UInt64),
+    # Over all of the columns before it.
+    Column("seal", LargeBinary),
+    # The document, or the edits.
     Column("body", LargeBinary, nullable=False),
+    # What may be pruned follows from the age of bases, of which there are few.
+    Index(
+        "session_versions_bases",
+        "committed_at_ms",
+        sqlite_where=text("kind = 'base'"),
+        postgresql_where=text("kind = 'base'"),
+    ),
 )
 
 sessions = Table(
@@ -138,6 +167,8 @@ receipts = Table(
     Column("sequence", UInt64, primary_key=True),
     Column("sha256", LargeBinary, nullable=False),
     Column("receipt", LargeBinary, nullable=False),
+    # The revision that it was committed with; NULL where that was before the store kept this.
+    Column("committed_revision", BigInteger),
     sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
 )
 

@@ -139,7 +139,7 @@ def _attempt(
             database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error
         committed = True
-        carried_bytes = sum(write.size_bytes for write in batch)
+        carried_bytes = sum(write.stored_bytes for write in batch)
         database.after_commit(connection, writes=len(batch), carried_bytes=carried_bytes)
         database.release_buffers(connection, carried_bytes)
     return decisions

@@ -11,6 +11,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from hashlib import _Hash as Hash
+
     from runtimestore.errors import RuntimeStoreError
 
 
@@ -19,6 +22,30 @@ class RuntimeKey(NamedTuple):
 
     realm: str
     runtime_id: str
+
+
+class CheckedPrefix(NamedTuple):
+    """The beginning of a session document up to the end of a message, in which nothing was wrong."""
+
+    opened: int
+    """Where the list of messages is open."""
+    ends: int
+    """Where the last message ends."""
+    messages: int
+    """How many there are."""
+    digest: Hash
+    """The SHA-256 so far."""
+
+
+class SnapshotEdits(NamedTuple):
+    """How a session snapshot comes about from the one before it."""
+
+    base_sha256: bytes
+    """The digest of the one before it."""
+    encoded: bytes | None
+    """The edits in their stored form; None where the base was not at hand, so that nothing could be checked."""
+    required: bool
+    """Whether the request came so: it is refused if the base is not the current snapshot. Else the whole is written."""
 
 
 class SessionSnapshot(NamedTuple):
@@ -31,6 +58,13 @@ class SessionSnapshot(NamedTuple):
     updated_at_ms: int
     message_count: int
     total_tokens: int
+    edits: SnapshotEdits | None = None
+    checked: CheckedPrefix | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes are written for it."""
+        return len(self.body) if self.edits is None or self.edits.encoded is None else len(self.edits.encoded)
 
 
 class InputDocument(NamedTuple):
@@ -65,6 +99,8 @@ class Outcome(NamedTuple):
     replayed: bool = False
     previous_owner: str | None = None
     """Of an acquisition: who held the runtime before, if anybody did."""
+    as_edits: bool = False
+    """Of a session snapshot: whether it was stored as edits of the one before it."""
 
 
 class Deferred(enum.Enum):
@@ -82,6 +118,16 @@ class Disallowed(NamedTuple):
     refusal: RuntimeStoreError
     """What is answered if it does not."""
     fingerprint: bytes
+    former_fingerprint: bytes | None = None
+
+
+class PartialInputs(NamedTuple):
+    """What a write says of its inputs that did not change, and which it therefore does not carry."""
+
+    all_sha256: bytes
+    """Stands for all inputs that are meant: see `PartialInputs` in the protos."""
+    if_revision: int | None
+    """What the caller expects, which is a part of what the request means; `Write.if_revision` is what this rests on."""
 
 
 class AnyWrite(Protocol):
@@ -103,8 +149,15 @@ class AnyWrite(Protocol):
     def size_bytes(self) -> int:
         """How many bytes of documents this write holds in memory."""
 
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
+
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
+
+    def former_fingerprint(self) -> bytes | None:
+        """What made two requests the same before this version, if that was something else: a repeat may come later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +171,15 @@ class Write:
     snapshot: SessionSnapshot | None = None
     receipt: ReceiptDocument | None = None
     inputs: tuple[InputDocument, ...] = ()
+    partial_inputs: PartialInputs | None = None
     runtime_state: str | None = None
     ops: OpsDocument | None = None
     disallowed: Disallowed | None = None
 
     def disallow(self, refusal: RuntimeStoreError) -> Write:
         """The same request without its documents: they are megabytes, and only their fingerprint matters any more."""
-        return Write(self.runtime, self.request_id, disallowed=Disallowed(refusal, self.fingerprint()))
+        disallowed = Disallowed(refusal, self.fingerprint(), self.former_fingerprint())
+        return Write(self.runtime, self.request_id, disallowed=disallowed)
 
     @property
     def realm(self) -> str:
@@ -146,6 +201,12 @@ class Write:
             + (len(self.ops.snapshot_json) if self.ops else 0)
         )
 
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
+        snapshot = self.snapshot
+        return self.size_bytes - (len(snapshot.body) - snapshot.stored_bytes if snapshot else 0)
+
     def fingerprint(self) -> bytes:
         """What makes two requests the same: every field that changes what is written or when it is refused.
 
@@ -153,15 +214,29 @@ class Write:
         """
         if self.disallowed:
             return self.disallowed.fingerprint
-        return fingerprint(
-            b"runtime/1",
+        if not self.inputs and not self.partial_inputs:
+            return fingerprint(b"runtime/1", *self._but_inputs(self.if_revision))
+        partial = self.partial_inputs
+        if_revision, all_sha256 = partial[::-1] if partial else (self.if_revision, sha256_of_inputs(self.inputs))
+        return fingerprint(b"runtime/2", *self._but_inputs(if_revision), all_sha256)
+
+    def former_fingerprint(self) -> bytes | None:
+        """What made two requests with inputs the same before a request could carry a part of them."""
+        if self.disallowed:
+            return self.disallowed.former_fingerprint
+        if not self.inputs or self.partial_inputs:
+            return None
+        documents = (part for document in self.inputs for part in (document.input_id.encode(), document.sha256))
+        return fingerprint(b"runtime/1", *self._but_inputs(self.if_revision), *documents)
+
+    def _but_inputs(self, if_revision: int | None) -> tuple[bytes, ...]:
+        return (
             self.runtime.runtime_id.encode(),
-            _optional_number(self.if_revision),
+            _optional_number(if_revision),
             self.snapshot.sha256 if self.snapshot else b"",
             self.receipt.sha256 if self.receipt else b"",
             (self.runtime_state or "").encode(),
             self.ops.sha256 if self.ops else b"",
-            *(part for document in self.inputs for part in (document.input_id.encode(), document.sha256)),
         )
 
 
@@ -188,9 +263,17 @@ class Acquisition:
         """How many bytes of documents this write holds in memory."""
         return 0
 
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
+        return 0
+
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
         return fingerprint(b"acquire/1", self.runtime.runtime_id.encode(), self.owner.encode())
+
+    def former_fingerprint(self) -> None:
+        """There was no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +304,19 @@ class OAuthFlowWrite:
         """How many bytes of documents this write holds in memory."""
         return len(self.snapshot_json)
 
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes of documents are written for it."""
+        return len(self.snapshot_json)
+
     def fingerprint(self) -> bytes:
         """What makes two requests the same."""
         if self.disallowed:
             return self.disallowed.fingerprint
         return fingerprint(b"oauth/1", _optional_number(self.expected_version), self.sha256)
+
+    def former_fingerprint(self) -> None:
+        """There was no other."""
 
 
 def fingerprint(version: bytes, *fields: bytes) -> bytes:
@@ -237,6 +328,12 @@ def fingerprint(version: bytes, *fields: bytes) -> bytes:
     digest = sha256(version)
     digest.update(b"".join(len(field).to_bytes(8, "big") + field for field in fields))
     return digest.digest()
+
+
+def sha256_of_inputs(inputs: Iterable[InputDocument]) -> bytes:
+    """The digest that stands for all inputs of a write, as `PartialInputs.all_sha256` in the protos has it."""
+    framed = (bytes.fromhex(document.input_id.replace("-", "")) + document.sha256 for document in inputs)
+    return sha256(b"".join(framed)).digest()
 
 
 def _optional_number(value: int | None) -> bytes:

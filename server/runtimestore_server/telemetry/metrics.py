@@ -156,11 +156,26 @@ class ServerCollector:
             ("runtimestore_writes", "Writes that landed.", counters.writes),
             ("runtimestore_write_refusals", "Writes that the store refused.", counters.refusals),
             ("runtimestore_replays", "Writes that were answered as before, for they had landed.", counters.replays),
+            (
+                "runtimestore_session_folds",
+                "Versions of sessions that were made bases, since the edits outweighed the last one.",
+                self._parts.store.folding.count,
+            ),
+            (
+                "runtimestore_session_versions_pruned",
+                "Versions of sessions that were deleted, being older than what is kept.",
+                self._parts.store.pruning.count,
+            ),
         ):
             yield CounterMetricFamily(name, told, value)
 
     def _of_bounds(self) -> Iterator[Metric]:
         parts = self._parts
+        yield _gauge(
+            "runtimestore_session_cache_bytes",
+            "Bytes of sessions that are held in memory.",
+            parts.store.recent_sessions.bytes,
+        )
         sending, limiters = parts.sending.budget, parts.limiters
         for budget, items, size in (
             (

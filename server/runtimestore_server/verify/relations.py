@@ -18,10 +18,12 @@ from runtimestore_server.store.tables import (
     receipts,
     requests,
     runtimes,
-    session_snapshots,
+    session_versions,
     sessions,
     store_identity,
 )
+from runtimestore_server.store.values import RuntimeKey
+from runtimestore_server.store.versions.rows import SHA256_BYTES, Version, current_of, damage_of, sequence_of
 from runtimestore_server.verify.findings import Finding
 from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, listed_session, session_of, warning
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 KEYS_AT_ONCE = 2_000
 """How many inputs are asked for in one statement; a receipt may name a hundred thousand."""
 
-OF_A_RUNTIME = (session_snapshots, inputs, receipts, ops_snapshots, sessions)
+OF_A_RUNTIME = (session_versions, inputs, receipts, ops_snapshots, sessions)
 
 
 def raw(table: sa.Table, *columns: sa.Column[Any]) -> list[sa.ColumnElement[Any]]:
@@ -79,17 +81,70 @@ def fewer_writes_than_receipts(tx: Connection) -> Iterator[Finding]:
 def sessions_without_a_snapshot(tx: Connection) -> Iterator[Finding]:
     """Rows in `sessions` whose runtime is there, but no snapshot of it: they are written together, never deleted."""
     of_it = sa.and_(
-        sessions.c.realm == session_snapshots.c.realm, sessions.c.runtime_id == session_snapshots.c.runtime_id
+        sessions.c.realm == session_versions.c.realm, sessions.c.runtime_id == session_versions.c.runtime_id
     )
     its = sa.and_(sessions.c.realm == runtimes.c.realm, sessions.c.runtime_id == runtimes.c.runtime_id)
     statement = (
         sa.select(*raw(sessions, *sessions.primary_key))
-        .select_from(sessions.join(runtimes, its).outerjoin(session_snapshots, of_it))
-        .where(session_snapshots.c.realm.is_(None))
+        .select_from(sessions.join(runtimes, its).outerjoin(session_versions, of_it))
+        .where(session_versions.c.realm.is_(None))
         .order_by(*sessions.primary_key)
     )
     for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
         yield finding("no_snapshot", sessions, dict(row), "its runtime has no session snapshot at all")
+
+
+def newest_versions(tx: Connection) -> Iterator[Finding]:
+    """Runtimes whose newest version is not there, or is another one than they name."""
+    its = sa.and_(runtimes.c.realm == session_versions.c.realm, runtimes.c.runtime_id == session_versions.c.runtime_id)
+    newest = (
+        sa.select(
+            session_versions.c.realm,
+            session_versions.c.runtime_id,
+            sa.func.max(session_versions.c.revision).label("revision"),
+        )
+        .group_by(session_versions.c.realm, session_versions.c.runtime_id)
+        .subquery()
+    )
+    of_it = sa.and_(runtimes.c.realm == newest.c.realm, runtimes.c.runtime_id == newest.c.runtime_id)
+    named = sa.and_(its, session_versions.c.revision == newest.c.revision)
+    columns = raw(runtimes, *runtimes.primary_key, runtimes.c.session_revision, runtimes.c.session_sha256)
+    described = raw(session_versions, *(session_versions.c[name] for name in (*Version._fields, "seal")))
+    statement = (
+        sa.select(*columns, newest.c.revision.label("newest_revision"), *described)
+        .select_from(runtimes.outerjoin(newest, of_it).outerjoin(session_versions, named))
+        .where(sa.or_(runtimes.c.session_revision.is_not(None), newest.c.revision.is_not(None)))
+        .order_by(*runtimes.primary_key)
+    )
+    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
+        digest = row["session_sha256"]
+        if not _names_a_version(row):
+            continue  # told where the row itself is looked at
+        if row["session_revision"] != row["newest_revision"]:
+            told = "session_revision is not that of the newest version of its session"
+            yield finding("version_missing", runtimes, dict(row), told)
+        elif not _is_described(row):
+            continue  # told where that row is looked at
+        elif not isinstance(digest, bytes) or digest[:SHA256_BYTES] != row["sha256"]:
+            yield finding("column_mismatch", runtimes, dict(row), "session_sha256 is not that of its newest version")
+
+
+def _is_described(row: Any) -> bool:
+    """Whether what a row says of a version is as it was written; its digest, where no seal says so, may be damaged."""
+    version = Version(*(row[name] for name in Version._fields))
+    version = version._replace(sequence=sequence_of(version.sequence))
+    return (
+        row["seal"] is not None and damage_of(RuntimeKey(row["realm"], row["runtime_id"]), version, row["seal"]) is None
+    )
+
+
+def _names_a_version(row: Any) -> bool:
+    key = RuntimeKey(row["realm"], row["runtime_id"])
+    try:
+        current_of(key, row["session_revision"], row["session_sha256"])
+    except StoredValueCorrupt:
+        return False
+    return True
 
 
 def identity(tx: Connection) -> Iterator[Finding]:
@@ -100,15 +155,15 @@ def identity(tx: Connection) -> Iterator[Finding]:
         yield Finding("column_mismatch", store_identity.name, {}, "store_id is not one UUID")
 
 
-def projection(tx: Connection, row: Row) -> Iterator[Finding]:
-    """The row in `sessions` that was written with a snapshot, if the snapshot itself is sound."""
-    session = session_of(row)
-    if session is None:
+def projection(tx: Connection, row: Row, document: bytes) -> Iterator[Finding]:
+    """The row in `sessions` that was written with a runtime's newest version, if that itself is sound."""
+    session = session_of(document)
+    if session is None or not _is_newest(tx, row):
         return
     of_session = (sessions.c.realm == row["realm"], sessions.c.session_id == session.session_id)
     found = tx.execute(sa.select(*raw(sessions)).where(*of_session)).mappings().one_or_none()
     if found is None:
-        yield finding("no_projection", session_snapshots, row, "there is no row of this session in the table sessions")
+        yield finding("no_projection", session_versions, row, "there is no row of this session in the table sessions")
     elif not reads.is_text(found["runtime_id"]):
         yield finding("projection_mismatch", sessions, dict(found), "runtime_id is no text")
     elif found["runtime_id"] != row["runtime_id"]:
@@ -121,6 +176,14 @@ def projection(tx: Connection, row: Row) -> Iterator[Finding]:
             )
 
 
+def _is_newest(tx: Connection, row: Row) -> bool:
+    """Whether a version is the one that its runtime names."""
+    its = sa.and_(runtimes.c.realm == row["realm"], runtimes.c.runtime_id == row["runtime_id"])
+    columns = raw(runtimes, *runtimes.primary_key, runtimes.c.session_revision, runtimes.c.session_sha256)
+    found = tx.execute(sa.select(*columns).where(its)).mappings().one_or_none()
+    return found is not None and _names_a_version(found) and found["session_revision"] == row["revision"]
+
+
 def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
     """A session that is listed under another runtime than the one whose snapshot of it is looked at.
 
@@ -129,10 +192,12 @@ def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
     `sessions_without_a_snapshot` and `without_a_runtime` say so.
     """
     of_it = (
-        session_snapshots.c.realm == listed["realm"],
-        session_snapshots.c.runtime_id == listed["runtime_id"],
+        session_versions.c.realm == listed["realm"],
+        session_versions.c.runtime_id == listed["runtime_id"],
     )
-    has = tx.execute(sa.select(*raw(session_snapshots, session_snapshots.c.session_id)).where(*of_it)).scalars().all()
+    newest_first = session_versions.c.revision.desc()
+    statement = sa.select(*raw(session_versions, session_versions.c.session_id)).where(*of_it).order_by(newest_first)
+    has = tx.execute(statement.limit(1)).scalars().all()
     if has and has[0] != listed["session_id"]:
         told = "runtime_id has a snapshot of another session, and a runtime that is not listed has one of this"
         yield warning("projection_mismatch", sessions, listed, told)
@@ -191,6 +256,7 @@ OF_ALL = (
     without_a_runtime,
     sessions_without_a_snapshot,
     fewer_writes_than_receipts,
+    newest_versions,
     requests_from_the_future,
     identity,
 )

@@ -11,6 +11,8 @@ from runtimestore_server.documents import ops, session
 from runtimestore_server.documents import receipt as receipts
 from runtimestore_server.documents.runtime_state import RUNTIME_STATES
 from runtimestore_server.store import reads, requests, tables
+from runtimestore_server.store.values import RuntimeKey
+from runtimestore_server.store.versions.rows import current_of
 from runtimestore_server.verify.findings import Finding, Severity
 
 if TYPE_CHECKING:
@@ -49,25 +51,12 @@ def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
         yield finding("digest_mismatch", table, row, f"{document} does not match its SHA-256")
 
 
-def session_of(row: Row) -> SessionSnapshot | None:
+def session_of(body: bytes) -> SessionSnapshot | None:
     """What the projection says of a snapshot's document; None if it cannot be read."""
     try:
-        return session.read(row["body"])
+        return session.read(body)
     except InvalidField:
         return None
-
-
-def session_snapshot(row: Row) -> Iterator[Finding]:
-    """A session's document."""
-    table = tables.session_snapshots
-    if damaged := list(sound(table, "body", row)):
-        yield from damaged
-        return
-    snapshot = session_of(row)
-    if snapshot is None:
-        yield finding("document_invalid", table, row, "body is no session document, though its SHA-256 is right")
-    elif snapshot.session_id != row["session_id"]:
-        yield finding("column_mismatch", table, row, "session_id is not the id of the document")
 
 
 def input_state(row: Row) -> Iterator[Finding]:
@@ -123,6 +112,10 @@ def runtime(row: Row) -> Iterator[Finding]:
     yield from _counted(tables.runtimes, "revision", row)
     if row["runtime_state"] is not None and row["runtime_state"] not in RUNTIME_STATES.values():
         yield finding("unknown_state", tables.runtimes, row, "runtime_state is none of the seven")
+    try:
+        current_of(RuntimeKey(row["realm"], row["runtime_id"]), row["session_revision"], row["session_sha256"])
+    except StoredValueCorrupt:
+        yield finding("column_mismatch", tables.runtimes, row, "session_revision and session_sha256 fit no seal")
 
 
 def request(row: Row) -> Iterator[Finding]:
@@ -164,7 +157,6 @@ def _counted(table: sa.Table, column: str, row: Row) -> Iterator[Finding]:
 
 CHECKS: dict[sa.Table, Check] = {
     tables.runtimes: runtime,
-    tables.session_snapshots: session_snapshot,
     tables.sessions: listed_session,
     tables.inputs: input_state,
     tables.receipts: receipt,

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from runtimestore_server.store import reads, schema, tables
 from runtimestore_server.verify import relations, rows
 from runtimestore_server.verify.findings import Finding, Report
+from runtimestore_server.verify.versions import Chains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from runtimestore_server.verify.rows import Row
 
 ROWS_AT_ONCE = {
-    tables.session_snapshots: 1,  # each may be as large as a message
+    tables.session_versions: 1,  # each may be as large as a message
     tables.inputs: 16,
     tables.ops_snapshots: 16,
     tables.receipts: 4,  # each may name a hundred thousand inputs
@@ -86,13 +87,14 @@ def _walk(
     with _tolerating(database, tx, note, ""):
         for problem in database.integrity_problems(tx):
             note(Finding("engine_damage", "", {}, problem))
-    for table in rows.CHECKS:
+    checks: dict[sa.Table, rows.Check] = {tables.session_versions: Chains(), **rows.CHECKS}
+    for table, check in checks.items():
         report.rows[table.name] = 0
         with _tolerating(database, tx, note, table.name):
             counted = tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
             progress.begin(table.name, counted)
             for some in _batches(tx, table):
-                for found in _of_batch(database, tx, table, some):
+                for found in _of_batch(database, tx, table, some, check):
                     note(found)
                 report.rows[table.name] += len(some)
                 progress.advance(len(some))
@@ -100,9 +102,9 @@ def _walk(
                 # A damaged index leads past rows without an error.
                 told = f"the engine counts {counted} rows here, and hands out {seen}"
                 note(Finding("engine_damage", table.name, {}, told))
-    for check in relations.OF_ALL:
+    for relation in relations.OF_ALL:
         with _tolerating(database, tx, note, ""):
-            for found in check(tx):
+            for found in relation(tx):
                 note(found)
 
 
@@ -142,20 +144,25 @@ def _batches(tx: Connection, table: sa.Table) -> Iterator[list[Row]]:
             yield [dict(row) for row in some]
 
 
-def _of_batch(database: Database, tx: Connection, table: sa.Table, some: list[Row]) -> Iterator[Finding]:
+def _of_batch(
+    database: Database, tx: Connection, table: sa.Table, some: list[Row], check: rows.Check
+) -> Iterator[Finding]:
     sound = []
     for row in some:
-        damaged = list(rows.CHECKS[table](row))
+        damaged = list(check(row))
         yield from damaged
         if not damaged and _can_be_asked_for(table, row):
             sound.append(row)
-    if table is tables.session_snapshots:
+    if isinstance(check, Chains):
         for row in sound:
-            yield from relations.projection(tx, row)
+            yield from relations.projection(tx, row, check.document)
     if table is tables.receipts:
         yield from relations.lost_inputs(database, tx, sound)
 
 
 def _can_be_asked_for(table: sa.Table, row: Row) -> bool:
     """Whether the key can be sent to the engine; a damaged one belongs to no runtime, which is told anyway."""
-    return all(reads.is_text(row[column.name]) for column in table.primary_key)
+    return all(
+        isinstance(row[column.name], int) if isinstance(column.type, sa.Integer) else reads.is_text(row[column.name])
+        for column in table.primary_key
+    )

@@ -22,6 +22,7 @@ from runtimestore_server.store.values import (
     SessionSnapshot,
     Write,
 )
+from runtimestore_server.store.versions.chains import load_session
 from support.generators.calls import id_of
 from support.generators.documents import input_state, ops, receipt, session
 
@@ -138,7 +139,7 @@ class Life:
             return value
 
         (runtime,) = rows(tables.runtimes) or [None]
-        (snapshot,) = rows(tables.session_snapshots) or [None]
+        _, session = load_session(connection, RuntimeKey(realm, self.runtime_id))
         (projection,) = rows(tables.sessions) or [None]
         (operations,) = rows(tables.ops_snapshots) or [None]
         remembered = sa.select(tables.requests).where(
@@ -149,7 +150,7 @@ class Life:
         return Stored(
             revision=runtime.revision if runtime else 0,
             state=runtime.runtime_state if runtime else None,
-            session=sound(snapshot.sha256, snapshot.body) if snapshot else None,
+            session=session.body if session else None,
             total_tokens=projection.total_tokens if projection else None,
             inputs=frozenset((row.input_id, sound(row.sha256, row.state_json)) for row in rows(tables.inputs)),
             run_ids=frozenset(row.run_id for row in receipts),

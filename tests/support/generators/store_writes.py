@@ -45,11 +45,19 @@ def runtime(runtime_id: str | None = None, realm: str = REALM) -> RuntimeKey:
     return RuntimeKey(realm, runtime_id or f"rt:session:{new_id()}")
 
 
-def snapshot(text: str = "hello", *, session_id: str | None = None, **projection: int) -> SessionSnapshot:
+def snapshot(
+    text: str = "hello",
+    *,
+    session_id: str | None = None,
+    created_at_ms: int = 1,
+    updated_at_ms: int = 2,
+    message_count: int = 3,
+    total_tokens: int = 4,
+) -> SessionSnapshot:
     """A session document that is all text."""
     body = json.dumps({"text": text}).encode()
-    fields = {"created_at_ms": 1, "updated_at_ms": 2, "message_count": 3, "total_tokens": 4, **projection}
-    return SessionSnapshot(session_id or new_id(), body, sha256(body).digest(), **fields)
+    numbers = (created_at_ms, updated_at_ms, message_count, total_tokens)
+    return SessionSnapshot(session_id or new_id(), body, sha256(body).digest(), *numbers)
 
 
 def document(text: str = "queued", *, input_id: str | None = None) -> InputDocument:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,9 @@ class Turns:
         return f"{self.runtime_id} {turn}"
 
     def _session(self, content: str) -> bytes:
-        return session(content + "x" * self._size_bytes, session_id=id_of(f"session of {self.runtime_id}"))
+        # Nothing of one turn is in the next: else a turn would write little, however large its session.
+        text = random.Random(content).randbytes(self._size_bytes // 2).hex()  # noqa: S311  (repeatable)
+        return session(content + text, session_id=id_of(f"session of {self.runtime_id}"))
 
 
 def acknowledged(writers: Iterable[Turns]) -> int:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from runtimestore_server.store import tables
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,7 +34,7 @@ async def change(app: Application, table: sa.Table, values: dict[str, Any], **ke
 
     def write() -> None:
         with app.store.database.writers.begin() as connection:
-            changed = connection.execute(sa.update(table).where(_is(table, key)).values(**values))
+            changed = connection.execute(sa.update(table).where(_is_one(table, key)).values(**values))
             assert changed.rowcount == 1
 
     await asyncio.to_thread(write)
@@ -53,7 +55,7 @@ async def delete(app: Application, table: sa.Table, **key: Any) -> None:
 
     def write() -> None:
         with app.store.database.writers.begin() as connection:
-            assert connection.execute(sa.delete(table).where(_is(table, key))).rowcount == 1
+            assert connection.execute(sa.delete(table).where(_is_one(table, key))).rowcount == 1
 
     await asyncio.to_thread(write)
 
@@ -82,7 +84,8 @@ async def flip_a_byte(app: Application, column: sa.Column[Any], **key: Any) -> N
     """Damage one stored value: a bit in its middle."""
     table = column.table
     assert isinstance(table, sa.Table)
-    (row,) = await rows(app, table, **key)
+    *others, row = await rows(app, table, **key)
+    assert not others or table is tables.session_versions
     value = bytearray(row[column.name])
     value[len(value) // 2] ^= 1
     await change(app, table, {column.name: bytes(value)}, **key)
@@ -123,3 +126,12 @@ def held_commits(app: Application) -> Iterator[threading.Event]:
 
 def _is(table: sa.Table, key: dict[str, Any]) -> sa.ColumnElement[bool]:
     return sa.and_(sa.true(), *(table.c[name] == value for name, value in key.items()))
+
+
+def _is_one(table: sa.Table, key: dict[str, Any]) -> sa.ColumnElement[bool]:
+    """The row with this key; of the versions of a session, where none is named, the newest."""
+    if table is not tables.session_versions or "revision" in key:
+        return _is(table, key)
+    its = table.alias("its")
+    newest = sa.select(sa.func.max(its.c.revision)).where(*(its.c[name] == value for name, value in key.items()))
+    return sa.and_(_is(table, key), table.c.revision == newest.scalar_subquery())

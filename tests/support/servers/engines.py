@@ -188,7 +188,7 @@ class Postgres(Engine):
                     USING ERRCODE = 'disk_full';
             END $$
             """,
-            "CREATE TRIGGER disk_full BEFORE INSERT OR UPDATE ON session_snapshots EXECUTE FUNCTION disk_full()",
+            "CREATE TRIGGER disk_full BEFORE INSERT OR UPDATE ON session_versions EXECUTE FUNCTION disk_full()",
         )
         try:
             yield

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"runtimestore/v1/error_reason.proto\x12\x0fruntimestore.v1*\x8c\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_KEY_MISMATCH\x10\x01\x12\x1c\n\x18SESSION_SNAPSHOT_INVALID\x10\x02\x12\x17\n\x13INPUT_STATE_INVALID\x10\x03\x12\x18\n\x14OPS_SNAPSHOT_INVALID\x10\x04\x12\x1b\n\x17\x42OUNDARY_RECEIPT_EXISTS\x10\x05\x12\x15\n\x11REVISION_MISMATCH\x10\x06\x12\x15\n\x11REQUEST_ID_REUSED\x10\x07\x12\x1f\n\x1bOAUTH_FLOW_SNAPSHOT_CHANGED\x10\x08\x12\x15\n\x11STORE_UNAVAILABLE\x10\t\x12\x1a\n\x16\x43OMMIT_OUTCOME_UNKNOWN\x10\n\x12\x0e\n\nSTORE_FULL\x10\x0b\x12\x13\n\x0fSTORE_READ_ONLY\x10\x0c\x12\x18\n\x14STORED_VALUE_CORRUPT\x10\r\x12\x0e\n\nOVERLOADED\x10\x0e\x12\x13\n\x0fINVALID_REQUEST\x10\x0f\x12\x13\n\x0fUNAUTHENTICATED\x10\x10\x12\x15\n\x11REALM_NOT_ALLOWED\x10\x11\x12\x0c\n\x08INTERNAL\x10\x12\x12\n\n\x06\x46\x45NCED\x10\x13\x12\x13\n\x0fSTORE_FORBIDDEN\x10\x14\x12\x16\n\x12\x41\x43\x43\x45SS_NOT_ALLOWED\x10\x15\x42 Z\x1eruntimestore/v1;runtimestorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"runtimestore/v1/error_reason.proto\x12\x0fruntimestore.v1*\xbf\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14SESSION_KEY_MISMATCH\x10\x01\x12\x1c\n\x18SESSION_SNAPSHOT_INVALID\x10\x02\x12\x17\n\x13INPUT_STATE_INVALID\x10\x03\x12\x18\n\x14OPS_SNAPSHOT_INVALID\x10\x04\x12\x1b\n\x17\x42OUNDARY_RECEIPT_EXISTS\x10\x05\x12\x15\n\x11REVISION_MISMATCH\x10\x06\x12\x15\n\x11REQUEST_ID_REUSED\x10\x07\x12\x1f\n\x1bOAUTH_FLOW_SNAPSHOT_CHANGED\x10\x08\x12\x15\n\x11STORE_UNAVAILABLE\x10\t\x12\x1a\n\x16\x43OMMIT_OUTCOME_UNKNOWN\x10\n\x12\x0e\n\nSTORE_FULL\x10\x0b\x12\x13\n\x0fSTORE_READ_ONLY\x10\x0c\x12\x18\n\x14STORED_VALUE_CORRUPT\x10\r\x12\x0e\n\nOVERLOADED\x10\x0e\x12\x13\n\x0fINVALID_REQUEST\x10\x0f\x12\x13\n\x0fUNAUTHENTICATED\x10\x10\x12\x15\n\x11REALM_NOT_ALLOWED\x10\x11\x12\x0c\n\x08INTERNAL\x10\x12\x12\n\n\x06\x46\x45NCED\x10\x13\x12\x13\n\x0fSTORE_FORBIDDEN\x10\x14\x12\x16\n\x12\x41\x43\x43\x45SS_NOT_ALLOWED\x10\x15\x12\x1a\n\x16SNAPSHOT_BASE_MISMATCH\x10\x16\x12\x15\n\x11REVISION_NOT_KEPT\x10\x17\x42 Z\x1eruntimestore/v1;runtimestorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\036runtimestore/v1;runtimestorev1'
   _globals['_ERRORREASON']._serialized_start=56
-  _globals['_ERRORREASON']._serialized_end=580
+  _globals['_ERRORREASON']._serialized_end=631
 # @@protoc_insertion_point(module_scope)

@@ -49,8 +49,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `expected_version`, `current_version`.
     """
     STORE_UNAVAILABLE: _ErrorReason.ValueType  # 9
-    """UNAVAILABLE, with RetryInfo. The storage engine cannot be reached, another session of it holds a row that is needed, or
-    the server is ending; nothing was committed.
+    """UNAVAILABLE, with RetryInfo. The storage engine cannot be reached, another session of it holds a row that is
+    needed, or the server is ending; nothing was committed.
     """
     COMMIT_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 10
     """UNAVAILABLE, with RetryInfo. The connection died during COMMIT and the truth cannot be had now: the write
@@ -77,17 +77,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INTERNAL: _ErrorReason.ValueType  # 18
     """INTERNAL. A defect of the server. The server's log has the rest; the answer has none of it."""
     FENCED: _ErrorReason.ValueType  # 19
-    """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written.
-    Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
-    now: stop, or acquire it again.
+    """ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written. Metadata: `runtime_id`,
+    `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime now:
+    stop, or acquire it again.
     """
     STORE_FORBIDDEN: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. The storage engine's role lacks a right; nothing was committed. Metadata: `table`, `right`
     (`unknown` where that cannot be seen). It lasts until the operator grants it.
     """
     ACCESS_NOT_ALLOWED: _ErrorReason.ValueType  # 21
-    """PERMISSION_DENIED. The credential opens methods of a lower access only. Nothing was received. Metadata: `access` (what
-    the method needs: read, write or admin).
+    """PERMISSION_DENIED. The credential opens methods of a lower access only. Nothing was received. Metadata: `access`
+    (what the method needs: read, write or admin).
+    """
+    SNAPSHOT_BASE_MISMATCH: _ErrorReason.ValueType  # 22
+    """FAILED_PRECONDITION. `base_sha256` of the edits is not the digest of the runtime's current session snapshot.
+    Nothing was written. Metadata: `current_sha256` (hex; empty where there is none). Send the whole document, with the
+    same request_id if you like.
+    """
+    REVISION_NOT_KEPT: _ErrorReason.ValueType  # 23
+    """NOT_FOUND. `as_of_revision` is older than what is kept of the session. Metadata: `oldest_revision`, the oldest that
+    can be read.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -128,8 +137,8 @@ OAUTH_FLOW_SNAPSHOT_CHANGED: ErrorReason.ValueType  # 8
 Metadata: `expected_version`, `current_version`.
 """
 STORE_UNAVAILABLE: ErrorReason.ValueType  # 9
-"""UNAVAILABLE, with RetryInfo. The storage engine cannot be reached, another session of it holds a row that is needed, or
-the server is ending; nothing was committed.
+"""UNAVAILABLE, with RetryInfo. The storage engine cannot be reached, another session of it holds a row that is
+needed, or the server is ending; nothing was committed.
 """
 COMMIT_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 10
 """UNAVAILABLE, with RetryInfo. The connection died during COMMIT and the truth cannot be had now: the write
@@ -156,16 +165,25 @@ looked up.
 INTERNAL: ErrorReason.ValueType  # 18
 """INTERNAL. A defect of the server. The server's log has the rest; the answer has none of it."""
 FENCED: ErrorReason.ValueType  # 19
-"""ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written.
-Metadata: `runtime_id`, `fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime
-now: stop, or acquire it again.
+"""ABORTED. The runtime was acquired anew, and `fence` is not the newest. Nothing was written. Metadata: `runtime_id`,
+`fence`, `current_fence` (0: never acquired here), `owner` (of the newest). Another one drives the runtime now:
+stop, or acquire it again.
 """
 STORE_FORBIDDEN: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. The storage engine's role lacks a right; nothing was committed. Metadata: `table`, `right`
 (`unknown` where that cannot be seen). It lasts until the operator grants it.
 """
 ACCESS_NOT_ALLOWED: ErrorReason.ValueType  # 21
-"""PERMISSION_DENIED. The credential opens methods of a lower access only. Nothing was received. Metadata: `access` (what
-the method needs: read, write or admin).
+"""PERMISSION_DENIED. The credential opens methods of a lower access only. Nothing was received. Metadata: `access`
+(what the method needs: read, write or admin).
+"""
+SNAPSHOT_BASE_MISMATCH: ErrorReason.ValueType  # 22
+"""FAILED_PRECONDITION. `base_sha256` of the edits is not the digest of the runtime's current session snapshot.
+Nothing was written. Metadata: `current_sha256` (hex; empty where there is none). Send the whole document, with the
+same request_id if you like.
+"""
+REVISION_NOT_KEPT: ErrorReason.ValueType  # 23
+"""NOT_FOUND. `as_of_revision` is older than what is kept of the session. Metadata: `oldest_revision`, the oldest that
+can be read.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

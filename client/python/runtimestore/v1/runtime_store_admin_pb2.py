@@ -22,9 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from runtimestore.v1 import runtime_store_pb2 as runtimestore_dot_v1_dot_runtime__store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)runtimestore/v1/runtime_store_admin.proto\x12\x0fruntimestore.v1\"]\n\x15\x41\x63quireRuntimeRequest\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x12\n\nruntime_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"i\n\x16\x41\x63quireRuntimeResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x1b\n\x0eprevious_owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x42\x11\n\x0f_previous_owner\"%\n\x14GetServerInfoRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"\xc9\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x17\n\x0fschema_revision\x18\x03 \x01(\t\x12\'\n\x06limits\x18\x04 \x01(\x0b\x32\x17.runtimestore.v1.Limits\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x30\n\x07\x63ommits\x18\x06 \x01(\x0b\x32\x1f.runtimestore.v1.CommitCounters\"\xd8\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x04\x12\"\n\x1amax_session_snapshot_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12max_document_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12max_waiting_writes\x18\x04 \x01(\r\x12\x19\n\x11max_waiting_bytes\x18\x05 \x01(\x04\x12!\n\x19request_retention_seconds\x18\x06 \x01(\x04\x12\x19\n\x11max_waiting_reads\x18\x07 \x01(\r\"Y\n\x0e\x43ommitCounters\x12\x14\n\x0ctransactions\x18\x01 \x01(\x04\x12\x0e\n\x06writes\x18\x02 \x01(\x04\x12\x10\n\x08refusals\x18\x03 \x01(\x04\x12\x0f\n\x07replays\x18\x04 \x01(\x04\x32\xd6\x01\n\x11RuntimeStoreAdmin\x12^\n\rGetServerInfo\x12%.runtimestore.v1.GetServerInfoRequest\x1a&.runtimestore.v1.GetServerInfoResponse\x12\x61\n\x0e\x41\x63quireRuntime\x12&.runtimestore.v1.AcquireRuntimeRequest\x1a\'.runtimestore.v1.AcquireRuntimeResponseB Z\x1eruntimestore/v1;runtimestorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)runtimestore/v1/runtime_store_admin.proto\x12\x0fruntimestore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#runtimestore/v1/runtime_store.proto\"s\n\x12LoadRuntimeRequest\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x12\n\nruntime_id\x18\x02 \x01(\t\x12!\n\x14known_session_sha256\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x17\n\x15_known_session_sha256\"\xc5\x02\n\x13LoadRuntimeResponse\x12\x36\n\x07runtime\x18\x01 \x01(\x0b\x32#.runtimestore.v1.RuntimeDescriptionH\x00\x12\x30\n\x06inputs\x18\x02 \x01(\x0b\x32\x1e.runtimestore.v1.RuntimeInputsH\x00\x12\x34\n\x08receipts\x18\x03 \x01(\x0b\x32 .runtimestore.v1.RuntimeReceiptsH\x00\x12\x34\n\x03ops\x18\x04 \x01(\x0b\x32%.runtimestore.v1.PersistedOpsSnapshotH\x00\x12\x37\n\x07session\x18\x05 \x01(\x0b\x32$.runtimestore.v1.SessionSnapshotInfoH\x00\x12\x17\n\rsession_chunk\x18\x06 \x01(\x0cH\x00\x42\x06\n\x04part\"c\n\x12RuntimeDescription\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\x1d.runtimestore.v1.RuntimeStateH\x00\x88\x01\x01\x42\x08\n\x06_state\"H\n\rRuntimeInputs\x12\x37\n\x0cinput_states\x18\x01 \x03(\x0b\x32!.runtimestore.v1.StoredInputState\"F\n\x0fRuntimeReceipts\x12\x33\n\x08receipts\x18\x01 \x03(\x0b\x32!.runtimestore.v1.CommittedReceipt\"\x80\x01\n\x10\x43ommittedReceipt\x12\x34\n\x07receipt\x18\x01 \x01(\x0b\x32#.runtimestore.v1.RunBoundaryReceipt\x12\x1f\n\x12\x63ommitted_revision\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x15\n\x13_committed_revision\"f\n\x1aListSessionVersionsRequest\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x12\n\nruntime_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"i\n\x1bListSessionVersionsResponse\x12\x31\n\x08versions\x18\x01 \x03(\x0b\x32\x1f.runtimestore.v1.SessionVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbc\x01\n\x0eSessionVersion\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x30\n\x0c\x63ommitted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x13\n\x06run_id\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08sequence\x18\x06 \x01(\x04H\x01\x88\x01\x01\x42\t\n\x07_run_idB\x0b\n\t_sequence\"]\n\x15\x41\x63quireRuntimeRequest\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x12\n\nruntime_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"i\n\x16\x41\x63quireRuntimeResponse\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x1b\n\x0eprevious_owner\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x42\x11\n\x0f_previous_owner\"%\n\x14GetServerInfoRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"\xc9\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x17\n\x0fschema_revision\x18\x03 \x01(\t\x12\'\n\x06limits\x18\x04 \x01(\x0b\x32\x17.runtimestore.v1.Limits\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x30\n\x07\x63ommits\x18\x06 \x01(\x0b\x32\x1f.runtimestore.v1.CommitCounters\"\xf9\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x04\x12\"\n\x1amax_session_snapshot_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12max_document_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12max_waiting_writes\x18\x04 \x01(\r\x12\x19\n\x11max_waiting_bytes\x18\x05 \x01(\x04\x12!\n\x19request_retention_seconds\x18\x06 \x01(\x04\x12\x19\n\x11max_waiting_reads\x18\x07 \x01(\r\x12\x1f\n\x17session_history_seconds\x18\x08 \x01(\x04\"Y\n\x0e\x43ommitCounters\x12\x14\n\x0ctransactions\x18\x01 \x01(\x04\x12\x0e\n\x06writes\x18\x02 \x01(\x04\x12\x10\n\x08refusals\x18\x03 \x01(\x04\x12\x0f\n\x07replays\x18\x04 \x01(\x04\x32\xa4\x03\n\x11RuntimeStoreAdmin\x12^\n\rGetServerInfo\x12%.runtimestore.v1.GetServerInfoRequest\x1a&.runtimestore.v1.GetServerInfoResponse\x12\x61\n\x0e\x41\x63quireRuntime\x12&.runtimestore.v1.AcquireRuntimeRequest\x1a\'.runtimestore.v1.AcquireRuntimeResponse\x12Z\n\x0bLoadRuntime\x12#.runtimestore.v1.LoadRuntimeRequest\x1a$.runtimestore.v1.LoadRuntimeResponse0\x01\x12p\n\x13ListSessionVersions\x12+.runtimestore.v1.ListSessionVersionsRequest\x1a,.runtimestore.v1.ListSessionVersionsResponseB Z\x1eruntimestore/v1;runtimestorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,18 +34,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runtimestore.v1.runtime_sto
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\036runtimestore/v1;runtimestorev1'
-  _globals['_ACQUIRERUNTIMEREQUEST']._serialized_start=62
-  _globals['_ACQUIRERUNTIMEREQUEST']._serialized_end=155
-  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_start=157
-  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_end=262
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=264
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=301
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=304
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=505
-  _globals['_LIMITS']._serialized_start=508
-  _globals['_LIMITS']._serialized_end=724
-  _globals['_COMMITCOUNTERS']._serialized_start=726
-  _globals['_COMMITCOUNTERS']._serialized_end=815
-  _globals['_RUNTIMESTOREADMIN']._serialized_start=818
-  _globals['_RUNTIMESTOREADMIN']._serialized_end=1032
+  _globals['_LOADRUNTIMEREQUEST']._serialized_start=132
+  _globals['_LOADRUNTIMEREQUEST']._serialized_end=247
+  _globals['_LOADRUNTIMERESPONSE']._serialized_start=250
+  _globals['_LOADRUNTIMERESPONSE']._serialized_end=575
+  _globals['_RUNTIMEDESCRIPTION']._serialized_start=577
+  _globals['_RUNTIMEDESCRIPTION']._serialized_end=676
+  _globals['_RUNTIMEINPUTS']._serialized_start=678
+  _globals['_RUNTIMEINPUTS']._serialized_end=750
+  _globals['_RUNTIMERECEIPTS']._serialized_start=752
+  _globals['_RUNTIMERECEIPTS']._serialized_end=822
+  _globals['_COMMITTEDRECEIPT']._serialized_start=825
+  _globals['_COMMITTEDRECEIPT']._serialized_end=953
+  _globals['_LISTSESSIONVERSIONSREQUEST']._serialized_start=955
+  _globals['_LISTSESSIONVERSIONSREQUEST']._serialized_end=1057
+  _globals['_LISTSESSIONVERSIONSRESPONSE']._serialized_start=1059
+  _globals['_LISTSESSIONVERSIONSRESPONSE']._serialized_end=1164
+  _globals['_SESSIONVERSION']._serialized_start=1167
+  _globals['_SESSIONVERSION']._serialized_end=1355
+  _globals['_ACQUIRERUNTIMEREQUEST']._serialized_start=1357
+  _globals['_ACQUIRERUNTIMEREQUEST']._serialized_end=1450
+  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_start=1452
+  _globals['_ACQUIRERUNTIMERESPONSE']._serialized_end=1557
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1559
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1596
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=1599
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=1800
+  _globals['_LIMITS']._serialized_start=1803
+  _globals['_LIMITS']._serialized_end=2052
+  _globals['_COMMITCOUNTERS']._serialized_start=2054
+  _globals['_COMMITCOUNTERS']._serialized_end=2143
+  _globals['_RUNTIMESTOREADMIN']._serialized_start=2146
+  _globals['_RUNTIMESTOREADMIN']._serialized_end=2566
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,9 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from runtimestore.v1 import runtime_store_pb2 as _runtime_store_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +19,311 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class LoadRuntimeRequest(_message.Message):
+    """Names a runtime, and what the caller has of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REALM_FIELD_NUMBER: _builtins.int
+    RUNTIME_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_SESSION_SHA256_FIELD_NUMBER: _builtins.int
+    realm: _builtins.str
+    """The realm; empty means `default`."""
+    runtime_id: _builtins.str
+    """The runtime: 1 to 512 bytes of UTF-8 without NUL."""
+    known_session_sha256: _builtins.bytes
+    """The SHA-256 of a session snapshot that the caller has. Is it the current one, its bytes are not sent."""
+    def __init__(
+        self,
+        *,
+        realm: _builtins.str = ...,
+        runtime_id: _builtins.str = ...,
+        known_session_sha256: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_known_session_sha256", b"_known_session_sha256", "known_session_sha256", b"known_session_sha256"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_known_session_sha256", b"_known_session_sha256", "known_session_sha256", b"known_session_sha256", "realm", b"realm", "runtime_id", b"runtime_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__known_session_sha256: _TypeAlias = _typing.Literal["known_session_sha256"]  # noqa: Y015
+    _WhichOneofArgType__known_session_sha256: _TypeAlias = _typing.Literal["_known_session_sha256", b"_known_session_sha256"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__known_session_sha256) -> _WhichOneofReturnType__known_session_sha256 | None: ...
+
+Global___LoadRuntimeRequest: _TypeAlias = LoadRuntimeRequest  # noqa: Y015
+
+@_typing.final
+class LoadRuntimeResponse(_message.Message):
+    """One part of what a runtime recovers from. The parts come in the order of the fields, the runtime once and first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    OPS_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    SESSION_CHUNK_FIELD_NUMBER: _builtins.int
+    session_chunk: _builtins.bytes
+    """The session's next bytes, at most 1 MiB."""
+    @_builtins.property
+    def runtime(self) -> Global___RuntimeDescription:
+        """The runtime."""
+
+    @_builtins.property
+    def inputs(self) -> Global___RuntimeInputs:
+        """Inputs, `input_id` ascending over the whole stream."""
+
+    @_builtins.property
+    def receipts(self) -> Global___RuntimeReceipts:
+        """Receipts that the inputs' documents name by `last_run_id` and `last_boundary_sequence`, each once."""
+
+    @_builtins.property
+    def ops(self) -> _runtime_store_pb2.PersistedOpsSnapshot:
+        """The ops snapshot; no such message if none was ever written."""
+
+    @_builtins.property
+    def session(self) -> _runtime_store_pb2.SessionSnapshotInfo:
+        """The session's description; no such message if there is none."""
+
+    def __init__(
+        self,
+        *,
+        runtime: Global___RuntimeDescription | None = ...,
+        inputs: Global___RuntimeInputs | None = ...,
+        receipts: Global___RuntimeReceipts | None = ...,
+        ops: _runtime_store_pb2.PersistedOpsSnapshot | None = ...,
+        session: _runtime_store_pb2.SessionSnapshotInfo | None = ...,
+        session_chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "ops", b"ops", "part", b"part", "receipts", b"receipts", "runtime", b"runtime", "session", b"session", "session_chunk", b"session_chunk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "ops", b"ops", "part", b"part", "receipts", b"receipts", "runtime", b"runtime", "session", b"session", "session_chunk", b"session_chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["runtime", "inputs", "receipts", "ops", "session", "session_chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___LoadRuntimeResponse: _TypeAlias = LoadRuntimeResponse  # noqa: Y015
+
+@_typing.final
+class RuntimeDescription(_message.Message):
+    """What is known of a runtime beside its documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision that all parts belong to; 0 = nothing was ever written."""
+    state: _runtime_store_pb2.RuntimeState.ValueType
+    """The state; absent if none was ever committed."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        state: _runtime_store_pb2.RuntimeState.ValueType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "revision", b"revision", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
+    _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
+
+Global___RuntimeDescription: _TypeAlias = RuntimeDescription  # noqa: Y015
+
+@_typing.final
+class RuntimeInputs(_message.Message):
+    """Some of a runtime's inputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_STATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def input_states(self) -> _containers.RepeatedCompositeFieldContainer[_runtime_store_pb2.StoredInputState]:
+        """The inputs."""
+
+    def __init__(
+        self,
+        *,
+        input_states: _abc.Iterable[_runtime_store_pb2.StoredInputState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_states", b"input_states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuntimeInputs: _TypeAlias = RuntimeInputs  # noqa: Y015
+
+@_typing.final
+class RuntimeReceipts(_message.Message):
+    """Some of a runtime's receipts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedReceipt]:
+        """The receipts."""
+
+    def __init__(
+        self,
+        *,
+        receipts: _abc.Iterable[Global___CommittedReceipt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuntimeReceipts: _TypeAlias = RuntimeReceipts  # noqa: Y015
+
+@_typing.final
+class CommittedReceipt(_message.Message):
+    """A receipt and when it came."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    COMMITTED_REVISION_FIELD_NUMBER: _builtins.int
+    committed_revision: _builtins.int
+    """The revision that it was committed with; absent where it was committed before the store kept this."""
+    @_builtins.property
+    def receipt(self) -> _runtime_store_pb2.RunBoundaryReceipt:
+        """The receipt."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _runtime_store_pb2.RunBoundaryReceipt | None = ...,
+        committed_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_committed_revision", b"_committed_revision", "committed_revision", b"committed_revision", "receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_committed_revision", b"_committed_revision", "committed_revision", b"committed_revision", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__committed_revision: _TypeAlias = _typing.Literal["committed_revision"]  # noqa: Y015
+    _WhichOneofArgType__committed_revision: _TypeAlias = _typing.Literal["_committed_revision", b"_committed_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__committed_revision) -> _WhichOneofReturnType__committed_revision | None: ...
+
+Global___CommittedReceipt: _TypeAlias = CommittedReceipt  # noqa: Y015
+
+@_typing.final
+class ListSessionVersionsRequest(_message.Message):
+    """Asks for a page of a session's versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REALM_FIELD_NUMBER: _builtins.int
+    RUNTIME_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    realm: _builtins.str
+    """The realm; empty means `default`."""
+    runtime_id: _builtins.str
+    """The runtime: 1 to 512 bytes of UTF-8 without NUL."""
+    page_size: _builtins.int
+    """How many versions at most; 0: 100. More than 1000 are taken for 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty for the first page. The other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        realm: _builtins.str = ...,
+        runtime_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "realm", b"realm", "runtime_id", b"runtime_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionVersionsRequest: _TypeAlias = ListSessionVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionVersionsResponse(_message.Message):
+    """A page of a session's versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty if this is the last one."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionVersion]:
+        """Versions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___SessionVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionVersionsResponse: _TypeAlias = ListSessionVersionsResponse  # noqa: Y015
+
+@_typing.final
+class SessionVersion(_message.Message):
+    """One version of a session: what one write left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    COMMITTED_AT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision of the runtime with which it was committed."""
+    size_bytes: _builtins.int
+    """The size of the whole document."""
+    sha256: _builtins.bytes
+    """The SHA-256 of the whole document: 32 bytes."""
+    run_id: _builtins.str
+    """The run whose boundary was committed with it; absent for CommitSessionSnapshot."""
+    sequence: _builtins.int
+    """The number of that boundary within the run."""
+    @_builtins.property
+    def committed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was committed, by the database's clock; absent for one that came over from a store without history."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        committed_at: _timestamp_pb2.Timestamp | None = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+        run_id: _builtins.str | None = ...,
+        sequence: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_run_id", b"_run_id", "_sequence", b"_sequence", "committed_at", b"committed_at", "run_id", b"run_id", "sequence", b"sequence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_run_id", b"_run_id", "_sequence", b"_sequence", "committed_at", b"committed_at", "revision", b"revision", "run_id", b"run_id", "sequence", b"sequence", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__run_id: _TypeAlias = _typing.Literal["run_id"]  # noqa: Y015
+    _WhichOneofArgType__run_id: _TypeAlias = _typing.Literal["_run_id", b"_run_id"]  # noqa: Y015
+    _WhichOneofReturnType__sequence: _TypeAlias = _typing.Literal["sequence"]  # noqa: Y015
+    _WhichOneofArgType__sequence: _TypeAlias = _typing.Literal["_sequence", b"_sequence"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_id) -> _WhichOneofReturnType__run_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence) -> _WhichOneofReturnType__sequence | None: ...
+
+Global___SessionVersion: _TypeAlias = SessionVersion  # noqa: Y015
 
 @_typing.final
 class AcquireRuntimeRequest(_message.Message):
@@ -33,8 +340,8 @@ class AcquireRuntimeRequest(_message.Message):
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL."""
     owner: _builtins.str
-    """Who acquires it, for people who look for the one who holds it: 1 to 256 bytes of UTF-8 without NUL, such as a host and a process id. Two
-    calls with one owner get two fences.
+    """Who acquires it, for people who look for the one who holds it: 1 to 256 bytes of UTF-8 without NUL, such as a host
+    and a process id. Two calls with one owner get two fences.
     """
     request_id: _builtins.str
     """A UUID, the same in every repeat of this acquisition; empty for none."""
@@ -136,7 +443,7 @@ class GetServerInfoResponse(_message.Message):
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What this server can do beyond the fifteen methods, by name, so that clients need not compare versions:
         `request_replay`, `if_revision`, `fence`, `durable` (absent for an ephemeral store), `fence_required` (a write to a
-        runtime without a fence is refused).
+        runtime without a fence is refused), `snapshot_edits`, `known_sha256`, `load_runtime`, `session_history`.
         """
 
     @_builtins.property
@@ -174,6 +481,7 @@ class Limits(_message.Message):
     MAX_WAITING_BYTES_FIELD_NUMBER: _builtins.int
     REQUEST_RETENTION_SECONDS_FIELD_NUMBER: _builtins.int
     MAX_WAITING_READS_FIELD_NUMBER: _builtins.int
+    SESSION_HISTORY_SECONDS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """The largest gRPC message that the server takes in. What it accepted it sends, whatever the limit is later."""
     max_session_snapshot_bytes: _builtins.int
@@ -192,6 +500,8 @@ class Limits(_message.Message):
     """How long a `request_id` is remembered, in seconds."""
     max_waiting_reads: _builtins.int
     """How many loads may wait for a reader thread before more are answered OVERLOADED."""
+    session_history_seconds: _builtins.int
+    """How long earlier versions of a session can be read, in seconds; 0: only the current one."""
     def __init__(
         self,
         *,
@@ -202,10 +512,11 @@ class Limits(_message.Message):
         max_waiting_bytes: _builtins.int = ...,
         request_retention_seconds: _builtins.int = ...,
         max_waiting_reads: _builtins.int = ...,
+        session_history_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_document_bytes", b"max_document_bytes", "max_message_bytes", b"max_message_bytes", "max_session_snapshot_bytes", b"max_session_snapshot_bytes", "max_waiting_bytes", b"max_waiting_bytes", "max_waiting_reads", b"max_waiting_reads", "max_waiting_writes", b"max_waiting_writes", "request_retention_seconds", b"request_retention_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_document_bytes", b"max_document_bytes", "max_message_bytes", b"max_message_bytes", "max_session_snapshot_bytes", b"max_session_snapshot_bytes", "max_waiting_bytes", b"max_waiting_bytes", "max_waiting_reads", b"max_waiting_reads", "max_waiting_writes", b"max_waiting_writes", "request_retention_seconds", b"request_retention_seconds", "session_history_seconds", b"session_history_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

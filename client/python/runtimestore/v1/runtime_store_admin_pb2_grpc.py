@@ -46,6 +46,16 @@ class RuntimeStoreAdminStub:
                 request_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeRequest.SerializeToString,
                 response_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeResponse.FromString,
                 _registered_method=True)
+        self.LoadRuntime = channel.unary_stream(
+                '/runtimestore.v1.RuntimeStoreAdmin/LoadRuntime',
+                request_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.LoadRuntimeRequest.SerializeToString,
+                response_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.LoadRuntimeResponse.FromString,
+                _registered_method=True)
+        self.ListSessionVersions = channel.unary_unary(
+                '/runtimestore.v1.RuntimeStoreAdmin/ListSessionVersions',
+                request_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.ListSessionVersionsRequest.SerializeToString,
+                response_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.ListSessionVersionsResponse.FromString,
+                _registered_method=True)
 
 
 class RuntimeStoreAdminServicer:
@@ -75,6 +85,23 @@ class RuntimeStoreAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadRuntime(self, request, context):
+        """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
+        inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
+        Messages are of about 1 MiB at most, but for one with a single larger document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessionVersions(self, request, context):
+        """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
+        takes their revisions. Pages as in AIP-158.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RuntimeStoreAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -87,6 +114,16 @@ def add_RuntimeStoreAdminServicer_to_server(servicer, server):
                     servicer.AcquireRuntime,
                     request_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeRequest.FromString,
                     response_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeResponse.SerializeToString,
+            ),
+            'LoadRuntime': grpc.unary_stream_rpc_method_handler(
+                    servicer.LoadRuntime,
+                    request_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.LoadRuntimeRequest.FromString,
+                    response_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.LoadRuntimeResponse.SerializeToString,
+            ),
+            'ListSessionVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessionVersions,
+                    request_deserializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.ListSessionVersionsRequest.FromString,
+                    response_serializer=runtimestore_dot_v1_dot_runtime__store__admin__pb2.ListSessionVersionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -145,6 +182,60 @@ class RuntimeStoreAdmin:
             '/runtimestore.v1.RuntimeStoreAdmin/AcquireRuntime',
             runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeRequest.SerializeToString,
             runtimestore_dot_v1_dot_runtime__store__admin__pb2.AcquireRuntimeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadRuntime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/runtimestore.v1.RuntimeStoreAdmin/LoadRuntime',
+            runtimestore_dot_v1_dot_runtime__store__admin__pb2.LoadRuntimeRequest.SerializeToString,
+            runtimestore_dot_v1_dot_runtime__store__admin__pb2.LoadRuntimeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessionVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runtimestore.v1.RuntimeStoreAdmin/ListSessionVersions',
+            runtimestore_dot_v1_dot_runtime__store__admin__pb2.ListSessionVersionsRequest.SerializeToString,
+            runtimestore_dot_v1_dot_runtime__store__admin__pb2.ListSessionVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

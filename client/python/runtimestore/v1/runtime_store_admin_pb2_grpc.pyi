@@ -48,6 +48,15 @@ class RuntimeStoreAdminStub:
 
     A write that carries no fence is not held back by it, unless the server is set to require fences.
     """
+    LoadRuntime: _grpc.UnaryStreamMultiCallable[_runtime_store_admin_pb2.LoadRuntimeRequest, _runtime_store_admin_pb2.LoadRuntimeResponse]
+    """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
+    inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
+    Messages are of about 1 MiB at most, but for one with a single larger document.
+    """
+    ListSessionVersions: _grpc.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.ListSessionVersionsRequest, _runtime_store_admin_pb2.ListSessionVersionsResponse]
+    """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
+    takes their revisions. Pages as in AIP-158.
+    """
 
 @_typing.type_check_only
 class RuntimeStoreAdminAsyncStub(RuntimeStoreAdminStub):
@@ -68,6 +77,15 @@ class RuntimeStoreAdminAsyncStub(RuntimeStoreAdminStub):
     attempt that was given up may still come after its repeat and hold back whoever made both.
 
     A write that carries no fence is not held back by it, unless the server is set to require fences.
+    """
+    LoadRuntime: _aio.UnaryStreamMultiCallable[_runtime_store_admin_pb2.LoadRuntimeRequest, _runtime_store_admin_pb2.LoadRuntimeResponse]  # type: ignore[assignment]
+    """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
+    inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
+    Messages are of about 1 MiB at most, but for one with a single larger document.
+    """
+    ListSessionVersions: _aio.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.ListSessionVersionsRequest, _runtime_store_admin_pb2.ListSessionVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
+    takes their revisions. Pages as in AIP-158.
     """
 
 class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +116,27 @@ class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
         attempt that was given up may still come after its repeat and hold back whoever made both.
 
         A write that carries no fence is not held back by it, unless the server is set to require fences.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadRuntime(
+        self,
+        request: _runtime_store_admin_pb2.LoadRuntimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_runtime_store_admin_pb2.LoadRuntimeResponse], _abc.AsyncIterator[_runtime_store_admin_pb2.LoadRuntimeResponse]]:
+        """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
+        inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
+        Messages are of about 1 MiB at most, but for one with a single larger document.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSessionVersions(
+        self,
+        request: _runtime_store_admin_pb2.ListSessionVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_store_admin_pb2.ListSessionVersionsResponse, _abc.Awaitable[_runtime_store_admin_pb2.ListSessionVersionsResponse]]:
+        """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
+        takes their revisions. Pages as in AIP-158.
         """
 
 def add_RuntimeStoreAdminServicer_to_server(servicer: RuntimeStoreAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

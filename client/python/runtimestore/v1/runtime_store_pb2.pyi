@@ -93,35 +93,141 @@ Global___RunApplyBoundary: _TypeAlias = RunApplyBoundary  # noqa: Y015
 
 @_typing.final
 class SessionDelta(_message.Message):
-    """A change of the session. The oneof leaves room for a true delta beside the whole document."""
+    """A change of the session, in one of two forms that mean the same: a request is the same request in either, so a repeat
+    of edits may come as the whole document.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_EDITS_FIELD_NUMBER: _builtins.int
     session_snapshot: _builtins.bytes
-    """The whole session document: a JSON object in UTF-8 with `id` (UUID), `messages` (array of objects, each with a string
-    `role`), `created_at` and `updated_at` ({"secs_since_epoch": uint64, "nanos_since_epoch": uint32}); if present
-    `version` (unsigned), `metadata` (object), `usage` (object with unsigned `input_tokens` and `output_tokens`). Everything
-    else passes untouched. Stored and returned byte for byte. Refused, since no runtime could read it back: in
-    `messages` and `metadata` half a surrogate pair, a number beyond a double, nesting over 127 levels (counted from
-    the document); half a surrogate pair in a name at the top or in `usage`; what is named here given twice; `-0` for
-    an unsigned number; a `version` of 2^32, a time of 2^63 seconds or more; in `usage`, `cache_creation_tokens` and
-    `cache_read_tokens` that are neither unsigned nor null.
+    """The whole session document: a JSON object in UTF-8 with `id` (UUID), `messages` (array of objects, each with a
+    string `role`), `created_at` and `updated_at` ({"secs_since_epoch": uint64, "nanos_since_epoch": uint32}); if
+    present `version` (unsigned), `metadata` (object), `usage` (object with unsigned `input_tokens` and
+    `output_tokens`). Everything else passes untouched. Stored and returned byte for byte. Refused, since no runtime
+    could read it back: in `messages` and `metadata` half a surrogate pair, a number beyond a double, nesting over
+    127 levels (counted from the document); half a surrogate pair in a name at the top or in `usage`; what is named
+    here given twice; `-0` for an unsigned number; a `version` of 2^32, a time of 2^63 seconds or more; in `usage`,
+    `cache_creation_tokens` and `cache_read_tokens` that are neither unsigned nor null.
     """
+    @_builtins.property
+    def snapshot_edits(self) -> Global___SnapshotEdits:
+        """What changed in the runtime's current snapshot. The result is checked like a whole document."""
+
     def __init__(
         self,
         *,
         session_snapshot: _builtins.bytes = ...,
+        snapshot_edits: Global___SnapshotEdits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "session_snapshot", b"session_snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "session_snapshot", b"session_snapshot", "snapshot_edits", b"snapshot_edits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "session_snapshot", b"session_snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "session_snapshot", b"session_snapshot", "snapshot_edits", b"snapshot_edits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["session_snapshot"]  # noqa: Y015
+    _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["session_snapshot", "snapshot_edits"]  # noqa: Y015
     _WhichOneofArgType_delta: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_delta) -> _WhichOneofReturnType_delta | None: ...
 
 Global___SessionDelta: _TypeAlias = SessionDelta  # noqa: Y015
+
+@_typing.final
+class SnapshotEdits(_message.Message):
+    """A session snapshot as edits of the runtime's current one. Refused with SNAPSHOT_BASE_MISMATCH where the current one
+    is another: then send the whole document.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_SHA256_FIELD_NUMBER: _builtins.int
+    EDITS_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    base_sha256: _builtins.bytes
+    """The SHA-256 of the snapshot that the edits are made of: 32 bytes."""
+    sha256: _builtins.bytes
+    """The SHA-256 of the result: 32 bytes. Another result is refused with SESSION_SNAPSHOT_INVALID."""
+    @_builtins.property
+    def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Edit]:
+        """Ascending, not overlapping, all in coordinates of the base. None: the snapshot stays as it is."""
+
+    def __init__(
+        self,
+        *,
+        base_sha256: _builtins.bytes = ...,
+        edits: _abc.Iterable[Global___Edit] | None = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sha256", b"base_sha256", "edits", b"edits", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotEdits: _TypeAlias = SnapshotEdits  # noqa: Y015
+
+@_typing.final
+class Edit(_message.Message):
+    """One replacement, as text editors have them: the bytes from `start` to before `end` give way to `replacement`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """The first byte that is replaced, counted from 0 in the base."""
+    end: _builtins.int
+    """The first byte after it that stays: `start` for an insertion, at most the size of the base."""
+    replacement: _builtins.bytes
+    """What stands there instead; empty for a removal. Bytes: it may begin or end in the middle of a character."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        replacement: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "replacement", b"replacement", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Edit: _TypeAlias = Edit  # noqa: Y015
+
+@_typing.final
+class PartialInputs(_message.Message):
+    """Says that a write carries only those of its inputs that changed since the revision that `if_revision` names, which
+    must be set: the others are in the store as they are meant, if the runtime is at that revision still. Else the write
+    is refused with REVISION_MISMATCH: then send all of them, with the same request_id if you like. A request means the
+    same in either form, so a repeat of one with some of its inputs may come with all of them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_SHA256_FIELD_NUMBER: _builtins.int
+    IF_REVISION_FIELD_NUMBER: _builtins.int
+    all_sha256: _builtins.bytes
+    """Stands for all inputs that are meant, in their order: the SHA-256 over the 16 bytes of each one's UUID and the 32
+    bytes of the SHA-256 of its `state_json`.
+    """
+    if_revision: _builtins.int
+    """The `if_revision` of the caller's own, if there is one; it is part of what the request means."""
+    def __init__(
+        self,
+        *,
+        all_sha256: _builtins.bytes = ...,
+        if_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "all_sha256", b"all_sha256", "if_revision", b"if_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
+    _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+
+Global___PartialInputs: _TypeAlias = PartialInputs  # noqa: Y015
 
 @_typing.final
 class RunBoundaryReceipt(_message.Message):
@@ -205,8 +311,8 @@ Global___StoredInputState: _TypeAlias = StoredInputState  # noqa: Y015
 
 @_typing.final
 class InputStateSeed(_message.Message):
-    """What a person wants to see of an input's document, read from it at every load. A field that the document lacks, or holds in another
-    type, is absent.
+    """What a person wants to see of an input's document, read from it at every load. A field that the document lacks, or
+    holds in another type, is absent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -310,6 +416,8 @@ class SessionSnapshotInfo(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    COMMITTED_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The snapshot's `id`, lower case with hyphens."""
     size_bytes: _builtins.int
@@ -318,6 +426,10 @@ class SessionSnapshotInfo(_message.Message):
     """The SHA-256 of the bytes: 32 bytes."""
     revision: _builtins.int
     """The runtime's revision that this load saw."""
+    unchanged: _builtins.bool
+    """The snapshot is the one that `known_sha256` named: no bytes follow."""
+    committed_revision: _builtins.int
+    """The revision whose write left this snapshot."""
     def __init__(
         self,
         *,
@@ -325,10 +437,12 @@ class SessionSnapshotInfo(_message.Message):
         size_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
         revision: _builtins.int = ...,
+        unchanged: _builtins.bool = ...,
+        committed_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "session_id", b"session_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_revision", b"committed_revision", "revision", b"revision", "session_id", b"session_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,8 +506,8 @@ class PersistAuthOAuthFlowSnapshotRequest(_message.Message):
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     request_id: _builtins.str
-    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default). Empty: no such
-    memory.
+    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default).
+    Empty: no such memory.
     """
     snapshot_json: _builtins.bytes
     """The OAuth flow snapshot: opaque bytes that hold secrets, stored and returned byte for byte, never logged."""
@@ -501,8 +615,8 @@ class UpdateAuthOAuthFlowSnapshotRequest(_message.Message):
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     request_id: _builtins.str
-    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default). Empty: no such
-    memory.
+    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default).
+    Empty: no such memory.
     """
     expected_version: _builtins.int
     """The version that the new bytes were computed from; 0 = there was none."""
@@ -567,8 +681,8 @@ class CommitSessionSnapshotRequest(_message.Message):
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
     request_id: _builtins.str
-    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default). Empty: no such
-    memory.
+    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default).
+    Empty: no such memory.
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
@@ -644,18 +758,21 @@ class AtomicApplyRequest(_message.Message):
     INPUT_UPDATES_FIELD_NUMBER: _builtins.int
     SESSION_STORE_KEY_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    PARTIAL_INPUTS_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
     request_id: _builtins.str
-    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default). Empty: no such
-    memory.
+    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default).
+    Empty: no such memory.
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
     session_store_key: _builtins.str
-    """The session that the delta is meant for: a UUID. With a delta it must equal the snapshot's `id`; without, it is ignored."""
+    """The session that the delta is meant for: a UUID. With a delta it must equal the snapshot's `id`; without, it is
+    ignored.
+    """
     fence: _builtins.int
     """If present, it must be the newest fence of the runtime, as AcquireRuntime answered it; else FENCED."""
     @_builtins.property
@@ -668,7 +785,13 @@ class AtomicApplyRequest(_message.Message):
 
     @_builtins.property
     def input_updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredInputState]:
-        """The inputs' states: insert or replace each; the same input twice: the last counts. Unchanged bytes cost no row write."""
+        """The inputs' states: insert or replace each; the same input twice: the last counts. Unchanged bytes cost no row
+        write.
+        """
+
+    @_builtins.property
+    def partial_inputs(self) -> Global___PartialInputs:
+        """Set where `input_updates` holds only what changed of the inputs that are meant."""
 
     def __init__(
         self,
@@ -682,21 +805,26 @@ class AtomicApplyRequest(_message.Message):
         input_updates: _abc.Iterable[Global___StoredInputState] | None = ...,
         session_store_key: _builtins.str | None = ...,
         fence: _builtins.int | None = ...,
+        partial_inputs: Global___PartialInputs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "receipt", b"receipt", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "partial_inputs", b"partial_inputs", "receipt", b"receipt", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "input_updates", b"input_updates", "realm", b"realm", "receipt", b"receipt", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "_session_store_key", b"_session_store_key", "fence", b"fence", "if_revision", b"if_revision", "input_updates", b"input_updates", "partial_inputs", b"partial_inputs", "realm", b"realm", "receipt", b"receipt", "request_id", b"request_id", "runtime_id", b"runtime_id", "session_delta", b"session_delta", "session_store_key", b"session_store_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
     _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    _WhichOneofReturnType__partial_inputs: _TypeAlias = _typing.Literal["partial_inputs"]  # noqa: Y015
+    _WhichOneofArgType__partial_inputs: _TypeAlias = _typing.Literal["_partial_inputs", b"_partial_inputs"]  # noqa: Y015
     _WhichOneofReturnType__session_store_key: _TypeAlias = _typing.Literal["session_store_key"]  # noqa: Y015
     _WhichOneofArgType__session_store_key: _TypeAlias = _typing.Literal["_session_store_key", b"_session_store_key"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_inputs) -> _WhichOneofReturnType__partial_inputs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__session_store_key) -> _WhichOneofReturnType__session_store_key | None: ...
 
@@ -742,8 +870,9 @@ class LoadInputStatesRequest(_message.Message):
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
     skip_corrupt: _builtins.bool
-    """Leave damaged inputs out and name them in `corrupt_inputs`, instead of refusing the load with STORED_VALUE_CORRUPT. Every input
-    of the runtime is then either in `input_states`, sound, or in `corrupt_inputs`: none is missing in silence.
+    """Leave damaged inputs out and name them in `corrupt_inputs`, instead of refusing the load with STORED_VALUE_CORRUPT.
+    Every input of the runtime is then either in `input_states`, sound, or in `corrupt_inputs`: none is missing in
+    silence.
     """
     def __init__(
         self,
@@ -862,8 +991,13 @@ class LoadBoundaryReceiptResponse(_message.Message):
 
     RECEIPT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    COMMITTED_REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The runtime's revision that this load saw; 0 = nothing was ever written."""
+    committed_revision: _builtins.int
+    """The revision that the receipt was committed with: LoadSessionSnapshot takes it as `as_of_revision`. Absent where
+    there is no receipt, or where it was committed before the store kept this.
+    """
     @_builtins.property
     def receipt(self) -> Global___RunBoundaryReceipt:
         """The receipt; absent if the boundary has none."""
@@ -873,13 +1007,19 @@ class LoadBoundaryReceiptResponse(_message.Message):
         *,
         receipt: Global___RunBoundaryReceipt | None = ...,
         revision: _builtins.int = ...,
+        committed_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_receipt", b"_receipt", "receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_committed_revision", b"_committed_revision", "_receipt", b"_receipt", "committed_revision", b"committed_revision", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_receipt", b"_receipt", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_committed_revision", b"_committed_revision", "_receipt", b"_receipt", "committed_revision", b"committed_revision", "receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__committed_revision: _TypeAlias = _typing.Literal["committed_revision"]  # noqa: Y015
+    _WhichOneofArgType__committed_revision: _TypeAlias = _typing.Literal["_committed_revision", b"_committed_revision"]  # noqa: Y015
     _WhichOneofReturnType__receipt: _TypeAlias = _typing.Literal["receipt"]  # noqa: Y015
     _WhichOneofArgType__receipt: _TypeAlias = _typing.Literal["_receipt", b"_receipt"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__committed_revision) -> _WhichOneofReturnType__committed_revision | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
 
 Global___LoadBoundaryReceiptResponse: _TypeAlias = LoadBoundaryReceiptResponse  # noqa: Y015
@@ -892,21 +1032,40 @@ class LoadSessionSnapshotRequest(_message.Message):
 
     REALM_FIELD_NUMBER: _builtins.int
     RUNTIME_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_SHA256_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
+    known_sha256: _builtins.bytes
+    """The SHA-256 of a snapshot that the caller has. Is it the one that would be answered, only the description comes,
+    with `unchanged` set.
+    """
+    as_of_revision: _builtins.int
+    """The session as the write of this revision left it, or the last one before it that wrote one; empty where there was
+    none yet. Older than what is kept: NOT_FOUND / REVISION_NOT_KEPT. Absent: the current one.
+    """
     def __init__(
         self,
         *,
         realm: _builtins.str = ...,
         runtime_id: _builtins.str = ...,
+        known_sha256: _builtins.bytes | None = ...,
+        as_of_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_as_of_revision", b"_as_of_revision", "_known_sha256", b"_known_sha256", "as_of_revision", b"as_of_revision", "known_sha256", b"known_sha256"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["realm", b"realm", "runtime_id", b"runtime_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_as_of_revision", b"_as_of_revision", "_known_sha256", b"_known_sha256", "as_of_revision", b"as_of_revision", "known_sha256", b"known_sha256", "realm", b"realm", "runtime_id", b"runtime_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__as_of_revision: _TypeAlias = _typing.Literal["as_of_revision"]  # noqa: Y015
+    _WhichOneofArgType__as_of_revision: _TypeAlias = _typing.Literal["_as_of_revision", b"_as_of_revision"]  # noqa: Y015
+    _WhichOneofReturnType__known_sha256: _TypeAlias = _typing.Literal["known_sha256"]  # noqa: Y015
+    _WhichOneofArgType__known_sha256: _TypeAlias = _typing.Literal["_known_sha256", b"_known_sha256"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__as_of_revision) -> _WhichOneofReturnType__as_of_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__known_sha256) -> _WhichOneofReturnType__known_sha256 | None: ...
 
 Global___LoadSessionSnapshotRequest: _TypeAlias = LoadSessionSnapshotRequest  # noqa: Y015
 
@@ -957,8 +1116,8 @@ class PersistInputStateRequest(_message.Message):
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
     request_id: _builtins.str
-    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default). Empty: no such
-    memory.
+    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default).
+    Empty: no such memory.
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
@@ -1146,13 +1305,14 @@ class CommitMachineLifecycleRequest(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     INPUT_STATES_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    PARTIAL_INPUTS_FIELD_NUMBER: _builtins.int
     realm: _builtins.str
     """The closed set of runtimes that is meant; `[a-z0-9][a-z0-9._-]{0,62}`, empty means `default`."""
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
     request_id: _builtins.str
-    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default). Empty: no such
-    memory.
+    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default).
+    Empty: no such memory.
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""
@@ -1166,6 +1326,10 @@ class CommitMachineLifecycleRequest(_message.Message):
     def input_states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredInputState]:
         """The inputs' states: insert or replace each; the same input twice: the last counts."""
 
+    @_builtins.property
+    def partial_inputs(self) -> Global___PartialInputs:
+        """Set where `input_states` holds only what changed of the inputs that are meant."""
+
     def __init__(
         self,
         *,
@@ -1176,19 +1340,24 @@ class CommitMachineLifecycleRequest(_message.Message):
         commit: Global___MachineLifecycleCommit | None = ...,
         input_states: _abc.Iterable[Global___StoredInputState] | None = ...,
         fence: _builtins.int | None = ...,
+        partial_inputs: Global___PartialInputs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision", "partial_inputs", b"partial_inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision", "input_states", b"input_states", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "_if_revision", b"_if_revision", "_partial_inputs", b"_partial_inputs", "commit", b"commit", "fence", b"fence", "if_revision", b"if_revision", "input_states", b"input_states", "partial_inputs", b"partial_inputs", "realm", b"realm", "request_id", b"request_id", "runtime_id", b"runtime_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
     _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    _WhichOneofReturnType__partial_inputs: _TypeAlias = _typing.Literal["partial_inputs"]  # noqa: Y015
+    _WhichOneofArgType__partial_inputs: _TypeAlias = _typing.Literal["_partial_inputs", b"_partial_inputs"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_inputs) -> _WhichOneofReturnType__partial_inputs | None: ...
 
 Global___CommitMachineLifecycleRequest: _TypeAlias = CommitMachineLifecycleRequest  # noqa: Y015
 
@@ -1235,8 +1404,8 @@ class PersistOpsLifecycleRequest(_message.Message):
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
     request_id: _builtins.str
-    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default). Empty: no such
-    memory.
+    """A UUID chosen for this write and kept over its retries: makes a repeat recognisable for 24 hours (the default).
+    Empty: no such memory.
     """
     if_revision: _builtins.int
     """Commit only if the runtime is at this revision; 0 means that nothing was ever written. Absent: always."""

@@ -33,9 +33,10 @@ class RuntimeStoreStub:
     that carries a `request_id` may be repeated without harm: the same id with the same content is answered as the
     first time, with `replayed` set, and changes nothing. Every refusal carries a reason of the enum `ErrorReason`.
 
-    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a value
-    is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256 stored beside it;
-    a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays readable.
+    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a
+    value is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256
+    stored beside it; a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays
+    readable.
     """
 
     def __init__(self, channel):
@@ -129,9 +130,10 @@ class RuntimeStoreServicer:
     that carries a `request_id` may be repeated without harm: the same id with the same content is answered as the
     first time, with `replayed` set, and changes nothing. Every refusal carries a reason of the enum `ErrorReason`.
 
-    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a value
-    is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256 stored beside it;
-    a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays readable.
+    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a
+    value is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256
+    stored beside it; a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays
+    readable.
     """
 
     def AuthAuthorityKey(self, request, context):
@@ -159,9 +161,9 @@ class RuntimeStoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAuthOAuthFlowSnapshot(self, request, context):
-        """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait hands a
-        closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again with a
-        fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
+        """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait
+        hands a closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again
+        with a fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,18 +171,19 @@ class RuntimeStoreServicer:
 
     def CommitSessionSnapshot(self, request, context):
         """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-        Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: SESSION_SNAPSHOT_INVALID, SNAPSHOT_BASE_MISMATCH, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED,
+        INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AtomicApply(self, request, context):
-        """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the inputs'
-        states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
-        request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
-        Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-        REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+        """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the
+        inputs' states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one
+        receipt: a second request for the same (runtime, run, sequence) is refused, even with an identical receipt, and
+        nothing of it is applied. Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID,
+        SNAPSHOT_BASE_MISMATCH, INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,7 +208,8 @@ class RuntimeStoreServicer:
     def LoadSessionSnapshot(self, request, context):
         """Reads the session snapshot of a runtime: first its description, then its bytes in chunks of at most 1 MiB. An empty
         stream where there is none; the revision then stands in the trailing metadata under `runtimestore-revision`. The
-        runtime id alone is the authority: the bare uuid of a session finds nothing.
+        runtime id alone is the authority: the bare uuid of a session finds nothing. A snapshot that the caller has is not
+        sent again (`known_sha256`), and an earlier one is read with `as_of_revision`. Refuses with: REVISION_NOT_KEPT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -350,9 +354,10 @@ class RuntimeStore:
     that carries a `request_id` may be repeated without harm: the same id with the same content is answered as the
     first time, with `replayed` set, and changes nothing. Every refusal carries a reason of the enum `ErrorReason`.
 
-    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a value
-    is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256 stored beside it;
-    a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays readable.
+    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a
+    value is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256
+    stored beside it; a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays
+    readable.
     """
 
     @staticmethod

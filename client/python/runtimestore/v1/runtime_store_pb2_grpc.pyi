@@ -34,9 +34,10 @@ class RuntimeStoreStub:
     that carries a `request_id` may be repeated without harm: the same id with the same content is answered as the
     first time, with `replayed` set, and changes nothing. Every refusal carries a reason of the enum `ErrorReason`.
 
-    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a value
-    is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256 stored beside it;
-    a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays readable.
+    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a
+    value is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256
+    stored beside it; a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays
+    readable.
     """
 
     @_typing.overload
@@ -55,20 +56,21 @@ class RuntimeStoreStub:
     LoadAuthOAuthFlowSnapshot: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadAuthOAuthFlowSnapshotRequest, _runtime_store_pb2.LoadAuthOAuthFlowSnapshotResponse]
     """Reads the realm's OAuth flow snapshot and its version."""
     UpdateAuthOAuthFlowSnapshot: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.UpdateAuthOAuthFlowSnapshotRequest, _runtime_store_pb2.UpdateAuthOAuthFlowSnapshotResponse]
-    """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait hands a
-    closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again with a
-    fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
+    """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait
+    hands a closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again
+    with a fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     CommitSessionSnapshot: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.CommitSessionSnapshotRequest, _runtime_store_pb2.CommitSessionSnapshotResponse]
     """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-    Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: SESSION_SNAPSHOT_INVALID, SNAPSHOT_BASE_MISMATCH, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED,
+    INVALID_REQUEST.
     """
     AtomicApply: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.AtomicApplyRequest, _runtime_store_pb2.AtomicApplyResponse]
-    """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the inputs'
-    states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
-    request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
-    Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-    REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+    """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the
+    inputs' states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one
+    receipt: a second request for the same (runtime, run, sequence) is refused, even with an identical receipt, and
+    nothing of it is applied. Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID,
+    SNAPSHOT_BASE_MISMATCH, INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadInputStates: _grpc.UnaryStreamMultiCallable[_runtime_store_pb2.LoadInputStatesRequest, _runtime_store_pb2.LoadInputStatesResponse]
     """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
@@ -80,7 +82,8 @@ class RuntimeStoreStub:
     LoadSessionSnapshot: _grpc.UnaryStreamMultiCallable[_runtime_store_pb2.LoadSessionSnapshotRequest, _runtime_store_pb2.LoadSessionSnapshotResponse]
     """Reads the session snapshot of a runtime: first its description, then its bytes in chunks of at most 1 MiB. An empty
     stream where there is none; the revision then stands in the trailing metadata under `runtimestore-revision`. The
-    runtime id alone is the authority: the bare uuid of a session finds nothing.
+    runtime id alone is the authority: the bare uuid of a session finds nothing. A snapshot that the caller has is not
+    sent again (`known_sha256`), and an earlier one is read with `as_of_revision`. Refuses with: REVISION_NOT_KEPT.
     """
     PersistInputState: _grpc.UnaryUnaryMultiCallable[_runtime_store_pb2.PersistInputStateRequest, _runtime_store_pb2.PersistInputStateResponse]
     """Writes one input's state: insert or replace, the last writer wins. Unchanged bytes cost no row write.
@@ -110,9 +113,10 @@ class RuntimeStoreAsyncStub(RuntimeStoreStub):
     that carries a `request_id` may be repeated without harm: the same id with the same content is answered as the
     first time, with `replayed` set, and changes nothing. Every refusal carries a reason of the enum `ErrorReason`.
 
-    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a value
-    is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256 stored beside it;
-    a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays readable.
+    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a
+    value is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256
+    stored beside it; a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays
+    readable.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -128,20 +132,21 @@ class RuntimeStoreAsyncStub(RuntimeStoreStub):
     LoadAuthOAuthFlowSnapshot: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.LoadAuthOAuthFlowSnapshotRequest, _runtime_store_pb2.LoadAuthOAuthFlowSnapshotResponse]  # type: ignore[assignment]
     """Reads the realm's OAuth flow snapshot and its version."""
     UpdateAuthOAuthFlowSnapshot: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.UpdateAuthOAuthFlowSnapshotRequest, _runtime_store_pb2.UpdateAuthOAuthFlowSnapshotResponse]  # type: ignore[assignment]
-    """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait hands a
-    closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again with a
-    fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
+    """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait
+    hands a closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again
+    with a fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     CommitSessionSnapshot: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.CommitSessionSnapshotRequest, _runtime_store_pb2.CommitSessionSnapshotResponse]  # type: ignore[assignment]
     """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-    Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+    Refuses with: SESSION_SNAPSHOT_INVALID, SNAPSHOT_BASE_MISMATCH, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED,
+    INVALID_REQUEST.
     """
     AtomicApply: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.AtomicApplyRequest, _runtime_store_pb2.AtomicApplyResponse]  # type: ignore[assignment]
-    """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the inputs'
-    states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
-    request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
-    Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-    REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+    """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the
+    inputs' states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one
+    receipt: a second request for the same (runtime, run, sequence) is refused, even with an identical receipt, and
+    nothing of it is applied. Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID,
+    SNAPSHOT_BASE_MISMATCH, INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
     """
     LoadInputStates: _aio.UnaryStreamMultiCallable[_runtime_store_pb2.LoadInputStatesRequest, _runtime_store_pb2.LoadInputStatesResponse]  # type: ignore[assignment]
     """Reads all inputs of a runtime, `input_id` ascending, in batches of about 1 MiB. The first message is always sent,
@@ -153,7 +158,8 @@ class RuntimeStoreAsyncStub(RuntimeStoreStub):
     LoadSessionSnapshot: _aio.UnaryStreamMultiCallable[_runtime_store_pb2.LoadSessionSnapshotRequest, _runtime_store_pb2.LoadSessionSnapshotResponse]  # type: ignore[assignment]
     """Reads the session snapshot of a runtime: first its description, then its bytes in chunks of at most 1 MiB. An empty
     stream where there is none; the revision then stands in the trailing metadata under `runtimestore-revision`. The
-    runtime id alone is the authority: the bare uuid of a session finds nothing.
+    runtime id alone is the authority: the bare uuid of a session finds nothing. A snapshot that the caller has is not
+    sent again (`known_sha256`), and an earlier one is read with `as_of_revision`. Refuses with: REVISION_NOT_KEPT.
     """
     PersistInputState: _aio.UnaryUnaryMultiCallable[_runtime_store_pb2.PersistInputStateRequest, _runtime_store_pb2.PersistInputStateResponse]  # type: ignore[assignment]
     """Writes one input's state: insert or replace, the last writer wins. Unchanged bytes cost no row write.
@@ -182,9 +188,10 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
     that carries a `request_id` may be repeated without harm: the same id with the same content is answered as the
     first time, with `replayed` set, and changes nothing. Every refusal carries a reason of the enum `ErrorReason`.
 
-    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a value
-    is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256 stored beside it;
-    a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays readable.
+    Every load is one consistent snapshot and sees each write that was acknowledged before it started. The absence of a
+    value is no error: the field is absent, or the stream is empty. Whatever is read is checked against the SHA-256
+    stored beside it; a mismatch is DATA_LOSS / STORED_VALUE_CORRUPT and names the row, and every other row stays
+    readable.
     """
 
     @_abc_1.abstractmethod
@@ -222,9 +229,9 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _runtime_store_pb2.UpdateAuthOAuthFlowSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_pb2.UpdateAuthOAuthFlowSnapshotResponse, _abc.Awaitable[_runtime_store_pb2.UpdateAuthOAuthFlowSnapshotResponse]]:
-        """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait hands a
-        closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again with a
-        fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
+        """Replaces the realm's OAuth flow snapshot if its version is the expected one: compare-and-swap, where the trait
+        hands a closure over. On OAUTH_FLOW_SNAPSHOT_CHANGED load again, run the closure on the new bytes and call again
+        with a fresh `request_id`. Refuses with: OAUTH_FLOW_SNAPSHOT_CHANGED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -234,7 +241,8 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_pb2.CommitSessionSnapshotResponse, _abc.Awaitable[_runtime_store_pb2.CommitSessionSnapshotResponse]]:
         """Writes a session snapshot that is no run boundary: the snapshot and its session projection, in one transaction.
-        Refuses with: SESSION_SNAPSHOT_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+        Refuses with: SESSION_SNAPSHOT_INVALID, SNAPSHOT_BASE_MISMATCH, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED,
+        INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -243,11 +251,11 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _runtime_store_pb2.AtomicApplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_store_pb2.AtomicApplyResponse, _abc.Awaitable[_runtime_store_pb2.AtomicApplyResponse]]:
-        """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the inputs'
-        states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one receipt: a second
-        request for the same (runtime, run, sequence) is refused, even with an identical receipt, and nothing of it is applied.
-        Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID, INPUT_STATE_INVALID,
-        REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
+        """The commit of a run boundary: the session snapshot with its projection (if a delta is given), the receipt and the
+        inputs' states, in one transaction. A receipt never exists without its session and inputs. A boundary gets one
+        receipt: a second request for the same (runtime, run, sequence) is refused, even with an identical receipt, and
+        nothing of it is applied. Refuses with: BOUNDARY_RECEIPT_EXISTS, SESSION_KEY_MISMATCH, SESSION_SNAPSHOT_INVALID,
+        SNAPSHOT_BASE_MISMATCH, INPUT_STATE_INVALID, REVISION_MISMATCH, FENCED, REQUEST_ID_REUSED, INVALID_REQUEST.
         """
 
     @_abc_1.abstractmethod
@@ -277,7 +285,8 @@ class RuntimeStoreServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_runtime_store_pb2.LoadSessionSnapshotResponse], _abc.AsyncIterator[_runtime_store_pb2.LoadSessionSnapshotResponse]]:
         """Reads the session snapshot of a runtime: first its description, then its bytes in chunks of at most 1 MiB. An empty
         stream where there is none; the revision then stands in the trailing metadata under `runtimestore-revision`. The
-        runtime id alone is the authority: the bare uuid of a session finds nothing.
+        runtime id alone is the authority: the bare uuid of a session finds nothing. A snapshot that the caller has is not
+        sent again (`known_sha256`), and an earlier one is read with `as_of_revision`. Refuses with: REVISION_NOT_KEPT.
         """
 
     @_abc_1.abstractmethod

@@ -265,6 +265,10 @@ class Database(ABC):
     def snapshot(self) -> contextlib.AbstractContextManager[Connection]:
         """A transaction that reads and sees one moment throughout, and streams what a statement finds."""
 
+    @abstractmethod
+    def one_moment(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+        """Inside, all statements of a reader's connection see one moment."""
+
     def integrity_problems(self, tx: Connection) -> Iterator[str]:
         """What the engine finds wrong with its own file, if it can look."""
         del tx

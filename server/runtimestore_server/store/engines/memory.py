@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from sqlalchemy import event
@@ -12,7 +13,7 @@ from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_connections import begin_immediate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy.engine import Connection
 
@@ -29,6 +30,12 @@ class MemoryDatabase(SqliteDatabase):
         self.writers = self._engine(make_url("sqlite+pysqlite:///:memory:"), pool_size=1)
         event.listen(self.writers, "begin", begin_immediate)
         self.readers = self.writers
+
+    @contextlib.contextmanager
+    def one_moment(self, connection: Connection) -> Iterator[None]:
+        """Nothing to do: whoever has the one connection is alone with it, and within a transaction."""
+        del connection
+        yield
 
     def check_identity(self) -> None:
         """Nothing: there is no file."""

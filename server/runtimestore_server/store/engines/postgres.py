@@ -179,6 +179,15 @@ class PostgresDatabase(Database):
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             yield connection.execution_options(**options)
 
+    @contextlib.contextmanager
+    def one_moment(self, connection: Connection) -> Iterator[None]:
+        """A transaction at REPEATABLE READ, on a connection whose loads have none else."""
+        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
+
     def lacks_table(self, error: Exception) -> bool:
         """By SQLSTATE: undefined_table, undefined_column."""
         return getattr(getattr(error, "orig", None), "sqlstate", None) in ("42P01", "42703")

@@ -20,7 +20,10 @@ def with_digits(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> list[
     if not wide:
         return list(rows)
     return [
-        tuple(f"{value:0{UINT64_DIGITS}d}" if position in wide else value for position, value in enumerate(row))
+        tuple(
+            f"{value:0{UINT64_DIGITS}d}" if position in wide and value is not None else value
+            for position, value in enumerate(row)
+        )
         for row in rows
     ]
 

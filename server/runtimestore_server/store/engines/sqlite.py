@@ -146,6 +146,15 @@ class SqliteDatabase(Database):
             finally:
                 self.discard(connection)
 
+    @contextlib.contextmanager
+    def one_moment(self, connection: Connection) -> Iterator[None]:
+        """A read transaction."""
+        connection.exec_driver_sql("BEGIN")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
+
     def integrity_problems(self, tx: Connection) -> Iterator[str]:
         """Up to a hundred lines of SQLite's own check of pages and indexes."""
         for (line,) in tx.exec_driver_sql("PRAGMA integrity_check(100)"):

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError
+from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError, StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.by_key import lock_by_key, select_by_key
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.values import Outcome, RuntimeKey, Write
+from runtimestore_server.store.versions.landing import next_version, other_base
+from runtimestore_server.store.versions.rows import EDITS, UNKNOWN, Current, current_of, sealed, sealed_current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,18 +25,22 @@ if TYPE_CHECKING:
 
 
 class _RuntimeRow(NamedTuple):
+    """What this batch sets; None leaves what is stored, which other writes need not know and which may be damaged."""
+
     revision: int
     runtime_state: str | None = None
-    """What this batch sets; None leaves what is stored, which other writes need not know and which may be damaged."""
+    session_revision: int | None = None
+    session_sha256: bytes | None = None
 
 
 _NEVER_WRITTEN = _RuntimeRow(0)
 
+VersionKey = tuple[str, str, int]
 InputKey = tuple[str, str, str]
 BoundaryKey = tuple[str, str, str, int]
 
 _KEY = (tables.runtimes.c.realm, tables.runtimes.c.runtime_id)
-_REVISION = (tables.runtimes.c.revision,)
+_VALUES = (tables.runtimes.c.revision, tables.runtimes.c.session_revision, tables.runtimes.c.session_sha256)
 
 
 class RuntimeKind:
@@ -42,40 +48,51 @@ class RuntimeKind:
 
     def __init__(self, transaction: Transaction) -> None:
         self._database, self._tx, self._skip_held = transaction.database, transaction.tx, transaction.skip_held
-        self._fences = transaction.fences
+        self._fences, self._now_ms = transaction.fences, transaction.now_ms
         self._rows: dict[RuntimeKey, _RuntimeRow] = {}
         self._made: set[RuntimeKey] = set()
         """Those whose rows were made only to be locked."""
+        self._sessions: dict[RuntimeKey, Current | None] = {}
+        """The newest versions of sessions; None where there is none, or where damage hides which one is."""
+        self._unknown: set[RuntimeKey] = set()
         self._boundaries: set[BoundaryKey] = set()
         self._landing = _Landing()
 
     def lock(self, writes: Sequence[Write]) -> set[object]:
         """The runtimes' rows: nobody else changes them or their boundaries."""
         keys = sorted({write.runtime for write in writes})
-        rows, held = lock_by_key(self._database, self._tx, _KEY, _REVISION, keys, skip_held=self._skip_held)
+        rows, held = lock_by_key(self._database, self._tx, _KEY, _VALUES, keys, skip_held=self._skip_held)
         self._take(rows)
         if self._database.concurrent_writers and len(rows) + len(held) < len(keys):
             # A row that is not there cannot be locked: make it, then look at what the key decided.
             missing = [key for key in keys if key not in self._rows and key not in held]
-            self._database.insert_new(self._tx, tables.runtimes, [(*key, 0, None) for key in missing])
+            self._database.insert_new(self._tx, tables.runtimes, [(*key, *_NEVER_WRITTEN) for key in missing])
             self._made = set(missing)
-            self._take(lock_by_key(self._database, self._tx, _KEY, _REVISION, missing)[0])
+            self._take(lock_by_key(self._database, self._tx, _KEY, _VALUES, missing)[0])
         return {RuntimeKey(*key) for key in held}
 
     def _take(self, rows: Sequence[sa.Row[Any]]) -> None:
-        self._rows |= {RuntimeKey(row.realm, row.runtime_id): _RuntimeRow(row.revision) for row in rows}
+        for row in rows:
+            key = RuntimeKey(row.realm, row.runtime_id)
+            self._rows[key] = _RuntimeRow(row.revision)
+            try:
+                self._sessions[key] = current_of(key, row.session_revision, row.session_sha256)
+            except StoredValueCorrupt:
+                self._sessions[key] = None  # edits of it are refused, and a whole document mends it
+                self._unknown.add(key)
 
     def load(self, writes: Sequence[Write]) -> None:
         """The boundaries that have a receipt already."""
         self._boundaries = _taken_boundaries(self._database, self._tx, writes)
 
     def refusal(self, write: Write) -> RuntimeStoreError | None:
-        """Not allowed, damaged, not of the newest fence, at another revision than expected, or a boundary is taken."""
+        """Not allowed, damaged, not of the newest fence, at another revision or session, or a boundary is taken."""
         return (
             (write.disallowed and write.disallowed.refusal)
             or self._damage(write.runtime)
             or self._fences.refusal(write)
             or self._mismatch(write)
+            or self._other_base(write)
         )
 
     def _damage(self, key: RuntimeKey) -> RuntimeStoreError | None:
@@ -99,15 +116,35 @@ class RuntimeKind:
             )
         return None
 
+    def _other_base(self, write: Write) -> RuntimeStoreError | None:
+        """The refusal of edits that were made of another snapshot than the current one, or of one not at hand."""
+        if write.snapshot is None or (edits := write.snapshot.edits) is None or not edits.required:
+            return None
+        current = self._sessions.get(write.runtime)
+        if current is not None and edits.encoded is not None and edits.base_sha256 == current.sha256:
+            return None
+        return other_base(current.sha256 if current else b"")
+
     def land(self, write: Write) -> Outcome:
         """The next revision."""
-        before = self._rows.get(write.runtime, _NEVER_WRITTEN)
-        row = _RuntimeRow(before.revision + 1, write.runtime_state or before.runtime_state)
-        self._rows[write.runtime] = self._landing.runtimes[write.runtime] = row
-        self._landing.add(write)
+        runtime = write.runtime
+        before = self._rows.get(runtime, _NEVER_WRITTEN)
+        row = before._replace(revision=before.revision + 1, runtime_state=write.runtime_state or before.runtime_state)
+        as_edits = False
+        if write.snapshot:
+            current = self._sessions.get(runtime)
+            previous = current.revision if current else UNKNOWN if runtime in self._unknown else None
+            version, body = next_version(write.snapshot, row.revision, current, write.receipt, self._now_ms)
+            version = version._replace(previous_revision=previous)
+            self._landing.versions[*runtime, row.revision] = (*version[1:], sealed(runtime, version), body)
+            now = self._sessions[runtime] = Current(row.revision, version.sha256)
+            row = row._replace(session_revision=row.revision, session_sha256=sealed_current(runtime, now))
+            as_edits = version.kind == EDITS
+        self._rows[runtime] = self._landing.runtimes[runtime] = row
+        self._landing.add(write, row.revision)
         if write.receipt:
             self._boundaries.add(_boundary(write))
-        return Outcome(row.revision)
+        return Outcome(row.revision, as_edits=as_edits)
 
     def write_down(self) -> None:
         """The rows of all tables, and none for a runtime of which everything was refused: that leaves nothing."""
@@ -126,17 +163,16 @@ class _Landing:
 
     def __init__(self) -> None:
         self.runtimes: dict[RuntimeKey, _RuntimeRow] = {}
-        self._snapshots: dict[RuntimeKey, tuple[Any, ...]] = {}
+        self.versions: dict[VersionKey, tuple[Any, ...]] = {}
         self._sessions: dict[tuple[str, str], tuple[Any, ...]] = {}
         self._ops: dict[RuntimeKey, tuple[Any, ...]] = {}
         self._inputs: dict[InputKey, tuple[bytes, bytes]] = {}
-        self._receipts: dict[BoundaryKey, tuple[bytes, bytes]] = {}
+        self._receipts: dict[BoundaryKey, tuple[bytes, bytes, int]] = {}
 
-    def add(self, write: Write) -> None:
-        """Take in the rows of one write."""
+    def add(self, write: Write, revision: int) -> None:
+        """Take in the rows of one write that lands with `revision`."""
         realm, runtime_id = write.runtime
         if snapshot := write.snapshot:
-            self._snapshots[write.runtime] = (snapshot.session_id, snapshot.sha256, snapshot.body)
             self._sessions[realm, snapshot.session_id] = (
                 runtime_id,
                 snapshot.created_at_ms,
@@ -145,7 +181,7 @@ class _Landing:
                 snapshot.total_tokens,
             )
         if write.receipt:
-            self._receipts[_boundary(write)] = (write.receipt.sha256, write.receipt.receipt)
+            self._receipts[_boundary(write)] = (write.receipt.sha256, write.receipt.receipt, revision)
         for document in write.inputs:
             self._inputs[realm, runtime_id, document.input_id] = (document.sha256, document.state_json)
         if ops := write.ops:
@@ -157,7 +193,7 @@ class _Landing:
         for key in [key for key, (digest, _) in self._inputs.items() if unchanged.get(key) == digest]:
             del self._inputs[key]
         database.upsert(tx, tables.runtimes, _sorted_rows(self.runtimes))
-        database.upsert(tx, tables.session_snapshots, _sorted_rows(self._snapshots))
+        database.upsert(tx, tables.session_versions, _sorted_rows(self.versions))
         database.upsert(tx, tables.sessions, _sorted_rows(self._sessions))
         # Under the runtime's lock the key is free; if it is not after all, better an error than a second receipt.
         _insert_receipts(database, tx, _sorted_rows(self._receipts))

@@ -1,0 +1,180 @@
+"""Remembers what a runtime's store holds, so that what it has is neither sent nor fetched again.
+
+A runtime sends its whole session and all its inputs at every turn. What the client remembers of the last turn makes of
+them the edits of a session, and the inputs that changed. It is a memory of what was acknowledged or loaded, never a
+promise: each short form names what it rests on, and the server refuses it where that is not so (any more).
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from runtimestore.types import InputState
+    from runtimestore.v1 import runtime_store_pb2 as pb
+
+__all__ = ["DEFAULT_KNOWN_BYTES", "ChangedInputs", "KnownRuntimes", "KnownSession"]
+
+DEFAULT_KNOWN_BYTES = 64 * 2**20
+INPUT_BYTES = 300
+"""What an input that is remembered takes beside its document, about."""
+
+
+class KnownSession(NamedTuple):
+    """A session snapshot that a runtime's store was seen to hold."""
+
+    body: bytes
+    sha256: bytes
+
+
+class KnownInput(NamedTuple):
+    """An input's document as the store holds it."""
+
+    key: bytes
+    """The 16 bytes of its UUID."""
+    state_json: str
+    sha256: bytes
+
+
+@dataclass(slots=True)
+class _Runtime:
+    """What is known of one runtime: its session, and those inputs that are known to be so at `revision`."""
+
+    session: KnownSession | None = None
+    revision: int = 0
+    inputs: dict[str, KnownInput] = field(default_factory=dict)
+
+    def size_bytes(self) -> int:
+        return (len(self.session.body) if self.session else 0) + sum(
+            len(known.state_json) + INPUT_BYTES for known in self.inputs.values()
+        )
+
+
+class ChangedInputs(NamedTuple):
+    """Those of many inputs that the store has not, at the revision at which it has the others."""
+
+    revision: int
+    changed: list[pb.StoredInputState]
+    all_sha256: bytes
+    """Stands for all of them: see `PartialInputs` in the protos."""
+
+
+class KnownRuntimes:
+    """What is known of the runtimes that a client drives, the latest used, within so many bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._runtimes: OrderedDict[str, _Runtime] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._size_bytes = 0
+        self._lock = threading.Lock()
+
+    def session(self, runtime_id: str) -> KnownSession | None:
+        """The session that the store was last seen to hold."""
+        with self._lock:
+            known = self._runtimes.get(runtime_id)
+            return known.session if known else None
+
+    def changed_inputs(self, runtime_id: str, inputs: Sequence[pb.StoredInputState]) -> ChangedInputs | None:
+        """Those inputs that the store has not; `None` where it is not known to have any of them."""
+        with self._lock:
+            known = self._runtimes.get(runtime_id)
+            stored = known.inputs if known else {}
+            if known is None or not stored:
+                return None
+            revision, all_of_them = known.revision, bytearray()
+            changed: dict[bytes, pb.StoredInputState] = {}
+            for state in inputs:
+                found = stored.get(state.input_id)
+                if found is None or found.state_json != state.state_json:
+                    try:
+                        found = _known_input(state.input_id, state.state_json)
+                    except ValueError:
+                        return None  # no UUID: the server says so
+                    changed[found.key] = state
+                else:
+                    changed.pop(found.key, None)  # twice in one request: the last counts
+                all_of_them += found.key + found.sha256
+        if len(changed) == len(inputs):
+            return None
+        return ChangedInputs(revision, list(changed.values()), sha256(all_of_them).digest())
+
+    def loaded_session(self, runtime_id: str, body: bytes) -> None:
+        """Remember a session that was loaded."""
+        self._remember(runtime_id, KnownSession(body, sha256(body).digest()))
+
+    def loaded_inputs(self, runtime_id: str, revision: int, inputs: Iterable[InputState]) -> None:
+        """Remember all inputs that were loaded, as they were at a revision."""
+        if not self._most_bytes:
+            return
+        try:
+            known = {state.input_id: _known_input(state.input_id, state.state_json) for state in inputs}
+        except ValueError:
+            return  # no inputs of a store: nothing rests on them
+        with self._lock:
+            runtime = self._runtimes.setdefault(runtime_id, _Runtime())
+            runtime.revision, runtime.inputs = revision, known
+        self._remember(runtime_id)
+
+    def committed(
+        self,
+        runtime_id: str,
+        revision: int,
+        *,
+        session: KnownSession | None = None,
+        inputs: Iterable[pb.StoredInputState] = (),
+    ) -> None:
+        """Remember a write that landed with a revision: its session and inputs are what the store holds now.
+
+        Of the inputs known before, those stay known that were so at the revision just before.
+        """
+        if not self._most_bytes:
+            return
+        written: dict[str, KnownInput] = {}
+        with self._lock:
+            runtime = self._runtimes.setdefault(runtime_id, _Runtime())
+            if runtime.revision >= revision:
+                return  # a repeat of a write long ago, or answers that overtook each other
+            before = runtime.inputs if runtime.revision == revision - 1 else {}
+            for state in inputs:
+                found = runtime.inputs.get(state.input_id)
+                try:
+                    if found is None or found.state_json != state.state_json:
+                        found = _known_input(state.input_id, state.state_json)
+                except ValueError:
+                    continue  # not one that the server took
+                written[state.input_id] = found
+            runtime.revision, runtime.inputs = revision, before | written
+        self._remember(runtime_id, session)
+
+    def forget(self, runtime_id: str) -> None:
+        """The store holds something else than was thought."""
+        with self._lock:
+            self._runtimes.pop(runtime_id, None)
+            self._size_bytes -= self._sizes.pop(runtime_id, 0)
+
+    def _remember(self, runtime_id: str, session: KnownSession | None = None) -> None:
+        if not self._most_bytes:
+            return
+        with self._lock:
+            runtime = self._runtimes.setdefault(runtime_id, _Runtime())
+            if session is not None:
+                runtime.session = session
+            self._runtimes.move_to_end(runtime_id)
+            size = runtime.size_bytes()
+            self._size_bytes += size - self._sizes.get(runtime_id, 0)
+            self._sizes[runtime_id] = size
+            while self._size_bytes > self._most_bytes:
+                oldest, _ = self._runtimes.popitem(last=False)
+                self._size_bytes -= self._sizes.pop(oldest)
+
+
+def _known_input(input_id: str, state_json: str) -> KnownInput:
+    return KnownInput(uuid.UUID(input_id).bytes, state_json, sha256(state_json.encode()).digest())

@@ -1,0 +1,83 @@
+"""Leaves out of a check what was checked before: a session grows by a few messages, and all before them stays.
+
+Where a document begins as the one before it did, up to the end of that one's last message, those messages can be left
+out: what remains is a session exactly if the whole is one, and nothing is asked across messages but their number.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+from runtimestore_server.store.values import CheckedPrefix
+
+if TYPE_CHECKING:
+    from runtimestore_server.store.versions.recent import RecentSession
+
+LEAST_BYTES = 32 * 1024
+"""Smaller documents are checked whole: that takes no longer."""
+
+_WHITESPACE = b" \t\r\n"
+
+
+class Remainder(NamedTuple):
+    """A document without the messages that were checked before."""
+
+    document: bytes
+    left_out: CheckedPrefix
+    gap: int
+    """How much further ahead a place behind those messages is in the whole document."""
+
+
+def remainder(body: bytes, base: RecentSession) -> Remainder | None:
+    """What is left to be checked of a document; None if all of it is."""
+    known = base.checked
+    if known is None or len(body) <= known.ends or not body.startswith(base.body[: known.ends]):
+        return None
+    at = _after_whitespace(body, known.ends)
+    if body[at : at + 1] == b",":
+        at = _after_whitespace(body, at + 1)
+        if body[at : at + 1] != b"{":  # a comma must be followed by a message: without it the rest might pass
+            return None
+    elif body[at : at + 1] != b"]":
+        return None
+    return Remainder(body[: known.opened] + body[at:], known, at - known.opened)
+
+
+def longer_prefix(body: bytes, rest: Remainder, messages: bytes, count: int) -> CheckedPrefix:
+    """The prefix of a document whose remainder was found sound; `messages` is the list in it, of `count` messages."""
+    ends = rest.left_out.ends
+    if count:
+        ends = rest.gap + rest.left_out.opened + len(_without_bracket(messages)) - 1
+    digest = rest.left_out.digest.copy()
+    digest.update(memoryview(body)[rest.left_out.ends : ends])
+    return CheckedPrefix(rest.left_out.opened, ends, rest.left_out.messages + count, digest)
+
+
+def first_prefix(body: bytes, messages: bytes, count: int) -> CheckedPrefix | None:
+    """The prefix of a document that was checked whole, if it pays, and if it is certain where its messages are."""
+    if len(body) < LEAST_BYTES or not count:
+        return None
+    at = body.find(messages)
+    if at < 0 or body.rfind(messages) != at:
+        return None
+    ends = at + len(_without_bracket(messages))
+    return CheckedPrefix(at + 1, ends, count, sha256(memoryview(body)[:ends]))
+
+
+def digest_of(body: bytes, prefix: CheckedPrefix) -> bytes:
+    """The SHA-256 of a document that has this prefix."""
+    digest = prefix.digest.copy()
+    digest.update(memoryview(body)[prefix.ends :])
+    return digest.digest()
+
+
+def _without_bracket(messages: bytes) -> bytes:
+    """The list up to the end of its last message."""
+    return messages[:-1].rstrip(_WHITESPACE)
+
+
+def _after_whitespace(body: bytes, at: int) -> int:
+    while body[at : at + 1] in (b" ", b"\t", b"\r", b"\n"):
+        at += 1
+    return at

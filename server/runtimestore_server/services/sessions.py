@@ -1,0 +1,74 @@
+"""Finds the documents that session deltas are made of, and remembers what they came to."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from runtimestore.errors import StoredValueCorrupt
+from runtimestore_server.documents import session
+from runtimestore_server.services.fields import runtime_key
+from runtimestore_server.store.versions.recent import RecentSession
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtimestore_server.store import Outcome, RuntimeKey, Store, Write
+    from runtimestore_server.store.versions.chains import StoredSession
+
+
+class Sessions:
+    """The newest session of each runtime that was lately read or written, as the handlers need it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def base_of(self, request: Any) -> RecentSession | None:
+        """What the session delta of a request is made of, or may be stored as edits of; None if that is not at hand.
+
+        For edits it is read from the store where it is not remembered. It may be another document than they name: the
+        transaction decides, and refuses what repeats nothing.
+        """
+        if not request.HasField("session_delta"):
+            return None
+        base_sha256 = session.base_sha256(request.session_delta)
+        runtime = runtime_key(request, store_error="write_failed")
+        found = self._store.recent_sessions.get(runtime)
+        if base_sha256 is None or (found is not None and found.sha256 == base_sha256):
+            return found
+        try:
+            _, stored = await self._store.read(session.load, runtime)
+        except StoredValueCorrupt:
+            return None  # as good as another document: the whole one, which is sent next, mends it
+        return None if stored is None else self.loaded(runtime, stored)
+
+    @contextlib.contextmanager
+    def reading(self, runtime: RuntimeKey) -> Iterator[None]:
+        """Inside, a session is read; is it damaged, nothing is stored as edits of it any more, so that it is mended."""
+        try:
+            yield
+        except StoredValueCorrupt:
+            self._store.recent_sessions.drop(runtime)
+            raise
+
+    def loaded(self, runtime: RuntimeKey, stored: StoredSession) -> RecentSession | None:
+        """Remember the newest session of a runtime, if it was read whole."""
+        if stored.body is None:
+            return None
+        found = RecentSession(stored.sha256, stored.body, stored.revision, stored.base_bytes, stored.edits_bytes)
+        self._store.remember_session(runtime, found)
+        return found
+
+    def committed(self, write: Write, outcome: Outcome, base: RecentSession | None) -> None:
+        """Remember the session of a write that landed."""
+        snapshot = write.snapshot
+        if snapshot is None or outcome.replayed or not snapshot.session_id:
+            return
+        if outcome.as_edits and base is not None and snapshot.edits is not None:
+            base_bytes, edits_bytes = base.base_bytes, base.edits_bytes + len(snapshot.edits.encoded or b"")
+        else:
+            base_bytes, edits_bytes = len(snapshot.body), 0
+        found = RecentSession(
+            snapshot.sha256, snapshot.body, outcome.revision, base_bytes, edits_bytes, snapshot.checked
+        )
+        self._store.remember_session(write.runtime, found)

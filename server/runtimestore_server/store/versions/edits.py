@@ -1,0 +1,104 @@
+"""Edits of a document: found between two, as the clients find them, applied, and their stored form.
+
+They are those of `SnapshotEdits` on the wire: ascending, not overlapping, in coordinates of the base.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtimestore._edits import Edit
+from runtimestore._edits import edits_between as find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["FORMAT", "Edit", "Undecodable", "applied", "apply", "decode", "encode", "find"]
+
+FORMAT = b"\x01"
+"""How the stored form begins."""
+
+
+class Undecodable(ValueError):
+    """The stored form is none, or does not fit its base."""
+
+
+def applied(base: bytes, edits: Sequence[Edit]) -> bytes:
+    """Make the result of edits that fit the base."""
+    pieces: list[bytes | memoryview] = []
+    view = memoryview(base)
+    at = 0
+    for edit in edits:
+        pieces += [view[at : edit.start], edit.replacement]
+        at = edit.end
+    pieces.append(view[at:])
+    return b"".join(pieces)
+
+
+def apply(document: bytearray, edits: Sequence[Edit]) -> None:
+    """Make the result in place: what stands before the first edit is not moved.
+
+    Raises:
+        Undecodable: they do not fit.
+    """
+    if edits and edits[-1].end > len(document):
+        raise Undecodable("an edit ends behind its base")
+    for start, end, replacement in reversed(edits):
+        document[start:end] = replacement
+
+
+def encode(edits: Sequence[Edit]) -> bytes:
+    """Make the stored form: of each edit its distance from the one before, what it removes, what it puts there."""
+    pieces: list[bytes] = [FORMAT]
+    at = 0
+    for start, end, replacement in edits:
+        pieces += [_number(start - at), _number(end - start), _number(len(replacement)), replacement]
+        at = end
+    return b"".join(pieces)
+
+
+def decode(encoded: bytes) -> list[Edit]:
+    """Read the stored form.
+
+    Raises:
+        Undecodable: it is none.
+    """
+    return list(_decoded(encoded))
+
+
+def _decoded(encoded: bytes) -> Iterator[Edit]:
+    if not encoded.startswith(FORMAT):
+        raise Undecodable("it is of another format")
+    at, position = 0, len(FORMAT)
+    while position < len(encoded):
+        gap, position = _read_number(encoded, position)
+        removed, position = _read_number(encoded, position)
+        size, position = _read_number(encoded, position)
+        if position + size > len(encoded):
+            raise Undecodable("a replacement is cut off")
+        start = at + gap
+        at = start + removed
+        yield Edit(start, at, encoded[position : position + size])
+        position += size
+
+
+def _number(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the high bit says that more follow."""
+    digits = bytearray()
+    while value > 0x7F:  # noqa: PLR2004  (seven bits)
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
+def _read_number(encoded: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(encoded) and shift < 64:  # noqa: PLR2004  (no more bits than a position has)
+        digit = encoded[position]
+        position += 1
+        value |= (digit & 0x7F) << shift
+        if digit < 0x80:  # noqa: PLR2004  (the last one)
+            return value, position
+        shift += 7
+    raise Undecodable("a number is cut off")

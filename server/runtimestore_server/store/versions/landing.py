@@ -1,0 +1,47 @@
+"""Decides how a session snapshot that lands is stored: as edits of the version before it, or whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtimestore.errors import SnapshotBaseMismatch
+from runtimestore_server.store.versions.rows import BASE, EDITS, Version
+
+if TYPE_CHECKING:
+    from runtimestore_server.store.values import ReceiptDocument, SessionSnapshot
+    from runtimestore_server.store.versions.rows import Current
+
+
+def next_version(
+    snapshot: SessionSnapshot,
+    revision: int,
+    current: Current | None,
+    receipt: ReceiptDocument | None,
+    now_ms: int,
+) -> tuple[Version, bytes]:
+    """The version that a snapshot comes to, and its body: as edits if they were made of the current one."""
+    edits = snapshot.edits
+    as_edits = (
+        edits is not None and edits.encoded is not None and current is not None and edits.base_sha256 == current.sha256
+    )
+    version = Version(
+        revision,
+        EDITS if as_edits else BASE,
+        snapshot.session_id,
+        snapshot.sha256,
+        len(snapshot.body),
+        current.revision if current else None,
+        now_ms,
+        receipt.run_id if receipt else None,
+        receipt.sequence if receipt else None,
+    )
+    body = edits.encoded if as_edits and edits and edits.encoded is not None else snapshot.body
+    return version, body
+
+
+def other_base(current_sha256: bytes) -> SnapshotBaseMismatch:
+    """The refusal of edits that were made of another snapshot than the runtime's current one."""
+    return SnapshotBaseMismatch(
+        "the edits are not of the runtime's current session snapshot; send the whole document",
+        metadata={"current_sha256": current_sha256.hex()},
+    )

@@ -1,0 +1,90 @@
+"""Holds the newest documents of runtimes' sessions in bounded memory, so that edits find what they are made of."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from runtimestore_server.store.values import CheckedPrefix, RuntimeKey
+
+ENTRY_BYTES = 512
+"""About what an entry takes beside its document."""
+
+
+class RecentSession(NamedTuple):
+    """The session of a runtime as this server last saw it committed."""
+
+    sha256: bytes
+    body: bytes
+    revision: int
+    """The revision whose write left it."""
+    base_bytes: int
+    """The size of the base that it rests on."""
+    edits_bytes: int
+    """How much all the edits take that lead from there to it."""
+    checked: CheckedPrefix | None = None
+    """How much of it need not be checked again where the next one begins with the same; None where nobody looked."""
+
+
+class RecentSessions:
+    """Documents by runtime, the least recently used of which go first. May be used from any thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[RuntimeKey, RecentSession] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """How much is held."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        """How many documents are held."""
+        return len(self._entries)
+
+    def get(self, runtime: RuntimeKey) -> RecentSession | None:
+        """The document of a runtime, if it is held."""
+        with self._lock:
+            found = self._entries.get(runtime)
+            if found is not None:
+                self._entries.move_to_end(runtime)
+            return found
+
+    def put(self, runtime: RuntimeKey, session: RecentSession) -> None:
+        """Hold a document, unless a newer one of the runtime is held."""
+        with self._lock:
+            before = self._entries.get(runtime)
+            if before is not None and before.revision > session.revision:
+                return
+            self._drop(runtime)
+            size_bytes = _size_bytes(session)
+            if size_bytes > self._max_bytes:
+                return
+            self._entries[runtime] = session
+            self._bytes += size_bytes
+            while self._bytes > self._max_bytes:
+                self._drop(next(iter(self._entries)))
+
+    def drop(self, runtime: RuntimeKey) -> None:
+        """Let go of the document of a runtime."""
+        with self._lock:
+            self._drop(runtime)
+
+    def rebased(self, runtime: RuntimeKey, *, base_bytes: int, edits_bytes: int) -> None:
+        """Take note that a version became a base: `edits_bytes` of edits led to it."""
+        with self._lock:
+            if (found := self._entries.get(runtime)) is not None:
+                left_bytes = max(0, found.edits_bytes - edits_bytes)
+                self._entries[runtime] = found._replace(base_bytes=base_bytes, edits_bytes=left_bytes)
+
+    def _drop(self, runtime: RuntimeKey) -> None:
+        if (found := self._entries.pop(runtime, None)) is not None:
+            self._bytes -= _size_bytes(found)
+
+
+def _size_bytes(session: RecentSession) -> int:
+    return len(session.body) + ENTRY_BYTES

@@ -1,0 +1,130 @@
+"""The rows of versions as values, and the seals in which any damage of them shows."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from runtimestore_server.store.reads import corrupt, is_count, is_text
+from runtimestore_server.store.tables import BASE, EDITS, runtimes, session_versions
+
+if TYPE_CHECKING:
+    from runtimestore.errors import StoredValueCorrupt
+    from runtimestore_server.store.values import RuntimeKey
+
+SHA256_BYTES = 32
+SEAL_BYTES = 16
+
+UNKNOWN = 0
+"""As the revision of the version before one: nobody knows if there was any."""
+
+
+class Current(NamedTuple):
+    """The newest version of a runtime's session."""
+
+    revision: int
+    sha256: bytes
+
+
+class Version(NamedTuple):
+    """A row of `session_versions`, but for its key's runtime, its seal and its body; in the order of the columns."""
+
+    revision: int
+    kind: str
+    session_id: str
+    sha256: bytes
+    size_bytes: int
+    previous_revision: int | None
+    committed_at_ms: int | None
+    run_id: str | None
+    sequence: int | None
+
+
+DESCRIPTION: tuple[sa.ColumnElement[Any], ...] = (
+    # Under a name of its own, since it is selected beside that of its runtime.
+    session_versions.c.revision.label("version_revision"),
+    *(session_versions.c[name] for name in Version._fields[1:-1]),
+    # As it is stored: damage must not stop the statement.
+    sa.type_coerce(session_versions.c.sequence, sa.types.NullType()).label("sequence"),
+)
+"""The columns of a `Version`."""
+
+
+def version_of(row: Any) -> Version:
+    """The version in a row that has these columns."""
+    middle = (getattr(row, name) for name in Version._fields[1:-1])
+    return Version._make((row.version_revision, *middle, sequence_of(row.sequence)))
+
+
+def sequence_of(stored: Any) -> Any:
+    """The number of a boundary in a column as it is stored, if it is one."""
+    return int(stored) if isinstance(stored, str) and stored.isascii() and stored.isdecimal() else stored
+
+
+def sealed(runtime: RuntimeKey, version: Version) -> bytes:
+    """The seal of a version's row."""
+    return _seal(b"version/1", *runtime, *version)
+
+
+def damage_of(runtime: RuntimeKey, version: Version, seal: object) -> StoredValueCorrupt | None:
+    """The refusal to hand out what a row says of a version, if it is not as it was written."""
+    if seal is None and version.committed_at_ms is None:
+        # It came over from a store that had no seals.
+        sound = is_count(version.revision) and version.kind == BASE and is_text(version.session_id)
+        sound = sound and isinstance(version.sha256, bytes) and isinstance(version.size_bytes, int)
+    else:
+        sound = seal == sealed(runtime, version)
+    return None if sound else corrupt_version(runtime, version.revision, "does not match its seal")
+
+
+def corrupt_version(runtime: RuntimeKey, revision: object, what: str) -> StoredValueCorrupt:
+    """The refusal to hand out a version, or what rests on it."""
+    return corrupt(session_versions.name, what, **runtime._asdict(), revision=str(revision))
+
+
+def sealed_current(runtime: RuntimeKey, current: Current) -> bytes:
+    """The stored form of the digest of a runtime's newest version: behind it a seal over whose and which it is."""
+    return current.sha256 + _seal(b"current/1", *runtime, *current)
+
+
+def current_of(runtime: RuntimeKey, revision: object, stored: object) -> Current | None:
+    """The newest version that a runtime's row names; None if it has none.
+
+    Raises:
+        StoredValueCorrupt: no write left that.
+    """
+    if revision is None and stored is None:
+        return None
+    if is_count(revision) and isinstance(revision, int) and isinstance(stored, bytes):
+        current = Current(revision, stored[:SHA256_BYTES])
+        # One that came over from a store without history has no seal.
+        if len(stored) == SHA256_BYTES or stored == sealed_current(runtime, current):
+            return current
+    raise corrupt(runtimes.name, "does not say which version of its session is the newest", **runtime._asdict())
+
+
+def _seal(tag: bytes, *fields: object) -> bytes:
+    framed = bytearray(tag)
+    for field in fields:
+        value = b"" if field is None else field if isinstance(field, bytes) else str(field).encode(errors="replace")
+        framed += b"%d%c:" % (len(value), 45 if field is None else 43)  # "-" for NULL, "+" for a value
+        framed += value
+    return sha256(framed).digest()[:SEAL_BYTES]
+
+
+__all__ = [
+    "BASE",
+    "DESCRIPTION",
+    "EDITS",
+    "UNKNOWN",
+    "Current",
+    "Version",
+    "corrupt_version",
+    "current_of",
+    "damage_of",
+    "sealed",
+    "sealed_current",
+    "version_of",
+]

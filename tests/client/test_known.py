@@ -1,0 +1,147 @@
+"""What a client remembers saves bytes and changes nothing: every outcome is as if everything had been sent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runtimestore import (
+    AsyncRuntimeStoreClient,
+    InputState,
+    RequestIdReused,
+    RevisionMismatch,
+    RunBoundaryReceipt,
+    RuntimeStoreClient,
+)
+from support.checkers.threaded import threaded
+from support.faults.reply_proxy import ReplyProxy
+from support.generators import documents
+from support.servers.server import in_process
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+RUNTIME = "rt:session:one"
+
+
+@contextlib.asynccontextmanager
+async def _client(kind: str, address: str, **settings: Any) -> AsyncIterator[AsyncRuntimeStoreClient]:
+    """Either client, with methods to await."""
+    if kind == "aio":
+        async with AsyncRuntimeStoreClient(address, **settings) as store:
+            yield store
+    else:
+        with RuntimeStoreClient(address, **settings) as store:
+            yield threaded(store)
+
+
+def session(text: str) -> bytes:
+    """The runtime's one session, with a text of its own."""
+    return documents.session(text, session_id="01960c7e-5a3b-7000-8000-00000000000a")
+
+
+def _input(input_id: uuid.UUID, text: str) -> InputState:
+    return InputState(input_id, json.dumps({"input_id": str(input_id), "current_state": "queued", "text": text}))
+
+
+def _receipt(sequence: int) -> RunBoundaryReceipt:
+    return RunBoundaryReceipt(uuid.uuid4(), "run_start", [], 1, sequence)
+
+
+def _changed(chance: random.Random, text: str) -> str:
+    """A session's text as a turn leaves it: grown, rewritten in the middle, shrunk, swapped, or the same."""
+    at, end = sorted((chance.randint(0, len(text)), chance.randint(0, len(text))))
+    new = "".join(chance.choices("abcdefgh ä€😀", k=chance.randint(1, 2000)))
+    return chance.choice((text + new, text[:at] + new + text[end:], text[:at], text[at:] + text[:at], text, new))
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_turns_of_a_client_that_remembers_leave_what_one_leaves_that_sends_everything(kind: str) -> None:
+    chance = random.Random(5)  # noqa: S311  (repeatable)
+    ids = [uuid.UUID(int=chance.getrandbits(128)) for _ in range(30)]
+    async with (
+        in_process("memory:") as app,
+        _client(kind, app.address) as store,
+        _client("aio", app.address, known_bytes=0) as other,
+    ):
+        text, inputs = "x" * 5000, dict.fromkeys(ids, "new")
+        for turn in range(60):
+            text = _changed(chance, text)
+            inputs[chance.choice(ids)] = str(turn)
+            everything = [_input(input_id, said) for input_id, said in sorted(inputs.items())]
+            commit = await store.atomic_apply(RUNTIME, session(text), _receipt(0), everything)
+            if chance.random() < 0.3:  # somebody else writes between, and the client does not know
+                stranger = chance.choice(ids)
+                await other.persist_input_state(RUNTIME, _input(stranger, "a stranger's"))
+                await other.commit_session_snapshot(RUNTIME, session("a stranger's"))
+                commit = await store.atomic_apply(RUNTIME, session(text), _receipt(0), everything)
+            elif chance.random() < 0.3:
+                commit = await store.commit_machine_lifecycle(RUNTIME, "idle", everything)
+            assert await other.load_session_snapshot(RUNTIME) == session(text)
+            loaded = await other.load_input_states_with_revision(RUNTIME)
+            assert loaded.value == everything
+            assert loaded.revision == commit.revision
+            assert await store.load_session_snapshot(RUNTIME) == session(text)
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_an_expected_revision_of_the_callers_own_decides_as_if_everything_had_been_sent(kind: str) -> None:
+    inputs = [_input(uuid.uuid4(), str(number)) for number in range(5)]
+    async with (
+        in_process("memory:") as app,
+        _client(kind, app.address) as store,
+        _client("aio", app.address) as other,
+    ):
+        first = await store.atomic_apply(RUNTIME, session("1"), _receipt(0), inputs)
+        assert (await store.atomic_apply(RUNTIME, session("2"), _receipt(0), inputs, if_revision=first.revision))[
+            0
+        ] == 2
+        await other.commit_session_snapshot(RUNTIME, session("3"))
+        with pytest.raises(RevisionMismatch) as refused:
+            await store.atomic_apply(RUNTIME, session("4"), _receipt(0), inputs, if_revision=2)
+        assert refused.value.current_revision == 3
+        with pytest.raises(RevisionMismatch):
+            await store.atomic_apply(RUNTIME, session("4"), _receipt(0), inputs, if_revision=1)
+        assert (await store.atomic_apply(RUNTIME, session("4"), _receipt(0), inputs, if_revision=3)).revision == 4
+        assert await other.load_session_snapshot(RUNTIME) == session("4")
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_a_write_is_repeated_by_its_request_id_in_either_form(kind: str) -> None:
+    inputs = [_input(uuid.uuid4(), str(number)) for number in range(5)]
+    request_id, receipt = uuid.uuid4(), _receipt(0)
+    async with (
+        in_process("memory:") as app,
+        _client(kind, app.address) as store,
+        _client("aio", app.address, known_bytes=0) as elsewhere,
+    ):
+        await store.atomic_apply(RUNTIME, session("a" * 3000), _receipt(0), inputs)
+        inputs[0] = _input(uuid.UUID(inputs[0].input_id), "changed")
+        said = (RUNTIME, session("a" * 3000 + "b"), receipt, inputs)
+        assert await store.atomic_apply(*said, request_id=request_id) == (2, False)  # what changed
+        assert await elsewhere.atomic_apply(*said, request_id=request_id) == (2, True)  # everything
+        assert await store.atomic_apply(*said, request_id=request_id) == (2, True)
+        with pytest.raises(RequestIdReused):
+            await store.atomic_apply(*said[:3], inputs[:-1], request_id=request_id)
+
+
+async def test_turns_whose_answers_are_lost_are_done_once() -> None:
+    chance = random.Random(3)  # noqa: S311  (repeatable)
+    inputs = [_input(uuid.uuid4(), str(number)) for number in range(20)]
+    text = "x" * 3000
+    async with in_process("memory:") as app, ReplyProxy(app.address, loss=0.3, chance=chance) as proxy:
+        async with AsyncRuntimeStoreClient(proxy.address) as store:
+            for turn in range(30):
+                text += f"turn {turn}"
+                inputs[turn % 20] = _input(uuid.UUID(inputs[turn % 20].input_id), f"turn {turn}")
+                assert (await store.atomic_apply(RUNTIME, session(text), _receipt(0), inputs)).revision == turn + 1
+            assert await store.load_session_snapshot(RUNTIME) == session(text)
+        async with AsyncRuntimeStoreClient(app.address, known_bytes=0) as other:
+            assert sorted(await other.load_input_states(RUNTIME), key=str) == sorted(inputs, key=str)
+        assert proxy.lost > 5
