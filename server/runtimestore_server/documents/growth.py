@@ -14,7 +14,7 @@ from runtimestore_server.store.values import CheckedPrefix
 if TYPE_CHECKING:
     from runtimestore_server.store.versions.recent import RecentSession
 
-LEAST_BYTES = 32 * 1024
+LEAST_BYTES = 4 * 1024
 """Smaller documents are checked whole: that takes no longer."""
 
 _WHITESPACE = b" \t\r\n"
