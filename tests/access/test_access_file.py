@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import structlog.testing
 
 from runtimestore_server.access import access_file as module
 from runtimestore_server.access.access_file import EMPTY_SECONDS, MOST_BYTES, AccessFile
+from runtimestore_server.access.entries import add_token
 from runtimestore_server.access.rules import Unusable, parsed
 from runtimestore_server.access.tokens import digest_of
 from support.servers.access import access_file, entry, new_token, server_files
@@ -69,6 +71,15 @@ def test_a_file_that_is_being_written_in_place_locks_nobody_out_and_one_that_sta
     assert lets_in(file.rules(), other)
     now += EMPTY_SECONDS
     assert not lets_in(file.rules(), other)  # whoever empties it wants nobody in
+    path.write_text(entry("b", other))
+    assert lets_in(file.rules(), other)
+    path.write_text("")
+    assert lets_in(file.rules(), other)
+    path.write_text(entry("b", other))  # as it was
+    assert lets_in(file.rules(), other)
+    now += EMPTY_SECONDS
+    path.write_text("")
+    assert lets_in(file.rules(), other)  # a moment is a moment again
     path.write_text("# nobody\n")
     assert not lets_in(file.rules(), other)
 
@@ -123,6 +134,27 @@ def test_what_is_no_file_of_bearable_size_leaves_the_rules_in_force_and_is_not_w
     assert [line["log_level"] for line in logged] == ["error"]
     with pytest.raises(Unusable, match="--access-file"):
         AccessFile(path)
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 100_000, "until = " + "9" * 6_000], ids=["deep", "a long number"])
+def test_what_no_parser_gets_through_leaves_the_rules_in_force(tmp_path: Path, text: str) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("a", token := new_token())])
+    file = AccessFile(path)
+    path.write_text(text)
+    assert lets_in(file.rules(), token)
+    assert file.unusable is not None
+    with pytest.raises(Unusable, match="no TOML that can be read"):
+        AccessFile(path)
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a folder"])
+def test_an_entry_is_added_to_what_is_a_file_alone(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "access.toml"
+    os.mkfifo(path) if what == "a pipe" else path.mkdir()
+    kind = stat.S_IFMT(path.stat().st_mode)
+    with pytest.raises(Unusable, match="it is no regular file"):
+        add_token(path, "a", ["default"], "read", None)
+    assert stat.S_IFMT(path.stat().st_mode) == kind
 
 
 def test_a_key_that_is_a_pipe_keeps_no_start_waiting(tmp_path: Path) -> None:

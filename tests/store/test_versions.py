@@ -18,6 +18,7 @@ from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import ENTRY_BYTES, RecentSession, RecentSessions
+from runtimestore_server.store.versions.rows import sequence_of
 from support.generators.edits import changed
 from support.generators.store_writes import commit, new_id, rows, runtime
 
@@ -300,3 +301,9 @@ def test_memory_holds_the_newest_documents_within_its_bound() -> None:
     assert found.sha256 == b"d"
     recent.put(keys[0], RecentSession(b"d", bytes(10_000), 9, 10_000, 0))
     assert recent.get(keys[0]) is None
+
+
+@pytest.mark.parametrize("stored", ["0" * 6000, "1", "x" * 20, b"0" * 20, 7, None])
+def test_a_sequence_that_no_write_left_is_read_as_it_is_so_that_the_seal_tells(stored: object) -> None:
+    assert sequence_of(stored) is stored
+    assert sequence_of(f"{5:020d}") == 5

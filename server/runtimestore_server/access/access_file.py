@@ -68,6 +68,8 @@ class AccessFile:
         seen, self._seen = self._seen, None
         content, self._stamp = self._content()
         self._seen = content
+        if content.strip():
+            self._empty_since = None
         if content == seen:
             return  # looked at again because the clock had not ticked, or touched
         if not content.strip() and self.current.entries:

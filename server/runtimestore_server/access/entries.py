@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtimestore_server.access.access_file import MOST_BYTES, read_regular
 from runtimestore_server.access.rules import Unusable, parsed
 from runtimestore_server.access.tokens import digest_of, new_token
 
@@ -48,7 +49,7 @@ def add_token(path: Path, name: str, realms: Sequence[str], access: str, until: 
         raise Unusable(str(wrong).partition(": ")[2]) from None
     try:
         with _alone_in(path.parent):
-            before = path.read_text(encoding="utf-8") if path.exists() else _HEAD
+            before = read_regular(path, MOST_BYTES)[0].decode() if path.exists() else _HEAD
             after = f"{before.rstrip()}\n\n{entry}"
             parsed(after)
             _replace(path, after)

@@ -140,6 +140,8 @@ def parsed(text: str) -> Rules:
     except tomllib.TOMLDecodeError as error:
         where = re.search(r"\(at [^)]*\)$", str(error))  # the rest of the message may quote the file
         raise Unusable(f"it is no TOML {where[0] if where else ''}".rstrip()) from None
+    except (ValueError, RecursionError):  # of numbers of thousands of digits, and of what is nested as deeply
+        raise Unusable("it is no TOML that can be read") from None
     entries = file.pop("principal", [])
     if file or not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Unusable("it may hold [[principal]] tables and nothing else")

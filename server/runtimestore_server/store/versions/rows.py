@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from runtimestore_server.store.reads import corrupt, is_count, is_text
-from runtimestore_server.store.tables import BASE, EDITS, runtimes, session_versions
+from runtimestore_server.store.tables import BASE, EDITS, UINT64_DIGITS, runtimes, session_versions
 
 if TYPE_CHECKING:
     from runtimestore.errors import StoredValueCorrupt
@@ -60,7 +60,9 @@ def version_of(row: Any) -> Version:
 
 def sequence_of(stored: Any) -> Any:
     """The number of a boundary in a column as it is stored, if it is one."""
-    return int(stored) if isinstance(stored, str) and stored.isascii() and stored.isdecimal() else stored
+    if isinstance(stored, str) and len(stored) == UINT64_DIGITS and stored.isascii() and stored.isdecimal():
+        return int(stored)
+    return stored
 
 
 def sealed(runtime: RuntimeKey, version: Version) -> bytes:
