@@ -58,14 +58,15 @@ def apply_edits(base: bytes, edits: Iterable[Edit]) -> bytes:
     Raises:
         ValueError: they do not ascend, overlap, or reach beyond the base.
     """
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
+    view = memoryview(base)
     at = 0
     for edit in edits:
         if not at <= edit.start <= edit.end <= len(base):
             raise ValueError("edits ascend, do not overlap and end within the base")
-        parts += (base[at : edit.start], edit.replacement)
+        parts += (view[at : edit.start], edit.replacement)
         at = edit.end
-    parts.append(base[at:])
+    parts.append(view[at:])
     return b"".join(parts)
 
 

@@ -7,11 +7,9 @@ nothing is written; then the whole follows, under the same request id.
 from __future__ import annotations
 
 import copy
-from hashlib import sha256
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from runtimestore._edits import find_edits
-from runtimestore._known import KnownSession
 from runtimestore.errors import InvalidField, RevisionMismatch, SnapshotBaseMismatch
 from runtimestore.v1 import runtime_store_pb2 as pb
 
@@ -52,7 +50,8 @@ class Forms(Generic[Q]):
         """`request` has what both forms share: all but the session and, where there may be many, the inputs."""
         self._known = known
         self._shared: Q = request
-        self._session = None if session is None else KnownSession(session, sha256(session).digest())
+        self._body = session
+        self._session = known.described(session)
         self._inputs = inputs
         self._is_short = False
         self.request: Q = self._form(self._edits(), self._partial())
@@ -101,9 +100,9 @@ class Forms(Generic[Q]):
     ) -> Q:
         self._is_short = edits is not None or partial is not None
         form = copy.deepcopy(self._shared)
-        if self._session and isinstance(form, pb.CommitSessionSnapshotRequest | pb.AtomicApplyRequest):
+        if self._body is not None and isinstance(form, pb.CommitSessionSnapshotRequest | pb.AtomicApplyRequest):
             if edits is None:
-                form.session_delta.session_snapshot = self._session.body
+                form.session_delta.session_snapshot = self._body
             else:
                 form.session_delta.snapshot_edits.CopyFrom(edits)
         if isinstance(form, pb.AtomicApplyRequest | pb.CommitMachineLifecycleRequest):

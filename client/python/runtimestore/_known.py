@@ -106,9 +106,15 @@ class KnownRuntimes:
             return None
         return ChangedInputs(revision, list(changed.values()), sha256(all_of_them).digest())
 
+    def described(self, body: bytes | None) -> KnownSession | None:
+        """A session as it is remembered; `None` where nothing is, which spares its digest."""
+        return KnownSession(body, sha256(body).digest()) if body is not None and self._most_bytes else None
+
     def loaded_session(self, runtime_id: str, body: bytes) -> None:
-        """Remember a session that was loaded."""
-        self._remember(runtime_id, KnownSession(body, sha256(body).digest()))
+        """Remember a session that was loaded; one that was known before, and has not changed, is the same object."""
+        known = self.session(runtime_id)
+        same = known is not None and known.body is body
+        self._remember(runtime_id, None if same else self.described(body))
 
     def loaded_inputs(self, runtime_id: str, revision: int, inputs: Iterable[InputState]) -> None:
         """Remember all inputs that were loaded, as they were at a revision."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runtimestore._edits import Edit
+from runtimestore._edits import apply_edits as applied
 from runtimestore._edits import edits_between as find
 
 if TYPE_CHECKING:
@@ -21,18 +22,6 @@ FORMAT = b"\x01"
 
 class Undecodable(ValueError):
     """The stored form is none, or does not fit its base."""
-
-
-def applied(base: bytes, edits: Sequence[Edit]) -> bytes:
-    """Make the result of edits that fit the base."""
-    pieces: list[bytes | memoryview] = []
-    view = memoryview(base)
-    at = 0
-    for edit in edits:
-        pieces += [view[at : edit.start], edit.replacement]
-        at = edit.end
-    pieces.append(view[at:])
-    return b"".join(pieces)
 
 
 def apply(document: bytearray, edits: Sequence[Edit]) -> None:
