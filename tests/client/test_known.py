@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import uuid
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,29 +14,13 @@ from runtimestore import (
     RequestIdReused,
     RevisionMismatch,
     RunBoundaryReceipt,
-    RuntimeStoreClient,
 )
-from support.checkers.threaded import threaded
+from support.checkers.threaded import either_client
 from support.faults.reply_proxy import ReplyProxy
 from support.generators import documents
 from support.servers.server import in_process
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
 RUNTIME = "rt:session:one"
-
-
-@contextlib.asynccontextmanager
-async def _client(kind: str, address: str, **settings: Any) -> AsyncIterator[AsyncRuntimeStoreClient]:
-    """Either client, with methods to await."""
-    if kind == "aio":
-        async with AsyncRuntimeStoreClient(address, **settings) as store:
-            yield store
-    else:
-        with RuntimeStoreClient(address, **settings) as store:
-            yield threaded(store)
 
 
 def session(text: str) -> bytes:
@@ -67,8 +49,8 @@ async def test_turns_of_a_client_that_remembers_leave_what_one_leaves_that_sends
     ids = [uuid.UUID(int=chance.getrandbits(128)) for _ in range(30)]
     async with (
         in_process("memory:") as app,
-        _client(kind, app.address) as store,
-        _client("aio", app.address, known_bytes=0) as other,
+        either_client(kind, app.address) as store,
+        either_client("aio", app.address, known_bytes=0) as other,
     ):
         text, inputs = "x" * 5000, dict.fromkeys(ids, "new")
         for turn in range(60):
@@ -95,8 +77,8 @@ async def test_an_expected_revision_of_the_callers_own_decides_as_if_everything_
     inputs = [_input(uuid.uuid4(), str(number)) for number in range(5)]
     async with (
         in_process("memory:") as app,
-        _client(kind, app.address) as store,
-        _client("aio", app.address) as other,
+        either_client(kind, app.address) as store,
+        either_client("aio", app.address) as other,
     ):
         first = await store.atomic_apply(RUNTIME, session("1"), _receipt(0), inputs)
         assert (await store.atomic_apply(RUNTIME, session("2"), _receipt(0), inputs, if_revision=first.revision))[
@@ -118,8 +100,8 @@ async def test_a_write_is_repeated_by_its_request_id_in_either_form(kind: str) -
     request_id, receipt = uuid.uuid4(), _receipt(0)
     async with (
         in_process("memory:") as app,
-        _client(kind, app.address) as store,
-        _client("aio", app.address, known_bytes=0) as elsewhere,
+        either_client(kind, app.address) as store,
+        either_client("aio", app.address, known_bytes=0) as elsewhere,
     ):
         await store.atomic_apply(RUNTIME, session("a" * 3000), _receipt(0), inputs)
         inputs[0] = _input(uuid.UUID(inputs[0].input_id), "changed")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtimestore import AsyncRuntimeStoreClient, CallFailed, Commit, DeadlineExceeded, RetryPolicy, RuntimeStoreClient
-from support.checkers.threaded import threaded
+from runtimestore import CallFailed, Commit, DeadlineExceeded, RetryPolicy
+from support.checkers.threaded import either_client
 from support.faults.resetting_proxy import CUT, Resets, resetting_proxy
 from support.generators.documents import session
 from support.servers.server import in_process
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 RUNTIME = "rt:session:one"
 ALL_CODES = (*range(14), CUT)
@@ -26,24 +21,16 @@ BODY = session("x" * 3_000_000)
 """Its answer is a stream of several messages, each of several frames."""
 
 
-@contextlib.asynccontextmanager
-async def _opened(kind: str, address: str, **settings: Any) -> AsyncIterator[AsyncRuntimeStoreClient]:
-    """Either client, with methods to await."""
-    if kind == "aio":
-        async with AsyncRuntimeStoreClient(address, **settings) as store:
-            yield store
-    else:
-        with RuntimeStoreClient(address, **settings) as store:
-            yield threaded(store)
-
-
 @pytest.mark.parametrize("kind", ["aio", "sync"])
 async def test_whatever_ends_its_stream_a_write_is_done_once_and_a_load_is_read_whole(kind: str) -> None:
     async with in_process("memory:") as app:
         for code in ALL_CODES:
             runtime = f"rt:session:{uuid.uuid4()}"
             resets = Resets(code, times=1)
-            async with resetting_proxy(app.address, resets) as address, _opened(kind, address, known_bytes=0) as store:
+            async with (
+                resetting_proxy(app.address, resets) as address,
+                either_client(kind, address, known_bytes=0) as store,
+            ):
                 assert await store.commit_session_snapshot(runtime, BODY) == Commit(1, replayed=True), code
                 for after_data_frames in (0, 20):
                     resets.left, resets.after_data_frames = 1, after_data_frames
@@ -56,7 +43,10 @@ async def test_a_write_that_the_server_would_not_recognise_is_not_repeated_after
     async with in_process("memory:") as app:
         for code in ALL_CODES:
             runtime = f"rt:session:{uuid.uuid4()}"
-            async with resetting_proxy(app.address, Resets(code, times=1)) as address, _opened(kind, address) as store:
+            async with (
+                resetting_proxy(app.address, Resets(code, times=1)) as address,
+                either_client(kind, address) as store,
+            ):
                 with pytest.raises(CallFailed):
                     await store.commit_session_snapshot(runtime, BODY, request_id="")
                 assert (await store.load_session_snapshot_with_revision(runtime)).revision == 1, code
@@ -69,7 +59,7 @@ async def test_resets_that_are_no_accident_are_told_before_the_deadline(kind: st
     async with (
         in_process("memory:") as app,
         resetting_proxy(app.address, resets) as address,
-        _opened(kind, address, retry=RetryPolicy(max_backoff_seconds=0.1), timeout_seconds=60) as store,
+        either_client(kind, address, retry=RetryPolicy(max_backoff_seconds=0.1), timeout_seconds=60) as store,
     ):
         started = time.monotonic()
         with pytest.raises(CallFailed) as failed:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
 
-    from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
 
 class _Threaded:
@@ -29,3 +30,14 @@ class _Threaded:
 def threaded(client: RuntimeStoreClient) -> AsyncRuntimeStoreClient:
     """`client` with methods to await."""
     return cast("AsyncRuntimeStoreClient", _Threaded(client))
+
+
+@contextlib.asynccontextmanager
+async def either_client(kind: str, address: str, **settings: Any) -> AsyncIterator[AsyncRuntimeStoreClient]:
+    """The client for asyncio, or with `"sync"` the one for threads, with methods to await."""
+    if kind == "aio":
+        async with AsyncRuntimeStoreClient(address, **settings) as store:
+            yield store
+    else:
+        with RuntimeStoreClient(address, **settings) as store:
+            yield threaded(store)
