@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
-import structlog.testing
 import trustme
 
-from runtimestore_server.access.failures import LOGGED_A_SECOND, Failures, unauthenticated
 from support.checkers.clean_up import until
 from support.checkers.refusals import WireRefusal, details, refused
 from support.faults.uploads import WAIT_SECONDS, connections, stalled
@@ -127,25 +125,6 @@ def _but_for_its_id(found: WireRefusal) -> Any:
     uuid.UUID(found.metadata["request_id"])
     metadata = {name: value for name, value in found.metadata.items() if name != "request_id"}
     return found.code, found.message, found.reason, found.domain, metadata, found.violations, found.retry_delay_seconds
-
-
-def test_failed_attempts_are_logged_at_a_bounded_rate_and_all_are_counted() -> None:
-    class Somebody:
-        def peer(self) -> str:
-            return "ipv4:10.0.0.7:1234"
-
-    now = 0.0
-    failures = Failures(clock=lambda: now)
-    with structlog.testing.capture_logs() as logged:
-        for _ in range(1000):
-            failures.told(unauthenticated(), Somebody(), "/a/b", why="none")
-        now = 1.0
-        failures.told(unauthenticated(), Somebody(), "/a/b", why="none")
-
-    assert failures.counts == {"UNAUTHENTICATED": 1001}
-    assert len(logged) == LOGGED_A_SECOND + 1
-    assert logged[-1]["left_out"] == 1000 - LOGGED_A_SECOND
-    assert all(line["peer"] == "ipv4:10.0.0.7:1234" for line in logged)
 
 
 async def test_a_flood_of_strangers_leaves_a_few_lines_in_the_log(tmp_path: Path) -> None:

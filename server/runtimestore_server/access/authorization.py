@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import AccessNotAllowed, RealmNotAllowed
-from runtimestore_server.access.failures import Failures, sent_in_the_open, unauthenticated
+from runtimestore_server.access.failures import Failures, NotLetIn, sent_in_the_open, unauthenticated
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
 from runtimestore_server.access.peers import is_carried_safely
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from runtimestore_server.access.rules import Credential, Principal, Rules
 
 _SANS = "x509_subject_alternative_name"
-
-
-class _Stranger(Exception):
-    """Nobody is known by what the call brings; the message is for the log."""
 
 
 class Caller:
@@ -102,22 +98,32 @@ class MethodAuthorization:
 
         Raises:
             Unauthenticated: nobody is known by the credential, or there is none.
-            AccessNotAllowed: the caller may not call this method.
         """
         rules = self._file.rules()
         try:
             credential = self._shown(context)
-            caller = Caller(credential, _known(credential, rules), rules)
-        except _Stranger as stranger:
+            return Caller(credential, _known(credential, rules), rules)
+        except NotLetIn as stranger:
             if self.open_to_all:
                 return None
-            why = str(stranger)
-            refusal = sent_in_the_open() if why == "plaintext" else unauthenticated()
-            raise self._failures.told(refusal, context, self._path, why=why) from None
-        self._asks_access(caller, context)
-        return caller
+            refusal = sent_in_the_open() if stranger.why == "plaintext" else unauthenticated()
+            raise self._failures.counted(refusal, stranger) from stranger
 
-    def asks(self, caller: Caller | None, request: Any, context: Any) -> None:
+    def asks_access(self, caller: Caller) -> None:
+        """See that whoever calls may call this method.
+
+        Raises:
+            AccessNotAllowed: it needs a higher access.
+        """
+        if caller.principal.access < self._needed:
+            refusal = AccessNotAllowed(
+                f"this method needs the access {self._needed.told}, which the credential does not have",
+                metadata={"access": self._needed.told},
+            )
+            cause = NotLetIn("access")
+            raise self._failures.counted(refusal, cause) from cause
+
+    def asks(self, caller: Caller | None, request: Any) -> None:
         """See that what a request names may be used by who sent it, before anything else is done with it.
 
         Raises:
@@ -127,7 +133,8 @@ class MethodAuthorization:
         """
         if caller is None:
             if request.service:
-                raise self._failures.told(unauthenticated(), context, self._path, why="none")
+                cause = NotLetIn("none")
+                raise self._failures.counted(unauthenticated(), cause) from cause
             return
         if self.open_to_all and not request.service:
             caller.is_needed = False
@@ -135,11 +142,11 @@ class MethodAuthorization:
         if self.in_a_realm:
             caller.realm = request.realm or DEFAULT_REALM
         if caller.rules is not self._file.current or caller.principal.ended:  # a message may take a minute to come
-            self.asks_again(caller, context)
+            self.asks_again(caller)
         else:
-            self._asks_realm(caller, context)
+            self._asks_realm(caller)
 
-    def asks_again(self, caller: Caller, context: Any) -> None:
+    def asks_again(self, caller: Caller) -> None:
         """See that whoever was let in would be let in now, by the rules in force.
 
         Raises:
@@ -150,57 +157,44 @@ class MethodAuthorization:
         rules = self._file.current
         try:
             caller.principal, caller.rules = _known(caller.credential, rules), rules
-        except _Stranger as stranger:
-            name = caller.principal.name
-            told = self._failures.told
-            raise told(
-                unauthenticated(), context, self._path, why=str(stranger), principal=name, event="not let in any more"
-            ) from None
-        self._asks_access(caller, context)
-        self._asks_realm(caller, context)
+        except NotLetIn as stranger:
+            stranger.event = "not let in any more"
+            raise self._failures.counted(unauthenticated(), stranger) from stranger
+        self.asks_access(caller)
+        self._asks_realm(caller)
 
     @contextmanager
-    def while_let_in(self, call: asyncio.Task[Any], caller: Caller, context: Any) -> Iterator[None]:
+    def while_let_in(self, call: asyncio.Task[Any], caller: Caller) -> Iterator[None]:
         """Let the stream of a call that was let in go on for as long as its caller would be let in."""
         if caller.is_needed:
-            self._streams.add(call, caller, lambda: self.asks_again(caller, context))
+            self._streams.add(call, caller, lambda: self.asks_again(caller))
         try:
             yield
         finally:
             self._streams.remove(call)
 
-    def _asks_access(self, caller: Caller, context: Any) -> None:
-        principal = caller.principal
-        if principal.access < self._needed:
-            refusal = AccessNotAllowed(
-                f"this method needs the access {self._needed.told}, which the credential does not have",
-                metadata={"access": self._needed.told},
-            )
-            raise self._failures.told(refusal, context, self._path, why="access", principal=principal.name)
-
-    def _asks_realm(self, caller: Caller, context: Any) -> None:
-        principal = caller.principal
-        if caller.realm is not None and not principal.may_use(caller.realm):
-            refusal = RealmNotAllowed("the credential does not open this realm")
-            raise self._failures.told(refusal, context, self._path, why="realm", principal=principal.name)
+    def _asks_realm(self, caller: Caller) -> None:
+        if caller.realm is not None and not caller.principal.may_use(caller.realm):
+            refusal, cause = RealmNotAllowed("the credential does not open this realm"), NotLetIn("realm")
+            raise self._failures.counted(refusal, cause) from cause
 
     def _shown(self, context: Any) -> Credential:
         """The credential that a call brings.
 
         Raises:
-            _Stranger: none, or nothing that could be one.
+            NotLetIn: none, or nothing that could be one.
         """
         try:
             token = sent_token(context.invocation_metadata() or ())
         except MalformedToken:
-            raise _Stranger("malformed") from None
+            raise NotLetIn("malformed") from None
         if token is not None:
             if not self._insecure and not is_carried_safely(context):
-                raise _Stranger("plaintext")
+                raise NotLetIn("plaintext")
             return digest_of(token)
         sans = context.auth_context().get(_SANS)
         if not sans:
-            raise _Stranger("none")
+            raise NotLetIn("none")
         return tuple(san.decode(errors="replace") for san in sans)
 
 
@@ -208,11 +202,11 @@ def _known(credential: Credential, rules: Rules) -> Principal:
     """Whose credential this is.
 
     Raises:
-        _Stranger: nobody's who may come in.
+        NotLetIn: nobody's who may come in.
     """
     principal = rules.known_by(credential)
     if principal is None:
-        raise _Stranger("unknown")
+        raise NotLetIn("unknown")
     if principal.ended:
-        raise _Stranger("ended")
+        raise NotLetIn("ended")
     return principal

@@ -153,6 +153,7 @@ class _Method:
                     limiter = self._strangers
                 else:
                     name_caller(caller.principal.name)
+                    self._authorization.asks_access(caller)
             try:
                 if not limiter.admit(call, connection := context.peer()):
                     await limiter.wait(call, connection)
@@ -160,7 +161,7 @@ class _Method:
             except asyncio.CancelledError:
                 if (reason := limiter.slots.refusal(call) or _ended(caller)) is None:
                     raise
-                raise reason from None
+                raise reason from reason.__cause__  # what the log tells of it, and not that it was cancelled
             finally:
                 limiter.slots.end(call)
         except Exception as error:
@@ -196,20 +197,20 @@ class _Method:
 
     async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> None:
         answers = self._handler.unary_stream(await self._receive(call, context, limiter, caller), context)
-        with self._while_let_in(call, caller, context):
+        with self._while_let_in(call, caller):
             await self._sending.stream(answers, context)
 
     async def _exchange(self, call: Task, context: Context, _limiter: Limiter, caller: Caller | None) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
-        with self._while_let_in(call, caller, context):
-            async with aclosing(messages(context, lambda message: self._read(message, context, caller))) as requests:
+        with self._while_let_in(call, caller):
+            async with aclosing(messages(context, lambda message: self._read(message, caller))) as requests:
                 await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    def _while_let_in(self, call: Task, caller: Caller | None, context: Context) -> AbstractContextManager[object]:
+    def _while_let_in(self, call: Task, caller: Caller | None) -> AbstractContextManager[object]:
         """What ends a stream, as a cancelled one, when its caller is not let in any more."""
         if self._authorization is None or caller is None:
             return nullcontext()
-        return self._authorization.while_let_in(call, caller, context)
+        return self._authorization.while_let_in(call, caller)
 
     async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
         """The request of a call that has one; its slot is free then."""
@@ -218,11 +219,11 @@ class _Method:
             limiter.slots.end(call)  # nothing comes any more, and others may receive meanwhile
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
-        request = self._read(message, context, caller)
+        request = self._read(message, caller)
         limiter.slots.end(call)
         return request
 
-    def _read(self, message: bytes, context: Context, caller: Caller | None) -> Any:
+    def _read(self, message: bytes, caller: Caller | None) -> Any:
         """The request in a message, if whoever calls may ask that."""
         try:
             request = self._handler.request_deserializer(message)
@@ -230,7 +231,7 @@ class _Method:
             raise malformed() from None
         name_subject(request)
         if self._authorization is not None:
-            self._authorization.asks(caller, request, context)
+            self._authorization.asks(caller, request)
         return request
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:

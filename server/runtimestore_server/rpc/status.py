@@ -18,14 +18,12 @@ from google.rpc import error_details_pb2, status_pb2
 
 from runtimestore.errors import (
     DOMAIN,
-    AccessNotAllowed,
     FieldViolation,
     InternalError,
     InvalidRequest,
-    RealmNotAllowed,
     RuntimeStoreError,
-    Unauthenticated,
 )
+from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.logs import UNFORESEEN, frames
 
 if TYPE_CHECKING:
@@ -163,12 +161,12 @@ def refusal_of(
         return refusal
     about = _about(context, method, call_id)
     if isinstance(error, RuntimeStoreError):
-        log = _log.warning if isinstance(error, InternalError) else _log.info
-        if isinstance(error, (Unauthenticated, RealmNotAllowed, AccessNotAllowed)):
-            log = _log.debug  # told where it was decided, at a rate that a log can bear
+        log, event = (_log.warning if isinstance(error, InternalError) else _log.info), "refused"
+        if isinstance(cause := error.__cause__, NotLetIn):
+            log, event, about["why"] = _log.warning, cause.event, cause.why
         if field := error.metadata.get("field"):
             about["field"] = field
-        log("refused", **about, reason=error.reason, seconds=round(time.perf_counter() - started, 6))
+        log(event, **about, reason=error.reason, seconds=round(time.perf_counter() - started, 6))
         return refusal
     # The frames and the class, but not the message: it may quote what a caller sent, and that may be a secret.
     _log.error(
