@@ -22,6 +22,9 @@ PREFIX = "RUNTIMESTORE_"
 CLIENT_PREFIX = f"{PREFIX}CLIENT_"
 """How the variables begin that tell commands how to call a server."""
 
+MOST_FILE_BYTES = 1024 * 1024
+"""How large a file of settings may be."""
+
 Positive = Annotated[int, Field(gt=0)]
 
 MOST_MESSAGE_BYTES = 1_000_000_000
@@ -58,6 +61,26 @@ class DatabaseUrl(SecretStr):
         return _PASSWORD_IN_QUERY.sub(r"\1***", shown)
 
 
+def read_file(path: Path) -> dict[str, Any]:
+    """What a file of settings holds.
+
+    Raises:
+        BadSource: it cannot be read.
+    """
+    try:
+        if not path.is_file():  # a pipe would wait for who writes into it
+            raise BadSource(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
+        if path.stat().st_size > MOST_FILE_BYTES:
+            raise BadSource(f"--config {path}: it is larger than {MOST_FILE_BYTES} bytes, and no file of settings")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSource(f"--config {path}: {error.strerror}") from None
+    except RecursionError:
+        raise BadSource(f"--config {path}: not a TOML file: it is nested too deeply") from None
+    except ValueError as error:  # also of what is no UTF-8, and of numbers of thousands of digits
+        raise BadSource(f"--config {path}: not a TOML file: {error}") from None
+
+
 class _File(PydanticBaseSettingsSource):
     """The TOML file that a source before this one names as `config`, if any does."""
 
@@ -66,12 +89,7 @@ class _File(PydanticBaseSettingsSource):
         if not name:
             return {}
         path = Path(name)
-        if not path.is_file():
-            raise BadSource(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
-        try:
-            read = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise BadSource(f"--config {path}: not a TOML file: {error}") from None
+        read = read_file(path)
         read.pop("client", None)  # for commands that call a server
         for name in read:
             if name not in Settings.model_fields:

@@ -152,9 +152,11 @@ def test_an_entry_is_added_to_what_is_a_file_alone(tmp_path: Path, what: str) ->
     path = tmp_path / "access.toml"
     os.mkfifo(path) if what == "a pipe" else path.mkdir()
     kind = stat.S_IFMT(path.stat().st_mode)
+    shown: list[str] = []
     with pytest.raises(Unusable, match="it is no regular file"):
-        add_token(path, "a", ["default"], "read", None)
+        add_token(path, "a", ["default"], "read", None, show=shown.append)
     assert stat.S_IFMT(path.stat().st_mode) == kind
+    assert shown == []
 
 
 def test_a_key_that_is_a_pipe_keeps_no_start_waiting(tmp_path: Path) -> None:

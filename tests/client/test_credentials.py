@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any
+import os
+import socket
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -23,9 +26,6 @@ from runtimestore import (
 )
 from support.servers.access import access_file, ca, entry, new_token, put, server_files
 from support.servers.server import in_process
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CLIENTS = pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
 ONCE = RetryPolicy(max_attempts=1)
@@ -115,6 +115,26 @@ async def test_a_client_trusts_no_server_that_its_ca_did_not_sign(tmp_path: Path
         ("10.0.0.7:1", False),
         (["127.0.0.1:1", "10.0.0.7:1"], False),
         ("localhost.example:1", False),
+        ("dns:localhost:1", True),
+        ("dns:///127.0.0.1:1", True),
+        ("dns:///[::1]:1", True),
+        ("ipv4:127.0.0.1:1,127.0.0.2:1", True),
+        ("ipv6:[::1]:1", True),
+        ("unix-abstract:x", True),
+        ("dns://8.8.8.8/localhost:1", False),
+        ("dns://8.8.8.8/127.0.0.1:1", False),
+        ("dns://127.0.0.1:5353/localhost:1", False),
+        ("vsock:2:1", False),
+        ("xds:///localhost:1", False),
+        ("xds:127.0.0.1:1", False),
+        ("ipv4:127.0.0.1:1,10.0.0.7:1", False),
+        ("ipv4://8.8.8.8/127.0.0.1:1", False),
+        ("ipv6:[::ffff:10.0.0.7]:1", False),
+        ("ip6-localhost:1", False),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("127.0.0.1.example:1", False),
+        ("localhost.:1", False),
     ],
 )
 def test_a_token_goes_to_another_machine_over_tls_only(client: Any, address: Any, local: bool) -> None:
@@ -125,6 +145,39 @@ def test_a_token_goes_to_another_machine_over_tls_only(client: Any, address: Any
         else:
             with pytest.raises(ValueError, match="token would travel"):
                 client(address, token=token)
+
+
+def test_localhost_that_leads_elsewhere_gets_no_token_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = ["127.0.0.1", "::1"]
+
+    def resolved(*_: Any, **__: Any) -> list[Any]:
+        return [(0, 0, 0, "", (address, 0)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    RuntimeStoreClient("localhost:1", token=new_token())
+    for elsewhere in (["10.0.0.7"], ["127.0.0.1", "10.0.0.7"], []):
+        addresses[:] = elsewhere
+        with pytest.raises(ValueError, match="token would travel"):
+            RuntimeStoreClient("localhost:1", token=new_token())
+
+
+@CLIENTS
+@pytest.mark.parametrize("given", ["ca", "certificate", "key"])
+async def test_a_pipe_or_a_device_in_the_place_of_a_file_holds_no_client_up(
+    tmp_path: Path, client: Any, given: str
+) -> None:
+    (tmp_path / "real.pem").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    for found in (tmp_path / "pipe", Path("/dev/zero")):
+        files: Any = {"certificate": tmp_path / "real.pem", "key": tmp_path / "real.pem"} | {given: found}
+        tls = Tls(**files)
+
+        async def connected(tls: Tls = tls) -> None:
+            store = client("127.0.0.1:1", tls=tls)  # the one for threads connects at once
+            await called(store, "get_server_info")
+
+        with pytest.raises(OSError, match=f"no regular file.*{found.name}"):
+            await connected()
 
 
 def test_what_cannot_be_meant_is_told_where_the_client_is_made() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import re
+import socket
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 
-__all__ = ["BearerToken", "Tls", "Token"]
+__all__ = ["BearerToken", "Tls", "Token", "read_regular"]
 
 Token = str | Callable[[], str]
 """A bearer token, or what is asked for it before each call."""
@@ -19,7 +23,9 @@ Pem = str | Path | bytes
 """A file in PEM by its path, or its bytes."""
 
 _PRINTABLE = re.compile(r"[!-~]+")
-_LOOPBACK_NAMES = ("localhost", "ip6-localhost")
+
+_MOST_PEM_BYTES = 16 * 1024 * 1024
+"""How large a file may be; a bundle of all CAs that there are has a quarter of a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ class Tls:
         """What gRPC makes a channel with.
 
         Raises:
-            OSError: a file cannot be read.
+            OSError: a file cannot be read, is no regular file, or is too large to be one of these.
         """
         return grpc.ssl_channel_credentials(_bytes(self.ca), _bytes(self.key), _bytes(self.certificate))
 
@@ -55,7 +61,27 @@ class Tls:
 
 
 def _bytes(pem: Pem | None) -> bytes | None:
-    return pem if pem is None or isinstance(pem, bytes) else Path(pem).read_bytes()
+    return pem if pem is None or isinstance(pem, bytes) else read_regular(pem, _MOST_PEM_BYTES)
+
+
+def read_regular(path: str | Path, most_bytes: int) -> bytes:
+    """What a file holds. Waits for no pipe, and reads no device without an end.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than that.
+    """
+    # A pipe would wait for who writes into it; not every system has the flag.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(most_bytes + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes} bytes", str(path))
+    return content
 
 
 class BearerToken:
@@ -86,15 +112,35 @@ def _metadata_of(token: str) -> tuple[tuple[str, str], ...]:
 
 
 def _is_local(target: str) -> bool:
-    """Whether a target is reached without a network."""
-    if target.startswith(("unix:", "unix-abstract:", "vsock:")):
+    """Whether a target is surely reached without a network: each of its addresses is loopback, or it is a Unix socket.
+
+    What another decides is not sure: a name server that is named (`dns://8.8.8.8/localhost`), a control plane (`xds:`),
+    a hypervisor (`vsock:`).
+    """
+    if target.startswith(("unix:", "unix-abstract:")):
         return True
-    name = target.removeprefix("dns:").rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
-    return all(_is_loopback(address.rpartition(":")[0]) for address in name.split(","))
+    for literal in ("ipv4:", "ipv6:"):
+        if target.startswith(literal):
+            return all(_is_loopback(_host(one)) for one in target.removeprefix(literal).split(","))
+    host = _host(target.removeprefix("dns:").removeprefix("///"))
+    return _is_loopback(host) or (host == "localhost" and _is_loopback_by_name(host))
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host in _LOOPBACK_NAMES
+        return False
+
+
+def _is_loopback_by_name(host: str) -> bool:
+    """Whether a name stands for loopback alone: what `localhost` is, the files of the machine decide."""
+    try:
+        found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return False
+    return bool(found) and all(_is_loopback(address) for address in found)

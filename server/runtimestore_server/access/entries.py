@@ -15,18 +15,27 @@ from runtimestore_server.access.rules import Unusable, parsed
 from runtimestore_server.access.tokens import digest_of, new_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
 _HEAD = "# Who may come in; see docs/operations.md. A server reads it anew when it changes.\n"
 _OWNERS_ONLY = 0o600
 
 
-def add_token(path: Path, name: str, realms: Sequence[str], access: str, until: datetime | None) -> str:
-    """Add an entry with a new token to an access file, which is made if it is missing, and return the token.
+def add_token(
+    path: Path,
+    name: str,
+    realms: Sequence[str],
+    access: str,
+    until: datetime | None,
+    *,
+    show: Callable[[str], None],
+) -> None:
+    """Add an entry with a new token to an access file, which is made if it is missing.
 
     What the file holds stays as it is, comments too. A name may have any number of entries: that is how its token is
-    changed.
+    changed. The token is shown before the entry is written: what `show` raises leaves the file as it is, and no token
+    is in force that nobody has seen.
 
     Raises:
         Unusable: the file cannot be used or written, or the entry would not be one.
@@ -52,14 +61,13 @@ def add_token(path: Path, name: str, realms: Sequence[str], access: str, until: 
             before = read_regular(path, MOST_BYTES)[0].decode() if path.exists() else _HEAD
             after = f"{before.rstrip()}\n\n{entry}"
             parsed(after)
-            _replace(path, after)
+            _replace(path, after, ready=lambda: show(token))
     except OSError as error:
         raise Unusable(f"--access-file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise Unusable(f"--access-file {path}: it is no UTF-8") from None
     except Unusable as wrong:
         raise Unusable(f"--access-file {path}: {wrong}") from None
-    return token
 
 
 @contextmanager
@@ -73,8 +81,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Put a text in the place of a file, whole and on the disk, with the owner and the rights that the file has."""
+def _replace(path: Path, text: str, *, ready: Callable[[], None]) -> None:
+    """Put a text in the place of a file, whole and on the disk, with the owner and the rights that the file has.
+
+    `ready` is called when nothing but the last step is left; what it raises leaves the file as it is.
+    """
     descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  (a descriptor, not a path)
@@ -88,6 +99,7 @@ def _replace(path: Path, text: str) -> None:
                 os.fchmod(file.fileno(), _OWNERS_ONLY)
             file.flush()
             os.fsync(file.fileno())
+        ready()
         Path(new).replace(path)
     except BaseException:
         Path(new).unlink()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.output import show_if_possible
 from runtimestore_server.cli.refusals import Refused, refusing
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def command(settings: Settings, *, file: Path) -> int:
     except Refused as refused:
         raise Refused(*map(printable, refused.sentences), code=CANNOT) from None
     manifest = taken.manifest
-    click.echo(
-        f"{printable(str(file))}: {taken.size_bytes} bytes, {manifest.rows} rows, schema {manifest.schema_revision}"
-    )
     store = printable(describe(settings.database_url.get_secret_value()))
-    click.echo(f"store   {manifest.store_id}, {store}, {manifest.taken_at}")
-    click.echo(f"sha256  {taken.sha256}")
-    click.echo(f"Look at every row of it: runtimestore verify --database-url sqlite:///{printable(str(file))}")
+    show_if_possible(
+        f"{printable(str(file))}: {taken.size_bytes} bytes, {manifest.rows} rows, schema {manifest.schema_revision}",
+        f"store   {manifest.store_id}, {store}, {manifest.taken_at}",
+        f"sha256  {taken.sha256}",
+        f"Look at every row of it: runtimestore verify --database-url sqlite:///{printable(str(file))}",
+    )
     return 0

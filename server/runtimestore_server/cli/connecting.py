@@ -5,9 +5,9 @@ What is not given as a flag is taken from the environment, and then from the tab
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ _FILES = {
 _KEYS = (*_FILES, "tls_server_name", "token")
 
 _PREFIX = "RUNTIMESTORE_CLIENT_"
+
+_MOST_TOKEN_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,12 @@ class Connecting:
                 key=given.get("tls_key"),
                 server_name=given.get("tls_server_name"),
             )
-            return grpc.secure_channel(address, tls.credentials(), options + tls.options())
+            credentials = tls.credentials()
+            _refuse_unusable(given)
+            return grpc.secure_channel(address, credentials, options + tls.options())
         except OSError as error:
-            raise Refused(f"{error.filename}: {error.strerror}; see --tls-ca", code=MISUSED) from None
+            flags = "--tls-ca, --tls-certificate and --tls-key"
+            raise Refused(f"{error.filename}: {error.strerror}; see {flags}", code=MISUSED) from None
         except ValueError as error:
             raise Refused(f"--tls-certificate, --tls-key: {error}", code=MISUSED) from None
 
@@ -79,20 +84,51 @@ class Connecting:
         Raises:
             Refused: the file cannot be read, or there is no token that could be sent.
         """
-        from runtimestore._credentials import BearerToken
+        from runtimestore._credentials import BearerToken, read_regular
 
-        token = self._given.get("token")
+        token, where = self._given.get("token"), "the token"
         try:
             if (file := self._given.get("token_file")) is not None:
-                token = Path(file).read_text(encoding="utf-8").strip()
+                where = "--token-file"  # what is no file may be a token, and is not repeated
+                content = read_regular(file, _MOST_TOKEN_BYTES)
+                where = f"--token-file {file}"
+                token = content.decode().strip()
             protected = any(name.startswith("tls_") for name in self._given)
             return BearerToken(token, target=address, protected=protected).metadata()
         except OSError as error:
-            raise Refused(f"--token-file: {error.strerror}", code=MISUSED) from None
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                where = f"--token-file {file}"
+            raise Refused(f"{where}: {error.strerror}; it must be a file that holds the token", code=MISUSED) from None
         except UnicodeDecodeError:
-            raise Refused("--token-file: it is no UTF-8", code=MISUSED) from None
+            raise Refused(f"{where}: it is no UTF-8; it must hold the token and nothing else", code=MISUSED) from None
         except ValueError as error:
-            raise Refused(f"--token-file: {error}", code=MISUSED) from None
+            raise Refused(f"{where}: {error}", code=MISUSED) from None
+
+
+def _refuse_unusable(given: dict[str, str]) -> None:
+    """See that files in PEM hold what they should: gRPC would only not connect, and tell nothing.
+
+    Raises:
+        Refused: one does not.
+    """
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if (ca := given.get("tls_ca")) is not None:
+        try:
+            context.load_verify_locations(ca)
+        except ssl.SSLError:
+            raise Refused(f"--tls-ca {ca}: it must be certificates in PEM", code=MISUSED) from None
+    if (certificate := given.get("tls_certificate")) is not None:
+        key = given.get("tls_key")
+        try:
+            context.load_cert_chain(certificate, key, password=lambda: b"none")
+        except (ssl.SSLError, ValueError):
+            raise Refused(
+                f"--tls-certificate {certificate}, --tls-key {key}: they must be a certificate in PEM and its key, "
+                "without a password",
+                code=MISUSED,
+            ) from None
 
 
 def connects(command: Callable[..., int]) -> Callable[..., int]:
@@ -117,18 +153,20 @@ def _of_environment() -> dict[str, str]:
 
 
 def _of_file(config: str | None) -> dict[str, str]:
-    """The table `[client]` of the file of settings; whether that file is one, is told by those who read all of it.
+    """The table `[client]` of the file of settings.
 
     Raises:
-        Refused: the table holds what nobody knows.
+        Refused: the file cannot be read, or the table holds what nobody knows.
     """
     path = config or os.environ.get("RUNTIMESTORE_CONFIG")
     if not path:
         return {}
+    from runtimestore_server.settings import BadSource, read_file
+
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("client", {})
-    except (OSError, ValueError):
-        return {}
+        found = read_file(Path(path)).get("client", {})
+    except BadSource as error:
+        raise Refused(str(error), code=MISUSED) from None
     if (
         not isinstance(found, dict)
         or not found.keys() <= set(_KEYS)

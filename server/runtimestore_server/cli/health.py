@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from runtimestore_server.cli.connecting import Connecting, connects
 from runtimestore_server.cli.flags import Seconds, settings_from
+from runtimestore_server.cli.output import show_if_possible
 from runtimestore_server.cli.refusals import Refused
 
 
@@ -41,5 +40,5 @@ def command(
                 cure = "the server asks who calls, for a --service; see --token-file and --tls-certificate"
             raise Refused(f"{address}: {error.code().name}; {cure}", code=1) from None
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    sys.stdout.write(f"{status}\n")
+    show_if_possible(status)  # the exit code says it, too
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.output import show_if_possible
 from runtimestore_server.cli.refusals import Refused, refusing
 
 if TYPE_CHECKING:
@@ -49,12 +50,15 @@ def command(settings: Settings, *, file: Path, replace: bool) -> int:
             done = restore(file, url, shown, replace=replace)
     except Refused as refused:
         raise Refused(*map(printable, refused.sentences), code=CANNOT) from None
-    click.echo(f"store   {done.manifest.store_id} as of {done.manifest.taken_at}, schema {done.schema_revision}")
-    click.echo(f"in      {printable(describe(url))}")
     width = max(map(len, done.tables))
-    for name, table in sorted(done.tables.items()):
-        click.echo(f"{name:<{width}}  {table.rows:>9} rows  sha256 {table.sha256}")
-    if done.kept:
-        click.echo(f"What was there before is in {printable(done.kept)}")
-    click.echo("Look at every row of it: runtimestore verify, with the same --database-url")
+    show_if_possible(
+        f"store   {done.manifest.store_id} as of {done.manifest.taken_at}, schema {done.schema_revision}",
+        f"in      {printable(describe(url))}",
+        *(
+            f"{name:<{width}}  {table.rows:>9} rows  sha256 {table.sha256}"
+            for name, table in sorted(done.tables.items())
+        ),
+        *([f"What was there before is in {printable(done.kept)}"] if done.kept else []),
+        "Look at every row of it: runtimestore verify, with the same --database-url",
+    )
     return 0

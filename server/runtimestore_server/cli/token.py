@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
+from runtimestore_server.cli.output import show
 from runtimestore_server.cli.refusals import MISUSED, BadValue, Refused, refusing
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def new(settings: Settings, name: str, realms: tuple[str, ...], access: str, unt
     from runtimestore_server.access.rules import Unusable
 
     with refusing(Unusable, code=1):
-        token = add_token(_file_of(settings), name, realms, access, until)
-    click.echo(token)
+        add_token(_file_of(settings), name, realms, access, until, show=show)
     return 0
 
 
@@ -76,13 +76,23 @@ def list_(settings: Settings) -> int:
 
     with refusing(Unusable, code=1):
         entries = AccessFile(_file_of(settings)).rules().entries
+    lines = []
     for principal, tokens, sans in entries:
         shown = [f"{tokens} token{'' if tokens == 1 else 's'}"] if tokens else []
-        until = f"until {principal.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if principal.until else ""
+        until = f"until {_by_utc(principal.until)}" if principal.until else ""
         ended = " (ended)" if principal.ended else ""
         words = (principal.name, principal.access.told, ",".join(principal.realms), ",".join([*shown, *sans]), until)
-        click.echo("  ".join(word for word in words if word) + ended)
+        lines.append("  ".join(word for word in words if word) + ended)
+    show(*lines)
     return 0
+
+
+def _by_utc(until: datetime) -> str:
+    """When something ends, by UTC; as it stands there, where UTC would be in no year that there is."""
+    try:
+        return f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except OverflowError:
+        return until.isoformat()
 
 
 def _file_of(settings: Settings) -> Path:

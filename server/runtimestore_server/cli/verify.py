@@ -96,20 +96,20 @@ def command(settings: Settings, *, as_json: bool, report: Path | None, strict: b
         sys.stderr.write(f"runtimestore: verifying {printable(describe(url))}\n")
     # What a server could read, however deep it nests, is read here too.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
-    with refusing(code=CANNOT):
+    with refusing(ValueError, code=CANNOT):
         database = open_to_read(url)
-        with Output(as_json=as_json, file=report) as output:
-            try:
-                found = verify(database, output)
-                found.store = describe(url)
-            except (SchemaNotCurrent, ChangedMeanwhile, CannotTell) as error:
-                raise _cannot(str(error)) from None
-            finally:
-                database.dispose()
-            try:
-                output.finish(found)
-            except CannotTell as error:
-                raise _cannot(str(error)) from None
+    with refusing(code=CANNOT), Output(as_json=as_json, file=report) as output:
+        try:
+            found = verify(database, output)
+            found.store = describe(url)
+        except (SchemaNotCurrent, ChangedMeanwhile, CannotTell) as error:
+            raise _cannot(str(error)) from None
+        finally:
+            database.dispose()
+        try:
+            output.finish(found)
+        except CannotTell as error:
+            raise _cannot(str(error)) from None
     if found.interrupted:
         return INTERRUPTED
     return FOUND if found.errors or (strict and found.warnings) else CLEAN

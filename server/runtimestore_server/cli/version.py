@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
+
+from runtimestore_server.cli.output import show
 
 
 @click.command
@@ -12,5 +12,5 @@ def command() -> int:
     """Print the version."""
     from importlib.metadata import version
 
-    sys.stdout.write(f"runtimestore {version('runtimestore')}\n")
+    show(f"runtimestore {version('runtimestore')}")
     return 0
