@@ -14,6 +14,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.rpc.small_messages import MOST_BYTES
 from support.checkers.clean_up import until
 from support.checkers.refusals import refused
 from support.faults.uploads import REFLECTION, WAIT_SECONDS, connections, done, ended, sent
@@ -101,10 +102,12 @@ async def test_no_request_stays_in_memory_when_its_caller_gives_up(realm: str) -
                 go_on.set()
             await until(lambda: not requests.alive())
 
-            exchange = channel.stream_stream(REFLECTION)(timeout=WAIT_SECONDS)
-            await exchange.write(unknown_field(9 * 1024 * 1024))  # it comes back, larger than this client reads
-            with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
-                await exchange.read()
+            reads_little = [("grpc.max_receive_message_length", MOST_BYTES // 4)]
+            async with grpc.aio.insecure_channel(app.address, reads_little) as other:
+                exchange: Any = other.stream_stream(REFLECTION)(timeout=WAIT_SECONDS)
+                await exchange.write(unknown_field(MOST_BYTES // 2))  # it comes back, larger than this client reads
+                with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
+                    await exchange.read()
             await until(lambda: not app.limiters.exchanges.slots.received)
             await until(lambda: not requests.alive())
 

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from runtimestore.errors import StoreUnavailable
 from runtimestore.v1 import runtime_store_pb2
 from runtimestore_server.budget import Bound, Budget
+from runtimestore_server.rpc.small_messages import LateMessages
 from runtimestore_server.rpc.upload_slots import ENDS, UploadSlots
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ from sending the largest to any method."""
 
 STRANGERS = 2
 """How many messages are received at once of those who show no credential where one is asked for. They may ask for the
-health of the whole server, which is an empty message; what they send instead is in nobody's way and fills no more."""
+health of the whole server, which is an empty message; what they send instead is in nobody's way, and given up before it
+fills anything (`small_messages`)."""
+
+PROMPT = "/grpc.health."
+"""How the paths of the methods begin whose messages come with their calls: anybody may ask for health."""
 
 RESTARTS = "gRPC stopped by itself and is started again"
 """What the others are told when the server goes on under a new listener."""
@@ -105,6 +110,7 @@ class Limiters:
             ),
             writes,
         )
+        self.late = LateMessages()
         waiting = Bound(settings.max_waiting_reads, "waiting_reads", "calls wait to be received")
         self.others, self.exchanges, self.strangers = (
             Limiter(

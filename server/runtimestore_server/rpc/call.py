@@ -15,8 +15,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from runtimestore_server.rpc.admission import OURS, unavailable
+from runtimestore_server.rpc.admission import OURS, PROMPT, WRITES, unavailable
 from runtimestore_server.rpc.sending import this_call
+from runtimestore_server.rpc.small_messages import MOST_BYTES, too_large
 from runtimestore_server.rpc.status import (
     STATUS_DETAILS_KEY,
     end_of_call,
@@ -136,6 +137,8 @@ class _Method:
         self._handler = handler
         self._limiter = limiters.of(path)
         self._strangers = limiters.strangers
+        self._most_bytes = None if path in WRITES else MOST_BYTES
+        self._late = limiters.late if path.startswith(PROMPT) else None
         self._sending = sending
         self._authorization = None if authorization is None else authorization.of(path)
         self._respond = self._one if handler.unary_unary else self._many if handler.unary_stream else self._exchange
@@ -214,7 +217,14 @@ class _Method:
 
     async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
         """The request of a call that has one; its slot is free then."""
-        message = await context.read()
+        if self._late is None:
+            message = await context.read()
+        else:
+            self._late.begin(call, limiter.slots)
+            try:
+                message = await context.read()
+            finally:
+                self._late.end(call)
         if message is grpc.aio.EOF:
             limiter.slots.end(call)  # nothing comes any more, and others may receive meanwhile
             await asyncio.sleep(GIVEN_UP_SECONDS)
@@ -225,6 +235,8 @@ class _Method:
 
     def _read(self, message: bytes, caller: Caller | None) -> Any:
         """The request in a message, if whoever calls may ask that."""
+        if self._most_bytes is not None and len(message) > self._most_bytes:
+            raise too_large(len(message))
         try:
             request = self._handler.request_deserializer(message)
         except DecodeError:  # gRPC itself would answer with INTERNAL

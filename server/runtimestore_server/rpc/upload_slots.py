@@ -15,6 +15,7 @@ from runtimestore.errors import Overloaded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.budget import RetryPacing
 
 
@@ -64,7 +65,7 @@ class UploadSlots:
         self._slots: dict[asyncio.Task[Any], _Slot] = {}
         self._held: Counter[str] = Counter()
         self._queues: OrderedDict[str, OrderedDict[asyncio.Task[Any], asyncio.Future[None]]] = OrderedDict()
-        self._refused: dict[asyncio.Task[Any], Overloaded | NotReceived] = {}
+        self._refused: dict[asyncio.Task[Any], RuntimeStoreError | NotReceived] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
         """How many calls wait for their turn."""
@@ -110,9 +111,13 @@ class UploadSlots:
             del self._held[slot.connection]
         self._give()
 
-    def refusal(self, call: asyncio.Task[Any]) -> Overloaded | NotReceived | None:
+    def refusal(self, call: asyncio.Task[Any]) -> RuntimeStoreError | NotReceived | None:
         """Why the call's message was given up, if the call was cancelled for that."""
         return self._refused.get(call)
+
+    def give_up(self, call: asyncio.Task[Any], error: RuntimeStoreError) -> None:
+        """Refuse a call, whose message is being received, with this error."""
+        self._refuse(call, error)
 
     def abort(self, because: str = ENDS) -> None:
         """Give up whatever waits or is being received."""
@@ -191,7 +196,7 @@ class UploadSlots:
                 if now - slot.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
                     yield call
 
-    def _refuse(self, call: asyncio.Task[Any], error: Overloaded | NotReceived) -> None:
+    def _refuse(self, call: asyncio.Task[Any], error: RuntimeStoreError | NotReceived) -> None:
         if call not in self._refused:
             self._refused[call] = error
             call.cancel()

@@ -1,0 +1,94 @@
+"""Bounds the messages of methods whose requests are small by nature: all but those that write documents.
+
+gRPC has one bound for all methods of a server, and knows the size of a message before it receives it, but tells nobody.
+So a message that is there is measured before it is decoded; and one of a method that anybody may call is given up while
+it comes, as soon as the process grows meanwhile. Small ones come with their call, in one packet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from runtimestore.errors import FieldViolation, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtimestore_server.rpc.upload_slots import UploadSlots
+
+MOST_BYTES = 64 * 1024
+"""How large a message of these methods may be; they hold a few ids, and none of them a document."""
+
+LOOK_SECONDS = 0.01
+"""How often it is looked whether the process grows, while a message is late. gRPC receives megabytes meanwhile."""
+
+MOST_GROWTH_BYTES = 16 * 1024 * 1024
+"""How much a process may grow, for whatever reason, while it waits for a message that is late."""
+
+
+def too_large(size_bytes: int) -> InvalidRequest:
+    """The refusal of a message that is larger than any of its method."""
+    return InvalidRequest(
+        f"the request has {size_bytes} bytes; requests of this method have {MOST_BYTES} at most",
+        metadata={"field": "request", "size_bytes": str(size_bytes), "limit_bytes": str(MOST_BYTES)},
+        violations=[FieldViolation("request", f"must have {MOST_BYTES} bytes at most")],
+    )
+
+
+def _late() -> InvalidRequest:
+    return InvalidRequest(
+        f"the request did not come with its call, or is large; requests of this method have {MOST_BYTES} bytes at most",
+        metadata={"field": "request", "limit_bytes": str(MOST_BYTES)},
+        violations=[FieldViolation("request", f"must have {MOST_BYTES} bytes at most, and come with the call")],
+    )
+
+
+class LateMessages:
+    """Gives up messages that are late while the process grows; used on the event loop.
+
+    Nobody knows whose message makes it grow: who is late then may be refused for another's, and may try again.
+    Where the system does not tell how large the process is, the slots are the only bound.
+    """
+
+    def __init__(self, resident_bytes: Callable[[], int | None] | None = None) -> None:
+        self._resident_bytes = resident_bytes or _resident_bytes
+        self._waiting: dict[asyncio.Task[Any], tuple[UploadSlots, int | None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, call: asyncio.Task[Any], slots: UploadSlots) -> None:
+        """Look at the message of a call that has one of these slots, until `end`."""
+        self._waiting[call] = slots, None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def end(self, call: asyncio.Task[Any]) -> None:
+        """The message is there, or is not wanted; nothing happens the second time."""
+        self._waiting.pop(call, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._waiting:
+            return
+        now = self._resident_bytes()
+        if now is None:
+            return
+        for call, (slots, before) in list(self._waiting.items()):
+            if before is None:
+                self._waiting[call] = slots, now
+            elif now - before > MOST_GROWTH_BYTES:
+                self.end(call)
+                slots.give_up(call, _late())
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident_bytes() -> int | None:
+    """How much memory this process has; None where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm", "rb") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * _PAGE_BYTES
+    return None

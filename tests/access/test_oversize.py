@@ -1,0 +1,106 @@
+"""No method takes a message that is larger than its requests can be: not from strangers, and not from anybody else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from runtimestore_server.access.methods import TABLE
+from runtimestore_server.rpc.admission import EXCHANGES, WRITES
+from runtimestore_server.rpc.small_messages import LOOK_SECONDS, MOST_BYTES, MOST_GROWTH_BYTES, LateMessages
+from support.checkers.clean_up import until
+from support.checkers.refusals import refused
+from support.faults.uploads import WAIT_SECONDS, stalled
+from support.servers.access import access_file, bearer, entry, new_token
+from support.servers.server import ServerProcess, in_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1024 * 1024
+CHECK = "/grpc.health.v1.Health/Check"
+HEALTH = {path for path in TABLE if path.startswith("/grpc.health.")}
+OPEN_TO_ALL = {CHECK, "/grpc.health.v1.Health/Watch"}
+NOTHING_LARGER = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+
+
+def _resident_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123  (one line)
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
+def _sent(channel: Any, path: str, message: bytes, token: str | None = None) -> Any:
+    metadata = bearer(token) if token else None
+    if path in EXCHANGES:
+        return channel.stream_stream(path)(iter([message]), metadata=metadata, timeout=WAIT_SECONDS)
+    return channel.unary_stream(path)(message, metadata=metadata, timeout=WAIT_SECONDS)
+
+
+async def test_the_largest_messages_to_health_fill_nothing_though_nobody_needs_a_credential(tmp_path: Path) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", new_token())])
+    large = bytes(120 * MIB)
+    with ServerProcess("memory:", access_file=str(path)) as server:
+        async with grpc.aio.insecure_channel(server.address, NOTHING_LARGER) as channel:
+            check: Any = channel.unary_unary(CHECK)
+            await check(b"", timeout=WAIT_SECONDS)
+            before = _resident_bytes(server.pid)
+            calls = [refused(check(large, timeout=WAIT_SECONDS)) for _ in range(3)]
+            answers = await asyncio.gather(*calls)
+            grown = _resident_bytes(server.pid) - before
+            assert [one.reason for one in answers] == ["INVALID_REQUEST"] * 3
+            await check(b"", timeout=WAIT_SECONDS)
+    assert grown < 100 * MIB  # with one whole message, and what is made of it, it is 240 MiB and more
+
+
+@pytest.mark.parametrize("path", sorted(TABLE))
+async def test_what_is_too_large_for_a_method_is_refused_from_strangers_and_from_principals(
+    tmp_path: Path, path: str
+) -> None:
+    file = access_file(tmp_path / "access.toml", [entry("operator", token := new_token(), access="admin")])
+    large = bytes(MOST_BYTES + 1)
+    async with in_process("memory:", access_file=file) as app, grpc.aio.insecure_channel(app.address) as channel:
+        of_stranger = await refused(_sent(channel, path, large))
+        of_principal = await refused(_sent(channel, path, large, token))
+    assert of_stranger.reason == ("INVALID_REQUEST" if path in OPEN_TO_ALL else "UNAUTHENTICATED")
+    assert of_principal.reason == "INVALID_REQUEST"
+    if path not in WRITES:  # which take documents
+        assert of_principal.metadata["limit_bytes"] == str(MOST_BYTES)
+
+
+async def test_a_small_message_that_is_late_is_waited_for_while_nothing_grows() -> None:
+    async with in_process("memory:") as app, grpc.aio.insecure_channel(app.address) as channel:
+        call: Any = stalled(channel, CHECK)
+        await until(lambda: app.limiters.others.slots.received == 1)
+        await asyncio.sleep(5 * LOOK_SECONDS)
+        await call.write(b"")
+        assert await asyncio.wait_for(call, WAIT_SECONDS)
+
+
+async def test_who_is_late_while_the_process_grows_is_given_up_and_nobody_else() -> None:
+    grown = 0
+    given_up: list[Any] = []
+
+    class Slots:
+        def give_up(self, call: Any, error: Exception) -> None:
+            given_up.append((call, error))
+
+    slots: Any = Slots()
+    late = LateMessages(resident_bytes=lambda: grown)
+    there, waits = (asyncio.ensure_future(asyncio.sleep(0)) for _ in range(2))
+    late.begin(there, slots)
+    late.begin(waits, slots)
+    await asyncio.sleep(3 * LOOK_SECONDS)
+    late.end(there)
+    grown = MOST_GROWTH_BYTES
+    await asyncio.sleep(3 * LOOK_SECONDS)
+    assert given_up == []
+    grown = MOST_GROWTH_BYTES + 1
+    await until(lambda: bool(given_up))
+
+    assert [call for call, _ in given_up] == [waits]
+    await asyncio.gather(there, waits)
