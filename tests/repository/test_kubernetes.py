@@ -9,23 +9,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from support.checkers.kustomize import files, objects
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSION = "1.31"
 NOT_KUBERNETES_OWN = {"Kustomization", "ServiceMonitor"}
-PATCHES = "tls.yaml"
 
-
-def _objects(pattern: str = "*/*.yaml") -> list[Any]:
-    files = sorted(file for file in FOLDER.glob(pattern) if file.name != PATCHES)
-    return [
-        pytest.param(loaded, id=f"{file.parent.name}/{file.name}")
-        for file in files
-        for loaded in yaml.safe_load_all(file.read_text(encoding="utf-8"))
-    ]
-
-
-OBJECTS = _objects()
+OBJECTS: list[Any] = [pytest.param(found, id=file) for file, found in objects(FOLDER)]
 WITH_PODS = [found for found in OBJECTS if "template" in found.values[0].get("spec", {})]
 
 
@@ -35,12 +26,34 @@ def test_every_file_is_what_kubernetes_own_schema_says(loaded: dict[str, Any]) -
         kubernetes_validate.validate(loaded, VERSION, strict=True)
 
 
-@pytest.mark.parametrize("folder", ["postgres", "sqlite"])
-def test_all_files_of_a_folder_are_applied(folder: str) -> None:
-    named = yaml.safe_load((FOLDER / folder / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
+def test_no_file_is_left_out_here() -> None:
+    held = {str(found.id) for found in OBJECTS}
 
-    others = {file.name for file in (FOLDER / folder).iterdir()} - {"kustomization.yaml", PATCHES}
-    assert sorted(others) == named
+    assert held == files(FOLDER)
+    assert {"postgres/tls.yaml", "sqlite/tls.yaml"} < held
+
+
+@pytest.mark.parametrize("folder", ["postgres", "sqlite"])
+def test_what_a_folder_does_not_apply_is_named_as_a_patch_to_add(folder: str) -> None:
+    text = (FOLDER / folder / "kustomization.yaml").read_text(encoding="utf-8")
+
+    others = {file.name for file in (FOLDER / folder).iterdir()} - {"kustomization.yaml"}
+    patches = others - set(yaml.safe_load(text)["resources"])
+    assert all(f"#   - path: {name}" in text for name in patches)
+
+
+@pytest.mark.parametrize("folder", ["postgres", "sqlite"])
+def test_with_its_patch_a_server_asks_who_calls_and_is_probed_without_a_credential(folder: str) -> None:
+    (loaded,) = (found.values[0] for found in OBJECTS if found.id == f"{folder}/tls.yaml")
+    (container,) = loaded["spec"]["template"]["spec"]["containers"]
+
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert environment["RUNTIMESTORE_INSECURE"] == "false"
+    assert container["image"]
+    assert {"RUNTIMESTORE_TLS_CERT", "RUNTIMESTORE_TLS_KEY", "RUNTIMESTORE_ACCESS_FILE"} < environment.keys()
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert "grpc" not in container[probe]
+        assert container[probe]["httpGet"]["port"] == "metrics"
 
 
 @pytest.mark.parametrize("loaded", WITH_PODS)
@@ -63,7 +76,7 @@ def test_servers_are_probed_and_have_longer_to_end_than_their_grace_period(loade
     pod = loaded["spec"]["template"]["spec"]
     (container,) = pod["containers"]
 
-    assert "grpc" in container["readinessProbe"]
+    assert "grpc" in container["readinessProbe"] or "httpGet" in container["readinessProbe"]
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert pod["terminationGracePeriodSeconds"] > 10
     assert loaded["kind"] != "StatefulSet" or loaded["spec"]["replicas"] == 1
