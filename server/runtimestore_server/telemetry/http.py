@@ -81,10 +81,16 @@ class Telemetry:
         return [body if environ["REQUEST_METHOD"] != "HEAD" else b""]
 
     def _ready(self, *, verbose: bool) -> _Text:
-        checks = self._readiness.checks()
+        checks, warnings = self._readiness.checks(), self._readiness.warnings()
         failing = {name: problem for name, problem in checks.items() if problem is not None}
         status = "503 Service Unavailable" if failing else "200 OK"
         if verbose:
-            told = {name: {"ready": problem is None, "problem": problem} for name, problem in sorted(checks.items())}
+            told = {
+                name: {"ready": problem is None, "problem": problem, "warning": warnings.get(name)}
+                for name, problem in sorted(checks.items())
+            }
             return status, "application/json", json.dumps({"ready": not failing, "checks": told}, indent=2) + "\n"
-        return status, "text/plain", f"not ready: {', '.join(sorted(failing))}\n" if failing else "ready\n"
+        text = f"not ready: {', '.join(sorted(failing))}" if failing else "ready"
+        if warned := sorted(name for name, warning in warnings.items() if warning is not None):
+            text += f"; warning: {', '.join(warned)}"
+        return status, "text/plain", f"{text}\n"
