@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 DAY = timedelta(days=1)
@@ -88,11 +90,18 @@ def intermediate() -> Issued:
 
 
 def _name(name: str) -> x509.GeneralName:
-    if ":" in name:
-        return x509.UniformResourceIdentifier(name)
-    if "@" in name:
-        return x509.RFC822Name(name)
+    kind, _, text = name.partition("=")
+    if text:  # where it is told
+        kinds: dict[str, Callable[[str], x509.GeneralName]] = {
+            "uri": x509.UniformResourceIdentifier,
+            "dns": x509.DNSName,
+            "email": x509.RFC822Name,
+        }
+        return kinds[kind](text)
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return x509.DNSName(name)
+        pass
+    if ":" in name:
+        return x509.UniformResourceIdentifier(name)
+    return x509.RFC822Name(name) if "@" in name else x509.DNSName(name)
