@@ -55,8 +55,11 @@ class AccessFile:
             try:
                 self._take_up()
             except Unusable as wrong:
+                if self._seen is None:
+                    self._stamp = None  # it could not be read: for a reason that may pass, and change nothing of it
+                if self.unusable != str(wrong):
+                    _log.error("the access file cannot be used; the rules before it stay in force", error=str(wrong))
                 self.unusable = str(wrong)
-                _log.error("the access file cannot be used; the rules before it stay in force", error=str(wrong))
         return self.current
 
     def _take_up(self) -> None:

@@ -33,6 +33,9 @@ _MOST_BYTES = 16 * 1024 * 1024
 LOOK_SECONDS = 5.0
 """How often the files are looked at where nobody connects. What is not in force for a passing reason is tried again."""
 
+READ_TIMES = 5
+"""How often files are read that change meanwhile, as when the folder that they lie in is swapped."""
+
 WAIT_SECONDS = TRY_SECONDS / 2
 """How long a handshake waits for changed files to be tried; later it goes by what is in force."""
 
@@ -205,11 +208,12 @@ class Certificates:
         Raises:
             Unusable: one cannot be read.
         """
-        before = self._stamps()
-        contents = [self._content_of(path) for path in self._paths]
-        if self._stamps() != before:
-            raise Unusable(f"--tls-cert {self._certificate}: it changed while it was read")
-        return contents
+        for _ in range(READ_TIMES):
+            before = self._stamps()
+            contents = [self._content_of(path) for path in self._paths]
+            if self._stamps() == before:
+                return contents
+        raise Unusable(f"--tls-cert {self._certificate}: it changed while it was read")
 
     def _content_of(self, path: Path) -> bytes:
         try:
