@@ -108,7 +108,7 @@ class Application:
         """Open the store and serve it."""
         settings = self.settings
         try:
-            self.certificates, self.authorization = protection(settings)
+            self.certificates, self.authorization = await asyncio.to_thread(protection, settings)
         except Unusable as wrong:
             raise CannotServe(str(wrong)) from None
         database, revision = await _opened(settings)
@@ -181,9 +181,9 @@ class Application:
         )
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}
         if (certificates := self.certificates) is not None:
-            self.readiness.add("certificates", lambda: certificates.unusable)
+            self.readiness.add_warning("certificates", lambda: certificates.warning)
         if (authorization := self.authorization) is not None:
-            self.readiness.add("access", lambda: authorization.unusable)
+            self.readiness.add_warning("access", lambda: authorization.unusable)
         self.telemetry = Telemetry(metrics.registry(parts, build), self.readiness)
         try:
             await self.health.report(serving=True)
@@ -198,7 +198,9 @@ class Application:
         return self
 
     def _keep_looking(self, interval_seconds: float) -> None:
-        """See from now on that the service can be given, and that streams are those of callers who may come in."""
+        """See from now on that the service can be given, and who may come in: by newer files, on open streams too."""
+        if self.certificates is not None:
+            self.certificates.start(self.supervision)
         if self.authorization is not None:
             self.authorization.streams.start(self.supervision)
         self.health.keep_checking(self._check, interval_seconds=interval_seconds, supervision=self.supervision)
@@ -249,6 +251,8 @@ class Application:
         """Go down, within the grace period."""
         self.readiness.add("shutdown", lambda: "the server is ending")
         await self.sampling.close()
+        if self.certificates is not None:
+            await self.certificates.close()
         if self.authorization is not None:
             await self.authorization.streams.close()
         self.ended = await self.shutdown.end(grace_seconds=self.settings.grace_period_seconds)

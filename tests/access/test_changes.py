@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ import structlog.testing
 import trustme
 
 from runtimestore import AsyncRuntimeStoreClient, CallFailed, RetryPolicy, RuntimeState, Tls, Unauthenticated
+from runtimestore_server.access.access_file import TICK_NS, AccessFile
+from runtimestore_server.access.tls import Certificates
+from runtimestore_server.access.tokens import digest_of
 from support.checkers.clean_up import until
 from support.servers.access import access_file, bearer, ca, entry, new_token, put, server_files
 from support.servers.server import in_process
@@ -68,6 +73,61 @@ async def test_a_certificate_is_changed_under_load_and_no_call_fails(tmp_path: P
                     await new.get_server_info()
                 some = written[0]
                 await until(lambda: written[0] > some + 10)  # noqa: B023  (waited for here)
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+async def test_no_new_connection_fails_while_certificates_are_changed_in_any_way_and_tokens_with_them(
+    tmp_path: Path, mutual: bool
+) -> None:
+    files: Any = server_files(tmp_path, client_ca=mutual)
+    tokens = [new_token()]
+    path = access_file(tmp_path / "access.toml", [entry("agents", *tokens)])
+    shown = ca().issue_cert("agents.test")
+    chain = b"".join(blob.bytes() for blob in shown.cert_chain_pems)
+    tls = Tls(ca=TRUSTED.ca, certificate=chain, key=shown.private_key_pem.bytes()) if mutual else TRUSTED
+    serials, connected, ends = set(), [0] * 3, False
+    async with in_process("memory:", access_file=path, **files) as app:
+
+        async def connect(number: int) -> None:
+            while not ends:
+                async with AsyncRuntimeStoreClient(app.address, tls=tls, token=lambda: tokens[-1], retry=ONCE) as one:
+                    await one.commit_machine_lifecycle(f"rt:session:{number}", RuntimeState.IDLE)
+                connected[number] += 1
+
+        async def all_connected_again() -> None:
+            before = [*connected]
+            await until(lambda: all(now > then + 1 for now, then in zip(connected, before, strict=True)))
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(len(connected)):
+                group.create_task(connect(number))
+            await all_connected_again()
+            for turn in range(6):
+                new = new_token()
+                access_file(path, [entry("agents", tokens[-1], new)])
+                if turn % 3 == 0:  # the two files one after the other, with connections between
+                    kept = files["tls_cert"].read_bytes(), files["tls_key"].read_bytes()
+                    server_files(tmp_path, client_ca=mutual)
+                    renewed = files["tls_cert"].read_bytes(), files["tls_key"].read_bytes()
+                    put(files["tls_cert"], kept[0])
+                    await all_connected_again()
+                    put(files["tls_cert"], renewed[0])
+                elif turn % 3 == 1:  # in place, and broken for a while
+                    files["tls_cert"].write_bytes(b"")
+                    await all_connected_again()
+                    server_files(tmp_path, client_ca=mutual)
+                else:
+                    server_files(tmp_path, client_ca=mutual)
+                tokens.append(new)
+                await all_connected_again()
+                access_file(path, [entry("agents", new)])
+                await all_connected_again()
+                assert app.certificates is not None
+                assert app.certificates.unusable is None
+                if not mutual:
+                    serials.add(await served_serial(app.address))
+            ends = True
+    assert mutual or len(serials) == 6
 
 
 @pytest.mark.parametrize("fault", ["another key", "no certificate", "gone"])
@@ -152,6 +212,32 @@ async def test_a_token_is_changed_under_load_and_no_call_fails(tmp_path: Path) -
         async with AsyncRuntimeStoreClient(app.address, token=tokens[0], retry=ONCE) as old:
             with pytest.raises(Unauthenticated):
                 await old.get_server_info()
+
+
+def test_what_could_not_be_read_for_want_of_descriptors_is_taken_up_once_there_are_some(tmp_path: Path) -> None:
+    files = server_files(tmp_path)
+    path = access_file(tmp_path / "access.toml", [entry("agents", new_token())])
+    rules, certificates = AccessFile(path), Certificates(files["tls_cert"], files["tls_key"], None)
+    access_file(path, [entry("agents", new := new_token())])
+    server_files(tmp_path)
+    time.sleep(2 * TICK_NS / 1e9)  # else it is looked at again in any case
+    bounds = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = rules.current
+    with structlog.testing.capture_logs() as logged, contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, bounds)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, bounds[1]))
+        for _ in range(3):
+            rules.rules()
+            certificates.look(again=True)
+    assert rules.unusable is not None
+    assert certificates.unusable is not None
+    assert rules.current is before
+    assert [line["log_level"] for line in logged] == ["error", "error"]
+
+    assert rules.rules().by_token(digest_of(new)) is not None
+    certificates.look(again=True)
+    told = [rules.unusable, certificates.unusable]
+    assert told == [None, None]
 
 
 @pytest.mark.parametrize("fault", ["no TOML", "a bad entry", "gone"])

@@ -19,6 +19,8 @@ from support.servers.access import access_file, bearer, ca, credentials, entry, 
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from google.protobuf.descriptor import MethodDescriptor
@@ -187,11 +189,21 @@ async def revoke(app: Application, path: Path) -> None:
     access_file(path, [path.with_suffix(".without").read_text()])
 
 
-@pytest.mark.parametrize("by", ["token", "certificate"])
-async def test_every_method_lets_in_whom_the_table_names_and_nobody_else(tmp_path: Path, by: str) -> None:
-    path, brought = who_calls(tmp_path, by=by)
-    files: dict[str, Any] = server_files(tmp_path, client_ca=by == "certificate")
-    async with in_process("memory:", access_file=path, **files) as app:
+async def test_every_method_lets_in_by_token_whom_the_table_names_and_nobody_else(
+    tmp_path: Path, serve: Callable[..., AbstractAsyncContextManager[Application]]
+) -> None:
+    await sweep(tmp_path, serve, by="token")
+
+
+async def test_every_method_lets_in_by_certificate_whom_the_table_names_and_nobody_else(tmp_path: Path) -> None:
+    await sweep(tmp_path, lambda **settings: in_process("memory:", **settings), by="certificate")
+
+
+async def sweep(folder: Path, serve: Callable[..., AbstractAsyncContextManager[Application]], *, by: str) -> None:
+    """Call every method as everybody."""
+    path, brought = who_calls(folder, by=by)
+    files: dict[str, Any] = server_files(folder, client_ca=by == "certificate")
+    async with serve(access_file=path, **files) as app:
 
         def channel_of(who: str) -> tuple[grpc.aio.Channel, Any]:
             certificate = brought[who] if by == "certificate" else None

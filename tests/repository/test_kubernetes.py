@@ -44,13 +44,21 @@ def test_what_a_folder_does_not_apply_is_named_as_a_patch_to_add(folder: str) ->
 
 @pytest.mark.parametrize("folder", ["postgres", "sqlite"])
 def test_with_its_patch_a_server_asks_who_calls_and_is_probed_without_a_credential(folder: str) -> None:
-    (loaded,) = (found.values[0] for found in OBJECTS if found.id == f"{folder}/tls.yaml")
-    (container,) = loaded["spec"]["template"]["spec"]["containers"]
+    patched = {found.values[0]["kind"]: found.values[0] for found in OBJECTS if found.id == f"{folder}/tls.yaml"}
+    service = patched.pop("Service")
+    (workload,) = patched.values()
+    pod = workload["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = [one for one in container["volumeMounts"] if one["name"] == "access"]
 
     environment = {one["name"]: one.get("value") for one in container["env"]}
     assert environment["RUNTIMESTORE_INSECURE"] == "false"
     assert container["image"]
-    assert {"RUNTIMESTORE_TLS_CERT", "RUNTIMESTORE_TLS_KEY", "RUNTIMESTORE_ACCESS_FILE"} < environment.keys()
+    given = [environment[f"RUNTIMESTORE_{name}"] for name in ("TLS_CERT", "TLS_KEY", "ACCESS_FILE")]
+    assert {str(Path(path or "").parent) for path in given} == {mount["mountPath"]}
+    assert "subPath" not in mount  # of which a change would never be seen
+    assert {"access", "tmp"} <= {volume["name"] for volume in pod["volumes"]}
+    assert [port.get("appProtocol") for port in service["spec"]["ports"]] == ["https", None]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert "grpc" not in container[probe]
         assert container[probe]["httpGet"]["port"] == "metrics"

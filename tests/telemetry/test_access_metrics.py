@@ -13,7 +13,7 @@ import pytest
 from runtimestore import AsyncRuntimeStoreClient, RealmNotAllowed, RetryPolicy, RuntimeStoreError, Tls, Unauthenticated
 from runtimestore_server.access.rules import MOST_LABELS, parsed
 from runtimestore_server.telemetry.counts import MOST_REALMS, OTHER_REALMS, RealmCounts
-from support.checkers.scraping import LISTEN, get, scraped, value
+from support.checkers.scraping import LISTEN, checks, get, scraped, value
 from support.servers.access import access_file, ca, entry, new_token, server_files
 from support.servers.server import in_process
 
@@ -120,6 +120,24 @@ async def test_what_was_wrong_with_each_attempt_is_counted(tmp_path: Path) -> No
                 await client.load_runtime_state("rt:session:x")
         assert await metric(app, REFUSALS, kind="realm") == 1
         assert await metric(app, REFUSALS) == 6
+
+
+async def test_a_broken_access_file_is_warned_of_and_makes_no_server_unready(tmp_path: Path) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("a", token := new_token())])
+    async with in_process("memory:", access_file=path, **LISTEN) as app:
+        address = app.telemetry.address
+        path.write_text("[[principal]]\nname = ")
+        await write(app, token, "default")
+        status, found = await asyncio.to_thread(checks, address)
+        assert (status, found["ready"], found["checks"]["access"]["ready"]) == (200, True, True)
+        assert f"--access-file {path}: it is no TOML" in found["checks"]["access"]["warning"]
+        assert await asyncio.to_thread(get, address, "/readyz") == (200, "ready; warning: access\n")
+        assert await metric(app, "runtimestore_warning", check="access") == 1
+        assert await metric(app, "runtimestore_ready", check="access") == 1
+        access_file(path, [entry("a", token)])
+        await write(app, token, "default")
+        assert await asyncio.to_thread(get, address, "/readyz") == (200, "ready\n")
+        assert await metric(app, "runtimestore_warning", check="access") == 0
 
 
 async def test_each_handshake_that_is_begun_is_counted_whether_it_fails_or_not(tmp_path: Path) -> None:

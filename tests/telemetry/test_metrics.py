@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
 import socket
 import threading
 import time
 import urllib.request
 import uuid
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -22,7 +19,6 @@ from runtimestore import InvalidRequest, RetryPolicy, RuntimeStoreClient, Runtim
 from runtimestore_server.app import Application, CannotServe
 from runtimestore_server.settings import Settings
 from runtimestore_server.store.schema import HEAD, upgrade
-from runtimestore_server.telemetry import http
 from runtimestore_server.telemetry.counts import BatchCounts, Histogram, MethodCounts
 from runtimestore_server.telemetry.readiness import NOT_LOOKED, Readiness
 from scripts.postgres_server import PostgresServer
@@ -30,6 +26,7 @@ from support.checkers.scraping import LISTEN, checks, get, metrics_address, scra
 from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable
 
 
@@ -174,28 +171,6 @@ async def test_a_scrape_is_answered_while_the_event_loop_is_busy(
         asking.join(30)  # which keeps the loop
 
         assert [status for status, _ in answers] == [200, 200, 200]
-
-
-async def test_whoever_holds_connections_without_asking_keeps_no_other_out_for_long(
-    serve: Callable[..., contextlib.AbstractAsyncContextManager[Application]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http._Handler, "timeout", 0.5)
-    async with serve(**LISTEN) as app:
-        host, _, port = app.telemetry.address.rpartition(":")
-        with contextlib.ExitStack() as held:
-            before = threading.active_count()
-            for _ in range(4 * http.AT_ONCE):
-                held.enter_context(socket.create_connection((host, int(port))))
-            assert threading.active_count() - before <= http.AT_ONCE + 1
-
-            async def answered() -> bool:
-                with contextlib.suppress(OSError, HTTPException):
-                    return (await asyncio.to_thread(get, app.telemetry.address, "/healthz"))[0] == 200
-                return False
-
-            async with asyncio.timeout(20):
-                while not await answered():  # noqa: ASYNC110  (nothing tells when a place is free)
-                    await asyncio.sleep(0.05)
 
 
 def test_only_three_paths_are_answered_and_only_to_who_asks(tmp_path: Path) -> None:

@@ -16,12 +16,20 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import event
 
-from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, RevisionMismatch, RuntimeStoreClient, StoreUnavailable
+from runtimestore import (
+    AsyncRuntimeStoreClient,
+    RetryPolicy,
+    RevisionMismatch,
+    RuntimeStoreClient,
+    StoreUnavailable,
+    Tls,
+)
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from support.checkers import clean_up
 from support.checkers.scraping import LISTEN, metrics_address, until, value
 from support.generators.documents import input_state, new_id, receipt, session
+from support.servers.access import access_file, ca, entry, new_token, server_files
 from support.servers.collector import Collector, over_http
 from support.servers.scripted_store import Script, refusal, scripted_store
 from support.servers.server import in_process
@@ -30,6 +38,7 @@ from support.servers.server_process import ServerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -135,6 +144,31 @@ async def test_a_trace_reads_from_the_caller_over_call_and_batch_down_to_the_sta
         *("db.system.name", "db.operation.name", "db.collection.name", "db.operation.batch.size")
     }
     assert {(one.kind, one.attributes["db.system.name"], one.status) for one in statements} == {("client", engine, "")}
+
+
+async def test_a_trace_goes_on_over_tls_and_has_nothing_of_what_the_caller_shows(
+    collector: Collector, sent: InMemorySpanExporter, tmp_path: Path
+) -> None:
+    files: Any = server_files(tmp_path, client_ca=True)
+    rules = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    shown = ca().issue_cert("canary.test")
+    chain, key = (b"".join(blob.bytes() for blob in shown.cert_chain_pems), shown.private_key_pem.bytes())
+    tls = Tls(ca=ca().cert_pem.bytes(), certificate=chain, key=key)
+    async with (
+        in_process("memory:", access_file=rules, **files) as app,
+        AsyncRuntimeStoreClient(app.address, tls=tls, token=token) as client,
+    ):
+        await client.commit_machine_lifecycle(RUNTIME, "idle")
+    method = METHOD + "CommitMachineLifecycle"
+    spans = await _came(collector, lambda spans: _named(spans, method) and _named(spans, "batch"))
+    (of_client,) = sent.get_finished_spans()
+    (call,) = _named(spans, method)
+
+    assert call.parent_id == _id(of_client)
+    assert len({span.trace_id for span in spans}) == 1  # and the handshake that a certificate is tried in has no span
+    told = f"{spans} {of_client.to_json()}"
+    assert token not in told
+    assert "canary" not in told
 
 
 async def test_a_load_leads_to_its_statement_and_what_nobody_called_has_no_trace(

@@ -14,10 +14,11 @@ import promql_parser
 import pytest
 import yaml
 
-from runtimestore import InvalidRequest, RetryPolicy, RuntimeStoreClient
+from runtimestore import InvalidRequest, RetryPolicy, RuntimeStoreClient, Tls
 from runtimestore_server.store.schema import upgrade
 from scripts.postgres_server import PostgresServer
 from support.checkers.scraping import LISTEN, metrics_address, scraped, until, value
+from support.servers.access import access_file, ca, entry, new_token, server_files
 from support.servers.prometheus import NoPrometheus, Prometheus, program
 from support.servers.server_process import ServerProcess
 
@@ -55,13 +56,16 @@ def _queries() -> list[str]:
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Where two servers are scraped, one on each engine, of which each was called and refused something."""
     folder = tmp_path_factory.mktemp("watched")
+    rules = access_file(folder / "access.toml", [entry("a", token := new_token())])
+    files: Any = server_files(folder) | {"access_file": rules}
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer())
         upgrade(postgres.url)
         found = []
         for url in (f"sqlite:///{folder}/store.db", postgres.url):
-            server = stack.enter_context(ServerProcess(url, **LISTEN))
-            with RuntimeStoreClient(server.address, retry=RetryPolicy(max_attempts=1)) as client:
+            server = stack.enter_context(ServerProcess(url, **LISTEN, **files))
+            tls = Tls(ca=ca().cert_pem.bytes())
+            with RuntimeStoreClient(server.address, tls=tls, token=token, retry=RetryPolicy(max_attempts=1)) as client:
                 client.commit_machine_lifecycle(RUNTIME, "running")
                 client.load_runtime_state(RUNTIME)
                 with pytest.raises(InvalidRequest):

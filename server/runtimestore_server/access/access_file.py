@@ -25,7 +25,7 @@ EMPTY_SECONDS = 1.0
 """How long a file must have been empty before it counts as one that lets nobody in. Whoever writes it in place makes
 it empty first, for a moment in which every call would be refused."""
 
-_TICK_NS = 100_000_000
+TICK_NS = 100_000_000
 """How long after a change another one may leave the file's times as they are: the clock of a file system has ticks."""
 
 
@@ -55,8 +55,11 @@ class AccessFile:
             try:
                 self._take_up()
             except Unusable as wrong:
+                if self._seen is None:
+                    self._stamp = None  # it could not be read: for a reason that may pass, and change nothing of it
+                if self.unusable != str(wrong):
+                    _log.error("the access file cannot be used; the rules before it stay in force", error=str(wrong))
                 self.unusable = str(wrong)
-                _log.error("the access file cannot be used; the rules before it stay in force", error=str(wrong))
         return self.current
 
     def _take_up(self) -> None:
@@ -96,7 +99,7 @@ class AccessFile:
             raise Unusable(f"--access-file {self._path}: {error.strerror}") from None
         except Unusable as wrong:
             raise Unusable(f"--access-file {self._path}: {wrong}") from None
-        settled = abs(time.time_ns() - status.st_ctime_ns) > _TICK_NS
+        settled = abs(time.time_ns() - status.st_ctime_ns) > TICK_NS
         return content, _of(status) if settled else None
 
     def _parsed(self, content: bytes) -> Rules:

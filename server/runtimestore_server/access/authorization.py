@@ -12,7 +12,7 @@ from runtimestore.errors import AccessNotAllowed, RealmNotAllowed
 from runtimestore_server.access.failures import Failures, NotLetIn, sent_in_the_open, unauthenticated
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
-from runtimestore_server.access.peers import is_carried_safely
+from runtimestore_server.access.peers import is_carried_safely, names_shown
 from runtimestore_server.access.tokens import MalformedToken, digest_of, sent_token
 from runtimestore_server.documents.identifiers import DEFAULT_REALM
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.access.access_file import AccessFile
     from runtimestore_server.access.rules import Credential, Principal, Rules
-
-_SANS = "x509_subject_alternative_name"
 
 
 class Caller:
@@ -192,10 +190,10 @@ class MethodAuthorization:
             if not self._insecure and not is_carried_safely(context):
                 raise NotLetIn("plaintext")
             return digest_of(token)
-        sans = context.auth_context().get(_SANS)
-        if not sans:
+        names = names_shown(context.auth_context())
+        if not names:
             raise NotLetIn("none")
-        return tuple(san.decode(errors="replace") for san in sans)
+        return names
 
 
 def _known(credential: Credential, rules: Rules) -> Principal:

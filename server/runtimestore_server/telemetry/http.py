@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
-import time
-from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import make_wsgi_app
 
 from runtimestore_server.logs import frames
+from runtimestore_server.telemetry.http_server import HttpServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,12 +27,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-AT_ONCE = 16
-"""How many requests are answered at a time; more are closed, so that nobody fills the process with threads."""
-
-REQUEST_SECONDS = 10.0
-"""How long a request may take to come, and its answer to be read."""
-
 _Text = tuple[str, str, str]
 
 
@@ -46,7 +36,7 @@ class Telemetry:
     def __init__(self, registry: CollectorRegistry, readiness: Readiness) -> None:
         self._metrics: WSGIApplication = make_wsgi_app(registry)
         self._readiness = readiness
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
         self.address = ""
         """Where it listens, once it does."""
 
@@ -57,7 +47,7 @@ class Telemetry:
             OSError: the address cannot be had.
         """
         host, _, port = listen.rpartition(":")
-        self._server = server = _Server(host.strip("[]"), int(port))
+        self._server = server = HttpServer(host.strip("[]"), int(port))
         server.set_app(self._answer)
         self.address = f"{host}:{server.server_port}"
         supervision.thread("telemetry", server.serve)
@@ -91,83 +81,16 @@ class Telemetry:
         return [body if environ["REQUEST_METHOD"] != "HEAD" else b""]
 
     def _ready(self, *, verbose: bool) -> _Text:
-        checks = self._readiness.checks()
+        checks, warnings = self._readiness.checks(), self._readiness.warnings()
         failing = {name: problem for name, problem in checks.items() if problem is not None}
         status = "503 Service Unavailable" if failing else "200 OK"
         if verbose:
-            told = {name: {"ready": problem is None, "problem": problem} for name, problem in sorted(checks.items())}
+            told = {
+                name: {"ready": problem is None, "problem": problem, "warning": warnings.get(name)}
+                for name, problem in sorted(checks.items())
+            }
             return status, "application/json", json.dumps({"ready": not failing, "checks": told}, indent=2) + "\n"
-        return status, "text/plain", f"not ready: {', '.join(sorted(failing))}\n" if failing else "ready\n"
-
-
-class _Handler(WSGIRequestHandler):
-    """One request; nothing of it comes into the log."""
-
-    timeout = REQUEST_SECONDS
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the library's name)
-        """Write nothing: whoever asks decides how often, and what."""
-
-    def get_stderr(self) -> Any:
-        """Nowhere: the library would write there as it likes."""
-        return _Nowhere()
-
-
-class _Nowhere:
-    def write(self, text: str) -> None:
-        """Nothing."""
-
-    def flush(self) -> None:
-        """Nothing."""
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """A thread a request, a bounded number of them."""
-
-    daemon_threads = True
-
-    def __init__(self, host: str, port: int) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._free = threading.BoundedSemaphore(AT_ONCE)
-        super().__init__((host, port), _Handler)
-
-    def serve(self) -> None:
-        """Answer until `shutdown`."""
-        self.serve_forever(poll_interval=0.05)
-
-    def server_bind(self) -> None:
-        """Bind, without the look-up of the host's name that the library does."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections keep no new server out
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def get_request(self) -> Any:
-        """The next connection."""
-        try:
-            return super().get_request()
-        except OSError:
-            time.sleep(0.1)  # without a file descriptor for it: it would come again and again at once
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer on a thread, if one is free."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and let the next one in."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Write nothing: the other end went, or was too slow."""
+        text = f"not ready: {', '.join(sorted(failing))}" if failing else "ready"
+        if warned := sorted(name for name, warning in warnings.items() if warning is not None):
+            text += f"; warning: {', '.join(warned)}"
+        return status, "text/plain", f"{text}\n"

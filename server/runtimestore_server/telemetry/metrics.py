@@ -103,6 +103,14 @@ class ServerCollector:
         for name, problem in self._parts.readiness.checks().items():
             ready.add_metric((name,), problem is None)
         yield ready
+        warned = GaugeMetricFamily(
+            "runtimestore_warning",
+            "Whether a check of /readyz warns of something while the server serves on.",
+            labels=("check",),
+        )
+        for name, warning in self._parts.readiness.warnings().items():
+            warned.add_metric((name,), warning is not None)
+        yield warned
 
     def _of_access(self) -> Iterator[Metric]:
         parts = self._parts
@@ -128,9 +136,17 @@ class ServerCollector:
         yield refusals
         yield streams
         handshakes = CounterMetricFamily("runtimestore_tls_handshakes", "TLS handshakes that were begun.")
+        ends = GaugeMetricFamily(
+            "runtimestore_tls_not_after_timestamp_seconds",
+            "When what is in force ends: the server's certificate with those up to its CA, the last CA of clients.",
+            labels=("file",),
+        )
         if parts.certificates is not None:
             handshakes.add_metric((), parts.certificates.handshakes)
+            for file, validity in parts.certificates.validity.items():
+                ends.add_metric((file,), validity.ends.timestamp())
         yield handshakes
+        yield ends
 
     def _of_commits(self) -> Iterator[Metric]:
         batches = self._parts.store.batch_counts

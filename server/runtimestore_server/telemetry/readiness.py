@@ -25,6 +25,7 @@ class Readiness:
         self._problems: dict[str, str | None] = {}
         self._looked = time.monotonic()
         self._own: dict[str, Callable[[], str | None]] = {}
+        self._warnings: dict[str, Callable[[], str | None]] = {}
 
     def report(self, problems: Mapping[str, str | None]) -> None:
         """Tell what a look found: why a check fails, or None. Checks that it did not come to keep what was found."""
@@ -36,15 +37,26 @@ class Readiness:
         """Add a check that is asked each time, on the thread of whoever asks; it may wait for nothing."""
         self._own[name] = problem
 
+    def add_warning(self, name: str, warning: Callable[[], str | None]) -> None:
+        """Add a check that is asked like those of `add`, but tells of what does not keep the server from serving."""
+        self._warnings[name] = warning
+
+    def warnings(self) -> dict[str, str | None]:
+        """What somebody should look after while the server serves, by the name of the check; None where nothing is."""
+        return {name: _asked(warning) for name, warning in self._warnings.items()}
+
     def checks(self) -> dict[str, str | None]:
-        """Why each check fails, by name; None where it does not."""
+        """Why each check fails, by name; None where it does not. Of `warnings` there are the names."""
         with self._lock:
             found = {**self._problems}
             stale = time.monotonic() - self._looked > self._stale_seconds
         found["event loop"] = NOT_LOOKED if stale else None
-        for name, problem in self._own.items():
-            try:
-                found[name] = problem()
-            except Exception as error:  # noqa: BLE001  (a check that fails is not passed)
-                found[name] = f"the check failed: {type(error).__name__}"
-        return found
+        found |= {name: _asked(problem) for name, problem in self._own.items()}
+        return found | dict.fromkeys(self._warnings)
+
+
+def _asked(check: Callable[[], str | None]) -> str | None:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001  (a check that fails is not passed)
+        return f"the check failed: {type(error).__name__}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 KUSTOMIZATION = "kustomization.yaml"
 
-_KEYS = {"volumeMounts": "mountPath", "ports": "containerPort"}
+_KEYS = {"volumeMounts": ("mountPath",), "ports": ("containerPort", "port")}
 """By what the entries of a list are known, where it is not their name: as Kubernetes' own schema says."""
 
 
@@ -44,7 +44,7 @@ def merged(base: Any, patch: Any, key: str = "") -> Any:
         both = {name: merged(base.get(name), value, name) for name, value in patch.items()}
         return {name: value for name, value in (base | both).items() if value is not None}
     if isinstance(base, list) and isinstance(patch, list) and all(isinstance(one, dict) for one in patch):
-        known_by = _KEYS.get(key, "name")
+        known_by = next(name for name in _KEYS.get(key, ("name",)) if all(name in one for one in base + patch))
         found = {one[known_by]: one for one in base}
         return list((found | {one[known_by]: merged(found.get(one[known_by]), one) for one in patch}).values())
     return patch

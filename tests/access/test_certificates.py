@@ -1,0 +1,287 @@
+"""Which certificates come into force: those that gRPC takes, for as long as they hold, and no others."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import pytest
+import structlog.testing
+
+from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, Tls
+from runtimestore_server.access import tls
+from runtimestore_server.access.rules import Unusable
+from runtimestore_server.access.tls import Certificates
+from runtimestore_server.app import CannotServe
+from support.checkers import clean_up
+from support.checkers.scraping import LISTEN, checks, until, value
+from support.generators.certificates import DAY, Issued, intermediate, issued, root
+from support.servers.access import put
+from support.servers.server import in_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TRUSTED = Tls(ca=root().pem)
+Files = dict[str, "Path"]
+
+
+def files_of(folder: Path, pair: Issued, *chain: Issued, client_ca: bytes | None = None) -> Files:
+    """The settings of a server with a certificate, put into a folder: the key last."""
+    contents = {"tls_cert": b"".join(one.pem for one in (pair, *chain)), "tls_key": pair.key_pem}
+    if client_ca is not None:
+        contents["tls_client_ca"] = client_ca
+    for name, content in contents.items():
+        put(folder / f"{name}.pem", content)
+    return {name: folder / f"{name}.pem" for name in contents}
+
+
+def good(folder: Path, **more: Any) -> Files:
+    """Files that can be used."""
+    return files_of(folder, issued(intermediate()), intermediate(), **more)
+
+
+def another_key(folder: Path) -> Files:
+    """A pair that does not match."""
+    files = good(folder)
+    put(files["tls_key"], issued().key_pem)
+    return files
+
+
+def leaf_last(folder: Path) -> Files:
+    """A chain that begins with the CA."""
+    files, pair = good(folder), issued(intermediate())
+    put(files["tls_cert"], intermediate().pem + pair.pem)
+    put(files["tls_key"], pair.key_pem)
+    return files
+
+
+def of_kind(kind: str) -> Callable[[Path], Files]:
+    """A key of this kind."""
+    return lambda folder: files_of(folder, issued(intermediate(), kind=kind), intermediate())
+
+
+def of_time(begins: timedelta, ends: timedelta) -> Callable[[Path], Files]:
+    """A certificate of this time."""
+    return lambda folder: files_of(folder, issued(intermediate(), begins=begins, ends=ends), intermediate())
+
+
+def with_client_ca(content: bytes) -> Callable[[Path], Files]:
+    """A CA of clients with this content."""
+    return lambda folder: good(folder, client_ca=content)
+
+
+ENDED = issued(names=(), common_name="ended", begins=-9 * DAY, ends=-DAY, is_ca=True).pem
+BAD = {
+    "Ed25519": (of_kind("Ed25519"), "Ed25519): take a key that is RSA"),
+    "P-521": (of_kind("secp521r1"), "secp521r1): take a key that is RSA"),
+    "secp256k1": (of_kind("secp256k1"), "secp256k1): take a key that is RSA"),
+    "ended": (of_time(-2 * DAY, -DAY), "the certificate ended at 20"),
+    "not yet": (of_time(DAY, 2 * DAY), "the certificate holds from 20"),
+    "another key": (another_key, "the key is not that of the certificate"),
+    "chain in the wrong order": (leaf_last, "must stand first in its file"),
+    "empty CA of clients": (with_client_ca(b""), "must be certificates in PEM"),
+    "garbage as CA of clients": (with_client_ca(b"garbage"), "must be certificates in PEM"),
+    "half a CA of clients": (with_client_ca(root().pem + root().pem[:200]), "must be certificates in PEM"),
+    "garbage after a CA of clients": (
+        with_client_ca(root().pem + b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        "must be certificates in PEM",
+    ),
+    "CA of clients that has ended": (with_client_ca(ENDED), "every CA in it has ended"),
+}
+
+
+async def connects(address: str, **given: Any) -> None:
+    """A new connection is served."""
+    async with AsyncRuntimeStoreClient(address, tls=Tls(ca=root().pem, **given), retry=RetryPolicy(1)) as client:
+        await client.get_server_info()
+
+
+@pytest.mark.parametrize("kind", BAD)
+async def test_no_server_starts_with_what_ends_its_handshakes_and_the_file_and_the_cure_are_named(
+    tmp_path: Path, kind: str
+) -> None:
+    make, why = BAD[kind]
+    files: Any = make(tmp_path)
+    with pytest.raises(CannotServe) as refused:
+        async with in_process("memory:", **files):
+            pytest.fail("it serves")
+    assert why in str(refused.value)
+    assert str(files["tls_client_ca" if "client" in kind else "tls_cert"]) in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", BAD)
+async def test_what_would_end_handshakes_leaves_in_force_what_was_before_and_is_told_without_anyone_connecting(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.05)
+    make, why = BAD[kind]
+    more = {"client_ca": root().pem} if "client" in kind else {}
+    client = issued(root(), names=("agents.test",))
+    shown = {"certificate": client.pem, "key": client.key_pem} if more else {}
+    files: Any = good(tmp_path, **more)
+    async with in_process("memory:", **files, **LISTEN) as app:
+        await connects(app.address, **shown)
+        with structlog.testing.capture_logs() as logged:
+            make(tmp_path)
+            await clean_up.until(lambda: app.certificates is not None and why in (app.certificates.unusable or ""))
+            await asyncio.sleep(0.2)  # looked at again meanwhile
+            await connects(app.address, **shown)
+            told = [line["error"] for line in logged if line["log_level"] == "error"]
+            assert len([one for one in told if why in one]) == 1
+            status, found = await asyncio.to_thread(checks, app.telemetry.address)
+            assert (status, found["ready"], found["checks"]["certificates"]["ready"]) == (200, True, True)
+            assert why in found["checks"]["certificates"]["warning"]
+            assert await asyncio.to_thread(value, app.telemetry.address, "runtimestore_warning", check="certificates")
+            good(tmp_path, **more)
+            await clean_up.until(lambda: app.certificates is not None and app.certificates.warning is None)
+        await connects(app.address, **shown)
+        assert not await asyncio.to_thread(value, app.telemetry.address, "runtimestore_warning", check="certificates")
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"kind": "RSA"},
+        {"kind": "secp384r1"},
+        {"names": ("*.example.org",)},
+        {"names": ("10.1.2.3",)},
+        {"names": ("fd00::1", "store.example.org")},
+        {"names": ("spiffe://example.org/store",)},
+        {"names": (), "common_name": "store.example.org"},
+        {"names": ()},
+        {"names": ("a", "b", "spiffe://example.org/store")},
+    ],
+    ids=str,
+)
+def test_whatever_grpc_takes_comes_into_force_whom_ever_it_names(tmp_path: Path, pair: dict[str, Any]) -> None:
+    files = files_of(tmp_path, issued(intermediate(), **pair), intermediate())
+    with structlog.testing.capture_logs() as logged:
+        assert Certificates(files["tls_cert"], files["tls_key"], None).warning is None
+    assert logged == []
+
+
+def test_what_a_file_has_beside_a_key_or_certificate_does_no_harm(tmp_path: Path) -> None:
+    files = good(tmp_path)
+    parameters = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+    for name in ("tls_cert", "tls_key"):
+        put(files[name], b"text of the tools\n" + parameters + files[name].read_bytes() + parameters)
+    Certificates(files["tls_cert"], files["tls_key"], None)
+
+
+class Clock:
+    """A time that tests move."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        """The time."""
+        return datetime.now(UTC) + self.ahead
+
+
+@pytest.mark.parametrize("what", ["the certificate", "one between it and its CA", "the CA of clients"])
+def test_the_end_of_what_is_in_force_is_told_ahead_once_a_day_and_it_serves_on(tmp_path: Path, what: str) -> None:
+    clock = Clock()
+    short, between, ca = 365 * DAY, intermediate(), None
+    if what == "the certificate":
+        short = 100 * DAY
+    elif what == "one between it and its CA":
+        between = issued(root(), names=(), common_name="between", is_ca=True, ends=100 * DAY)
+    else:
+        ca = issued(names=(), common_name="clients", is_ca=True, ends=100 * DAY).pem
+    files = files_of(tmp_path, issued(between, ends=short), between, client_ca=ca)
+    certificates = Certificates(files["tls_cert"], files["tls_key"], files.get("tls_client_ca"), clock)
+    assert certificates.warning is None
+
+    def logged() -> list[str]:
+        with structlog.testing.capture_logs() as lines:
+            certificates.look(again=True)
+            certificates.tell_of_ends()
+        return [line["error"] for line in lines if line["log_level"] == "warning"]
+
+    clock.ahead = 85 * DAY
+    assert logged() == []
+    clock.ahead = 91 * DAY
+    assert [certificates.warning] == logged()
+    assert certificates.warning is not None
+    assert "it ends at" in certificates.warning
+    assert logged() == []
+    clock.ahead += DAY
+    assert len(logged()) == 1
+    clock.ahead = 101 * DAY
+    assert "ended at" in certificates.warning
+    assert len(logged()) == 1
+    assert logged() == []
+    assert certificates.unusable is None
+    files_of(tmp_path, issued(intermediate(), ends=364 * DAY), intermediate(), client_ca=ca and root().pem)
+    assert logged() == []
+    assert certificates.warning is None
+
+
+def test_a_certificate_of_a_short_life_is_told_of_in_the_last_tenth_of_it(tmp_path: Path) -> None:
+    clock = Clock()
+    files = files_of(tmp_path, issued(intermediate(), begins=timedelta(), ends=timedelta(hours=10)))
+    certificates = Certificates(files["tls_cert"], files["tls_key"], None, clock)
+    clock.ahead = timedelta(hours=8, minutes=50)
+    assert certificates.warning is None
+    clock.ahead = timedelta(hours=9, minutes=10)
+    assert certificates.warning is not None
+
+
+def test_what_did_not_work_for_a_passing_reason_is_tried_again_though_no_file_changes(tmp_path: Path) -> None:
+    files = good(tmp_path)
+    certificates = Certificates(files["tls_cert"], files["tls_key"], None)
+    before = certificates.validity
+    files_of(tmp_path, issued(intermediate(), begins=timedelta(seconds=2), ends=99 * DAY))
+    certificates.look()
+    assert "holds from" in (certificates.unusable or "")
+    assert certificates.validity == before
+
+    def is_taken_up() -> bool:
+        certificates.look(again=True)
+        return certificates.unusable is None
+
+    until(is_taken_up)
+    assert certificates.validity != before
+
+
+async def test_each_address_that_a_server_listens_on_shows_a_new_certificate(tmp_path: Path) -> None:
+    files: Any = good(tmp_path)
+    certificates = Certificates(files["tls_cert"], files["tls_key"], None)
+    server = grpc.aio.server()
+    ports = [server.add_secure_port("127.0.0.1:0", certificates.credentials()) for _ in range(2)]
+    await server.start()
+    for name in ("first.example.org", "second.example.org"):
+        files_of(tmp_path, issued(intermediate(), names=(name,)), intermediate())
+        for port in (*ports, *ports):
+            options = [("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1)]
+            trusted = grpc.ssl_channel_credentials(root().pem)
+            async with grpc.aio.secure_channel(f"127.0.0.1:{port}", trusted, options=options) as channel:
+                call: Any = channel.unary_unary("/none/None")
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await call(b"", timeout=10)
+                assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    await server.stop(None)
+
+
+def test_files_that_differ_from_what_is_in_force_in_their_times_alone_are_nothing_to_tell_of(tmp_path: Path) -> None:
+    files = good(tmp_path)
+    certificates = Certificates(files["tls_cert"], files["tls_key"], None)
+    with structlog.testing.capture_logs() as logged:
+        files["tls_cert"].touch()
+        certificates.look()
+    assert logged == []
+
+
+@pytest.mark.parametrize("file", ["tls_cert", "tls_key"])
+def test_nothing_of_a_key_is_told_where_it_cannot_be_used(tmp_path: Path, file: str) -> None:
+    files = good(tmp_path)
+    secret = b"MIGHAgEAMBMGByqGSM49secretsecret"
+    put(files[file], b"-----BEGIN PRIVATE KEY-----\n" + secret + b"\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(Unusable) as refused:
+        Certificates(files["tls_cert"], files["tls_key"], None)
+    assert "secret" not in str(refused.value)
