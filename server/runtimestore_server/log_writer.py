@@ -6,9 +6,11 @@ terminal that somebody stopped. Then lines are lost, and counted; how many is to
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ AT_ONCE = 128
 
 TRY_SECONDS = 2.0
 """How often it is tried to tell of what was lost, while nothing else is to be written."""
+
+FAILED_PAUSE_SECONDS = 0.05
+"""How long nothing is tried after an error that nobody foresaw."""
 
 UNWRITABLE = "?"
 """What is written of an event of which no line can be made."""
@@ -79,22 +84,25 @@ class LogWriter:
             events: list[Event] = []
             reached: threading.Event | None = None
             try:
-                found = self._queue.get(timeout=TRY_SECONDS if self._lost else None)
-                while not isinstance(found, threading.Event):
-                    events.append(found)
-                    if len(events) == AT_ONCE:
-                        break
-                    found = self._queue.get_nowait()
-                else:
-                    reached = found
-            except Empty:
-                pass
-            try:
+                reached = self._take(events)
                 self._write(events)
-            except Exception:  # noqa: BLE001  (whatever it is: there is nowhere to tell it, and the next lines may pass)
+            except BaseException:  # noqa: BLE001  (whatever it is: there is nowhere to tell it, and the next lines may pass)
                 self._lose(len(events))
+                time.sleep(FAILED_PAUSE_SECONDS)
             if reached is not None:
                 reached.set()
+
+    def _take(self, events: list[Event]) -> threading.Event | None:
+        """Wait for events and take what waits, up to who waits for that; None if nobody does, or not yet."""
+        with contextlib.suppress(Empty):
+            found = self._queue.get(timeout=TRY_SECONDS if self._lost else None)
+            while not isinstance(found, threading.Event):
+                events.append(found)
+                if len(events) == AT_ONCE:
+                    return None
+                found = self._queue.get_nowait()
+            return found
+        return None
 
     def _write(self, events: list[Event]) -> None:
         """Write the lines of these events, and before them how many were lost."""

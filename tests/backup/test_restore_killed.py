@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient
-from runtimestore_server.backup import create, restore
+from runtimestore_server.backup import CannotRestore, create, restore
 from runtimestore_server.store.schema import upgrade
 from support.checkers.progress import Nobody
 from support.generators.documents import session
@@ -86,6 +86,36 @@ async def test_a_restore_that_is_killed_at_any_step_leaves_the_old_store_or_the_
     assert seen[0] == OLD
     assert seen[-1] == NEW
     assert len(seen) > 4  # it was killed at several steps
+
+
+async def test_what_a_killed_restore_left_beside_a_new_store_is_never_written_over(tmp_path: Path) -> None:
+    """Between its two last steps the new store has two names, and one of them is where the next restore is made."""
+    (tmp_path / "source").mkdir()
+    source = f"sqlite:///{tmp_path}/source/a.db"
+    upgrade(source)
+    backup = tmp_path / "a.backup"
+    create(source, backup, Nobody())
+    two_names = 0
+    for steps in range(MOST_STEPS):
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        file = folder / "store.db"
+        command = [sys.executable, "-c", KILLED, str(steps), "restore", str(backup)]
+        done = subprocess.run(  # noqa: ASYNC221  (nothing else runs on this loop)
+            [*command, "--database-url", f"sqlite:///{file}"], capture_output=True, text=True, check=False, timeout=60
+        )
+        if file.exists():
+            two_names += file.stat().st_nlink == 2
+            async with in_process(f"sqlite:///{file}") as app, AsyncRuntimeStoreClient(app.address) as store:
+                await store.commit_session_snapshot("rt:a", NEW)
+                with pytest.raises(CannotRestore, match="stop it first"):
+                    restore(backup, f"sqlite:///{file}", Nobody(), replace=True)
+                await store.commit_session_snapshot("rt:b", NEW)
+            assert await _session_in(f"sqlite:///{file}") == NEW
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert two_names == 1
 
 
 async def test_a_store_behind_a_link_is_replaced_where_the_link_leads(tmp_path: Path) -> None:

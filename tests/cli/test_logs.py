@@ -232,3 +232,47 @@ def test_what_was_lost_is_told_though_nothing_else_is_to_be_written(
     assert (tmp_path / "log").read_text() == "lost 1\n"
     os.close(full)
     os.close(file)
+
+
+class _Unforeseen(BaseException):
+    """Not even an `Exception`."""
+
+
+@pytest.mark.parametrize("step", ["get", "get_nowait", "line"])
+def test_whatever_fails_in_the_writer_the_lines_after_it_are_written_and_those_before_are_counted(step: str) -> None:
+    reading, writing = os.pipe()
+    failures = [_Unforeseen(), MemoryError(), _Unforeseen()]
+
+    def failing(real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found = real(*args, **kwargs)
+            if failures:
+                raise failures.pop()
+            return found
+
+        return call
+
+    writer = LogWriter(writing, line=failing(_line) if step == "line" else _line, lost=_lost)
+
+    class Queue:
+        """The writer's queue, of which one method fails after it has taken something out."""
+
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return failing(getattr(self.real, name)) if name == step else getattr(self.real, name)
+
+    writer._queue = Queue(writer._queue)  # type: ignore[assignment]  # as much of it as the writer uses
+    writer.put({"event": "which the thread waits for with the queue that it had"})
+    for number in range(40):
+        writer.put({"event": str(number)})
+        writer.flush(within_seconds=SECONDS / 40)
+    writer.put({"event": "the last"})
+
+    assert writer.flush(within_seconds=SECONDS)
+    written = os.read(reading, 65536).decode()
+    os.close(reading)
+    os.close(writing)
+    assert not failures
+    assert "the last" in written

@@ -22,6 +22,7 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1.runtime_store_admin_pb2_grpc import RuntimeStoreAdminStub
 from runtimestore.v1.runtime_store_pb2_grpc import RuntimeStoreStub
 from runtimestore_server.store import tables
+from runtimestore_server.store.versions import recent
 from support.checkers.clean_up import until
 from support.checkers.refusals import refused
 from support.generators.documents import input_state, inputs, new_id, ops, receipt, session
@@ -258,6 +259,27 @@ async def test_edits_that_outweigh_their_base_become_one_by_themselves(
     for row in stored:
         since, base = (0, len(row["body"])) if row["kind"] == "base" else (since + len(row["body"]), base)
     assert since <= base
+    assert await client.load_session_snapshot(runtime_id) == body
+
+
+async def test_a_base_with_its_edits_is_bounded_however_small_they_are(
+    app: Application,
+    client: AsyncRuntimeStoreClient,
+    realm: str,
+    runtime_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "MOST_EDITS", 5)
+    body = grown(1, "long " * 10_000)
+    for turn in range(30):
+        body = grown(1, "long " * 10_000 + str(turn))
+        await client.commit_session_snapshot(runtime_id, body)
+        await until(lambda: not app.store.folding.pending)
+
+    stored = await rows(app, tables.session_versions, realm=realm, runtime_id=runtime_id)
+    edits = "".join("b" if row["kind"] == "base" else "e" for row in stored).split("b")
+    assert sum(map(len, edits)) > 20
+    assert max(map(len, edits)) <= 6
     assert await client.load_session_snapshot(runtime_id) == body
 
 

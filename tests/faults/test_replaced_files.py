@@ -158,6 +158,21 @@ class LogRemoved(Blow):
         Path(f"{self.file}-wal").unlink()
 
 
+class LogCut(Blow):
+    undone = False
+
+    def strike(self) -> None:
+        os.truncate(f"{self.file}-wal", 0)
+
+
+class IndexRemoved(Blow):
+    undone = False
+    keeps_the_log = True
+
+    def strike(self) -> None:
+        Path(f"{self.file}-shm").unlink()
+
+
 class Restored(Blow):
     """As the commands of many a manual have it, beside the server that nobody stopped."""
 
@@ -181,6 +196,8 @@ BLOWS = (
     CutShort,
     Repointed,
     LogRemoved,
+    LogCut,
+    IndexRemoved,
     Restored,
 )
 

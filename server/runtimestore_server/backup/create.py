@@ -13,7 +13,7 @@ from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.backup.manifest import Manifest
 from runtimestore_server.backup.migrate_file import migrate_file
 from runtimestore_server.store import schema
-from runtimestore_server.store.engines import open_to_read, problem_of_file, whole_store, whole_store_of
+from runtimestore_server.store.engines import open_to_read, private_files, problem_of_file, whole_store, whole_store_of
 from runtimestore_server.store.engines.store_file import open_file
 
 if TYPE_CHECKING:
@@ -48,28 +48,26 @@ def create(database_url: str, file: Path, progress: Progress) -> Backup:
         raise CannotBackUp("memory: is gone with its server; there is nothing to back up")
     if problem := problem_of_file(database_url):
         raise CannotBackUp(problem)
-    if file.exists() or file.is_symlink():
-        raise CannotBackUp(f"{file} is there already; name another file, or move it away")
-    partial = Path(f"{file}.partial")
+    _refuse_if_there(file)
     try:
-        partial.unlink(missing_ok=True)  # of a backup that was interrupted
-        whole_store.make_private(partial)
-    except OSError as error:
-        # The name is not repeated: it may be a URL with a password that was meant for a flag.
-        raise CannotBackUp(f"FILE cannot be written: {error.strerror}") from None
-    try:
-        taken = _write(database_url, partial, progress)
-        partial.rename(file)
-        whole_store.sync_folder(file.absolute().parent)
+        with private_files.only_here(Path(f"{file}.partial")) as partial:
+            taken = _write(database_url, partial, progress)
+            _refuse_if_there(file)  # it may have come meanwhile
+            partial.rename(file)
+        private_files.sync_folder(file.absolute().parent)
     except OSError as error:
         # The name is not repeated: it may be a URL with a password that was meant for a flag.
         raise CannotBackUp(f"FILE cannot be written: {error.strerror}") from None
     except whole_store.Damaged as error:
         raise CannotBackUp(str(error)) from None
-    finally:
-        for left in (partial, Path(f"{partial}-journal")):
-            left.unlink(missing_ok=True)
+    except private_files.Taken:
+        raise CannotBackUp(f"another backup into {file} is under way; name another file") from None
     return taken
+
+
+def _refuse_if_there(file: Path) -> None:
+    if file.exists() or file.is_symlink():
+        raise CannotBackUp(f"{file} is there already; name another file, or move it away")
 
 
 def _write(database_url: str, file: Path, progress: Progress) -> Backup:
@@ -100,7 +98,7 @@ def _write(database_url: str, file: Path, progress: Progress) -> Backup:
             tables=found,
         )
         manifests.write(copy, manifest)
-    whole_store.sync(file)
+    private_files.sync(file)
     return Backup(manifest, file.stat().st_size, _sha256_of(file))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.backup.migrate_file import migrate_file
 from runtimestore_server.store import schema
-from runtimestore_server.store.engines import open_to_read, store_file, whole_store, whole_store_of
+from runtimestore_server.store.engines import open_to_read, private_files, store_file, whole_store, whole_store_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
                 raise CannotRestore(
                     "a store or something else is there already; name another --database-url, or say --replace"
                 )
-            return _put(file, manifest, target, progress)
+            return _put(file, manifest, target, progress, replace=replace)
     except whole_store.InUse as error:
         raise CannotRestore(str(error)) from None
     except schema.SchemaNotCurrent as error:
@@ -78,7 +78,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
         raise CannotRestore(f"{error.filename or 'the database'}: {error.strerror}") from None
 
 
-def _put(file: Path, manifest: Manifest, target: WholeStore, progress: Progress) -> Restored:
+def _put(file: Path, manifest: Manifest, target: WholeStore, progress: Progress, *, replace: bool) -> Restored:
     found: dict[str, TableDigest] = {}
     with target.stage() as stage:
         progress.begin("copying", 0)
@@ -86,7 +86,7 @@ def _put(file: Path, manifest: Manifest, target: WholeStore, progress: Progress)
         with contextlib.closing(store_file.open_file(stage, options="mode=rw")) as opened:
             opened.execute(f'DROP TABLE "{store_file.BACKUP_TABLE}"')
         migrate_file(stage)
-        whole_store.sync(stage)
+        private_files.sync(stage)
         with contextlib.closing(store_file.open_file(stage)) as opened:
             shapes = store_file.shapes(opened)
             expected = manifests.digests(opened, progress, "adding up")
@@ -101,7 +101,7 @@ def _put(file: Path, manifest: Manifest, target: WholeStore, progress: Progress)
                 raise CannotRestore(f"the database did not take the backup as it is: {', '.join(different)} differ")
 
         progress.begin("restoring", 0)
-        kept = target.replace_by(stage, see)
+        kept = target.replace_by(stage, see, replace=replace)
     return Restored(manifest, schema.HEAD, found, kept)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.documents import session
 from runtimestore_server.services.fields import runtime_key
-from runtimestore_server.store.versions.recent import RecentSession
+from runtimestore_server.store.versions.recent import RecentSession, weight_of_edits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,8 @@ class Sessions:
         if snapshot is None or outcome.replayed or not snapshot.session_id:
             return
         if outcome.as_edits and base is not None and snapshot.edits is not None:
-            base_bytes, edits_bytes = base.base_bytes, base.edits_bytes + len(snapshot.edits.encoded or b"")
+            base_bytes, encoded = base.base_bytes, snapshot.edits.encoded or b""
+            edits_bytes = base.edits_bytes + weight_of_edits(len(encoded), base_bytes=base_bytes)
         else:
             base_bytes, edits_bytes = len(snapshot.body), 0
         found = RecentSession(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import structlog
 
 from runtimestore_server.store.engines.commit_lock import NoLock
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
+from runtimestore_server.store.engines.sqlite_log import INDEX_HEADERS_BYTES, index_file
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ CUT_PAUSE_SECONDS = 1.0
 
 _READ_LOCKS = range(123, 128)
 """The bytes of the log's index that readers lock: the same format, "WAL Locks"."""
-
-_INDEX_HEADERS_BYTES = 96
-"""The two copies of the header with which the log's index begins: SQLite's file format, "The WAL-Index File Format"."""
 
 
 class Checkpoints:
@@ -173,20 +170,6 @@ def forget_progress(driver: sqlite3.Connection) -> None:
     file = _file_of(driver)
     driver.execute("BEGIN IMMEDIATE")  # nobody else writes the header meanwhile
     try:
-        os.pwrite(_index_file(f"{file}-shm"), bytes(_INDEX_HEADERS_BYTES), 0)
+        os.pwrite(index_file(f"{file}-shm"), bytes(INDEX_HEADERS_BYTES), 0)
     finally:
         driver.execute("COMMIT")  # of nothing; ROLLBACK would read the header
-
-
-_index_files: dict[tuple[int, int], int] = {}
-_index_files_lock = threading.Lock()
-
-
-def _index_file(path: str | Path) -> int:
-    """The index opened for writing, for good: to close it would drop the locks that this process holds on it."""
-    status = os.stat(path)  # noqa: PTH116  (beside os.open, which no Path has)
-    with _index_files_lock:
-        key = (status.st_dev, status.st_ino)
-        if key not in _index_files:
-            _index_files[key] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        return _index_files[key]

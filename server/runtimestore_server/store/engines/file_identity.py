@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from runtimestore_server.store.engines.sqlite_log import Log
+
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
@@ -58,6 +60,7 @@ class FileIdentity:
         self._lock = threading.Lock()
         self._file: Numbers | None = None
         self._beside: tuple[Numbers | None, ...] = ()
+        self._log: Log | None = None
         self._live = 0
         self._handle: int | None = None
         self._store_id: bytes | None = None
@@ -96,6 +99,9 @@ class FileIdentity:
     def close(self) -> None:
         """Let go of the file; every connection is closed."""
         with self._lock:
+            if self._log is not None and not self._live:
+                self._log.close()
+                self._log = None
             if self._handle is not None and self._file is not None and not self._live:
                 _give_back(self._file)
                 self._handle = None
@@ -111,6 +117,8 @@ class FileIdentity:
             return "another file is there"
         if self._live and self._found_beside() != self._beside:
             return "the log beside it was removed or replaced"
+        if self._live and self._log is not None and self._log.was_cut():
+            return "the log beside it was cut short"
         changed = (status.st_size, status.st_mtime_ns)
         if self._looked is None or self._looked[0] != changed:
             self._looked = changed, self._look_inside(status.st_size)
@@ -192,9 +200,17 @@ class FileIdentity:
             beside = self._found_beside()
             if not self._live:
                 self._beside = beside
+                self._look_at_log()
             elif beside != self._beside:
                 raise FileReplaced("the log beside it was removed or replaced")
             self._live += 1
+
+    def _look_at_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+        self._log = None
+        with contextlib.suppress(OSError):  # there is none, or it may not be written
+            self._log = Log(self._beside_path(BESIDE[0]))
 
     def _closing(self, _driver: object, _record: object) -> None:
         with self._lock:

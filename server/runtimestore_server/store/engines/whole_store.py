@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from runtimestore_server.store.engines import store_file
+from runtimestore_server.store.engines.private_files import (
+    Taken,
+    beside,
+    make_private,
+    only_here,
+    private,
+    sync,
+    sync_folder,
+)
 from runtimestore_server.store.engines.sqlite_driver import IOERR_FSYNC, IOERR_WRITE, sqlite3
 
 if TYPE_CHECKING:
@@ -34,9 +43,6 @@ if TYPE_CHECKING:
 _SHARED_FIRST = 0x40000002
 _SHARED_SIZE = 510
 """The bytes of an SQLite file that every open connection holds a lock on: SQLite's os.h, SHARED_FIRST, SHARED_SIZE."""
-
-_BESIDE = ("-wal", "-shm", "-journal", "-lock")
-"""What belongs to an SQLite file and is of no use without it."""
 
 ROWS_AT_ONCE = 100
 """How many rows of Postgres are in memory at once; each may be as large as a message."""
@@ -73,13 +79,14 @@ class WholeStore(ABC):
         """Whether anything is there that a restore would replace."""
 
     @abstractmethod
-    def replace_by(self, file: Path, see: Callable[[Rows], None]) -> str | None:
+    def replace_by(self, file: Path, see: Callable[[Rows], None], *, replace: bool) -> str | None:
         """Make this store what the store in `file` is, all or nothing; says where what was there before is now.
 
-        `see` looks at the rows of what is about to take effect, and raises if they are not right.
+        `see` looks at the rows of what is about to take effect, and raises if they are not right. Without
+        `replace` nothing gives way that came meanwhile.
 
         Raises:
-            InUse: a server has it open.
+            InUse: a server has it open, or made it meanwhile.
         """
 
 
@@ -121,20 +128,13 @@ class SqliteStore(WholeStore):
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
         """A file beside the store, where the next one is made; what a killed restore left of it is begun anew."""
-        path = Path(f"{self._file}.restoring")
-        with _private(path) as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InUse(f"another restore of {self._file} is under way") from None
-            os.truncate(path, 0)
-            try:
+        try:
+            with only_here(Path(f"{self._file}.restoring")) as path:
                 yield path
-            finally:
-                for left in (path, *(Path(f"{path}{suffix}") for suffix in _BESIDE)):
-                    left.unlink(missing_ok=True)
+        except Taken:
+            raise InUse(f"another restore of {self._file} is under way") from None
 
-    def replace_by(self, file: Path, see: Callable[[Rows], None]) -> str | None:
+    def replace_by(self, file: Path, see: Callable[[Rows], None], *, replace: bool) -> str | None:
         """Put the file into place under its name, in one step: at every moment a whole store is there, or none was.
 
         What was there is kept under another name. Its log was brought into it before: a log that is left behind would
@@ -148,11 +148,14 @@ class SqliteStore(WholeStore):
             try:
                 self._file.hardlink_to(file)  # which fails where a server made one meanwhile
             except FileExistsError:
-                raise InUse(f"a store was made at {self._file} meanwhile: stop the server that did") from None
+                raise self._made_meanwhile() from None
             sync_folder(self._file.parent)
             return None
         with self._alone():
-            kept = self._keep() if self.occupied() else None
+            filled = self.occupied()
+            if filled and not replace:
+                raise self._made_meanwhile()
+            kept = self._keep() if filled else None
             try:
                 file.replace(self._file)
             except OSError:
@@ -162,8 +165,11 @@ class SqliteStore(WholeStore):
             sync_folder(self._file.parent)
         return None if kept is None else str(kept)
 
+    def _made_meanwhile(self) -> InUse:
+        return InUse(f"a store was made at {self._file} meanwhile: stop the server that did")
+
     def _beside(self) -> list[Path]:
-        return [Path(f"{self._file}{suffix}") for suffix in _BESIDE]
+        return beside(self._file)
 
     def _keep(self) -> Path:
         """Give what is there a second name."""
@@ -171,7 +177,7 @@ class SqliteStore(WholeStore):
         try:
             kept.hardlink_to(self._file)
         except OSError:  # a file system without such links, or a file that is mounted alone
-            with _private(kept):
+            with private(kept):
                 shutil.copyfile(self._file, kept)
             sync(kept)
         sync_folder(self._file.parent)
@@ -264,7 +270,7 @@ class PostgresStore(WholeStore):
             make_private(path)
             yield path
 
-    def replace_by(self, file: Path, see: Callable[[Rows], None]) -> str | None:
+    def replace_by(self, file: Path, see: Callable[[Rows], None], *, replace: bool) -> str | None:
         """Fill the tables anew in one transaction, which has them alone."""
         self._database.readers.dispose()  # else one of our own would count as a server
         with (
@@ -272,16 +278,28 @@ class PostgresStore(WholeStore):
             self._database.writers.begin() as tx,
         ):
             self._database.migration_lock(tx)
-            if self.users(tx):
-                raise InUse("a server is connected to the database: stop it first")
-            self._migrate(tx)
+            self._refuse_servers(tx)
+            there = sa.inspect(tx).get_table_names()
+            if there and not replace:
+                raise InUse("a store was made in the database meanwhile; say --replace to take its place")
             shapes = store_file.shapes(source)
+            names = [*(shape.name for shape in shapes), store_file.REVISION_TABLE]
+            if locked := [name for name in names if name in there]:
+                # All at once, and the one that a server reads first: whoever starts now waits, and finds what is new.
+                quoted = ", ".join(f'"{name}"' for name in locked)
+                tx.exec_driver_sql(f"LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE")
+                self._refuse_servers(tx)
+            self._migrate(tx)
             for shape in shapes:
-                tx.exec_driver_sql(f'LOCK TABLE "{shape.name}" IN ACCESS EXCLUSIVE MODE')
                 tx.exec_driver_sql(f'DELETE FROM "{shape.name}"')  # noqa: S608  (a name of our own)
                 _copy_in(tx, shape, store_file.rows_of(source, shape))
             see(lambda shape: _rows(tx, shape))
         return None
+
+    def _refuse_servers(self, tx: Connection) -> None:
+        tx.exec_driver_sql("SELECT pg_stat_clear_snapshot()")  # else a second look would show what the first one saw
+        if self.users(tx):
+            raise InUse("a server is connected to the database: stop it first")
 
     @staticmethod
     def users(tx: Connection) -> int:
@@ -342,38 +360,10 @@ def _why_not_copied(error: sqlite3.Error) -> Exception:
     return error
 
 
-@contextlib.contextmanager
-def _private(file: Path) -> Iterator[int]:
-    """Open a file, made if there is none, that its owner alone may read."""
-    opened = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield opened
-    finally:
-        os.close(opened)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder last."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def make_private(file: Path) -> None:
-    """Make a new, empty file that its owner alone may read: OAuth secrets will be in it.
-
-    Raises:
-        OSError: it is there already, or cannot be made.
-    """
-    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def sync(file: Path) -> None:
-    """Make a file's content last."""
-    with file.open("r+b") as opened:
-        os.fsync(opened.fileno())
-
-
-__all__ = ["Damaged", "InUse", "PostgresStore", "SqliteStore", "WholeStore", "make_private", "sync", "sync_folder"]
+__all__ = [
+    "Damaged",
+    "InUse",
+    "PostgresStore",
+    "SqliteStore",
+    "WholeStore",
+]

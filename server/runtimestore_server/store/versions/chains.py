@@ -12,6 +12,7 @@ from runtimestore.errors import RevisionNotKept
 from runtimestore_server.store.reads import revision_of
 from runtimestore_server.store.tables import runtimes, session_versions
 from runtimestore_server.store.versions import edits
+from runtimestore_server.store.versions.recent import weight_of_edits
 from runtimestore_server.store.versions.rows import (
     BASE,
     DESCRIPTION,
@@ -46,7 +47,7 @@ class StoredSession(NamedTuple):
     base_bytes: int = 0
     """The size of the base that it rests on."""
     edits_bytes: int = 0
-    """How much all the edits take that lead from there to it."""
+    """How much all the edits weigh that lead from there to it."""
 
 
 class StoredVersion(NamedTuple):
@@ -104,14 +105,15 @@ def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> StoredSessi
         body = None
     if body is None or sha256(body).digest() != last.sha256:
         raise _named_damage(runtime, chain)
+    base_bytes = len(chain[0].body)
     return StoredSession(
         last.session_id,
         last.sha256,
         len(body),
         last.revision,
         body,
-        base_bytes=len(chain[0].body),
-        edits_bytes=sum(len(row.body) for row in chain[1:]),
+        base_bytes=base_bytes,
+        edits_bytes=sum(weight_of_edits(len(row.body), base_bytes=base_bytes) for row in chain[1:]),
     )
 
 

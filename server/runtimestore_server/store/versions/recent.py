@@ -13,6 +13,11 @@ ENTRY_BYTES = 512
 """About what an entry takes beside its document."""
 
 
+MOST_EDITS = 1000
+"""After so many edits, about, a session is made a base anew, however small they are: what is read, or deleted at once,
+is a base with its edits."""
+
+
 class RecentSession(NamedTuple):
     """The session of a runtime as this server last saw it committed."""
 
@@ -23,7 +28,7 @@ class RecentSession(NamedTuple):
     base_bytes: int
     """The size of the base that it rests on."""
     edits_bytes: int
-    """How much all the edits take that lead from there to it."""
+    """How much all the edits weigh that lead from there to it."""
     checked: CheckedPrefix | None = None
     """How much of it need not be checked again where the next one begins with the same; None where nobody looked."""
 
@@ -84,6 +89,11 @@ class RecentSessions:
     def _drop(self, runtime: RuntimeKey) -> None:
         if (found := self._entries.pop(runtime, None)) is not None:
             self._bytes -= _size_bytes(found)
+
+
+def weight_of_edits(size_bytes: int, *, base_bytes: int) -> int:
+    """What the edits of one version count against its base: their size, but no less than one part in MOST_EDITS."""
+    return max(size_bytes, -(-base_bytes // MOST_EDITS))
 
 
 def _size_bytes(session: RecentSession) -> int:

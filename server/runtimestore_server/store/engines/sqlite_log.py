@@ -1,0 +1,79 @@
+"""Looks into SQLite's log and its index: whether somebody made the log shorter than what is committed in it.
+
+SQLite tells the index first when it empties the log itself, in any process. What it does not notice is a file that is
+cut by others: it goes on behind the gap, and reads, and after a crash recovers, what is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INDEX_HEADERS_BYTES = 96
+"""The two copies of the header with which the log's index begins: SQLite's file format, "The WAL-Index File Format"."""
+
+_HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24
+_PAGE_BYTES = slice(14, 16)
+_FRAMES = slice(16, 20)
+_LONGEST_PAGE_BYTES = 65536
+"""Which the index has as 1."""
+
+
+class Log:
+    """The log that the connections of one process have open.
+
+    Args:
+        log: its path; the index is beside it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, log: str) -> None:
+        self._index = index_file(f"{log.removesuffix('-wal')}-shm")
+        self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        self._seen_bytes = 0
+
+    def close(self) -> None:
+        """Let go of the log. SQLite locks its index alone, so that no lock goes with it."""
+        os.close(self._log)
+
+    def was_cut(self) -> bool:
+        """Whether a part of it is missing that its index names."""
+        size_bytes = os.fstat(self._log).st_size
+        if size_bytes >= max(self._seen_bytes, 1):
+            self._seen_bytes = size_bytes
+            return not any(os.pread(self._log, 4, 0))  # SQLite writes its header before all else
+        before = os.pread(self._index, INDEX_HEADERS_BYTES, 0)
+        size_bytes = os.fstat(self._log).st_size
+        cut = size_bytes < _needed_bytes(before) and os.pread(self._index, INDEX_HEADERS_BYTES, 0) == before
+        if not cut:
+            self._seen_bytes = size_bytes
+        return cut
+
+
+def _needed_bytes(header: bytes) -> int:
+    frames = int.from_bytes(header[_FRAMES], sys.byteorder)
+    page_bytes = int.from_bytes(header[_PAGE_BYTES], sys.byteorder)
+    frame_bytes = _FRAME_HEADER_BYTES + (_LONGEST_PAGE_BYTES if page_bytes == 1 else page_bytes)
+    return _HEADER_BYTES + frames * frame_bytes if frames else 0
+
+
+_index_files: dict[tuple[int, int], int] = {}
+_index_files_lock = threading.Lock()
+
+
+def index_file(path: str | Path) -> int:
+    """The index opened for writing, for good: to close it would drop the locks that this process holds on it."""
+    status = os.stat(path)  # noqa: PTH116  (beside os.open, which no Path has)
+    with _index_files_lock:
+        key = (status.st_dev, status.st_ino)
+        if key not in _index_files:
+            _index_files[key] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return _index_files[key]
