@@ -17,8 +17,14 @@ from scripts.postgres_server import PostgresServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The tests of replicas and of load hold more connections than the 100 of a fresh cluster.
-SETTINGS = {"max_connections": 200}
+SETTINGS: dict[str, str | int] = {
+    # The tests of replicas and of load hold more connections than the 100 of a fresh cluster.
+    "max_connections": 200,
+    # Nothing here takes the machine's power away: what a process wrote survives every kill. A database is made and
+    # dropped several times as fast. Tests of what Postgres syncs, and of what it warns of, have a server of their own.
+    "fsync": "off",
+    "full_page_writes": "off",
+}
 
 
 class Cluster:
