@@ -45,6 +45,10 @@ class Cluster:
             upgrade(self.url(self._template))
         return self.url(self._create(self._template if migrated else None))
 
+    def copy(self, url: str) -> str:
+        """The URL of a copy of a database. Fails if a connection to it is still open."""
+        return self.url(self._create(make_url(url).database))
+
     def drop(self, url: str) -> None:
         """Drop a database. Fails if a connection to it is still open: whoever used it has to have cleaned up."""
         self._run(sql.SQL("DROP DATABASE {}").format(sql.Identifier(make_url(url).database or "")))
