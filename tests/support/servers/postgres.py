@@ -80,6 +80,6 @@ def postgres() -> Iterator[Cluster]:
     """
     named = os.environ.get("TEST_DATABASE_URL")
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(named or stack.enter_context(PostgresServer(settings=SETTINGS)).url)
+        cluster = Cluster(named or stack.enter_context(PostgresServer(settings=SETTINGS, keep_template=True)).url)
         stack.callback(cluster.close)
         yield cluster
