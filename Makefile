@@ -17,8 +17,13 @@ PROTOS := $(wildcard proto/runtimestore/v1/*.proto)
 # More arguments for the command behind a target: make test ARGS="-k boundary -x"
 ARGS ?=
 
-# How the tests run in parallel. Twice as many as two cores have: many of them wait for a clock or for a disk.
-PARALLEL ?= --numprocesses 4 --dist worksteal
+# How the tests run in parallel. More than two cores have: many of them wait for a clock or for a disk. Each more costs
+# ten seconds of CPU before its first test.
+PARALLEL ?= --numprocesses 3 --dist worksteal
+
+# What a shell says of bytecode is not for the tests: without it each of their processes compiles all that it imports,
+# and rewrites each assertion.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import psutil
 import psycopg
@@ -50,8 +50,11 @@ class PostgresServer:
 
     It is reached by a socket in `folder`, and with `tcp` also by a port of the loopback interface that the system
     chose, or `port` itself, and that it keeps from one start to the next. `settings` are those of postgresql.conf;
-    `environment` is what the server has beside what we have.
+    `environment` is what the server has beside what we have. One that is made with `keep_template` keeps the cluster as
+    it was made, and as long as it is there every other one is a copy of that: to make a cluster costs a second of CPU.
     """
+
+    _templates: ClassVar[set[Path]] = set()
 
     def __init__(
         self,
@@ -60,12 +63,14 @@ class PostgresServer:
         port: int | None = None,
         settings: Mapping[str, str | int] | None = None,
         environment: Mapping[str, str] | None = None,
+        keep_template: bool = False,
     ) -> None:
         self.folder: Path
         self.port = port
         self._tcp = tcp or port is not None
         self._settings = dict(settings or {})
         self._environment = dict(environment or {})
+        self._keep_template = keep_template
         self._followed: PostgresServer | None = None
         self._installation: Installation
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,6 +85,10 @@ class PostgresServer:
             self._installation.account.give(self.folder)
             stack.enter_context(_keeper(self._installation, self.folder))
             self._make_cluster()
+            if self._keep_template:
+                template = shutil.copytree(self.data, self.folder / "template", symlinks=True)
+                self._templates.add(template)
+                stack.callback(self._templates.discard, template)
             if self._tcp and self.port is None:
                 self.port = _free_port()
             stack.callback(self.stop, "immediate")
@@ -246,6 +255,10 @@ class PostgresServer:
         if self._followed is not None:
             options = ("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync")
             self.run("pg_basebackup", f"--pgdata={self.data}", f"--dbname={self._followed.url}", *options)
+            return
+        if self._templates:
+            shutil.copytree(next(iter(self._templates)), self.data, symlinks=True)
+            self._installation.account.give(self.data)
             return
         # No sync of the empty cluster; the server itself syncs as it always does.
         options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,12 +64,13 @@ async def test_a_restore_that_is_killed_at_any_step_leaves_the_old_store_or_the_
         await store.commit_session_snapshot("rt:a", NEW)
     backup = tmp_path / "new.backup"
     create(new, backup, Nobody())
+    (tmp_path / "old").mkdir()
+    await _killed_with_a_log(tmp_path / "old" / "store.db")
     seen = []
     for steps in range(MOST_STEPS):
         folder = tmp_path / str(steps)
-        folder.mkdir()
+        shutil.copytree(tmp_path / "old", folder)
         file = folder / "store.db"
-        await _killed_with_a_log(file)
         command = [sys.executable, "-c", KILLED, str(steps), "restore", str(backup), "--replace"]
         done = subprocess.run(  # noqa: ASYNC221  (nothing else runs on this loop)
             [*command, "--database-url", f"sqlite:///{file}"], capture_output=True, text=True, check=False, timeout=60

@@ -160,7 +160,7 @@ async def test_calls_whose_messages_have_not_come_when_the_server_ends_are_answe
 
 @pytest.mark.parametrize("method", [CHECK, f"{SERVICE}PersistInputState", REFLECTION])
 def test_a_few_compressed_bytes_do_not_fill_the_memory(method: str) -> None:
-    bomb, at_once = unknown_field(32 * MIB), 20
+    bomb, at_once = unknown_field(32 * MIB), 10
 
     async def send(address: str) -> set[grpc.StatusCode]:
         async with connections(address, 1, compression=grpc.Compression.Gzip) as (channel,):
@@ -174,7 +174,7 @@ def test_a_few_compressed_bytes_do_not_fill_the_memory(method: str) -> None:
 
 @pytest.mark.parametrize("method", [CHECK, f"{SERVICE}LoadRuntimeState", ACQUIRE, REFLECTION])
 def test_the_largest_messages_to_methods_that_need_small_ones_are_received_a_few_at_a_time(method: str) -> None:
-    large, at_once = unknown_field(16 * MIB), 40
+    large, at_once = unknown_field(16 * MIB), 24
 
     async def send(address: str) -> None:
         async with connections(address, 2) as (channel, another):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import grpc.aio
 import pytest
 
 from runtimestore import CallFailed, InvalidRequest, RuntimeState
+from runtimestore.v1 import runtime_store_pb2 as pb
 from support.generators.calls import NOTHING, Store, everything
 from support.generators.documents import input_state, new_id, ops, receipt, session
 from support.servers.engines import DURABLE
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
+    from runtimestore.v1 import runtime_store_pb2_grpc
     from runtimestore_server.app import Application
 
+    Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
     Serve = Callable[..., AbstractAsyncContextManager[Application]]
 
+MIB = 1024 * 1024
 DOCUMENT = 2_000
 SNAPSHOT = 5_000
 
@@ -137,16 +142,26 @@ async def test_what_was_accepted_stays_readable_whatever_the_limits_are_later(fr
 
 
 @pytest.mark.slow
-async def test_the_largest_session_at_the_default_limits_is_accepted_and_read(app: Application, realm: str) -> None:
+async def test_the_largest_session_at_the_default_limits_is_accepted_and_read_with_grpcs_default_limit(
+    app: Application, wire: Wire, realm: str
+) -> None:
     limits = app.settings.max_session_snapshot_bytes, app.settings.max_message_bytes
     assert limits[0] < limits[1]
+    body, proof = _session(limits[0]), receipt()
     async with Store(app.address, realm=realm, timeout_seconds=120) as store:
         with pytest.raises(InvalidRequest):
             await store.commit_session_snapshot("rt", _session(limits[0] + 1))
-        body = _session(limits[0])
-        await store.atomic_apply("rt", body, receipt(), [input_state()])
+        await store.atomic_apply("rt", body, proof, [input_state()])
 
         assert await store.load_session_snapshot("rt") == body
+        assert await store.load_boundary_receipt("rt", proof.run_id, 0) == proof
+
+    digest, size_bytes = hashlib.sha256(), 0
+    async for message in wire.LoadSessionSnapshot(pb.LoadSessionSnapshotRequest(realm=realm, runtime_id="rt")):
+        assert message.ByteSize() < 4 * MIB
+        digest.update(message.chunk)
+        size_bytes += len(message.chunk)
+    assert (size_bytes, digest.digest()) == (len(body), hashlib.sha256(body).digest())
 
 
 async def test_a_session_of_very_many_small_messages_is_accepted(store: Store, runtime_id: str) -> None:

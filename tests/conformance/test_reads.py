@@ -105,25 +105,6 @@ async def test_inputs_are_streamed_in_batches_of_about_1_mib_with_the_revision_f
 
 
 @pytest.mark.slow
-async def test_a_session_of_60_mb_is_read_by_a_client_with_grpcs_default_limit(
-    wire: Wire, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
-) -> None:
-    body = session("x" * 60_000_000)
-    proof = receipt()
-    await client.atomic_apply(runtime_id, body, proof)
-
-    digest, size_bytes, largest = hashlib.sha256(), 0, 0
-    async for message in wire.LoadSessionSnapshot(pb.LoadSessionSnapshotRequest(realm=realm, runtime_id=runtime_id)):
-        digest.update(message.chunk)
-        size_bytes += len(message.chunk)
-        largest = max(largest, message.ByteSize())
-    assert (size_bytes, digest.digest()) == (len(body), hashlib.sha256(body).digest())
-    assert largest < 4 * MIB
-    assert await client.load_session_snapshot(runtime_id) == body
-    assert await client.load_boundary_receipt(runtime_id, proof.run_id, 0) == proof
-
-
-@pytest.mark.slow
 async def test_20_000_inputs_in_one_request_are_written_at_once_and_read_by_a_client_with_grpcs_default_limit(
     wire: Wire, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
 ) -> None:

@@ -40,7 +40,7 @@ async def test_a_call_that_was_given_up_leaves_no_connection_no_thread_no_task_a
     await app.store.check()
     tasks, threads = asyncio.all_tasks(), threading.enumerate()
 
-    await _give_up(callers, trial, short=40, long=500)
+    await _give_up(callers, trial, short=25, long=500)
 
     database = app.store.database
     assert await open_connections((database.writers.pool, database.readers.pool)) == 0
@@ -66,7 +66,7 @@ async def test_a_call_that_was_given_up_leaves_the_whole_write_or_nothing_and_no
         await callers.give_up(40, "hung up")
         baseline = handles(pid, fresh_url)
 
-        await _give_up(callers, trial, short=80, long=5000)
+        await _give_up(callers, trial, short=40, long=5000)
 
         bounds = with_spares(baseline)
         left = settled(pid, fresh_url, bounds)

@@ -100,7 +100,7 @@ async def loading(store: AsyncRuntimeStoreClient, lives: list[Life]) -> AsyncIte
 async def test_two_servers_behind_a_pooler_tell_the_truth_whatever_is_killed(
     server: PostgresServer, pooler: PgBouncer, url: str, trial: Trial, realm: str
 ) -> None:
-    rounds = trial.rounds(short=6, long=60)
+    rounds = trial.rounds(short=3, long=60)
     lives = [Life(f"rt:{number}") for number in range(8)]
     through = pooler.url(url)
     async with (

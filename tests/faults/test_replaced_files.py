@@ -218,7 +218,7 @@ async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path:
     small, large = Turns("rt:small"), Turns("rt:large", size_bytes=LARGE)
     with ServerProcess(url, health_interval_seconds=INTERVAL_SECONDS) as server:
         async with Store(server.address, retry=ONCE) as store:
-            for _ in range(3):
+            for _ in range(2):
                 assert await small.take(store)
                 assert await large.take(store)
             until = asyncio.Event()
@@ -226,7 +226,7 @@ async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path:
             running = [asyncio.create_task(writer.go_on(store, until)) for writer in busy]
             await asyncio.sleep(0.3)
             await asyncio.to_thread(blow.strike)
-            for _ in range(5):  # from here on, while the others go on
+            for _ in range(3):  # from here on, while the others go on
                 assert not await small.take(store)
                 assert not await large.take(store)
                 with pytest.raises(StoreUnavailable, match=r"removed, moved or written over.*restart the server"):

@@ -57,11 +57,11 @@ class Stored:
     """What each load answers while nothing is damaged."""
 
 
-async def _written(store: Store) -> Stored:
+async def _written(store: Store, runtimes: int) -> Stored:
     stored = Stored()
     await store.persist_auth_oauth_flow_snapshot(b"flow")
     stored.loads["oauth_flow_snapshots",] = store.load_auth_oauth_flow_snapshot
-    for number in range(3):
+    for number in range(runtimes):
         name, session_id = f"rt:rot:{number}", new_id()
         states, proofs = inputs(3), [receipt(sequence=sequence) for sequence in range(2)]
         await store.commit_machine_lifecycle(name, RuntimeState.IDLE, states)
@@ -93,7 +93,7 @@ def _named(table: sa.Table, row: dict[str, Any]) -> tuple[str, ...]:
 async def test_each_flipped_bit_is_found_by_the_load_of_its_row_and_everything_else_is_served(
     trial: Trial, app: Application, client: Store, realm: str
 ) -> None:
-    stored = await _written(client)
+    stored = await _written(client, trial.rounds(short=2, long=3))
     ephemeral = app.store.database.ephemeral
     flipped = answers = 0
     assert ephemeral or (await verified(app)).findings == []
@@ -156,7 +156,7 @@ async def test_verify_finds_each_column_that_differs_from_its_document(
 ) -> None:
     if app.store.database.ephemeral:
         return  # it is gone with its server: there is nothing that could be verified later
-    await _written(client)
+    await _written(client, trial.rounds(short=2, long=3))
     changed = 0
     for _ in range(trial.rounds(short=1, long=10)):
         for table, columns in COPIES.items():

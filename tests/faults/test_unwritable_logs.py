@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RUNTIME = "rt:session:one"
 ONCE = RetryPolicy(max_attempts=1)
-REFUSALS = 200
+REFUSALS = 100
 """More than one full pipe of lines."""
 
 CALL_SECONDS = 5.0

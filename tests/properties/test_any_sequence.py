@@ -210,7 +210,7 @@ def test_any_sequence_of_calls_answers_and_leaves_what_the_model_says(
     runner: asyncio.Runner, engine: Engine, trial: Trial
 ) -> None:
     url = engine.fresh_url()
-    sequences = trial.rounds(short=8, long=20)
+    sequences = trial.rounds(short=5, long=20)
 
     class Machine(StoreMachine):
         def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,33 @@ from support.generators.calls import Store, id_of, input_of
 from support.generators.documents import new_id, session
 from support.servers.database import change, delete, flip_a_byte, insert, rows
 from support.servers.engines import DURABLE
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Callable, Iterator
 
     import sqlalchemy as sa
 
     from runtimestore_server.app import Application
+    from support.servers.engines import Engine
 
 pytestmark = pytest.mark.needs(DURABLE)
+
+
+@pytest.fixture(scope="module")
+def sound(runner: asyncio.Runner, engine: Engine) -> Iterator[str]:
+    """A database in which nothing is wrong, with rows in every table."""
+    url = engine.fresh_url()
+
+    async def filled() -> None:
+        async with in_process(url) as app, Store(app.address) as store:
+            await fill(store)
+            assert (await verified(app)).findings == []
+
+    runner.run(filled())
+    yield url
+    engine.drop(url)
 
 
 async def _changed_document(app: Application, table: sa.Table, column: str, body: bytes, **key: Any) -> None:
@@ -281,17 +300,15 @@ def _request_row(*, revision: int = 1, fingerprint: bytes = bytes(32)) -> dict[s
         "request_id": id_of("request"),
         "fingerprint": fingerprint,
         "revision": revision,
-        "recorded_at_ms": 1,
+        "recorded_at_ms": time.time_ns() // 1_000_000,  # a server would forget an old one
     }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-async def test_damage_is_found_in_its_row_and_nowhere_else(serve: Any, damage: str) -> None:
+async def test_damage_is_found_in_its_row_and_nowhere_else(engine: Engine, sound: str, damage: str) -> None:
     plant, kind, table, key = DAMAGE[damage]
-    async with serve() as app, Store(app.address) as store:
-        await fill(store)
-        assert (await verified(app)).findings == []
-
+    url = engine.copy(sound)
+    async with in_process(url) as app:
         await plant(app)
 
         told = await verified(app)
@@ -299,6 +316,7 @@ async def test_damage_is_found_in_its_row_and_nowhere_else(serve: Any, damage: s
         assert (found.kind, found.table, found.severity) == (kind, table, Severity.ERROR)
         assert {name: found.key[name] for name in key} == key
         assert told.rows["inputs"] == len(await rows(app, tables.inputs))
+    engine.drop(url)
 
 
 async def test_every_finding_is_told_however_many_there_are(serve: Any) -> None:

@@ -47,6 +47,10 @@ class Engine(ABC):
         """The URL of a new database. A migrated one is a copy, and so the same authority as every other copy."""
 
     @abstractmethod
+    def copy(self, url: str) -> str:
+        """The URL of a copy of a database that nobody has open."""
+
+    @abstractmethod
     def drop(self, url: str) -> None:
         """Remove a database. Fails, where the engine can tell, if somebody is still connected."""
 
@@ -104,6 +108,11 @@ class Sqlite(Engine):
             shutil.copyfile(self._template, path)
         return f"sqlite:///{path}"
 
+    def copy(self, url: str) -> str:
+        path = self._folder / f"{uuid.uuid4().hex}.db"
+        shutil.copyfile(url.removeprefix("sqlite:///"), path)
+        return f"sqlite:///{path}"
+
     def drop(self, url: str) -> None:
         path = Path(url.removeprefix("sqlite:///"))
         Path(f"{path}-lock").unlink(missing_ok=True)  # a process that was killed leaves it; it says nothing of the log
@@ -151,6 +160,9 @@ class Postgres(Engine):
 
     def fresh_url(self, *, migrated: bool = True) -> str:
         return self._cluster.fresh_database(migrated=migrated)
+
+    def copy(self, url: str) -> str:
+        return self._cluster.copy(url)
 
     def drop(self, url: str) -> None:
         self._cluster.drop(url)
