@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich import box
 from rich.table import Table
 
-from bench.targets import FLOOR
+from bench.targets import FLOOR, PLAIN_PEERS
 from bench.variants import METRICS
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _aims(plan: Plan, results: Results) -> Table:
     table.add_column("measured", justify="right")
     table.add_column("reached")
     for target, memory in results.memory.items():
-        if target == FLOOR:
+        if target == FLOOR or target in PLAIN_PEERS.values():
             continue
         if spread := cpu_to_floor(results, target, "many"):
             _add_aim(

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure the server on each engine beside the floor."""
+"""`python -m bench.calls`: measure a call, of the server on each engine beside the floor and the plain peer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from bench import report
 from bench.postgres import MeasuredPostgres, NoPostgres
 from bench.rounds import MeasurementFailed, Plan, run
-from bench.targets import FLOOR, POSTGRES, SQLITE, Target
+from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, SQLITE, Target
 from bench.variants import METRICS, PARTS, PLAIN, Variant, made
 from runtimestore_server.settings import Settings
 
@@ -36,7 +36,7 @@ PersistInputState. Then one large commit on a fresh server each. Every ratio is 
 def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description=DESCRIPTION, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m bench.calls", description=DESCRIPTION, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
         "--engines",
@@ -45,6 +45,7 @@ def arguments_of(command_line: Sequence[str]) -> argparse.Namespace:
         default=[SQLITE, POSTGRES],
         help="what to measure beside the floor",
     )
+    parser.add_argument("--plain", action="store_true", help="measure the plain peer on each engine, too")
     parser.add_argument("--rounds", type=int, default=3, help="how often each target is measured with each load")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each measurement lasts")
     parser.add_argument("--warm-up-seconds", type=float, default=0.7, help="load before each measurement, not counted")
@@ -88,7 +89,7 @@ def _variants(names: str) -> list[str]:
     return found
 
 
-def _targets(
+def targets_of(
     arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStack
 ) -> tuple[list[Target], dict[str, Any]]:
     """What is measured, and what is to be known of it."""
@@ -117,6 +118,8 @@ def _targets(
                 name = f"{engine}{which}{variant.suffix}"
                 beside = first if name != first else None
                 targets.append(Target(name, folder, threads, database, python, variant, beside))
+        if arguments.plain:
+            targets.append(Target(PLAIN_PEERS[engine], folder, threads, database))
     return targets, facts
 
 
@@ -138,7 +141,7 @@ def main(command_line: Sequence[str]) -> int:
         console = Console(highlight=False, width=FILE_COLUMNS)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runtimestore-", dir=arguments.directory)))
-        targets, facts = _targets(arguments, folder, stack)
+        targets, facts = targets_of(arguments, folder, stack)
         try:
             with console.status("starting the servers") as status:
                 results = run(plan, targets, tell=status.update)
