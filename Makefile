@@ -118,8 +118,8 @@ sync-client: $(LINT) ## Generate the client for threads from the one for asyncio
 	@$(BIN)/python -m scripts.sync_client $(SYNC_OUT)
 
 .PHONY: bench
-bench: $(BENCH) ## Measure the server on each engine beside the floor; JSON in bench-latest.json
-	@$(BIN)/python -m bench.calls --json bench-latest.json $(ARGS)
+bench: $(BENCH) ## Measure everything, in eight minutes, and write it into docs/benchmarks.md
+	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: build
 build: $(TEST) ## Build the sdist and the wheel into dist/

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
 import sys
 import time
 import uuid
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from bench.requests import PersistInputStates
+from bench.rounds import MeasurementFailed
 from bench.targets import ROOT
 from runtimestore.v1 import runtime_store_pb2_grpc as pb_grpc
 
@@ -67,14 +69,16 @@ async def _go_on(call: Any, calls: list[tuple[float, float]]) -> None:
 
 async def _large_commit(target: RunningTarget, megabytes: float) -> tuple[float, float]:
     """When one large commit, sent by a process of its own, began and ended, by the clock that processes share."""
-    sends = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.large", "--address", target.address, "--server-pid", str(target.pid)),
-        *("--snapshot-bytes", str(int(megabytes * 1e6))),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
+    size_bytes = str(int(megabytes * 1e6))
+    command = (
+        *(sys.executable, "-m", "bench.large", "--address", target.address),
+        *("--server-pid", str(target.pid), "--snapshot-bytes", size_bytes),
     )
-    written, _ = await sends.communicate()
-    told = json.loads(written)
+    # On a thread: asyncio's own way forks, which gRPC does not like.
+    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise MeasurementFailed(f"bench.large failed against {target.name}: {done.stderr.strip()[-300:]}")
+    told = json.loads(done.stdout)
     return told["began_at"], told["began_at"] + told["seconds"]
 
 

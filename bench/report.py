@@ -81,7 +81,8 @@ def cpu_to_beside(results: Results, target: str, load: str) -> Spread | None:
 
 def _cpu_to(results: Results, target: str, beside: str, load: str) -> Spread | None:
     field = "server_cpu_us_per_call"
-    pairs = zip(results.measurements[target][load], results.measurements[beside][load], strict=True)
+    here_alone, there_too = results.measurements[target][load], results.measurements[beside][load]
+    pairs = zip(here_alone, there_too, strict=bool(there_too))  # some loads are of the servers alone
     ratios = [here[field] / there[field] for here, there in pairs if there[field]]
     return Spread.of(ratios) if ratios else None
 

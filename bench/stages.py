@@ -5,25 +5,31 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
 
 from bench import beside_large, cold_start, long_session, report, rounds, workloads
 from bench.long_session import CHANGED, WHOLE
 from bench.repeats import repeats
+from bench.rounds import MeasurementFailed
 from bench.rust_way import RustWay
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, Target
 from bench.workloads import driving
-from bench.workloads.lives import Clock, Life
+from bench.workloads.lives import Clock, Life, WrongAnswer
 from bench.workloads.reading import Reads
+from runtimestore import RuntimeStoreError
 from runtimestore_server.settings import Settings
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from bench.postgres import MeasuredPostgres
     from bench.targets import RunningTarget
+
+T = TypeVar("T")
 
 RUST_WAY = "rust-way"
 SAMPLED_EVERY_TURNS = 10
@@ -118,8 +124,19 @@ class Bench:
     postgres: MeasuredPostgres | None
     runner: asyncio.Runner
     tell: Callable[[str], None]
+    failures: list[str]
+    """What could not be measured, and why; the rest goes on."""
     beside: Path | None = None
     """The interpreter of another checkout, whose server is measured too where calls are."""
+
+    def run(self, what: str, measure: Coroutine[Any, Any, T]) -> T | None:
+        """What was measured; `None` where that failed, which is written down."""
+        self.tell(what)
+        try:
+            return self.runner.run(measure)
+        except (RuntimeStoreError, WrongAnswer, MeasurementFailed, grpc.RpcError, OSError, ValueError) as error:
+            self.failures.append(f"{what}: {type(error).__name__}: {error}")
+            return None
 
     def target(self, engine: str, *, plain: bool = False) -> Target:
         """How to start a server, or the plain peer, on this engine."""
@@ -135,7 +152,7 @@ def _threads() -> int:
     return int(Settings.model_fields["committer_threads"].default)
 
 
-def calls(bench: Bench) -> dict[str, Any]:
+def calls(bench: Bench, found: dict[str, Any]) -> None:
     """AtomicApply by many, few, one and a crowd, of the floor, the servers and the plain peers."""
     targets = [Target(FLOOR, bench.folder, _threads())]
     for engine in bench.engines:
@@ -145,25 +162,23 @@ def calls(bench: Bench) -> dict[str, Any]:
             targets.append(Target(f"{engine}-beside", bench.folder, _threads(), database, str(bench.beside)))
         targets.append(bench.target(engine, plain=True))
     results = rounds.run(bench.size.calls, targets, bench.tell)
-    return report.summary(bench.size.calls, results, {})
+    found |= report.summary(bench.size.calls, results, {})
 
 
-def turns(bench: Bench) -> dict[str, Any]:
+def turns(bench: Bench, found: dict[str, Any]) -> None:
     """T400: one runtime's turns, sent whole and as what changed, and the Rust store's way."""
-    found: dict[str, dict[str, list[Any]]] = {}
     count = bench.size.turns
     for number in repeats(bench.size.turn_rounds, bench.size.turn_seconds):
         for engine in bench.engines:
             for form, known_bytes in ((WHOLE, 0), (CHANGED, None)):
-                bench.tell(f"{count} turns, round {number}: {engine}, {form}")
                 with bench.target(engine).running() as running:
                     drive = long_session.drive(running, bench.url(engine), count, known_bytes=known_bytes)
-                    took = bench.runner.run(drive)
-                found.setdefault(engine, {}).setdefault(form, []).append(_told(took))
-        bench.tell(f"{count} turns, round {number}: the Rust store's way")
-        took = bench.runner.run(_turns_in_process(bench.folder / f"turns-{number}.db", count))
-        found.setdefault(RUST_WAY, {}).setdefault(WHOLE, []).append(_told(took))
-    return found
+                    took = bench.run(f"{count} turns, round {number}: {engine}, {form}", drive)
+                if took:
+                    found.setdefault(engine, {}).setdefault(form, []).append(_told(took))
+        in_process = _turns_in_process(bench.folder / f"turns-{number}.db", count)
+        if took := bench.run(f"{count} turns, round {number}: the Rust store's way", in_process):
+            found.setdefault(RUST_WAY, {}).setdefault(WHOLE, []).append(_told(took))
 
 
 async def _turns_in_process(path: Path, count: int) -> long_session.Turns:
@@ -197,34 +212,34 @@ def _told(took: long_session.Turns) -> dict[str, Any]:
     }
 
 
-def all_workloads(bench: Bench) -> dict[str, Any]:
+def all_workloads(bench: Bench, found: dict[str, Any]) -> None:
     """W1 to W8 and T64, of the servers, the plain peers and the Rust store's way, in turn."""
-    found: dict[str, Any] = {each.name: {"title": each.title, "unit": each.unit} for each in bench.size.workloads}
+    found |= {each.name: {"title": each.title, "unit": each.unit} for each in bench.size.workloads}
     with contextlib.ExitStack() as stack:
         running: list[tuple[str, RunningTarget]] = []
         for engine in bench.engines:
             for plain in (False, True):
-                running.append((engine, stack.enter_context(bench.target(engine, plain=plain).running())))
+                target = stack.enter_context(bench.target(engine, plain=plain).running())
+                running.append((engine, target))
         for number in repeats(bench.size.workload_rounds, bench.size.workload_seconds):
             for workload in bench.size.workloads:
                 measured = found[workload.name].setdefault("measured", {})
                 for engine, target in running:
                     for form in (WHOLE, CHANGED) if target.has_counters else (WHOLE,):
-                        bench.tell(f"{workload.name}, round {number}: {target.name}, {form}")
-                        took = bench.runner.run(driving.served(workload, form, target, bench.url(engine)))
+                        served = driving.served(workload, form, target, bench.url(engine))
+                        took = bench.run(f"{workload.name}, round {number}: {target.name}, {form}", served)
                         measured.setdefault(target.name, {}).setdefault(form, []).append(took)
-                bench.tell(f"{workload.name}, round {number}: the Rust store's way")
-                took = bench.runner.run(driving.in_process(workload, bench.folder))
+                in_process = driving.in_process(workload, bench.folder)
+                took = bench.run(f"{workload.name}, round {number}: the Rust store's way", in_process)
                 measured.setdefault(RUST_WAY, {}).setdefault(WHOLE, []).append(took)
-    return found
 
 
-def cold_starts(bench: Bench) -> dict[str, Any]:
+def cold_starts(bench: Bench, found: dict[str, Any]) -> None:
     """LoadRuntime of a server that was started anew, beside the floor."""
     size = bench.size
     options = (f"--inputs={size.cold_inputs}", f"--session-bytes={size.cold_session_bytes}")
     bench.tell("cold starts")
-    return cold_start.milliseconds(
+    found |= cold_start.milliseconds(
         bench.runner,
         Target(FLOOR, bench.folder, _threads(), options=options),
         [bench.target(engine) for engine in bench.engines],
@@ -234,11 +249,10 @@ def cold_starts(bench: Bench) -> dict[str, Any]:
     )
 
 
-def large_beside_small(bench: Bench) -> dict[str, Any]:
+def large_beside_small(bench: Bench, found: dict[str, Any]) -> None:
     """PersistInputState alone, and beside large commits in flight."""
-    found, size = {}, bench.size
+    size = bench.size
     for engine in bench.engines:
-        bench.tell(f"large commits beside small writes: {engine}")
         with bench.target(engine).running() as running:
             measure = beside_large.milliseconds(
                 running,
@@ -246,27 +260,25 @@ def large_beside_small(bench: Bench) -> dict[str, Any]:
                 megabytes=size.large_megabytes,
                 alone_seconds=size.alone_seconds,
             )
-            found[engine] = bench.runner.run(measure)
-    return found
+            if measured := bench.run(f"large commits beside small writes: {engine}", measure):
+                found[engine] = measured
 
 
-def memory(bench: Bench) -> dict[str, Any]:
+def memory(bench: Bench, found: dict[str, Any]) -> None:
     """The resident memory of a server: idle, after many runtimes of 100 KB were written, and after they were read."""
-    found = {}
     for engine in bench.engines:
         for plain in (False, True):
             target = bench.target(engine, plain=plain)
-            bench.tell(f"memory of {bench.size.held_runtimes} runtimes: {target.name}")
             with target.running() as running:
                 time.sleep(rounds.SETTLING_SECONDS)
                 held = {"idle_bytes": running.resident_bytes()}
                 reads = Reads("held", sessions=bench.size.held_runtimes, session_bytes=100_000)
-                written = bench.runner.run(driving.held(reads, running))
-                found[target.name] = held | written | {"after_reads_bytes": running.resident_bytes()}
-    return found
+                what = f"memory of {bench.size.held_runtimes} runtimes: {target.name}"
+                if written := bench.run(what, driving.held(reads, running)):
+                    found[target.name] = held | written | {"after_reads_bytes": running.resident_bytes()}
 
 
-STAGES: dict[str, Callable[[Bench], dict[str, Any]]] = {
+STAGES: dict[str, Callable[[Bench, dict[str, Any]], None]] = {
     "calls": calls,
     "turns": turns,
     "workloads": all_workloads,
