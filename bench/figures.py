@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.long_session import CHANGED, WHOLE
 from bench.report import Spread
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, SQLITE
+from runtimestore_server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +106,12 @@ def _calls(results: Results, engine: str) -> Iterator[Figure]:
         yield Figure("64 callers: commits ÷ those of --beside", engine, "1", least, at_least=True, got=rate)
         p99 = _pairs(own["many"], beside["measurements"]["many"], lambda a, b: a["p99_ms"] / b["p99_ms"])
         yield Figure("64 callers: p99 ÷ that of --beside", engine, "1", 0.5, at_least=False, got=p99)
+    rates = Spread.of([each["calls_per_second"] for each in own["many"]])
+    was, least = {SQLITE: ("1,644", 2630), POSTGRES: ("1,280", 2432)}[engine]
+    yield Figure("64 callers: commits a second", engine, was, least, at_least=True, got=rates)
+    slowest = Spread.of([each["p99_ms"] for each in own["many"]])
+    was, most = {SQLITE: ("73 ms", 36.5), POSTGRES: ("83 ms", 41.5)}[engine]
+    yield Figure("64 callers: p99", engine, was, most, at_least=False, got=slowest, unit=" ms")
     if plain := targets.get(PLAIN_PEERS[engine]):
         rate = _pairs(own["many"], plain["measurements"]["many"], _rates)
         least = {SQLITE: 3.0, POSTGRES: 2.5}[engine]
@@ -146,8 +153,8 @@ def _memory(results: Results, engine: str) -> Iterator[Figure]:
         yield Figure(name, engine, NONE, CACHES_MB, at_least=False, got=Spread.of([more / 1e6]), unit=" MB")
 
 
-CACHES_MB = 100.0
-"""What the server may hold at its defaults beside what it needs when idle: its caches, and what its allocator keeps."""
+CACHES_MB = 1.5 * Settings.model_fields["session_cache_bytes"].default / 1e6
+"""What may be held over idle: sessions up to the setting of the cache, and half as much that the allocator keeps."""
 
 MADE: tuple[Callable[[Results, str], Iterator[Figure]], ...] = (
     _turns,
@@ -156,6 +163,11 @@ MADE: tuple[Callable[[Results, str], Iterator[Figure]], ...] = (
     _large_beside_small,
     _memory,
 )
+
+
+def all_workloads(results: Results) -> dict[str, Any]:
+    """W1 to W8 and T64, as far as they are measured."""
+    return {**results.get("workloads", {}), **results.get("turns_at_once", {})}
 
 
 def median_of(rounds: Sequence[dict[str, Any] | None], name: str) -> float | None:

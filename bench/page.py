@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bench import plots
-from bench.figures import FIGURES_HEAD, NAMES, NONE, Results, figures, median_of
+from bench.figures import FIGURES_HEAD, NAMES, NONE, Results, all_workloads, figures, median_of
 from bench.long_session import CHANGED, WHOLE
 from bench.stages import RUST_WAY
 from bench.targets import FLOOR, PLAIN_PEERS
@@ -86,7 +86,7 @@ def _sections(results: Results, drawn: Sequence[str]) -> Iterator[str]:
     if "workloads" in drawn:
         alt = "rates of the workloads over the plain peer's"
         yield from ("### Workloads", "", f"![{alt}](benchmarks/workloads.png)", "")
-    if workloads := results.get("workloads"):
+    if workloads := all_workloads(results):
         for name, workload in workloads.items():
             yield f"* **{name}**: {workload['title']}"
         yield ""

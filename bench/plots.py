@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from bench.figures import NAMES
+from bench.figures import NAMES, all_workloads
 from bench.long_session import CHANGED, WHOLE
 from bench.targets import FLOOR, PLAIN_PEERS, SQLITE
 
@@ -30,9 +30,10 @@ def draw(folder: Path, results: Results) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, plot in (("calls", _calls), ("turns", _turns), ("workloads", _workloads)):
-        if not results.get(name):
+        measured = all_workloads(results) if name == "workloads" else results.get(name)
+        if not measured:
             continue
-        figure = plot(results[name])
+        figure = plot(measured)
         if figure is None:
             continue
         # Software's name and version would be another file for the same figures.

@@ -18,6 +18,7 @@ from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, Target
 from bench.workloads import driving
 from bench.workloads.lives import Clock, Life, WrongAnswer
 from bench.workloads.reading import Reads
+from bench.workloads.turns import Turns
 from runtimestore import RuntimeStoreError
 from runtimestore_server.settings import Settings
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from bench.postgres import MeasuredPostgres
     from bench.targets import RunningTarget
+    from bench.workloads import Workload
 
 T = TypeVar("T")
 
@@ -45,7 +47,9 @@ class Size:
     turns: int
     turn_rounds: int
     turn_seconds: float
-    workloads: list[workloads.Workload]
+    workloads: list[Workload]
+    at_once: Workload
+    """T64: many runtimes that grow, which takes about as long as all of the workloads."""
     workload_rounds: int
     workload_seconds: float
     cold_starts: int
@@ -60,13 +64,14 @@ class Size:
 def full() -> Size:
     """What takes under eight minutes on two quiet cores."""
     return Size(
-        calls=_plan(rounds_=3, seconds=1.5, runtimes=64, crowd=256, within_seconds=160),
+        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=130),
         turns=400,
         turn_rounds=3,
-        turn_seconds=130,
+        turn_seconds=140,
         workloads=workloads.full(),
+        at_once=Turns("T64", runtimes=64, turns=40),
         workload_rounds=3,
-        workload_seconds=100,
+        workload_seconds=75,
         cold_starts=8,
         cold_inputs=cold_start.INPUTS,
         cold_session_bytes=cold_start.SESSION_BYTES,
@@ -85,6 +90,7 @@ def quick() -> Size:
         turn_rounds=1,
         turn_seconds=0,
         workloads=workloads.quick(),
+        at_once=Turns("T64", runtimes=3, turns=2),
         workload_rounds=1,
         workload_seconds=0,
         cold_starts=2,
@@ -213,16 +219,28 @@ def _told(took: long_session.Turns) -> dict[str, Any]:
 
 
 def all_workloads(bench: Bench, found: dict[str, Any]) -> None:
-    """W1 to W8 and T64, of the servers, the plain peers and the Rust store's way, in turn."""
-    found |= {each.name: {"title": each.title, "unit": each.unit} for each in bench.size.workloads}
+    """W1 to W8, of the servers, the plain peers and the Rust store's way, in turn."""
+    size = bench.size
+    _workloads(bench, found, size.workloads, size.workload_rounds, size.workload_seconds)
+
+
+def turns_at_once(bench: Bench, found: dict[str, Any]) -> None:
+    """T64, once, likewise."""
+    _workloads(bench, found, [bench.size.at_once], 1, None)
+
+
+def _workloads(
+    bench: Bench, found: dict[str, Any], measured_ones: list[Workload], most: int, within: float | None
+) -> None:
+    found |= {each.name: {"title": each.title, "unit": each.unit} for each in measured_ones}
     with contextlib.ExitStack() as stack:
         running: list[tuple[str, RunningTarget]] = []
         for engine in bench.engines:
             for plain in (False, True):
                 target = stack.enter_context(bench.target(engine, plain=plain).running())
                 running.append((engine, target))
-        for number in repeats(bench.size.workload_rounds, bench.size.workload_seconds):
-            for workload in bench.size.workloads:
+        for number in repeats(most, within):
+            for workload in measured_ones:
                 measured = found[workload.name].setdefault("measured", {})
                 for engine, target in running:
                     for form in (WHOLE, CHANGED) if target.has_counters else (WHOLE,):
@@ -282,6 +300,7 @@ STAGES: dict[str, Callable[[Bench, dict[str, Any]], None]] = {
     "calls": calls,
     "turns": turns,
     "workloads": all_workloads,
+    "turns_at_once": turns_at_once,
     "cold_starts": cold_starts,
     "large_beside_small": large_beside_small,
     "memory": memory,

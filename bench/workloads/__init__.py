@@ -1,4 +1,4 @@
-"""The workloads W1 to W8 and T64: what runtimes do, in their proportions, at full size and in a quick form."""
+"""The workloads W1 to W8: what runtimes do, in their proportions, at full size and in a quick form."""
 
 from __future__ import annotations
 
@@ -53,7 +53,6 @@ def full() -> list[Workload]:
         OpsBurst("W6", runtimes=20, writes=5, ops_bytes=50_000),
         Reads("W7", sessions=200, session_bytes=100_000),
         Contention("W8", writers=16, flows=5),
-        Turns("T64", runtimes=64, turns=40),
     ]
 
 
@@ -68,5 +67,4 @@ def quick() -> list[Workload]:
         OpsBurst("W6", runtimes=3, writes=1, ops_bytes=50_000),
         Reads("W7", sessions=3, session_bytes=100_000),
         Contention("W8", writers=3, flows=2),
-        Turns("T64", runtimes=3, turns=2),
     ]
