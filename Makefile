@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # tests, the checks and the generator need beside it. Each part builds on the first, and is installed when a target asks.
 SERVE := $(VENV)/.serve
 TEST := $(VENV)/.test
+BENCH := $(VENV)/.bench
 LINT := $(VENV)/.lint
 PROTO := $(VENV)/.proto
 SUPPLY := $(VENV)/.supply
@@ -34,7 +35,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: $(SERVE) $(PROTO) $(TEST) $(LINT) ## Make .venv with everything the other targets need
+setup: $(SERVE) $(PROTO) $(TEST) $(BENCH) $(LINT) ## Make .venv with everything the other targets need
 	@echo "$(VENV) has everything"
 
 $(SERVE): pyproject.toml scripts/setup
@@ -50,7 +51,11 @@ $(TEST): $(SERVE) $(PROTO)
 	@scripts/setup $(VENV) test
 	@touch $@
 
-$(LINT): $(SERVE) $(PROTO) $(TEST)
+$(BENCH): $(SERVE) $(PROTO) $(TEST)
+	@scripts/setup $(VENV) bench
+	@touch $@
+
+$(LINT): $(SERVE) $(PROTO) $(TEST) $(BENCH)
 	@scripts/setup $(VENV) lint
 	@touch $@
 
@@ -118,8 +123,8 @@ sync-client: $(LINT) ## Generate the client for threads from the one for asyncio
 	@$(BIN)/python -m scripts.sync_client $(SYNC_OUT)
 
 .PHONY: bench
-bench: $(TEST) ## Measure the server on each engine beside the floor; JSON in bench-latest.json
-	@$(BIN)/python -m bench --json bench-latest.json $(ARGS)
+bench: $(BENCH) ## Measure everything, in eight minutes, and write it into docs/benchmarks.md
+	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: build
 build: $(TEST) ## Build the sdist and the wheel into dist/

@@ -5,18 +5,27 @@ What it costs is what gRPC costs; what the real server costs above it is Runtime
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import uvloop
 
+from bench import cold_start
+from bench.workloads.lives import Life
+from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
+from runtimestore.v1 import runtime_store_admin_pb2_grpc as admin_grpc
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as pb_grpc
 from runtimestore_server.rpc.server import channel_options
 from runtimestore_server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class Floor(pb_grpc.RuntimeStoreServicer):
@@ -35,13 +44,32 @@ class Floor(pb_grpc.RuntimeStoreServicer):
         return pb.PersistInputStateResponse(revision=1)
 
 
-async def serve() -> None:
+class FloorAdmin(admin_grpc.RuntimeStoreAdminServicer):
+    """Answers LoadRuntime with a runtime that it has made before."""
+
+    def __init__(self, inputs: int, session_bytes: int) -> None:
+        self._messages = list(cold_start.messages_of(Life(session_bytes=session_bytes, inputs=inputs)))
+
+    async def LoadRuntime(  # noqa: N802 - the proto's name
+        self, request: admin_pb.LoadRuntimeRequest, context: object
+    ) -> AsyncIterator[admin_pb.LoadRuntimeResponse]:
+        """Send it."""
+        del request, context
+        for message in self._messages:
+            yield message
+
+
+async def serve(arguments: argparse.Namespace) -> None:
     """Serve on a free port until SIGTERM, on the event loop and with the options of the real server."""
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     server = grpc.aio.server(options=channel_options(Settings()))
     pb_grpc.add_RuntimeStoreServicer_to_server(
         Floor(),  # type: ignore[abstract]  # nobody calls the rest, and grpc's base class would refuse it
+        server,
+    )
+    admin_grpc.add_RuntimeStoreAdminServicer_to_server(
+        FloorAdmin(arguments.inputs, arguments.session_bytes),  # type: ignore[abstract]  # as above
         server,
     )
     port = server.add_insecure_port("127.0.0.1:0")
@@ -53,5 +81,8 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.floor", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=0, help="of the runtime that LoadRuntime answers")
+    parser.add_argument("--session-bytes", type=int, default=0, help="of that runtime")
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(serve())
+        uvloop.run(serve(parser.parse_args()))

@@ -29,6 +29,8 @@ class LargeCommit:
     seconds: float
     idle_bytes: int
     peak_bytes: int
+    began_at: float
+    """By `time.monotonic`, which processes of one machine share."""
 
     @property
     def peak_over_idle(self) -> float:
@@ -61,13 +63,14 @@ def commit(arguments: argparse.Namespace) -> LargeCommit:
         grpc.channel_ready_future(channel).result(timeout=30)
         idle_bytes = usage.resident_bytes(server_pid)
         peak = usage.PeakMemory(server_pid)
-        start = time.perf_counter()
+        begun = time.monotonic()
         pb_grpc.RuntimeStoreStub(channel).AtomicApply(request, timeout=120, metadata=connecting.metadata())
         return LargeCommit(
             snapshot_bytes=len(request.session_delta.session_snapshot),
-            seconds=time.perf_counter() - start,
+            seconds=time.monotonic() - begun,
             idle_bytes=idle_bytes,
             peak_bytes=peak.read_bytes(),
+            began_at=begun,
         )
 
 

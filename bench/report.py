@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich import box
 from rich.table import Table
 
-from bench.targets import FLOOR
+from bench.targets import FLOOR, PLAIN_PEERS
 from bench.variants import METRICS
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def cpu_to_beside(results: Results, target: str, load: str) -> Spread | None:
 
 def _cpu_to(results: Results, target: str, beside: str, load: str) -> Spread | None:
     field = "server_cpu_us_per_call"
-    pairs = zip(results.measurements[target][load], results.measurements[beside][load], strict=True)
+    here_alone, there_too = results.measurements[target][load], results.measurements[beside][load]
+    pairs = zip(here_alone, there_too, strict=bool(there_too))  # some loads are of the servers alone
     ratios = [here[field] / there[field] for here, there in pairs if there[field]]
     return Spread.of(ratios) if ratios else None
 
@@ -175,7 +176,7 @@ def _aims(plan: Plan, results: Results) -> Table:
     table.add_column("measured", justify="right")
     table.add_column("reached")
     for target, memory in results.memory.items():
-        if target == FLOOR:
+        if target == FLOOR or target in PLAIN_PEERS.values():
             continue
         if spread := cpu_to_floor(results, target, "many"):
             _add_aim(

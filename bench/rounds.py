@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.targets import FLOOR, ROOT
+from bench.repeats import repeats
+from bench.targets import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ class Load:
     name: str
     method: str
     runtimes: int
+    of_servers_alone: bool = False
+    """Whether neither the floor nor the plain peer is measured with it."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,25 @@ class Plan:
     snapshot_bytes: int
     large_bytes: int
     committer_threads: int
+    few: int = 0
+    """Measured as well, with so many runtimes; 0: not."""
+    crowd: int = 0
+    """The same, for the servers alone."""
+    with_inputs: bool = True
+    within_seconds: float | None = None
+    """When to begin no further round; the first is always whole."""
 
     @property
-    def loads(self) -> tuple[Load, Load, Load]:
-        """Many runtimes, one runtime, and one that only takes in inputs."""
-        return (
-            Load("many", "AtomicApply", self.runtimes),
-            Load("one", "AtomicApply", 1),
-            Load("inputs", "PersistInputState", 1),
-        )
+    def loads(self) -> tuple[Load, ...]:
+        """Many runtimes, one runtime, and others as the plan has it."""
+        loads = [Load("many", "AtomicApply", self.runtimes), Load("one", "AtomicApply", 1)]
+        if self.few:
+            loads.append(Load("few", "AtomicApply", self.few))
+        if self.crowd:
+            loads.append(Load("crowd", "AtomicApply", self.crowd, of_servers_alone=True))
+        if self.with_inputs:
+            loads.append(Load("inputs", "PersistInputState", 1))
+        return tuple(loads)
 
 
 @dataclass
@@ -73,9 +86,11 @@ def run(plan: Plan, targets: Sequence[Target], tell: Callable[[str], None]) -> R
         for target in running:
             results.memory[target.name] = {"idle_bytes": target.resident_bytes()}
             results.measurements[target.name] = {load.name: [] for load in plan.loads}
-        for number in range(1, plan.rounds + 1):
+        for number in repeats(plan.rounds, plan.within_seconds):
             for load in plan.loads:
                 for target in running:
+                    if load.of_servers_alone and not target.has_counters:
+                        continue
                     tell(f"round {number} of {plan.rounds}: {load.method}, {load.runtimes} at once, {target.name}")
                     results.measurements[target.name][load.name].append(_measure(plan, load, target))
         for target in running:
@@ -97,7 +112,7 @@ def _measure(plan: Plan, load: Load, target: RunningTarget) -> dict[str, Any]:
         "--warm-up-seconds": plan.warm_up_seconds,
         "--seconds": plan.seconds,
     }
-    return _measured_by("bench.load", target, options, flags=() if target.name == FLOOR else ("--counters",))
+    return _measured_by("bench.load", target, options, flags=("--counters",) if target.has_counters else ())
 
 
 def _large_commit(plan: Plan, target: Target) -> dict[str, Any]:

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOOR, SQLITE, POSTGRES = "floor", "sqlite", "postgres"
+PLAIN_PEERS = {SQLITE: "plain-sqlite", POSTGRES: "plain-postgres"}
+"""The name of the plain peer on each engine."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """How to start one of the servers, as often as needed, each time on an empty store."""
+    """How to start one of the servers, as often as needed, each time on an empty store, or on that behind `url`."""
 
     name: str
     folder: Path
@@ -36,6 +38,14 @@ class Target:
     variant: Variant = field(default=Variant(PLAIN))
     beside: str | None = None
     """The target that this one differs from by its variant alone."""
+    url: str | None = None
+    options: tuple[str, ...] = ()
+    """Of the floor."""
+
+    @property
+    def is_plain_peer(self) -> bool:
+        """Whether it is the plain peer."""
+        return self.name in PLAIN_PEERS.values()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[RunningTarget]:
@@ -48,14 +58,22 @@ class Target:
 
     def _process(self) -> ServerProcess:
         if self.name == FLOOR:
-            return ServerProcess(("-m", "bench.floor"), cwd=ROOT)
+            return ServerProcess(("-m", "bench.floor", *self.options), cwd=ROOT)
+        url = self.url or self.fresh_store()
+        if self.is_plain_peer:
+            return ServerProcess(("-m", "bench.plain", "--database-url", url), cwd=ROOT)
         options = (*self.variant.options, "--committer-threads", str(self.committer_threads))
-        if self.postgres is None:
-            return ServerProcess.serve(f"sqlite:///{self.folder}/{uuid.uuid4()}.db", *options, python=self.python)
-        url = self.postgres.fresh_database()
-        command = (self.python, "-m", "runtimestore_server", "migrate", "--database-url", url)
-        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - arguments of our own
         return ServerProcess.serve(url, *options, python=self.python)
+
+    def fresh_store(self) -> str:
+        """The URL of a new store, which has its tables where the server does not make them."""
+        if self.postgres is None:
+            return f"sqlite:///{self.folder}/{uuid.uuid4()}.db"
+        url = self.postgres.fresh_database()
+        if not self.is_plain_peer:
+            command = (self.python, "-m", "runtimestore_server", "migrate", "--database-url", url)
+            subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - arguments of our own
+        return url
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,11 @@ class RunningTarget:
     variant: Variant
     scraped_at: str | None
     """The URL of the metrics that are asked for while it is measured."""
+
+    @property
+    def has_counters(self) -> bool:
+        """Whether it tells how many writes were in how many transactions."""
+        return self.name != FLOOR and self.name not in PLAIN_PEERS.values()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:

@@ -41,7 +41,7 @@ def _servers_of(bench: subprocess.Popen[str]) -> set[tuple[str, ...]]:
 @pytest.mark.slow
 def test_the_benchmark_prints_its_tables_and_writes_them_as_json(tmp_path: Path) -> None:
     written = tmp_path / "bench.json"
-    command = (sys.executable, "-m", "bench", *TINY, "--directory", str(tmp_path), "--json", str(written))
+    command = (sys.executable, "-m", "bench.calls", *TINY, "--directory", str(tmp_path), "--json", str(written))
     with (
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as bench,
         ThreadPoolExecutor(1) as pool,
@@ -84,7 +84,7 @@ def test_variants_are_measured_beside_the_plain_server_in_the_same_rounds(tmp_pa
     command = (
         sys.executable,
         "-m",
-        "bench",
+        "bench.calls",
         *TINY,
         "--engines",
         "sqlite",
@@ -119,7 +119,7 @@ def test_variants_are_measured_beside_the_plain_server_in_the_same_rounds(tmp_pa
 
 
 def test_a_variant_that_nobody_knows_is_refused_by_its_name() -> None:
-    command = (sys.executable, "-m", "bench", "--variants", "plain,fast")
+    command = (sys.executable, "-m", "bench.calls", "--variants", "plain,fast")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
     assert done.returncode == 2

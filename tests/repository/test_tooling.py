@@ -32,7 +32,7 @@ def _run(*argv: str) -> subprocess.CompletedProcess[str]:
 
 def _as_it_is(environment: Path) -> list[str]:
     """Make's arguments to work with this environment and install nothing into it."""
-    stamps = [environment / name for name in (".serve", ".proto", ".test", ".lint")]
+    stamps = [environment / name for name in (".serve", ".proto", ".test", ".bench", ".lint")]
     return [*(argument for stamp in stamps for argument in ("-o", str(stamp))), f"VENV={environment}"]
 
 
@@ -104,7 +104,7 @@ def test_make_run_serves_and_stops_when_told(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("target", "groups"),
-    [("run", []), ("demo", []), ("proto", ["proto"]), ("lint", ["proto", "test", "lint"])],
+    [("run", []), ("demo", []), ("proto", ["proto"]), ("lint", ["proto", "test", "bench", "lint"])],
 )
 def test_a_target_installs_what_it_needs_and_no_more(tmp_path: Path, target: str, groups: list[str]) -> None:
     planned = _run("make", "-n", f"VENV={tmp_path}/venv", target).stdout
