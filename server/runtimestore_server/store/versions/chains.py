@@ -47,6 +47,8 @@ class StoredSession(NamedTuple):
     """The size of the base that it rests on."""
     edits_bytes: int = 0
     """How much all the edits take that lead from there to it."""
+    base_revision: int = 0
+    """The revision of the base that it rests on."""
 
 
 class StoredVersion(NamedTuple):
@@ -112,6 +114,7 @@ def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> StoredSessi
         body,
         base_bytes=len(chain[0].body),
         edits_bytes=sum(len(row.body) for row in chain[1:]),
+        base_revision=chain[0].version.revision,
     )
 
 
