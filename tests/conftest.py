@@ -16,11 +16,11 @@ import grpc.aio
 import pytest
 
 from runtimestore import AsyncRuntimeStoreClient, RuntimeStoreClient
-from runtimestore._known import DEFAULT_KNOWN_BYTES
 from runtimestore.v1 import runtime_store_pb2_grpc
 from support.checkers.clean_up import open_connections, tasks_left, threads_left
 from support.checkers.threaded import threaded
 from support.checkers.torture import Trial, write_report
+from support.generators.forms import CHANGED, EDITS, FORMS, WHOLE, sending
 from support.servers.engines import Engine, Memory, Postgres, Sqlite
 from support.servers.postgres import postgres
 from support.servers.server import in_process
@@ -29,16 +29,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from runtimestore_server.app import Application
+    from support.generators.forms import Form
     from support.servers.postgres import Cluster
 
 T = TypeVar("T")
 
-# Nothing that the client for threads does depends on the engine behind the server: one is enough.
-ALL_CASES: tuple[tuple[type[Engine], str], ...] = (
-    (Memory, "async"),
-    (Sqlite, "async"),
-    (Sqlite, "sync"),
-    (Postgres, "async"),
+# Nothing that the client for threads does depends on the engine behind the server: one is enough. Nor does the form in
+# which a client sends what it is given: each is met on one engine, and on all of them under `--torture`.
+ALL_CASES: tuple[tuple[type[Engine], str, Form], ...] = (
+    (Memory, "async", WHOLE),
+    (Sqlite, "async", EDITS),
+    (Sqlite, "sync", CHANGED),
+    (Postgres, "async", EDITS),
 )
 
 RUNNER = pytest.StashKey[asyncio.Runner]()
@@ -94,17 +96,25 @@ def pytest_runtest_makereport(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test that reaches a server runs on each engine; with both clients, where it speaks through `store`."""
-    if "engine" not in metafunc.fixturenames:
+    """Every test that reaches a server runs on each engine; with both clients, where it speaks through `store`.
+
+    What a client does, it does in one form on each engine, and with `--torture` in each.
+    """
+    names = [name for name in ("engine", "transport", "form") if name in metafunc.fixturenames]
+    if "engine" not in names:
         return
     needed = {mark.args[0] for mark in metafunc.definition.iter_markers("needs")}
     cases = [case for case in ALL_CASES if needed <= case[0].capabilities]
-    if "transport" in metafunc.fixturenames:
-        chosen: list[Any] = [pytest.param(*case, id=f"{case[0].name}-{case[1]}") for case in cases]
-        metafunc.parametrize(("engine", "transport"), chosen, indirect=True, scope="module")
-    else:
-        engines = [case[0] for case in cases if case[1] == "async"]
-        metafunc.parametrize("engine", engines, indirect=True, scope="module", ids=lambda engine: engine.name)
+    if "transport" not in names:
+        cases = [case for case in cases if case[1] == "async"]
+    if metafunc.config.getoption("--torture") and "form" in names:
+        cases = [(engine, transport, form) for engine, transport, _ in cases for form in FORMS]
+    chosen = []
+    for engine, transport, form in cases:
+        values = {"engine": engine, "transport": transport, "form": form}
+        told = [{"engine": engine.name, "transport": transport, "form": form}[name] for name in names]
+        chosen.append(pytest.param(*(values[name] for name in names), id="-".join(told)))
+    metafunc.parametrize(names, chosen, indirect=True, scope="module")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -240,10 +250,18 @@ def runtime_id() -> str:
     return f"rt:session:{uuid.uuid4()}"
 
 
+@pytest.fixture(scope="module")
+def form(request: pytest.FixtureRequest) -> Form:
+    """In which form the clients send what they are given."""
+    chosen: Form = request.param
+    return chosen
+
+
 @pytest.fixture
-def known_bytes() -> int:
+def known_bytes(form: Form) -> Iterator[int]:
     """How much the clients remember. A module about damage says 0: what a client has it does not read again."""
-    return DEFAULT_KNOWN_BYTES
+    with sending(form) as found:
+        yield found
 
 
 @pytest.fixture

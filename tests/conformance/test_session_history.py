@@ -252,7 +252,7 @@ async def test_edits_that_outweigh_their_base_become_one_by_themselves(
         body = body.replace(b"turn 3", b"turn three " + new_id().encode() * 8)
         await client.commit_session_snapshot(runtime_id, body)
 
-    await until(lambda: not app.store.folding.pending)
+    await until(lambda: not app.store.folding.waiting)
     stored = await rows(app, tables.session_versions, realm=realm, runtime_id=runtime_id)
     since = 0
     base = 0

@@ -50,6 +50,8 @@ def sweep(url: str, runtime: RuntimeKey, errand: str, *, step: int) -> None:
     assert stored is not None
     folding = Folding(database, RecentSessions(0))
     folding.add(runtime, RecentSession(stored.sha256, b"", stored.revision, stored.base_bytes, stored.edits_bytes))
+    if errand == "fold":
+        folding.prepare()
     event.listen(database.writers, "before_cursor_execute", die)
     event.listen(database.writers, "commit", die)
     with database.writers.begin() as tx:

@@ -40,6 +40,7 @@ def _write(database: Database, key: RuntimeKey, bodies: list[bytes]) -> None:
 def _fold(database: Database, key: RuntimeKey, revision: int, body: bytes) -> None:
     folding = Folding(database, RecentSessions(0))
     folding.add(key, RecentSession(sha256(body).digest(), b"", revision, 0, 0))
+    folding.prepare()
     with database.writers.begin() as tx:
         assert folding.sweep(tx, 1)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from runtimestore.errors import RevisionNotKept
+from runtimestore_migrations.carrying import FORMER
 from runtimestore_server.store import schema, tables
 from runtimestore_server.store.engines import Database, open_database
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
@@ -40,11 +43,10 @@ from support.generators.store_writes import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from support.servers.postgres import Cluster
 
-PROCESS_SECONDS = 60
+PROCESS_SECONDS = 120
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -225,10 +227,21 @@ def _write_before_versions(database: Database) -> None:
         connection.commit()
 
 
+def _write_while_carrying(database: Database) -> None:
+    """What an upgrade left that was cut off: one session was carried over, one was not."""
+    _write_everything_and_acquire(database)
+    with _plainly(database) as connection:
+        former = sa.Table(FORMER, sa.MetaData(), autoload_with=connection)
+        row = {"realm": "test", "runtime_id": "ä\n'\"", "session_id": new_id(), "sha256": b"d" * 32, "body": b"{}"}
+        connection.execute(sa.insert(former).values(row))
+        connection.commit()
+
+
 # How a database of each revision is filled. An older revision needs statements of its own, as its code is gone.
 POPULATE: dict[str, Callable[[Database], None]] = {
     "0001": _write_before_versions,
     "0002": _write_before_versions,
+    "0003": _write_while_carrying,
     HEAD: _write_everything_and_acquire,
 }
 
@@ -244,13 +257,20 @@ def test_an_upgrade_from_any_revision_keeps_every_byte(database: Database, revis
 
     after = _contents(database)
     del before["alembic_version"]
-    snapshots = before.pop("session_snapshots", [])
+    snapshots = [*before.pop("session_snapshots", []), *before.pop(FORMER, [])]
     if snapshots:
-        kept = [{column: row[column] for column in snapshots[0]} for row in after["session_versions"]]
-        assert kept == snapshots
+        keys = {(row["realm"], row["runtime_id"]) for row in snapshots}
+        carried = [row for row in after["session_versions"] if (row["realm"], row["runtime_id"]) in keys]
+        assert [{column: row[column] for column in snapshots[0]} for row in carried] == snapshots
+        after["session_versions"] = [row for row in after["session_versions"] if row not in carried]
+        told = {(row["realm"], row["runtime_id"]): row for row in after["runtimes"]}
+        assert [told[row["realm"], row["runtime_id"]]["session_sha256"] for row in snapshots] == [
+            row["sha256"] for row in snapshots
+        ]
     for name, rows in before.items():
-        kept = [{column: row[column] for column in rows[0]} for row in after[name]]
-        assert kept == rows
+        said = ("session_revision", "session_sha256") if name == "runtimes" else ()  # of what was carried: above
+        kept = [{column: row[column] for column in rows[0] if column not in said} for row in after[name]]
+        assert kept == [{column: row[column] for column in row if column not in said} for row in rows]
     assert after["alembic_version"] == [{"version_num": HEAD}]
 
 
@@ -286,6 +306,49 @@ def test_the_snapshots_of_an_older_store_are_the_newest_versions_of_their_sessio
         assert newest.body == result
         _, before = load_session(connection, key, as_of_revision=17)
         assert before == stored
+
+
+def test_an_upgrade_that_is_killed_anywhere_goes_on_from_there_and_loses_no_session(
+    empty_url: str, database: Database
+) -> None:
+    _upgrade_to(database, "0002")
+    names = [f"rt:{number}" for number in range(6)]
+    with _plainly(database) as connection:
+        found = sa.MetaData()
+        found.reflect(connection)
+        for name in names:
+            key = {"realm": "test", "runtime_id": name}
+            connection.execute(sa.insert(found.tables["runtimes"]).values(**key, revision=7))
+            row = {**key, "session_id": new_id(), "sha256": sha256(name.encode()).digest(), "body": name.encode()}
+            connection.execute(sa.insert(found.tables["session_snapshots"]).values(row))
+        connection.commit()
+    database.readers.dispose()
+    database.writers.dispose()
+
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("carrier.py"), empty_url],
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_SECONDS,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    *killed, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert last == {"revision": HEAD, "session_versions": names}
+    partly = 0
+    for state in killed:
+        former, carried = state.get(FORMER, []), state.get("session_versions", [])
+        # Whoever serves the version before finds all of them, or no table.
+        assert state.get("session_snapshots", names) == names
+        assert sorted([*state.get("session_snapshots", former), *carried]) == names
+        partly += bool(former and carried)
+    assert partly >= 3
+    for name in names:
+        with database.readers.connect() as connection:
+            revision, stored = load_session(connection, runtime(name))
+        assert stored is not None
+        assert (revision, stored.revision, stored.body) == (7, 7, name.encode())
 
 
 def test_every_upgrade_that_has_nothing_to_do_sends_no_write(database: Database) -> None:
@@ -327,8 +390,8 @@ def test_two_stores_have_two_ids(tmp_path: Path) -> None:
 def test_an_upgrade_that_fails_half_way_leaves_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     run = schema.run_migrations
 
-    def fail(connection: sa.Connection) -> None:
-        run(connection)
+    def fail(connection: sa.Connection, revision: str) -> None:
+        run(connection, revision)
         raise RuntimeError("the power went")
 
     with monkeypatch.context() as patched:

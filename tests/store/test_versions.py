@@ -12,69 +12,26 @@ import sqlalchemy as sa
 
 from runtimestore.errors import RevisionNotKept, SnapshotBaseMismatch, StoredValueCorrupt
 from runtimestore_server.store import tables
-from runtimestore_server.store.values import Outcome, SessionSnapshot, SnapshotEdits, Write
+from runtimestore_server.store.values import Outcome, Write
 from runtimestore_server.store.versions import edits
-from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import ENTRY_BYTES, RecentSession, RecentSessions
 from runtimestore_server.store.versions.rows import sequence_of
 from support.generators.edits import changed
-from support.generators.store_writes import commit, new_id, rows, runtime
+from support.generators.store_writes import commit, rows, runtime
+from support.generators.versions import folded, kinds, made_of, read, write_all
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.values import RuntimeKey
 
-SESSION = new_id()
 EVER = 2**60
 LARGE_BYTES = 15 * 1024 * 1024
 
 
 def _random(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311  (no secret)
-
-
-def made_of(base: bytes | None, body: bytes, *, required: bool = True) -> SessionSnapshot:
-    """A session, as edits of the one before it if there is one."""
-    found = SessionSnapshot(SESSION, body, sha256(body).digest(), 1, 2, 3, 4)
-    if base is None:
-        return found
-    encoded = edits.encode(edits.find(base, body))
-    return found._replace(edits=SnapshotEdits(sha256(base).digest(), encoded, required))
-
-
-def write_all(database: Database, key: RuntimeKey, bodies: list[bytes]) -> None:
-    """Each of the sessions, as edits of the one before."""
-    for base, body in zip([None, *bodies], bodies, strict=False):
-        (outcome,) = commit(database, Write(key, snapshot=made_of(base, body)))
-        assert isinstance(outcome, Outcome)
-
-
-def read(database: Database, key: RuntimeKey, as_of_revision: int | None = None) -> bytes | None:
-    """The session of a revision."""
-    with database.readers.connect() as connection:
-        _, stored = load_session(connection, key, as_of_revision=as_of_revision)
-        return None if stored is None else stored.body
-
-
-def fold(database: Database, key: RuntimeKey, recent: RecentSessions | None = None) -> Folding:
-    """Make the newest version of a session a base."""
-    folding = Folding(database, recent or RecentSessions(0))
-    with database.readers.connect() as connection:
-        _, stored = load_session(connection, key)
-    assert stored is not None
-    folding.add(key, RecentSession(stored.sha256, b"", stored.revision, stored.base_bytes, stored.edits_bytes))
-    with database.writers.begin() as tx:
-        assert folding.sweep(tx, 100) > 0
-    folding.settle()
-    assert not folding.pending
-    return folding
-
-
-def kinds(database: Database, key: RuntimeKey) -> dict[int, str]:
-    found = rows(database, tables.session_versions)
-    return {row["revision"]: row["kind"] for row in found if row["runtime_id"] == key.runtime_id}
 
 
 def test_edits_that_were_found_make_the_result_whatever_changed() -> None:
@@ -129,6 +86,7 @@ def fold_at(database: Database, key: RuntimeKey, revision: int, body: bytes) -> 
     """Make an earlier version a base."""
     folding = Folding(database, RecentSessions(0))
     folding.add(key, RecentSession(sha256(body).digest(), b"", revision, 0, 0))
+    folding.prepare()
     with database.writers.begin() as tx:
         folding.sweep(tx, 100)
     folding.settle()
@@ -140,7 +98,7 @@ def test_a_session_of_fifteen_megabytes_is_edited_folded_and_read(database: Data
     body = _random(10).randbytes(LARGE_BYTES // 2).hex().encode()
     bodies = [body, body + b"more", b"before" + body + b"more", body[:1000]]
     write_all(database, key, bodies)
-    fold(database, key)
+    folded(database, key)
 
     assert [read(database, key, revision) for revision in range(1, 5)] == bodies
 
@@ -159,43 +117,6 @@ def test_a_second_write_of_a_batch_is_made_of_what_the_first_left(database: Data
     assert isinstance(late, SnapshotBaseMismatch)
     assert late.current_sha256 == sha256(two).digest()
     assert [read(database, key, revision) for revision in (1, 2, 3)] == [one, two, three]
-
-
-def test_a_fold_takes_what_memory_holds_or_replays_what_is_stored(database: Database) -> None:
-    for held in (True, False):
-        key, bodies = runtime(), [b"a" * 100, b"a" * 100 + b"b" * 300]
-        write_all(database, key, bodies)
-        recent = RecentSessions(10_000)
-        if held:
-            recent.put(key, RecentSession(sha256(bodies[1]).digest(), bodies[1], 2, 100, 300))
-
-        folding = fold(database, key, recent)
-
-        assert kinds(database, key) == {1: "base", 2: "base"}
-        assert (folding.count, read(database, key, 1), read(database, key, 2)) == (1, *bodies)
-        with database.readers.connect() as connection:
-            _, stored = load_session(connection, key)
-        assert stored is not None
-        assert (stored.base_bytes, stored.edits_bytes) == (400, 0)
-
-
-def test_a_fold_that_is_not_committed_leaves_everything_and_is_made_again(database: Database) -> None:
-    key, bodies = runtime(), [b"a" * 100, b"a" * 100 + b"b" * 300]
-    write_all(database, key, bodies)
-    before = rows(database, tables.session_versions)
-    folding = Folding(database, RecentSessions(0))
-    folding.add(key, RecentSession(sha256(bodies[1]).digest(), b"", 2, 100, 300))
-    with database.writers.connect() as connection:
-        transaction = connection.begin()
-        folding.sweep(connection, 100)
-        transaction.rollback()
-
-    assert rows(database, tables.session_versions) == before
-    assert folding.pending
-    with database.writers.begin() as tx:
-        folding.sweep(tx, 100)
-    folding.settle()
-    assert kinds(database, key) == {1: "base", 2: "base"}
 
 
 def test_pruning_keeps_what_kept_versions_rest_on_and_tells_what_is_gone(database: Database) -> None:
@@ -244,6 +165,7 @@ def test_a_version_that_became_a_base_after_its_time_was_passed_is_looked_at_all
     assert len(kinds(database, key)) == 3
 
     folding.add(key, RecentSession(sha256(bodies[1]).digest(), b"", 2, 100, 300))
+    folding.prepare()
     for errand in (folding, pruning):
         with database.writers.begin() as tx:
             errand.sweep(tx, 100)

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runtimestore_migrations.carrying import FORMER
+
 revision = "0003"
 down_revision = "0002"
 
@@ -16,11 +18,7 @@ def _uint64() -> sa.types.TypeEngine[str]:
 
 
 def upgrade() -> None:
-    """Carry each session over as the first version that is known of it, at the revision that its runtime is at.
-
-    A snapshot without a runtime is damage, which `verify` tells of: it keeps its row, at revision 1. Neither the new
-    rows nor the runtimes' digests are sealed: the documents' own SHA-256 came over, and is all there is.
-    """
+    """Make room for versions. The sessions themselves are carried over between this step and the next one."""
     op.create_table(
         "session_versions",
         sa.Column("realm", _id(), primary_key=True),
@@ -47,15 +45,4 @@ def upgrade() -> None:
     op.add_column("runtimes", sa.Column("session_revision", sa.BigInteger))
     op.add_column("runtimes", sa.Column("session_sha256", sa.LargeBinary))
     op.add_column("receipts", sa.Column("committed_revision", sa.BigInteger))
-    op.execute(
-        "INSERT INTO session_versions (realm, runtime_id, revision, kind, session_id, sha256, size_bytes, body)"
-        " SELECT s.realm, s.runtime_id, coalesce(r.revision, 1), 'base', s.session_id, s.sha256, length(s.body), s.body"
-        " FROM session_snapshots s LEFT JOIN runtimes r ON r.realm = s.realm AND r.runtime_id = s.runtime_id"
-    )
-    op.execute(
-        "UPDATE runtimes SET session_revision = revision, session_sha256 = (SELECT s.sha256 FROM session_snapshots s"
-        " WHERE s.realm = runtimes.realm AND s.runtime_id = runtimes.runtime_id)"
-        " WHERE EXISTS (SELECT 1 FROM session_snapshots s"
-        " WHERE s.realm = runtimes.realm AND s.runtime_id = runtimes.runtime_id)"
-    )
-    op.drop_table("session_snapshots")
+    op.rename_table("session_snapshots", FORMER)

@@ -16,6 +16,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from runtimestore_server.rpc.admission import OURS, PROMPT, WRITES, unavailable
+from runtimestore_server.rpc.received import note_received
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.small_messages import MOST_BYTES, too_large
 from runtimestore_server.rpc.status import (
@@ -241,6 +242,7 @@ class _Method:
             request = self._handler.request_deserializer(message)
         except DecodeError:  # gRPC itself would answer with INTERNAL
             raise malformed() from None
+        note_received(len(message))
         name_subject(request)
         if self._authorization is not None:
             self._authorization.asks(caller, request)

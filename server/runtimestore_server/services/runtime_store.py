@@ -38,10 +38,19 @@ Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], differe
 class RuntimeStoreService(rpc.RuntimeStoreServicer):
     """The service `runtimestore.v1.RuntimeStore` over a store."""
 
-    def __init__(self, store: Store, settings: Settings, *, workers: Workers, sending: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        workers: Workers,
+        sending: Callable[[int], None],
+        received_bytes: Callable[[], int],
+    ) -> None:
         self._store = store
         self._workers = workers
         self._sending = sending
+        self._received_bytes = received_bytes
         self._limits = Limits(settings)
         self._sessions = Sessions(store)
 
@@ -241,7 +250,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         `input_field` is where inputs are, `base` what its session delta is made of.
         """
-        size_bytes: int = request.ByteSize()
+        size_bytes = self._received_bytes()
         if size_bytes + (len(base.body) if base else 0) > LARGE_REQUEST_BYTES:
             write = await self._workers.run(check, size_bytes=size_bytes)
         else:

@@ -55,7 +55,14 @@ class Sessions:
         """Remember the newest session of a runtime, if it was read whole."""
         if stored.body is None:
             return None
-        found = RecentSession(stored.sha256, stored.body, stored.revision, stored.base_bytes, stored.edits_bytes)
+        found = RecentSession(
+            stored.sha256,
+            stored.body,
+            stored.revision,
+            stored.base_bytes,
+            stored.edits_bytes,
+            base_revision=stored.base_revision,
+        )
         self._store.remember_session(runtime, found)
         return found
 
@@ -65,11 +72,17 @@ class Sessions:
         if snapshot is None or outcome.replayed or not snapshot.session_id:
             return
         if outcome.as_edits and base is not None and snapshot.edits is not None:
-            base_bytes, encoded = base.base_bytes, snapshot.edits.encoded or b""
+            base_revision, base_bytes, encoded = base.base_revision, base.base_bytes, snapshot.edits.encoded or b""
             edits_bytes = base.edits_bytes + weight_of_edits(len(encoded), base_bytes=base_bytes)
         else:
-            base_bytes, edits_bytes = len(snapshot.body), 0
+            base_revision, base_bytes, edits_bytes = outcome.revision, len(snapshot.body), 0
         found = RecentSession(
-            snapshot.sha256, snapshot.body, outcome.revision, base_bytes, edits_bytes, snapshot.checked
+            snapshot.sha256,
+            snapshot.body,
+            outcome.revision,
+            base_bytes,
+            edits_bytes,
+            snapshot.checked,
+            base_revision=base_revision,
         )
         self._store.remember_session(write.runtime, found)

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision. Known without loading Alembic; a test holds it against the migrations."""
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """All revisions, oldest first."""
+
+CARRYING = "0003"
+"""The revision at which sessions of an older store are carried over, in slices; no server serves it."""
 
 _VERSION_TABLE = "alembic_version"
 
@@ -134,7 +137,9 @@ def upgrade(database_url: str) -> tuple[str | None, str]:
 def upgrade_database(database: Database) -> tuple[str | None, str]:
     """Bring an open database to the newest revision; the revisions before and after.
 
-    The whole upgrade is one transaction under a lock: whoever comes second finds nothing to do.
+    It happens in transactions under a lock: whoever comes second waits, takes part, or finds nothing to do. An empty
+    database takes one. Sessions of a store without versions are carried over in slices; cut off, the upgrade goes on
+    from there when it is run again.
 
     Raises:
         SchemaNotCurrent: it holds another program's tables, or a revision from the future.
@@ -147,12 +152,29 @@ def upgrade_database(database: Database) -> tuple[str | None, str]:
         return state.revision, HEAD
     with database.writers.begin() as connection:
         database.migration_lock(connection)
-        before = migrate(connection)
+        before = migrate(connection, HEAD if state.empty else CARRYING)
+    if before in REVISIONS[: REVISIONS.index(CARRYING) + 1]:
+        _carry_sessions_over(database)
+    with database.writers.begin() as connection:
+        database.migration_lock(connection)
+        migrate(connection)
     return before, HEAD
 
 
-def migrate(connection: Connection) -> str | None:
-    """Bring the tables that a transaction sees to the newest revision; the revision before.
+def _carry_sessions_over(database: Database) -> None:
+    from runtimestore_migrations.carrying import carry_some
+
+    with database.writers.connect() as connection:
+        carried_bytes = 1
+        while carried_bytes:
+            with connection.begin():
+                database.migration_lock(connection)
+                carried_bytes = carry_some(connection)
+            database.after_commit(connection, writes=0, carried_bytes=carried_bytes)
+
+
+def migrate(connection: Connection, revision: str = HEAD) -> str | None:
+    """Bring the tables that a transaction sees to a revision, if they are at none as new; the revision before.
 
     Raises:
         SchemaNotCurrent: they are another program's, or of a revision from the future.
@@ -161,7 +183,8 @@ def migrate(connection: Connection) -> str | None:
     if not state.current:
         if not state.empty and (state.foreign or state.revision not in REVISIONS):
             raise SchemaNotCurrent(state.problem())
-        run_migrations(connection)
+        if state.revision is None or state.revision < revision:
+            run_migrations(connection, revision)
     return state.revision
 
 

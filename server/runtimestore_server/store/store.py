@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import RuntimeStoreError, StoreUnavailable
+from runtimestore_server.shutdown import reached
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 FOLD_SECONDS = 0.1
 """How long there is no fold after one; while there are many to make, the writes between have their turn."""
+
+CLOSING_POLL_SECONDS = 0.002
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,6 +79,7 @@ class Store:
             traces=traces,
         )
         self._workers = workers
+        self.folding.start(supervision, prepared=self._committer.wake_maintenance)
         # Of its own: that every worker is busy does not mean that the engine does not answer.
         self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0, supervision=supervision)
         self._store_id: str | None = None
@@ -174,10 +178,9 @@ class Store:
 
     def remember_session(self, runtime: RuntimeKey, session: RecentSession) -> None:
         """Hold the newest session of a runtime in memory; a new base is made of it if its edits outweigh the last."""
-        self.recent_sessions.put(runtime, session)
-        if session.edits_bytes > session.base_bytes:
+        session = self.recent_sessions.put(runtime, session)
+        if session.outweighed:
             self.folding.add(runtime, session)
-            self._committer.wake_maintenance()
 
     @property
     def busy(self) -> bool:
@@ -195,8 +198,12 @@ class Store:
 
     async def close(self, within_seconds: float) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
+        self.folding.close()
         ended = await self._committer.close(within_seconds=within_seconds)
         ended &= await self._checker.close(within_seconds=within_seconds)
+        ended &= await reached(
+            lambda: not self.folding.alive, within_seconds=within_seconds, every_seconds=CLOSING_POLL_SECONDS
+        )
         self.database.dispose()
         return ended
 

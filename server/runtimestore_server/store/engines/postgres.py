@@ -54,7 +54,7 @@ class PostgresDatabase(Database):
         set_up_transactions(self.writers)
         self._reopen_when_read_only(self.writers)
         # One statement a read is one snapshot; without BEGIN and COMMIT around it, it is one round trip too.
-        # One more than the threads for loads: the health check.
+        # One more than the threads for loads: the health check; beyond the size, new bases of sessions.
         readers = connect_lazily(url, pool_size=reader_threads + 1, prepare_threshold=prepare_threshold)
         self.readers = readers.execution_options(isolation_level="AUTOCOMMIT")
 

@@ -61,8 +61,8 @@ class SqliteDatabase(Database):
         event.listen(self.writers, "checkin", self._end)
         event.listen(self.writers, "close", self._closed)
         self._reopen_when_read_only(self.writers)
-        # One more than the threads for loads: the health check.
-        self.readers = self._engine(url, pool_size=reader_threads + 1)
+        # Two more than the threads for loads: the health check, and new bases of sessions.
+        self.readers = self._engine(url, pool_size=reader_threads + 2)
         self._identity = FileIdentity(self._file)
         self._identity.watch(self.writers)
         self._identity.watch(self.readers)

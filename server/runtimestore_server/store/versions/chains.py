@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.values import RuntimeKey
 
 _V = session_versions
+_ITS = _V.alias("its")
 
 
 class StoredSession(NamedTuple):
@@ -48,6 +49,8 @@ class StoredSession(NamedTuple):
     """The size of the base that it rests on."""
     edits_bytes: int = 0
     """How much all the edits weigh that lead from there to it."""
+    base_revision: int = 0
+    """The revision of the base that it rests on."""
 
 
 class StoredVersion(NamedTuple):
@@ -114,6 +117,7 @@ def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> StoredSessi
         body,
         base_bytes=base_bytes,
         edits_bytes=sum(weight_of_edits(len(row.body), base_bytes=base_bytes) for row in chain[1:]),
+        base_revision=chain[0].version.revision,
     )
 
 
@@ -215,47 +219,31 @@ def _newest(*, as_of: bool) -> sa.ColumnElement[Any]:
     return sa.bindparam("as_of", type_=sa.BigInteger) if as_of else runtimes.c.session_revision
 
 
+def _latest(*kind: sa.ColumnExpressionArgument[bool], as_of: bool) -> sa.ScalarSelect[Any]:
+    """The revision of a runtime's latest version, or of its latest one of a kind, up to the one that is asked for."""
+    its = _ITS.c.realm == runtimes.c.realm, _ITS.c.runtime_id == runtimes.c.runtime_id
+    latest = sa.select(sa.func.max(_ITS.c.revision)).where(*its, *kind, _ITS.c.revision <= _newest(as_of=as_of))
+    return latest.correlate(runtimes).scalar_subquery()
+
+
+def _beside_its(found: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """What a runtime's row says, beside the rows of its versions that are `found`: one statement, so one moment."""
+    of_it = sa.and_(_V.c.realm == runtimes.c.realm, _V.c.runtime_id == runtimes.c.runtime_id, found)
+    return sa.select(*_beside(), *columns).select_from(runtimes.outerjoin(_V, of_it)).where(_is_asked_for())
+
+
 @cache
 def _chain(*, as_of: bool) -> sa.Select[Any]:
-    """The runtime's revision, beside the rows from a base up to the version: one statement, so one moment."""
-    of_it = sa.and_(_V.c.realm == runtimes.c.realm, _V.c.runtime_id == runtimes.c.runtime_id)
-    its = _V.alias("its")
-    base = (
-        sa.select(sa.func.max(its.c.revision))
-        .where(
-            its.c.realm == runtimes.c.realm,
-            its.c.runtime_id == runtimes.c.runtime_id,
-            its.c.kind == BASE,
-            its.c.revision <= _newest(as_of=as_of),
-        )
-        .correlate(runtimes)
-        .scalar_subquery()
-    )
-    between = sa.and_(of_it, _V.c.revision >= base, _V.c.revision <= _newest(as_of=as_of))
-    return (
-        sa.select(*_beside(), _V.c.seal, _V.c.body)
-        .select_from(runtimes.outerjoin(_V, between))
-        .where(_is_asked_for())
-        .order_by(_V.c.revision)
-    )
+    """The rows from a base up to the version."""
+    base = _latest(_ITS.c.kind == BASE, as_of=as_of)
+    between = sa.and_(_V.c.revision >= base, _V.c.revision <= _newest(as_of=as_of))
+    return _beside_its(between, _V.c.seal, _V.c.body).order_by(_V.c.revision)
 
 
 @cache
 def _description(*, as_of: bool) -> sa.Select[Any]:
-    of_it = sa.and_(_V.c.realm == runtimes.c.realm, _V.c.runtime_id == runtimes.c.runtime_id)
-    its = _V.alias("its")
-    newest = (
-        sa.select(sa.func.max(its.c.revision))
-        .where(
-            its.c.realm == runtimes.c.realm,
-            its.c.runtime_id == runtimes.c.runtime_id,
-            its.c.revision <= _newest(as_of=as_of),
-        )
-        .correlate(runtimes)
-        .scalar_subquery()
-    )
-    joined = runtimes.outerjoin(_V, sa.and_(of_it, _V.c.revision == newest))
-    return sa.select(*_beside(), _V.c.seal).select_from(joined).where(_is_asked_for())
+    """The row of the version without its body."""
+    return _beside_its(_V.c.revision == _latest(as_of=as_of), _V.c.seal)
 
 
 def _beside() -> list[sa.ColumnElement[Any]]:

@@ -18,6 +18,17 @@ MOST_EDITS = 1000
 is a base with its edits."""
 
 
+class Fold(NamedTuple):
+    """A version that became a base."""
+
+    revision: int
+    base_bytes: int
+    former_revision: int
+    """The base that it rested on before."""
+    edits_bytes: int
+    """How much the edits take that lead from there to it."""
+
+
 class RecentSession(NamedTuple):
     """The session of a runtime as this server last saw it committed."""
 
@@ -31,6 +42,29 @@ class RecentSession(NamedTuple):
     """How much all the edits weigh that lead from there to it."""
     checked: CheckedPrefix | None = None
     """How much of it need not be checked again where the next one begins with the same; None where nobody looked."""
+    base_revision: int = 0
+    """The revision of the base that it rests on."""
+    fold: Fold | None = None
+    """How that became one, if this server made it one lately."""
+
+    @property
+    def outweighed(self) -> bool:
+        """Whether a new base is to be made: the edits since the last one outweigh it."""
+        return self.edits_bytes > self.base_bytes
+
+    def after(self, fold: Fold | None) -> RecentSession:
+        """The same with the base that a fold made of a version before it, or of itself.
+
+        Who looked before the fold was committed counts from the base before, and would have another one made at once.
+        """
+        if fold is None or fold.former_revision != self.base_revision or fold.revision > self.revision:
+            return self
+        return self._replace(
+            base_bytes=fold.base_bytes,
+            edits_bytes=max(0, self.edits_bytes - fold.edits_bytes),
+            base_revision=fold.revision,
+            fold=fold,
+        )
 
 
 class RecentSessions:
@@ -59,32 +93,34 @@ class RecentSessions:
                 self._entries.move_to_end(runtime)
             return found
 
-    def put(self, runtime: RuntimeKey, session: RecentSession) -> None:
-        """Hold a document, unless a newer one of the runtime is held."""
+    def put(self, runtime: RuntimeKey, session: RecentSession) -> RecentSession:
+        """Hold a document, unless a newer one of the runtime is held; it, with the base that it rests on by now."""
         with self._lock:
             before = self._entries.get(runtime)
-            if before is not None and before.revision > session.revision:
-                return
+            if before is not None:
+                session = session.after(before.fold)
+                if before.revision > session.revision:
+                    return session
             self._drop(runtime)
             size_bytes = _size_bytes(session)
             if size_bytes > self._max_bytes:
-                return
+                return session
             self._entries[runtime] = session
             self._bytes += size_bytes
             while self._bytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))
+        return session
 
     def drop(self, runtime: RuntimeKey) -> None:
         """Let go of the document of a runtime."""
         with self._lock:
             self._drop(runtime)
 
-    def rebased(self, runtime: RuntimeKey, *, base_bytes: int, edits_bytes: int) -> None:
-        """Take note that a version became a base: `edits_bytes` of edits led to it."""
+    def rebased(self, runtime: RuntimeKey, fold: Fold) -> None:
+        """Take note that a version of a runtime's session became a base."""
         with self._lock:
             if (found := self._entries.get(runtime)) is not None:
-                left_bytes = max(0, found.edits_bytes - edits_bytes)
-                self._entries[runtime] = found._replace(base_bytes=base_bytes, edits_bytes=left_bytes)
+                self._entries[runtime] = found.after(fold)
 
     def _drop(self, runtime: RuntimeKey) -> None:
         if (found := self._entries.pop(runtime, None)) is not None:
