@@ -34,7 +34,7 @@ def lock_by_key(
     *,
     share: bool = False,
     skip_held: bool = False,
-) -> tuple[Sequence[sa.Row[Any]], set[tuple[str, ...]]]:
+) -> tuple[Sequence[Any], set[tuple[str, ...]]]:
     """Lock the rows of these keys, which are in order, until the transaction ends; nobody else changes them.
 
     Returns the rows, key first, and the keys of those that another session holds: with `skip_held` they are passed
@@ -43,12 +43,12 @@ def lock_by_key(
     if not keys:
         return [], set()
     statement = _select_for_update(database, key_columns, value_columns, share=share, skip_held=skip_held)
-    locked = tx.execute(statement, database.keys(key_columns, keys)).all()
+    locked = database.ask(tx, statement, key_columns, keys)
     if not skip_held or len(locked) == len(keys):
         return locked, set()
     # What was not locked is held by another session if it is there at all.
     missed = sorted(set(keys) - {tuple(row[: len(key_columns)]) for row in locked})
-    there = tx.execute(select_by_key(database, key_columns, key_columns), database.keys(key_columns, missed))
+    there = database.ask(tx, select_by_key(database, key_columns, key_columns), key_columns, missed)
     return locked, {tuple(row) for row in there}
 
 

@@ -59,7 +59,7 @@ class RequestMemory:
         if keys:
             columns = (requests.c.realm, requests.c.request_id)
             recorded = (*columns, requests.c.fingerprint, requests.c.revision, requests.c.recorded_at_ms)
-            for row in tx.execute(select_by_key(database, columns, recorded), database.keys(columns, keys)):
+            for row in database.ask(tx, select_by_key(database, columns, recorded), columns, keys):
                 sound = is_sound(*row)
                 fingerprint = row.fingerprint[:SHA256_BYTES] if sound else b""
                 self._known[RequestKey(row.realm, row.request_id)] = _Known(fingerprint, row.revision, sound=sound)

@@ -6,11 +6,14 @@ import contextlib
 import enum
 import time
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
+
+from runtimestore_server.store.engines import direct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,6 +131,18 @@ class Database(ABC):
     @abstractmethod
     def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
         """The parameters that bind `given(*columns)` to `rows`."""
+
+    def ask(
+        self, tx: Connection, statement: sa.Select[Any], columns: Sequence[sa.Column[Any]], keys: Sequence[Row]
+    ) -> list[Any]:
+        """What a statement over `given(*columns)`, which is made once, finds for these keys."""
+        if (made := self._compiled.get(statement)) is None:
+            made = self._compiled[statement] = direct.compiled(statement, self.writers.dialect)
+        return direct.ask(tx, made, self.keys(columns, keys))
+
+    @cached_property
+    def _compiled(self) -> dict[sa.Select[Any], direct.Compiled]:
+        return {}
 
     @abstractmethod
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:

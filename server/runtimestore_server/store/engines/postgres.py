@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_statements as statements
 from runtimestore_server.store.engines.database import (
     LARGE_BYTES,
@@ -50,6 +51,7 @@ class PostgresDatabase(Database):
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
         url, prepare_threshold = connectable(url)
         # One more than the committers: maintenance, and the question what became of a COMMIT.
+        self._texts: dict[Any, str] = {}
         self.writers = connect_lazily(url, pool_size=committer_threads + 1, prepare_threshold=prepare_threshold)
         set_up_transactions(self.writers)
         self._reopen_when_read_only(self.writers)
@@ -70,7 +72,7 @@ class PostgresDatabase(Database):
         """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
         small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
         if small:
-            tx.execute(statements.upsert(table), statements.lists(tuple(table.columns), small))
+            direct.run(tx, self._text(statements.upsert(table)), [statements.lists(tuple(table.columns), small)])
         for row in rows:
             if largest_bytes(row) >= LARGE_BYTES:
                 tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
@@ -79,7 +81,14 @@ class PostgresDatabase(Database):
         """Rows that another transaction is inserting are waited for, then left alone."""
         if not rows:
             return 0
-        return len(tx.execute(statements.insert_new(table), statements.lists(tuple(table.columns), rows)).all())
+        text = self._text(statements.insert_new(table))
+        return len(direct.fetch(tx, text, statements.lists(tuple(table.columns), rows)))
+
+    def _text(self, statement: Any) -> str:
+        """The text of a statement that is made once, without constants in it."""
+        if (text := self._texts.get(statement)) is None:
+            text = self._texts[statement] = str(statement.compile(dialect=self.writers.dialect))
+        return text
 
     def classify(self, error: Exception) -> Fault:
         """By SQLSTATE; an error without one is the connection's."""

@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row, Sizes
@@ -107,7 +108,7 @@ class SqliteDatabase(Database):
         """One statement, run for each row within the driver; a large row alone and in pieces."""
         small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
         if small:
-            tx.exec_driver_sql(_upsert(table), with_digits(tuple(table.columns), small))
+            direct.run(tx, _upsert(table), with_digits(tuple(table.columns), small))
         for row in rows:
             if largest_bytes(row) >= LARGE_BYTES:
                 _upsert_in_pieces(tx, table, row)
@@ -115,7 +116,7 @@ class SqliteDatabase(Database):
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
         """A plain insert: the one writer has looked before."""
         if rows:
-            tx.exec_driver_sql(_insert(table), with_digits(tuple(table.columns), rows))
+            direct.run(tx, _insert(table), with_digits(tuple(table.columns), rows))
         return len(rows)
 
     def classify(self, error: Exception) -> Fault:

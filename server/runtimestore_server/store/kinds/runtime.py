@@ -71,7 +71,7 @@ class RuntimeKind:
             self._take(lock_by_key(self._database, self._tx, _KEY, _VALUES, missing)[0])
         return {RuntimeKey(*key) for key in held}
 
-    def _take(self, rows: Sequence[sa.Row[Any]]) -> None:
+    def _take(self, rows: Sequence[Any]) -> None:
         for row in rows:
             key = RuntimeKey(row.realm, row.runtime_id)
             self._rows[key] = _RuntimeRow(row.revision)
@@ -222,7 +222,7 @@ def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]
     )
     return {
         (row.realm, row.runtime_id, row.run_id, row.sequence)
-        for row in tx.execute(select_by_key(database, columns, columns), database.keys(columns, keys))
+        for row in database.ask(tx, select_by_key(database, columns, columns), columns, keys)
     }
 
 
@@ -235,7 +235,7 @@ def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKe
     if not keys:
         return {}
     columns = (tables.inputs.c.realm, tables.inputs.c.runtime_id, tables.inputs.c.input_id)
-    rows = tx.execute(_sound_inputs(database), database.keys(columns, keys))
+    rows = database.ask(tx, _sound_inputs(database), columns, keys)
     return {(row.realm, row.runtime_id, row.input_id): row.sha256 for row in rows}
 
 

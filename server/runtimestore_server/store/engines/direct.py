@@ -1,0 +1,107 @@
+"""Runs statements on the driver's own cursor: SQLAlchemy defines them and compiles each once.
+
+What SQLAlchemy does around a statement costs more than a small statement itself. Its errors, and what listens to them,
+stay: a driver's error goes the way of all others.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from runtimestore_server.store.tables import UInt64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import sqlalchemy as sa
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines.database import Row
+
+    Parameters = Mapping[str, Any] | Sequence[Any]
+
+
+class Compiled(NamedTuple):
+    """A statement as the driver takes it, and what its rows are."""
+
+    text: str
+    order: tuple[str, ...] | None
+    """The names of its parameters where they are told apart by their place."""
+    constants: Mapping[str, Any]
+    """The values that stand in the statement itself."""
+    row: Callable[[Iterable[Any]], Any]
+    """Makes a row of its values."""
+    numbers: tuple[int, ...]
+    """The places of uint64 values, which are stored as digits."""
+
+
+def compiled(statement: sa.Select[Any], dialect: sa.Dialect) -> Compiled:
+    """Compile a statement."""
+    made = statement.compile(dialect=dialect)
+    order = getattr(made, "positiontup", None)
+    columns = statement.selected_columns
+    named: Any = namedtuple  # noqa: PYI024  (its fields are those of the statement)
+    return Compiled(
+        text=str(made),
+        order=None if order is None else tuple(order),
+        constants={name: value for name, value in made.params.items() if value is not None},
+        row=named("row", columns.keys())._make,
+        numbers=tuple(place for place, column in enumerate(columns) if isinstance(column.type, UInt64)),
+    )
+
+
+def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any]) -> list[Any]:
+    """What a compiled statement finds."""
+    bound = {**statement.constants, **parameters}
+    values = bound if statement.order is None else tuple(bound[name] for name in statement.order)
+    found = fetch(tx, statement.text, values)
+    if statement.numbers:
+        found = [
+            tuple(int(value) if place in statement.numbers else value for place, value in enumerate(row))
+            for row in found
+        ]
+    return [statement.row(row) for row in found]
+
+
+def fetch(tx: Connection, text: str, parameters: Parameters) -> list[Row]:
+    """Run a statement once; its rows."""
+    if _observed(tx):
+        return [tuple(row) for row in tx.exec_driver_sql(text, parameters)]
+    cursor = _cursor(tx)
+    try:
+        cursor.execute(text, parameters)
+        found: list[Row] = cursor.fetchall()
+    except Exception as error:  # noqa: BLE001  (raised anew)
+        raise_as_all_others(tx, error, text, cursor)
+    return found
+
+
+def run(tx: Connection, text: str, rows: Sequence[Parameters]) -> None:
+    """Run a statement that finds nothing, for each of these parameters."""
+    if _observed(tx):
+        tx.exec_driver_sql(text, rows if len(rows) > 1 else rows[0])
+        return
+    cursor = _cursor(tx)
+    try:
+        if len(rows) == 1:
+            cursor.execute(text, rows[0])
+        else:
+            cursor.executemany(text, rows)
+    except Exception as error:  # noqa: BLE001  (raised anew)
+        raise_as_all_others(tx, error, text, cursor)
+
+
+def raise_as_all_others(tx: Connection, error: Exception, text: str, cursor: Any = None) -> NoReturn:
+    """Raise a driver's error as SQLAlchemy does its own: wrapped, told to whoever listens, the connection judged."""
+    tx._handle_dbapi_exception(error, text, None, cursor, None)  # noqa: SLF001  (there is no other way to all of that)
+
+
+def _observed(tx: Connection) -> bool:
+    """Whether somebody listens to statements: he is told of these, too, by SQLAlchemy's own way."""
+    return bool(tx.dispatch.before_cursor_execute or tx.dispatch.after_cursor_execute)
+
+
+def _cursor(tx: Connection) -> Any:
+    driver: Any = tx.connection.driver_connection
+    return driver.cursor()
