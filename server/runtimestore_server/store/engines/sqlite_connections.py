@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.checkpoints import LARGE_LOG_BYTES
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.tables import store_identity
@@ -90,4 +91,4 @@ def _is_foreign(cursor: sqlite3.Cursor) -> bool:
 def begin_immediate(connection: Connection) -> None:
     """Begin a transaction that writes."""
     # A deferred transaction that reads, then writes, fails at once when another one wrote between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    direct.run(connection, "BEGIN IMMEDIATE", [()])
