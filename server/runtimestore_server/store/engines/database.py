@@ -129,11 +129,11 @@ class Database(ABC):
         """The keys of a statement as a relation with the names of `columns`; bound by `keys`."""
 
     @abstractmethod
-    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
         """The parameters that bind `given(*columns)` to `rows`."""
 
     def ask(
-        self, tx: Connection, statement: sa.Select[Any], columns: Sequence[sa.Column[Any]], keys: Sequence[Row]
+        self, tx: Connection, statement: sa.Select[Any], columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> list[Any]:
         """What a statement over `given(*columns)`, which is made once, finds for these keys."""
         if (made := self._compiled.get(statement)) is None:

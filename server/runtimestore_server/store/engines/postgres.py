@@ -13,7 +13,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_statements as statements
 from runtimestore_server.store.engines.database import (
-    LARGE_BYTES,
     Began,
     CommitState,
     Database,
@@ -32,7 +31,7 @@ from runtimestore_server.store.engines.postgres_connections import (
 from runtimestore_server.store.engines.postgres_limits import connection_warnings
 from runtimestore_server.store.engines.postgres_rights import lacking
 from runtimestore_server.store.engines.postgres_url import connectable
-from runtimestore_server.store.engines.rows import largest_bytes
+from runtimestore_server.store.engines.rows import split_off_large
 from runtimestore_server.store.timeouts import LOCK_TIMEOUT_SECONDS, MIGRATION_LOCK_SECONDS
 
 if TYPE_CHECKING:
@@ -64,18 +63,17 @@ class PostgresDatabase(Database):
         """One array parameter a column: no limit on the number of keys."""
         return statements.unnest(columns)
 
-    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
         """The keys, a list a column."""
         return statements.lists(columns, rows)
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
-        small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
+        small, large = split_off_large(table, rows)
         if small:
             direct.run(tx, self._text(statements.upsert(table)), [statements.lists(tuple(table.columns), small)])
-        for row in rows:
-            if largest_bytes(row) >= LARGE_BYTES:
-                tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
+        for row in large:
+            tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
         """Rows that another transaction is inserting are waited for, then left alone."""

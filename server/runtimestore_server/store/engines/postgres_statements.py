@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
 
-def lists(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+def lists(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
     """The parameters of `unnest`: the values of the rows, a list a column."""
     values = zip(*with_digits(columns, rows), strict=True)
     return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}

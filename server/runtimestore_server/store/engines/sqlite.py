@@ -18,10 +18,10 @@ from sqlalchemy.pool import QueuePool
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
-from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row, Sizes
+from runtimestore_server.store.engines.database import Database, Fault, Row, Sizes
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_refused_write, read_only_problem
-from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
+from runtimestore_server.store.engines.rows import replacing, split_off_large, with_digits
 from runtimestore_server.store.engines.sqlite_connections import (
     begin_immediate,
     configure,
@@ -100,18 +100,17 @@ class SqliteDatabase(Database):
             )
         ).subquery("given")
 
-    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
         """The keys as one JSON array of arrays."""
         return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement, run for each row within the driver; a large row alone and in pieces."""
-        small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
+        small, large = split_off_large(table, rows)
         if small:
             direct.run(tx, _upsert(table), with_digits(tuple(table.columns), small))
-        for row in rows:
-            if largest_bytes(row) >= LARGE_BYTES:
-                _upsert_in_pieces(tx, table, row)
+        for row in large:
+            _upsert_in_pieces(tx, table, row)
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
         """A plain insert: the one writer has looked before."""
