@@ -36,6 +36,13 @@ def commit(
     Raises:
         RowTaken: another transaction inserted a row that this one needs; run again.
     """
+    with database.together(tx, sum(write.size_bytes for write in batch)):
+        return _commit(database, tx, batch, now_ms, skip_held=skip_held)
+
+
+def _commit(
+    database: Database, tx: Connection, batch: Sequence[AnyWrite], now_ms: int, *, skip_held: bool
+) -> list[Decision | Deferred]:
     fences = Fences(database, tx, batch, skip_held=skip_held)
     transaction = Transaction(database, tx, now_ms, skip_held, fences)
     parts = [part for begin in KINDS if (part := begin(transaction, batch))]

@@ -133,15 +133,23 @@ class Database(ABC):
         """The parameters that bind `given(*columns)` to `rows`."""
 
     def ask(
-        self, tx: Connection, statement: sa.Select[Any], columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
+        self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> list[Any]:
         """What a statement over `given(*columns)`, which is made once, finds for these keys."""
         if (made := self._compiled.get(statement)) is None:
             made = self._compiled[statement] = direct.compiled(statement, self.writers.dialect)
         return direct.ask(tx, made, self.keys(columns, keys))
 
+    def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
+        """Inside, statements that find nothing need not be answered before the next one; their errors come later.
+
+        `carried_bytes` is how much the statements inside carry altogether.
+        """
+        del tx, carried_bytes  # where the engine is in this process, nothing is waited for
+        return contextlib.nullcontext()
+
     @cached_property
-    def _compiled(self) -> dict[sa.Select[Any], direct.Compiled]:
+    def _compiled(self) -> dict[sa.Executable, direct.Compiled]:
         return {}
 
     @abstractmethod

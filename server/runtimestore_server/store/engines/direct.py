@@ -36,11 +36,11 @@ class Compiled(NamedTuple):
     """The places of uint64 values, which are stored as digits."""
 
 
-def compiled(statement: sa.Select[Any], dialect: sa.Dialect) -> Compiled:
+def compiled(statement: Any, dialect: sa.Dialect) -> Compiled:
     """Compile a statement."""
     made = statement.compile(dialect=dialect)
     order = getattr(made, "positiontup", None)
-    columns = statement.selected_columns
+    columns = statement.exported_columns
     named: Any = namedtuple  # noqa: PYI024  (its fields are those of the statement)
     return Compiled(
         text=str(made),
@@ -66,7 +66,7 @@ def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any]) -> l
 
 def fetch(tx: Connection, text: str, parameters: Parameters) -> list[Row]:
     """Run a statement once; its rows."""
-    if _observed(tx):
+    if observed(tx):
         return [tuple(row) for row in tx.exec_driver_sql(text, parameters)]
     cursor = _cursor(tx)
     try:
@@ -79,7 +79,7 @@ def fetch(tx: Connection, text: str, parameters: Parameters) -> list[Row]:
 
 def run(tx: Connection, text: str, rows: Sequence[Parameters]) -> None:
     """Run a statement that finds nothing, for each of these parameters."""
-    if _observed(tx):
+    if observed(tx):
         tx.exec_driver_sql(text, rows if len(rows) > 1 else rows[0])
         return
     cursor = _cursor(tx)
@@ -97,7 +97,7 @@ def raise_as_all_others(tx: Connection, error: Exception, text: str, cursor: Any
     tx._handle_dbapi_exception(error, text, None, cursor, None)  # noqa: SLF001  (there is no other way to all of that)
 
 
-def _observed(tx: Connection) -> bool:
+def observed(tx: Connection) -> bool:
     """Whether somebody listens to statements: he is told of these, too, by SQLAlchemy's own way."""
     return bool(tx.dispatch.before_cursor_execute or tx.dispatch.after_cursor_execute)
 

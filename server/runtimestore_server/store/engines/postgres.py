@@ -82,6 +82,22 @@ class PostgresDatabase(Database):
         text = self._text(statements.insert_new(table))
         return len(direct.fetch(tx, text, statements.lists(tuple(table.columns), rows)))
 
+    @contextlib.contextmanager
+    def together(self, tx: Connection, carried_bytes: int) -> Iterator[None]:
+        """A pipeline of libpq: what is sent waits for an answer where rows are asked for, and at the end."""
+        import psycopg
+
+        # A pipeline holds one more copy of what it sends. Who listens to statements sees each begin and end.
+        if carried_bytes >= LARGE_BYTES or direct.observed(tx) or not psycopg.Pipeline.is_supported():
+            yield
+            return
+        driver: Any = tx.connection.driver_connection
+        try:
+            with driver.pipeline():
+                yield
+        except psycopg.Error as error:
+            direct.raise_as_all_others(tx, error, "statements in a pipeline")
+
     def _text(self, statement: Any) -> str:
         """The text of a statement that is made once, without constants in it."""
         if (text := self._texts.get(statement)) is None:
@@ -104,7 +120,8 @@ class PostgresDatabase(Database):
 
     def began(self, tx: Connection) -> Began:
         """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
-        return Began(*tx.execute(_BEGAN).one())
+        ((token, now_ms),) = direct.fetch(tx, self._text(_BEGAN), {})
+        return Began(token, now_ms)
 
     def now_ms(self, tx: Connection) -> int:
         """When the transaction began, by the server's clock."""

@@ -150,7 +150,7 @@ class RuntimeKind:
         """The rows of all tables, and none for a runtime of which everything was refused: that leaves nothing."""
         self._landing.write_down(self._database, self._tx)
         if unwritten := sorted(key for key in self._made if self._rows[key].revision == 0):
-            self._tx.execute(_delete_unwritten(self._database), self._database.keys(_KEY, unwritten))
+            self._database.ask(self._tx, _delete_unwritten(self._database), _KEY, unwritten)
 
 
 def _boundary(write: Write) -> BoundaryKey:
@@ -195,10 +195,10 @@ class _Landing:
         database.upsert(tx, tables.runtimes, _sorted_rows(self.runtimes))
         database.upsert(tx, tables.session_versions, _sorted_rows(self.versions))
         database.upsert(tx, tables.sessions, _sorted_rows(self._sessions))
-        # Under the runtime's lock the key is free; if it is not after all, better an error than a second receipt.
-        _insert_receipts(database, tx, _sorted_rows(self._receipts))
         database.upsert(tx, tables.inputs, _sorted_rows(self._inputs))
         database.upsert(tx, tables.ops_snapshots, _sorted_rows(self._ops))
+        # Under the runtime's lock the key is free; if it is not after all, better an error than a second receipt.
+        _insert_receipts(database, tx, _sorted_rows(self._receipts))
 
 
 def _sorted_rows(rows: dict[Any, Any]) -> list[tuple[Any, ...]]:
@@ -248,8 +248,8 @@ def _sound_inputs(database: Database) -> sa.Select[Any]:
 
 
 @cache
-def _delete_unwritten(database: Database) -> sa.Delete:
+def _delete_unwritten(database: Database) -> sa.Executable:
     table = tables.runtimes
     given = database.given(table.c.realm, table.c.runtime_id)
     named = sa.tuple_(table.c.realm, table.c.runtime_id).in_(sa.select(given.c.realm, given.c.runtime_id))
-    return sa.delete(table).where(table.c.revision == 0, named)
+    return sa.delete(table).where(table.c.revision == 0, named).returning(table.c.realm)
