@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_statements as statements
 from runtimestore_server.store.engines.database import (
+    LARGE_BYTES,
     Began,
     CommitState,
     Database,
