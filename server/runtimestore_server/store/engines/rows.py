@@ -61,4 +61,5 @@ def split_off_large(table: sa.Table, rows: Sequence[Row]) -> tuple[Sequence[Row]
 
 @cache
 def _ends_with_document(table: sa.Table) -> bool:
-    return isinstance([*table.columns][-1].type, sa.LargeBinary)
+    last = [*table.columns][-1]
+    return isinstance(last.type, sa.LargeBinary) and not last.nullable  # a digest may be NULL, a document is not
