@@ -7,7 +7,7 @@ stay: a driver's error goes the way of all others.
 from __future__ import annotations
 
 from collections import namedtuple
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from runtimestore_server.store.tables import UInt64
 
@@ -20,6 +20,33 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
     Parameters = Mapping[str, Any] | Sequence[Any]
+
+
+T = TypeVar("T")
+
+
+class Answer(Generic[T]):
+    """What a statement finds, asked for when it is needed: where statements are sent together, it is waited for then.
+
+    Calling it may raise what the statement raised, or one that was sent before it.
+    """
+
+    __slots__ = ("_fetch", "_found")
+
+    def __init__(self, fetch: Callable[[], T]) -> None:
+        self._fetch: Callable[[], T] | None = fetch
+        self._found: T
+
+    def __call__(self) -> T:
+        """What was found."""
+        if self._fetch is not None:
+            self._found, self._fetch = self._fetch(), None
+        return self._found
+
+    @classmethod
+    def found(cls, found: T) -> Answer[T]:
+        """One that is known."""
+        return cls(lambda: found)
 
 
 class Compiled(NamedTuple):
@@ -51,30 +78,41 @@ def compiled(statement: Any, dialect: sa.Dialect) -> Compiled:
     )
 
 
-def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any]) -> list[Any]:
-    """What a compiled statement finds."""
+def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, later: bool) -> Answer[list[Any]]:
+    """What a compiled statement finds; `later` as `fetch` has it."""
     bound = {**statement.constants, **parameters}
     values = bound if statement.order is None else tuple(bound[name] for name in statement.order)
-    found = fetch(tx, statement.text, values)
-    if statement.numbers:
-        found = [
-            tuple(int(value) if place in statement.numbers else value for place, value in enumerate(row))
-            for row in found
+    rows = fetch(tx, statement.text, values, later=later)
+
+    def found() -> list[Any]:
+        if not statement.numbers:
+            return [statement.row(row) for row in rows()]
+        return [
+            statement.row(int(value) if place in statement.numbers else value for place, value in enumerate(row))
+            for row in rows()
         ]
-    return [statement.row(row) for row in found]
+
+    return Answer(found)
 
 
-def fetch(tx: Connection, text: str, parameters: Parameters) -> list[Row]:
-    """Run a statement once; its rows."""
+def fetch(tx: Connection, text: str, parameters: Parameters, *, later: bool) -> Answer[list[Row]]:
+    """Run a statement once; its rows. With `later` they stay where they are until they are asked for."""
     if observed(tx):
-        return [tuple(row) for row in tx.exec_driver_sql(text, parameters)]
+        return Answer.found([tuple(row) for row in tx.exec_driver_sql(text, parameters)])
     cursor = _cursor(tx)
+
+    def rows() -> list[Row]:
+        try:
+            found: list[Row] = cursor.fetchall()
+        except Exception as error:  # noqa: BLE001  (raised anew)
+            raise_as_all_others(tx, error, text, cursor)
+        return found
+
     try:
         cursor.execute(text, parameters)
-        found: list[Row] = cursor.fetchall()
     except Exception as error:  # noqa: BLE001  (raised anew)
         raise_as_all_others(tx, error, text, cursor)
-    return found
+    return Answer(rows) if later else Answer.found(rows())
 
 
 def run(tx: Connection, text: str, rows: Sequence[Parameters]) -> None:

@@ -23,6 +23,7 @@ from runtimestore_server.store.engines.database import (
     Sizes,
     TableSize,
 )
+from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.postgres_connections import (
     CommitInDoubt,
     connect_lazily,
@@ -47,6 +48,7 @@ class PostgresDatabase(Database):
 
     name = "postgresql"
     concurrent_writers = True
+    sends_ahead = True
 
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
         url, prepare_threshold = connectable(url)
@@ -76,16 +78,17 @@ class PostgresDatabase(Database):
         for row in large:
             tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
         """Rows that another transaction is inserting are waited for, then left alone."""
         if not rows:
-            return 0
+            return Answer.found(0)
         text = self._text(statements.insert_new(table))
-        return len(direct.fetch(tx, text, statements.lists(tuple(table.columns), rows)))
+        inserted = direct.fetch(tx, text, statements.lists(tuple(table.columns), rows), later=True)
+        return Answer(lambda: len(inserted()))
 
     @contextlib.contextmanager
     def together(self, tx: Connection, carried_bytes: int) -> Iterator[None]:
-        """A pipeline of libpq: what is sent waits for an answer where rows are asked for, and at the end."""
+        """A pipeline of libpq: what was sent is waited for where what it found is needed, and at the end."""
         import psycopg
 
         # A pipeline holds one more copy of what it sends. Who listens to statements sees each begin and end.
@@ -119,10 +122,15 @@ class PostgresDatabase(Database):
             return Fault.UNAVAILABLE if _is_operational(error) else Fault.OTHER
         return _FAULTS.get(state) or _FAULT_CLASSES.get(state[:2], Fault.OTHER)
 
-    def began(self, tx: Connection) -> Began:
+    def began(self, tx: Connection) -> Answer[Began]:
         """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
-        ((token, now_ms),) = direct.fetch(tx, self._text(_BEGAN), {})
-        return Began(token, now_ms)
+        rows = direct.fetch(tx, self._text(_BEGAN), {}, later=True)
+
+        def began() -> Began:
+            ((token, now_ms),) = rows()
+            return Began(token, now_ms)
+
+        return Answer(began)
 
     def now_ms(self, tx: Connection) -> int:
         """When the transaction began, by the server's clock."""

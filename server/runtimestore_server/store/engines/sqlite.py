@@ -19,6 +19,7 @@ from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
 from runtimestore_server.store.engines.database import Database, Fault, Row, Sizes
+from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_refused_write, read_only_problem
 from runtimestore_server.store.engines.rows import replacing, split_off_large, with_digits
@@ -112,11 +113,11 @@ class SqliteDatabase(Database):
         for row in large:
             _upsert_in_pieces(tx, table, row)
 
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
         """A plain insert: the one writer has looked before."""
         if rows:
             direct.run(tx, _insert(table), with_digits(tuple(table.columns), rows))
-        return len(rows)
+        return Answer.found(len(rows))
 
     def classify(self, error: Exception) -> Fault:
         """By its class, and by SQLite's primary result code."""
