@@ -172,7 +172,7 @@ def test_a_standby_that_still_replays_is_not_believed_about_a_commit(pair: Pair)
     primary = open_database(pair.primary.url, committer_threads=1, reader_threads=1)
     standby = open_database(pair.standby.url, committer_threads=1, reader_threads=1)
     with primary.writers.begin() as connection:
-        token = primary.began(connection).token
+        token = primary.began(connection)().token
     with standby.readers.connect() as connection:
         assert standby.commit_state(connection, token) is CommitState.IN_PROGRESS
     primary.dispose()

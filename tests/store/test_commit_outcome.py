@@ -14,6 +14,7 @@ from runtimestore_server.store import commit_outcome, tables, transaction
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import CommitState
 from runtimestore_server.store.engines.database import Began
+from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import DEFERRED, Outcome, Write
@@ -174,7 +175,7 @@ def _forgetful(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have transactions told by an id from before a restart."""
     real = database.began
     forgotten = "3/12345.6789/12346.7"
-    monkeypatch.setattr(type(database), "began", lambda _self, tx: Began(forgotten, real(tx).now_ms))
+    monkeypatch.setattr(type(database), "began", lambda _self, tx: Answer.found(Began(forgotten, real(tx)().now_ms)))
 
 
 @truth

@@ -182,7 +182,7 @@ async def test_a_reader_outside_that_keeps_the_log_long_is_named_and_the_log_is_
         async with _committer(sqlite_database) as committer:
             assert await committer.commit(Write(runtime(), new_id(), runtime_state="idle")) == Outcome(1)
             with _read_by_another_program(tmp_path / "store.db") as reader:
-                for _ in range(8):
+                for _ in range(12):
                     assert await committer.commit(Write(runtime(), new_id(), **large)) == Outcome(1)
                 assert log.stat().st_size > checkpoints.LARGE_LOG_BYTES
 

@@ -40,7 +40,7 @@ def _race(
     """`second` is committed by a thread of its own and meets the open transaction of `first`, which then ends."""
     with database.writers.connect() as connection:
         transaction = connection.begin()
-        (decision,) = commit_in(database, connection, [first], now_ms=1)
+        (decision,) = commit_in(database, connection, [first], now_ms=lambda: 1)
         assert not isinstance(decision, Deferred)
         other: Future[list[Decision]] = pool.submit(commit, database, second)
         _wait_until_one_waits(database)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _commit_at(database: Database, now_ms: int, *batch: Write) -> None:
     with database.writers.begin() as tx:
-        commit_in(database, tx, batch, now_ms=now_ms)
+        commit_in(database, tx, batch, now_ms=lambda: now_ms)
 
 
 def _forget(database: Database, *, before_ms: int, most: int = 1000) -> int:

@@ -6,7 +6,7 @@ smallest there is, which would take far longer to find.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,8 @@ LEAST_WORTH_BYTES = 64
 """Where this little is replaced by this little it is sent as it is."""
 MOST_COMPARED_BYTES = 1 << 18
 """Pieces that are compared are copied first."""
+MOST_SUBTRACTED_BYTES = 1 << 11
+"""In a piece that differs and is no longer than this, the place is found by arithmetic; longer ones are divided."""
 EDIT_BYTES = 16
 """What an edit costs on the wire beside its replacement, about."""
 
@@ -45,9 +47,9 @@ def find_edits(base: bytes, changed: bytes) -> list[Edit] | None:
     return edits if cost < len(changed) // 2 else None
 
 
-def edits_between(base: bytes, changed: bytes) -> list[Edit]:
-    """The edits that make `changed` of `base`, ascending and not overlapping."""
-    start = _common_prefix(base, 0, changed, 0)
+def edits_between(base: bytes, changed: bytes, *, agreed: int = 0) -> list[Edit]:
+    """The edits that make `changed` of `base`, ascending and not overlapping; the first `agreed` bytes are the same."""
+    start = agreed + _common_prefix(base, agreed, changed, agreed)
     tail = _common_suffix(base, start, len(base), changed, start, len(changed))
     return _between(base, start, len(base) - tail, changed, len(changed) - tail)
 
@@ -101,34 +103,41 @@ def _between(base: bytes, start: int, base_end: int, changed: bytes, changed_end
 
 
 def _common_prefix(one: bytes, one_at: int, other: bytes, other_at: int) -> int:
-    """How many bytes agree from these places on. Pieces are compared whole, and the one that differs is halved."""
+    """How many bytes agree from these places on."""
     most = min(len(one) - one_at, len(other) - other_at)
-    agreed, size, halving = 0, 256, False
+    agreed, size, narrowing = 0, 256, False
     while agreed < most:
         size = min(size, most - agreed)
-        here, there = one_at + agreed, other_at + agreed
-        if one[here : here + size] == other[there : there + size]:
+        here = one[one_at + agreed : one_at + agreed + size]
+        there = other[other_at + agreed : other_at + agreed + size]
+        if here == there:
             agreed += size
-            size = max(1, size // 2) if halving else min(size * 4, MOST_COMPARED_BYTES)
-        elif size == 1:
-            break
+            size = size if narrowing else min(size * 4, MOST_COMPARED_BYTES)
+        elif size > MOST_SUBTRACTED_BYTES:
+            narrowing, size = True, size // 8
         else:
-            halving, size = True, size // 2
+            return agreed + size - _differing_bytes(here, there, "big")
     return agreed
 
 
 def _common_suffix(one: bytes, one_from: int, one_end: int, other: bytes, other_from: int, other_end: int) -> int:
     """How many bytes agree before these ends, not reaching before `one_from` and `other_from`."""
     most = min(one_end - one_from, other_end - other_from)
-    agreed, size, halving = 0, 256, False
+    agreed, size, narrowing = 0, 256, False
     while agreed < most:
         size = min(size, most - agreed)
-        here, there = one_end - agreed, other_end - agreed
-        if one[here - size : here] == other[there - size : there]:
+        here = one[one_end - agreed - size : one_end - agreed]
+        there = other[other_end - agreed - size : other_end - agreed]
+        if here == there:
             agreed += size
-            size = max(1, size // 2) if halving else min(size * 4, MOST_COMPARED_BYTES)
-        elif size == 1:
-            break
+            size = size if narrowing else min(size * 4, MOST_COMPARED_BYTES)
+        elif size > MOST_SUBTRACTED_BYTES:
+            narrowing, size = True, size // 8
         else:
-            halving, size = True, size // 2
+            return agreed + size - _differing_bytes(here, there, "little")
     return agreed
+
+
+def _differing_bytes(one: bytes, other: bytes, order: Literal["big", "little"]) -> int:
+    """How many bytes are left of two pieces of one size from the first that differs on; "little": read backwards."""
+    return ((int.from_bytes(one, order) ^ int.from_bytes(other, order)).bit_length() + 7) // 8

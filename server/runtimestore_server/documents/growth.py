@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LEAST_BYTES = 4 * 1024
 """Smaller documents are checked whole: that takes no longer."""
 
+ANCHOR_BYTES = 64
+"""By so much of its beginning the list of messages is found in the document."""
+
 _WHITESPACE = b" \t\r\n"
 
 
@@ -29,10 +32,16 @@ class Remainder(NamedTuple):
     """How much further ahead a place behind those messages is in the whole document."""
 
 
+def agreed_bytes(body: bytes, base: RecentSession) -> int:
+    """How many bytes a document surely begins with as the one before it did: up to that one's last message, or 0."""
+    ends = base.checked.ends if base.checked else 0
+    return ends if ends and body.startswith(base.body[:ends]) else 0
+
+
 def remainder(body: bytes, base: RecentSession) -> Remainder | None:
     """What is left to be checked of a document; None if all of it is."""
     known = base.checked
-    if known is None or len(body) <= known.ends or not body.startswith(base.body[: known.ends]):
+    if known is None or len(body) <= known.ends or not agreed_bytes(body, base):
         return None
     at = _after_whitespace(body, known.ends)
     if body[at : at + 1] == b",":
@@ -58,8 +67,9 @@ def first_prefix(body: bytes, messages: bytes, count: int) -> CheckedPrefix | No
     """The prefix of a document that was checked whole, if it pays, and if it is certain where its messages are."""
     if len(body) < LEAST_BYTES or not count:
         return None
-    at = body.find(messages)
-    if at < 0 or body.rfind(messages) != at:
+    anchor = messages[:ANCHOR_BYTES]  # to look for all of it would cost more than to read it
+    at = body.find(anchor)
+    if not body.startswith(messages, at) or (body.find(anchor, at + 1) >= 0 and body.find(messages, at + 1) >= 0):
         return None
     ends = at + len(_without_bracket(messages))
     return CheckedPrefix(at + 1, ends, count, sha256(memoryview(body)[:ends]))

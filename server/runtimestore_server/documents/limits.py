@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runtimestore.errors import FieldViolation, InvalidRequest
 from runtimestore_server.documents import input as inputs
-from runtimestore_server.documents import oauth, ops, receipt, session
+from runtimestore_server.documents import oauth, ops, receipt, session, session_envelope
 from runtimestore_server.documents.identifiers import bad_field
 from runtimestore_server.store import OAuthFlowWrite, Write
 
@@ -60,7 +60,7 @@ class Limits:
                 "fence", "is required by this server: acquire the runtime by AcquireRuntime and send its fence"
             )
         if write.snapshot:
-            yield from self._over(session.LIMIT, len(write.snapshot.body), session.FIELD)
+            yield from self._over(session.LIMIT, len(write.snapshot.body), session_envelope.FIELD)
         if write.receipt:
             yield from self._over(receipt.LIMIT, len(write.receipt.receipt), receipt.FIELD)
         for position, document in enumerate(write.inputs):

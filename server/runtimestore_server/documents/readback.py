@@ -12,7 +12,6 @@ suspects, exactly.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from itertools import accumulate
 from math import isinf
 from typing import TYPE_CHECKING, Any
@@ -109,8 +108,8 @@ def members(document: bytes | msgspec.Raw) -> list[tuple[str, msgspec.Raw]]:
 
 def given_twice(found: Sequence[tuple[str, msgspec.Raw]], names: Sequence[str]) -> str | None:
     """Find the first of `names` that is among an object's members more than once."""
-    given = Counter(name for name, _ in found)
-    return next((name for name in names if given[name] > 1), None)
+    given = [name for name, _ in found]
+    return next((name for name in names if given.count(name) > 1), None)
 
 
 def may_have_twice(body: bytes, name: bytes, objects: int) -> bool:

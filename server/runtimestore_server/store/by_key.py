@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
+
+from runtimestore_server.store.engines.direct import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
 
 Columns = tuple[sa.Column[Any], ...]
+
+
+class Locked(NamedTuple):
+    """What came of locking rows."""
+
+    rows: Sequence[Any]
+    """The rows, key first."""
+    held: set[tuple[str, ...]]
+    """The keys of those that another session holds and that were passed over."""
 
 
 @cache
@@ -34,22 +45,27 @@ def lock_by_key(
     *,
     share: bool = False,
     skip_held: bool = False,
-) -> tuple[Sequence[sa.Row[Any]], set[tuple[str, ...]]]:
+) -> Answer[Locked]:
     """Lock the rows of these keys, which are in order, until the transaction ends; nobody else changes them.
 
-    Returns the rows, key first, and the keys of those that another session holds: with `skip_held` they are passed
-    over, else they are waited for and there are none. With `share` others may lock a row to share it too.
+    With `skip_held` those that another session holds are passed over, else they are waited for. With `share` others may
+    lock a row to share it too.
     """
     if not keys:
-        return [], set()
+        return Answer.found(Locked([], set()))
     statement = _select_for_update(database, key_columns, value_columns, share=share, skip_held=skip_held)
-    locked = tx.execute(statement, database.keys(key_columns, keys)).all()
-    if not skip_held or len(locked) == len(keys):
-        return locked, set()
-    # What was not locked is held by another session if it is there at all.
-    missed = sorted(set(keys) - {tuple(row[: len(key_columns)]) for row in locked})
-    there = tx.execute(select_by_key(database, key_columns, key_columns), database.keys(key_columns, missed))
-    return locked, {tuple(row) for row in there}
+    asked = database.ask(tx, statement, key_columns, keys)
+
+    def locked() -> Locked:
+        rows = asked()
+        if not skip_held or len(rows) == len(keys):
+            return Locked(rows, set())
+        # What was not locked is held by another session if it is there at all.
+        missed = sorted(set(keys) - {tuple(row[: len(key_columns)]) for row in rows})
+        there = database.ask(tx, select_by_key(database, key_columns, key_columns), key_columns, missed)
+        return Locked(rows, {tuple(row) for row in there()})
+
+    return Answer(locked)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtimestore_server.store.fences import Fences
 from runtimestore_server.store.kinds import KINDS, Transaction
@@ -10,17 +10,23 @@ from runtimestore_server.store.requests import RequestMemory
 from runtimestore_server.store.values import DEFERRED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.kinds.kind import Part
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import AnyWrite, Deferred
 
 
 def commit(
-    database: Database, tx: Connection, batch: Sequence[AnyWrite], *, now_ms: int, skip_held: bool = False
+    database: Database,
+    tx: Connection,
+    batch: Sequence[AnyWrite],
+    *,
+    now_ms: Callable[[], int],
+    skip_held: bool = False,
 ) -> list[Decision | Deferred]:
     """Put a batch of writes into the store: each lands whole or is refused whole.
 
@@ -29,6 +35,9 @@ def commit(
     seen before, may it land here at all, does what is stored fit what it expects? What passes all is written. The
     second write to a subject sees what the first one left. Nothing is decided by anything outside `tx`, so that the
     transaction can be run again.
+
+    Where the engine takes statements ahead, the questions are sent behind the locks without waiting for those: it
+    answers them one after the other, each as of when its turn comes.
 
     With `skip_held`, a write whose rows another session holds is deferred instead of waited for, and so is every other
     write to its subject.
@@ -39,13 +48,33 @@ def commit(
     fences = Fences(database, tx, batch, skip_held=skip_held)
     transaction = Transaction(database, tx, now_ms, skip_held, fences)
     parts = [part for begin in KINDS if (part := begin(transaction, batch))]
-    held: set[object] = {*fences.held_by_others}
+    held: set[object] = {*fences.held_by_others} if skip_held else set()
+    locks = []
     for part in parts:
-        held |= part.lock(held)
-    memory = RequestMemory(database, tx, [write for write in batch if write.subject not in held])
+        locks.append(part.lock(held))
+        if skip_held:
+            held |= locks[-1]().held  # who is passed over here is not asked about further down
+    memory = _asked(database, tx, batch, parts, held)
+    found = [lock() for lock in locks]
+    if any(lock.made for lock in found):
+        memory = _asked(database, tx, batch, parts, held)
+    memory.load()
     decisions: list[Decision | Deferred] = [DEFERRED] * len(batch)
     for part in parts:
         for position, decision in part.decide(memory, held):
             decisions[position] = decision
-    memory.record(now_ms)
+    memory.record(now_ms())
+    for part in parts:
+        part.confirm()
+    memory.confirm()
     return decisions
+
+
+def _asked(
+    database: Database, tx: Connection, batch: Sequence[AnyWrite], parts: Sequence[Part[Any]], held: set[object]
+) -> RequestMemory:
+    """Ask what decides about the writes that are not held."""
+    memory = RequestMemory(database, tx, [write for write in batch if write.subject not in held])
+    for part in parts:
+        part.ask(held)
+    return memory

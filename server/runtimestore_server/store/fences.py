@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtimestore.errors import Fenced, StoredValueCorrupt
@@ -40,12 +41,19 @@ class Fences:
         acquired = {one.runtime for one in batch if isinstance(one, Acquisition)}
         written = {one.runtime for one in batch if isinstance(one, Write) and one.fence is not None}
         # All at once: first to read and then to change them, two servers would wait for each other in a circle.
-        rows, held = lock_by_key(
+        self._locked = lock_by_key(
             database, tx, _KEY, _VALUES, sorted(acquired | written), share=not acquired, skip_held=skip_held
         )
-        self.held = {RuntimeKey(row.realm, row.runtime_id): Held(row.fence, row.owner) for row in rows}
-        self.held_by_others = {RuntimeKey(*key) for key in held}
+
+    @cached_property
+    def held(self) -> dict[RuntimeKey, Held]:
+        """The fences of the runtimes that have one."""
+        return {RuntimeKey(row.realm, row.runtime_id): Held(row.fence, row.owner) for row in self._locked().rows}
+
+    @cached_property
+    def held_by_others(self) -> set[RuntimeKey]:
         """The runtimes whose fences another session holds, if they were passed over."""
+        return {RuntimeKey(*key) for key in self._locked().held}
 
     def refusal(self, write: Write) -> Fenced | StoredValueCorrupt | None:
         """Why this write may not land, if so: its fence is not the newest."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
 from runtimestore.errors import RequestIdReused, RuntimeStoreError
 from runtimestore_server.store.by_key import select_by_key
+from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.tables import requests
 from runtimestore_server.store.values import Outcome
@@ -55,14 +56,20 @@ class RequestMemory:
         self._tx = tx
         self._known: dict[RequestKey, _Known] = {}
         self._new: dict[RequestKey, _Known] = {}
+        self._inserted: Answer[int] = Answer.found(0)
         keys = sorted({RequestKey(write.realm, write.request_id) for write in batch if write.request_id})
-        if keys:
-            columns = (requests.c.realm, requests.c.request_id)
-            recorded = (*columns, requests.c.fingerprint, requests.c.revision, requests.c.recorded_at_ms)
-            for row in tx.execute(select_by_key(database, columns, recorded), database.keys(columns, keys)):
-                sound = is_sound(*row)
-                fingerprint = row.fingerprint[:SHA256_BYTES] if sound else b""
-                self._known[RequestKey(row.realm, row.request_id)] = _Known(fingerprint, row.revision, sound=sound)
+        columns = (requests.c.realm, requests.c.request_id)
+        recorded = (*columns, requests.c.fingerprint, requests.c.revision, requests.c.recorded_at_ms)
+        self._asked: Answer[list[Any]] = (
+            database.ask(tx, select_by_key(database, columns, recorded), columns, keys) if keys else Answer.found([])
+        )
+
+    def load(self) -> None:
+        """Take in what is remembered; asked for with the constructor."""
+        for row in self._asked():
+            sound = is_sound(*row)
+            fingerprint = row.fingerprint[:SHA256_BYTES] if sound else b""
+            self._known[RequestKey(row.realm, row.request_id)] = _Known(fingerprint, row.revision, sound=sound)
 
     def recall(self, write: AnyWrite) -> Decision | None:
         """Return the first answer to this request, or the refusal of an id used for another; None if it is new."""
@@ -88,16 +95,20 @@ class RequestMemory:
             self._known[key] = self._new[key] = _Known(write.fingerprint(), revision)
 
     def record(self, now_ms: int) -> None:
-        """Write down what was remembered, in the transaction of the writes themselves.
-
-        Raises:
-            RowTaken: another transaction was first with one of the ids.
-        """
+        """Write down what was remembered, in the transaction of the writes themselves."""
         rows = [
             (*key, sealed(key, known.fingerprint, known.revision, now_ms), known.revision, now_ms)
             for key, known in sorted(self._new.items())
         ]
-        if self._database.insert_new(self._tx, requests, rows) != len(rows):
+        self._inserted = self._database.insert_new(self._tx, requests, rows)
+
+    def confirm(self) -> None:
+        """See that every id was free, once all statements were sent.
+
+        Raises:
+            RowTaken: another transaction was first with one of the ids.
+        """
+        if self._inserted() != len(self._new):
             raise RowTaken
 
 

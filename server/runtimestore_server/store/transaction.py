@@ -120,12 +120,18 @@ def _attempt(
     with _once_committed(lambda: committed), database.writers.connect() as connection:
         transaction = connection.begin()
         try:
-            began = database.began(connection)
             if lock_wait_seconds is not None:
                 database.limit_lock_wait(connection, lock_wait_seconds)
-            skip_held = lock_wait_seconds is not None
-            decisions = commit(database, connection, batch, now_ms=began.now_ms, skip_held=skip_held)
-            attempt = Attempt(decisions, began.token, began.now_ms)
+            with database.together(connection, sum(write.size_bytes for write in batch)):
+                began = database.began(connection)
+                decisions = commit(
+                    database,
+                    connection,
+                    batch,
+                    now_ms=lambda: began().now_ms,
+                    skip_held=lock_wait_seconds is not None,
+                )
+            attempt = Attempt(decisions, *began())
             database.check_identity()
             gate.enter()
         except BaseException:

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""About how much is written to the log before a checkpoint; SQLite's own default."""
+CHECKPOINT_BYTES = 16 * 1024 * 1024
+"""About how much is written to the log before a checkpoint. SQLite's own default is 4 MiB; what is written again before
+the next one is brought over once, and a checkpoint holds the writers up for its two syncs."""
 
 WRITE_BYTES = 32 * 1024
 """About what a write costs in the log beside its documents: the pages of the tables and indexes that it touches."""
 
-LARGE_LOG_BYTES = 16 * 1024 * 1024
+LARGE_LOG_BYTES = 32 * 1024 * 1024
 """A log of this size is cut: SQLite begins it anew in a moment without readers only, and never makes it shorter."""
 
 WARNED_LOG_BYTES = 64 * 1024 * 1024

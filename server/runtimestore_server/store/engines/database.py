@@ -6,11 +6,15 @@ import contextlib
 import enum
 import time
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
+
+from runtimestore_server.store.engines import direct
+from runtimestore_server.store.engines.direct import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +115,8 @@ class Database(ABC):
     """Whether a missing database is created at start."""
     concurrent_writers: bool
     """Whether several transactions write at a time, so that rows need locks."""
+    sends_ahead = False
+    """Whether statements inside of `together` are sent before the ones before them are answered."""
     writers: Engine
     readers: Engine
     committing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
@@ -126,8 +132,28 @@ class Database(ABC):
         """The keys of a statement as a relation with the names of `columns`; bound by `keys`."""
 
     @abstractmethod
-    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
         """The parameters that bind `given(*columns)` to `rows`."""
+
+    def ask(
+        self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
+    ) -> Answer[list[Any]]:
+        """What a statement over `given(*columns)`, which is made once, finds for these keys."""
+        if (made := self._compiled.get(statement)) is None:
+            made = self._compiled[statement] = direct.compiled(statement, self.writers.dialect)
+        return direct.ask(tx, made, self.keys(columns, keys), later=self.sends_ahead)
+
+    def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
+        """Inside, a statement need not be answered before the next one is sent; its errors may come later.
+
+        `carried_bytes` is how much the statements inside carry altogether.
+        """
+        del tx, carried_bytes  # where the engine is in this process, nothing is waited for
+        return contextlib.nullcontext()
+
+    @cached_property
+    def _compiled(self) -> dict[sa.Executable, direct.Compiled]:
+        return {}
 
     @abstractmethod
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
@@ -137,16 +163,16 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
         """Insert rows whose primary key is free, in one statement; how many were."""
 
     @abstractmethod
     def classify(self, error: Exception) -> Fault:
         """What an error means, told by the driver's code, never by its text."""
 
-    def began(self, tx: Connection) -> Began:
+    def began(self, tx: Connection) -> Answer[Began]:
         """What is known of a transaction that writes; asked as its first statement."""
-        return Began(None, self.now_ms(tx))
+        return Answer.found(Began(None, self.now_ms(tx)))
 
     def now_ms(self, tx: Connection) -> int:
         """The time by the database's clock; of a database within this process that is the host's."""

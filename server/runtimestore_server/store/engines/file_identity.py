@@ -110,12 +110,15 @@ class FileIdentity:
         if self._file is None:
             return None
         try:
-            status = os.stat(self._path)  # noqa: PTH116  (a tenth of the time of a Path; it is asked at every COMMIT)
+            status = os.lstat(self._path)  # a tenth of the time of a Path; it is asked at every COMMIT
+            is_link = stat.S_ISLNK(status.st_mode)
+            if is_link:
+                status = os.stat(self._path)  # noqa: PTH116
         except OSError as error:
             return f"there is no file: {error.strerror}"
         if (status.st_dev, status.st_ino) != self._file:
             return "another file is there"
-        if self._live and self._found_beside() != self._beside:
+        if self._live and self._found_beside(is_link=is_link) != self._beside:
             return "the log beside it was removed or replaced"
         if self._live and self._log is not None and self._log.was_cut():
             return "the log beside it was cut short"
@@ -147,18 +150,17 @@ class FileIdentity:
             self._changes = changes
         return None
 
-    def _found_beside(self) -> tuple[Numbers | None, ...]:
-        return tuple(_numbers(self._beside_path(suffix)) for suffix in BESIDE)
-
-    def _beside_path(self, suffix: str) -> str:
-        return os.path.realpath(self._path) + suffix if os.path.islink(self._path) else self._path + suffix  # noqa: PTH114
+    def _found_beside(self, *, is_link: bool) -> tuple[Numbers | None, ...]:
+        file = os.path.realpath(self._path) if is_link else self._path  # as SQLite itself names what lies beside a file
+        return tuple(_numbers(file + suffix) for suffix in BESIDE)
 
     def _connecting(self, _dialect: object, record: Any, _arguments: object, _parameters: object) -> None:
         self.check()
         if record is not None:
             record.info[FileIdentity] = _numbers(self._path)
+        file = os.path.realpath(self._path) if os.path.islink(self._path) else self._path  # noqa: PTH114
         for suffix in BESIDE:
-            self._give_mode(self._beside_path(suffix))
+            self._give_mode(file + suffix)
 
     def _give_mode(self, beside: str) -> None:
         """Give the log, or its index, the file's present mode, and its owner the right to write it in any case.
@@ -197,7 +199,7 @@ class FileIdentity:
                 self._store_id, self._place = store_id, place
             elif store_id != self._store_id and store_id is not None:
                 raise FileReplaced("another store is there")
-            beside = self._found_beside()
+            beside = self._found_beside(is_link=os.path.islink(self._path))  # noqa: PTH114
             if not self._live:
                 self._beside = beside
                 self._look_at_log()

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_statements as statements
 from runtimestore_server.store.engines.database import (
     LARGE_BYTES,
@@ -22,6 +23,7 @@ from runtimestore_server.store.engines.database import (
     Sizes,
     TableSize,
 )
+from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.postgres_connections import (
     CommitInDoubt,
     connect_lazily,
@@ -31,7 +33,7 @@ from runtimestore_server.store.engines.postgres_connections import (
 from runtimestore_server.store.engines.postgres_limits import connection_warnings
 from runtimestore_server.store.engines.postgres_rights import lacking
 from runtimestore_server.store.engines.postgres_url import connectable
-from runtimestore_server.store.engines.rows import largest_bytes
+from runtimestore_server.store.engines.rows import split_off_large
 from runtimestore_server.store.timeouts import LOCK_TIMEOUT_SECONDS, MIGRATION_LOCK_SECONDS
 
 if TYPE_CHECKING:
@@ -46,10 +48,12 @@ class PostgresDatabase(Database):
 
     name = "postgresql"
     concurrent_writers = True
+    sends_ahead = True
 
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
         url, prepare_threshold = connectable(url)
         # One more than the committers: maintenance, and the question what became of a COMMIT.
+        self._texts: dict[Any, str] = {}
         self.writers = connect_lazily(url, pool_size=committer_threads + 1, prepare_threshold=prepare_threshold)
         set_up_transactions(self.writers)
         self._reopen_when_read_only(self.writers)
@@ -62,24 +66,47 @@ class PostgresDatabase(Database):
         """One array parameter a column: no limit on the number of keys."""
         return statements.unnest(columns)
 
-    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
         """The keys, a list a column."""
         return statements.lists(columns, rows)
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
-        small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
+        small, large = split_off_large(table, rows)
         if small:
-            tx.execute(statements.upsert(table), statements.lists(tuple(table.columns), small))
-        for row in rows:
-            if largest_bytes(row) >= LARGE_BYTES:
-                tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
+            direct.run(tx, self._text(statements.upsert(table)), [statements.lists(tuple(table.columns), small)])
+        for row in large:
+            tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
         """Rows that another transaction is inserting are waited for, then left alone."""
         if not rows:
-            return 0
-        return len(tx.execute(statements.insert_new(table), statements.lists(tuple(table.columns), rows)).all())
+            return Answer.found(0)
+        text = self._text(statements.insert_new(table))
+        inserted = direct.fetch(tx, text, statements.lists(tuple(table.columns), rows), later=True)
+        return Answer(lambda: len(inserted()))
+
+    @contextlib.contextmanager
+    def together(self, tx: Connection, carried_bytes: int) -> Iterator[None]:
+        """A pipeline of libpq: what was sent is waited for where what it found is needed, and at the end."""
+        import psycopg
+
+        # A pipeline holds one more copy of what it sends. Who listens to statements sees each begin and end.
+        if carried_bytes >= LARGE_BYTES or direct.observed(tx) or not psycopg.Pipeline.is_supported():
+            yield
+            return
+        driver: Any = tx.connection.driver_connection
+        try:
+            with driver.pipeline():
+                yield
+        except psycopg.Error as error:
+            direct.raise_as_all_others(tx, error, "statements in a pipeline")
+
+    def _text(self, statement: Any) -> str:
+        """The text of a statement that is made once, without constants in it."""
+        if (text := self._texts.get(statement)) is None:
+            text = self._texts[statement] = str(statement.compile(dialect=self.writers.dialect))
+        return text
 
     def classify(self, error: Exception) -> Fault:
         """By SQLSTATE; an error without one is the connection's."""
@@ -95,9 +122,15 @@ class PostgresDatabase(Database):
             return Fault.UNAVAILABLE if _is_operational(error) else Fault.OTHER
         return _FAULTS.get(state) or _FAULT_CLASSES.get(state[:2], Fault.OTHER)
 
-    def began(self, tx: Connection) -> Began:
+    def began(self, tx: Connection) -> Answer[Began]:
         """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
-        return Began(*tx.execute(_BEGAN).one())
+        rows = direct.fetch(tx, self._text(_BEGAN), {}, later=True)
+
+        def began() -> Began:
+            ((token, now_ms),) = rows()
+            return Began(token, now_ms)
+
+        return Answer(began)
 
     def now_ms(self, tx: Connection) -> int:
         """When the transaction began, by the server's clock."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from runtimestore_server.store.engines import postgres_arrays
 from runtimestore_server.store.engines.postgres_limits import OVERFLOW
 from runtimestore_server.store.timeouts import (
     CONNECT_TIMEOUT_SECONDS,
@@ -151,6 +152,7 @@ def _adapt(connection: Any) -> None:
 
     # psycopg's default for lists is text, in which each byte of a document would go out as two digits.
     connection.adapters.register_dumper(list, ListBinaryDumper)
+    postgres_arrays.register(connection)
     # A disk may leave what is no UTF-8: the row must be found by who reads it, not break the cursor.
     for kind in ("text", "varchar"):
         connection.adapters.register_loader(kind, _text_loader())

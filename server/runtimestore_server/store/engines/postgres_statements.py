@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from runtimestore_server.store.engines.postgres_arrays import values_of
 from runtimestore_server.store.engines.rows import replacing, with_digits
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
 
-def lists(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+def lists(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
     """The parameters of `unnest`: the values of the rows, a list a column."""
     values = zip(*with_digits(columns, rows), strict=True)
-    return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}
+    return {column.name: values_of(column, of_column) for column, of_column in zip(columns, values, strict=True)}
 
 
 def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:

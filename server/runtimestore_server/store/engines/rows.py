@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from runtimestore_server.store.engines.database import LARGE_BYTES
 from runtimestore_server.store.tables import UINT64_DIGITS, UInt64
 
 if TYPE_CHECKING:
@@ -14,18 +16,24 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
 
-def with_digits(columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> list[Row]:
+def with_digits(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> list[Row]:
     """The rows with uint64 values as they are stored, for parameters that no column's type converts."""
-    wide = [position for position, column in enumerate(columns) if isinstance(column.type, UInt64)]
+    wide = _wide(columns)
     if not wide:
         return list(rows)
-    return [
-        tuple(
-            f"{value:0{UINT64_DIGITS}d}" if position in wide and value is not None else value
-            for position, value in enumerate(row)
-        )
-        for row in rows
-    ]
+    stored = []
+    for row in rows:
+        values = list(row)
+        for position in wide:
+            if values[position] is not None:
+                values[position] = f"{values[position]:0{UINT64_DIGITS}d}"
+        stored.append(tuple(values))
+    return stored
+
+
+@cache
+def _wide(columns: tuple[sa.Column[Any], ...]) -> tuple[int, ...]:
+    return tuple(position for position, column in enumerate(columns) if isinstance(column.type, UInt64))
 
 
 def replacing(insert: Any, table: sa.Table) -> sa.Insert:
@@ -43,6 +51,15 @@ def replacing(insert: Any, table: sa.Table) -> sa.Insert:
     return statement
 
 
-def largest_bytes(row: Row) -> int:
-    """The size of the largest document in a row."""
-    return max((len(value) for value in row if isinstance(value, bytes)), default=0)
+def split_off_large(table: sa.Table, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
+    """The rows that go into one statement, and those whose document, their last value, takes a statement of its own."""
+    if not _ends_with_document(table) or all(len(row[-1]) < LARGE_BYTES for row in rows):
+        return rows, ()
+    large = [row for row in rows if len(row[-1]) >= LARGE_BYTES]
+    return [row for row in rows if len(row[-1]) < LARGE_BYTES], large
+
+
+@cache
+def _ends_with_document(table: sa.Table) -> bool:
+    last = [*table.columns][-1]
+    return isinstance(last.type, sa.LargeBinary) and not last.nullable  # a digest may be NULL, a document is not

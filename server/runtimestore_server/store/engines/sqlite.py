@@ -15,12 +15,14 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
-from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Fault, Row, Sizes
+from runtimestore_server.store.engines.database import Database, Fault, Row, Sizes
+from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_refused_write, read_only_problem
-from runtimestore_server.store.engines.rows import largest_bytes, replacing, with_digits
+from runtimestore_server.store.engines.rows import replacing, split_off_large, with_digits
 from runtimestore_server.store.engines.sqlite_connections import (
     begin_immediate,
     configure,
@@ -99,24 +101,23 @@ class SqliteDatabase(Database):
             )
         ).subquery("given")
 
-    def keys(self, columns: Sequence[sa.Column[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
         """The keys as one JSON array of arrays."""
         return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement, run for each row within the driver; a large row alone and in pieces."""
-        small = [row for row in rows if largest_bytes(row) < LARGE_BYTES]
+        small, large = split_off_large(table, rows)
         if small:
-            tx.exec_driver_sql(_upsert(table), with_digits(tuple(table.columns), small))
-        for row in rows:
-            if largest_bytes(row) >= LARGE_BYTES:
-                _upsert_in_pieces(tx, table, row)
+            direct.run(tx, _upsert(table), with_digits(tuple(table.columns), small))
+        for row in large:
+            _upsert_in_pieces(tx, table, row)
 
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
         """A plain insert: the one writer has looked before."""
         if rows:
-            tx.exec_driver_sql(_insert(table), with_digits(tuple(table.columns), rows))
-        return len(rows)
+            direct.run(tx, _insert(table), with_digits(tuple(table.columns), rows))
+        return Answer.found(len(rows))
 
     def classify(self, error: Exception) -> Fault:
         """By its class, and by SQLite's primary result code."""

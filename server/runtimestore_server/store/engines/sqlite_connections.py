@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.checkpoints import LARGE_LOG_BYTES
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.tables import store_identity
@@ -15,6 +16,9 @@ from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+
+CACHE_KIBIBYTES = 16 * 1024
+"""How much of the file the connection that commits keeps in memory; SQLite's own default is 2 MB."""
 
 
 def create_private(file: str) -> None:
@@ -39,6 +43,9 @@ def configure_writer(connection: sqlite3.Connection, record: object) -> None:
     del record
     # Else a log that was long once stays so for ever: it is begun anew at its beginning, but never cut.
     connection.execute(f"PRAGMA journal_size_limit = {LARGE_LOG_BYTES}")
+    # Else the inner pages of the indexes are read anew for most writes. Beyond it a transaction spills into the log, so
+    # that this is what a large commit keeps in memory, too.
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     connection.execute("PRAGMA secure_delete = ON")  # as Debian's SQLite is built: nothing deleted stays in the file
 
 
@@ -84,4 +91,4 @@ def _is_foreign(cursor: sqlite3.Cursor) -> bool:
 def begin_immediate(connection: Connection) -> None:
     """Begin a transaction that writes."""
     # A deferred transaction that reads, then writes, fails at once when another one wrote between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    direct.run(connection, "BEGIN IMMEDIATE", [()])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.fences import NEVER_ACQUIRED, Held, damage
+from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.tables import fences
 from runtimestore_server.store.values import Acquisition, Outcome
@@ -22,16 +24,25 @@ class FenceKind:
 
     def __init__(self, transaction: Transaction) -> None:
         self._database, self._tx, self._now_ms = transaction.database, transaction.tx, transaction.now_ms
-        self._held = dict(transaction.fences.held)
-        self._existing = set(self._held)
+        self._fences = transaction.fences
+        self._held: dict[RuntimeKey, Held] = {}
+        self._existing: set[RuntimeKey] = set()
+        self._inserted: Answer[int] = Answer.found(0)
         self._rows: dict[RuntimeKey, tuple[int, str, int]] = {}
+        self._first: list[tuple[str, str, int, str, int]] = []
 
-    def lock(self, writes: Sequence[Acquisition]) -> set[object]:
+    def lock(self, writes: Sequence[Acquisition]) -> Answer[Lock]:
         """Nothing: all fences of a batch are locked together, before everything else."""
         del writes
-        return set()
 
-    def load(self, writes: Sequence[Acquisition]) -> None:
+        def locked() -> Lock:
+            self._held = dict(self._fences.held)
+            self._existing = set(self._held)
+            return Lock(set())
+
+        return Answer(locked)
+
+    def ask(self, writes: Sequence[Acquisition]) -> None:
         """Nothing: the fences are all that decides."""
 
     def refusal(self, write: Acquisition) -> StoredValueCorrupt | None:
@@ -43,13 +54,17 @@ class FenceKind:
         """The next fence."""
         before = self._held.get(write.runtime, NEVER_ACQUIRED)
         now = self._held[write.runtime] = Held(before.fence + 1, write.owner)
-        self._rows[write.runtime] = (now.fence, write.owner, self._now_ms)
+        self._rows[write.runtime] = (now.fence, write.owner, self._now_ms())
         return Outcome(now.fence, previous_owner=before.owner)
 
     def write_down(self) -> None:
         """A row that was not there could not be locked: there the key decides."""
         rows = [(*key, *row) for key, row in sorted(self._rows.items())]
-        first = [row for row in rows if row[:2] not in self._existing]
-        if self._database.insert_new(self._tx, fences, first) != len(first):
-            raise RowTaken
+        self._first = [row for row in rows if row[:2] not in self._existing]
+        self._inserted = self._database.insert_new(self._tx, fences, self._first)
         self._database.upsert(self._tx, fences, [row for row in rows if row[:2] in self._existing])
+
+    def confirm(self) -> None:
+        """Raises RowTaken where the key was not free."""
+        if self._inserted() != len(self._first):
+            raise RowTaken

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.engines.direct import Answer
     from runtimestore_server.store.fences import Fences
     from runtimestore_server.store.requests import Decision, RequestMemory
     from runtimestore_server.store.values import Outcome
@@ -29,11 +30,20 @@ class Transaction(NamedTuple):
 
     database: Database
     tx: Connection
-    now_ms: int
+    now_ms: Callable[[], int]
     skip_held: bool
     """Whether rows that another session holds are passed over instead of waited for."""
     fences: Fences
     """The fences of this batch's runtimes, locked before anything else."""
+
+
+class Lock(NamedTuple):
+    """What came of locking the rows of some writes."""
+
+    held: set[object]
+    """The subjects of those whose rows another session holds."""
+    made: bool = False
+    """Whether rows had to be made to be locked: what was asked before that was not asked under their lock."""
 
 
 class Kind(Protocol[W_contra]):
@@ -43,11 +53,11 @@ class Kind(Protocol[W_contra]):
     be decided by anything outside the transaction, so that it can be run again.
     """
 
-    def lock(self, writes: Sequence[W_contra]) -> set[object]:
-        """Lock, in key order, the rows that decide about these writes; the subjects of those that others hold."""
+    def lock(self, writes: Sequence[W_contra]) -> Answer[Lock]:
+        """Lock, in key order, the rows that decide about these writes."""
 
-    def load(self, writes: Sequence[W_contra]) -> None:
-        """Read what else decides about these writes, under the locks."""
+    def ask(self, writes: Sequence[W_contra]) -> None:
+        """Ask what else decides about these writes, under the locks: sent behind them. What was asked before goes."""
 
     def refusal(self, write: W_contra) -> RuntimeStoreError | None:
         """Why this write may not land, if so: after those that landed before it in this batch."""
@@ -56,7 +66,10 @@ class Kind(Protocol[W_contra]):
         """Take in the rows of a write that lands, so that those behind it see them."""
 
     def write_down(self) -> None:
-        """Put what landed into the tables: one statement a table, rows in key order.
+        """Put what landed into the tables: one statement a table, rows in key order."""
+
+    def confirm(self) -> None:
+        """See that every row went in, once all statements were sent.
 
         Raises:
             RowTaken: another transaction inserted a row that was not there to be locked; run again.
@@ -70,15 +83,22 @@ class Part(Generic[W]):
         self._kind = kind
         self._writes = writes
 
-    def lock(self, held: set[object]) -> set[object]:
+    def lock(self, held: set[object]) -> Answer[Lock]:
         """Lock the rows of those whose subjects are not held by another session; which of them turn out to be."""
         return self._kind.lock([write for _, write in self._writes if write.subject not in held])
+
+    def ask(self, held: set[object]) -> None:
+        """Ask what else decides about all but those that are held."""
+        self._kind.ask([write for _, write in self._writes if write.subject not in held])
+
+    def confirm(self) -> None:
+        """See that every row went in."""
+        self._kind.confirm()
 
     def decide(self, memory: RequestMemory, held: set[object]) -> Iterator[tuple[int, Decision]]:
         """Decide about all but those that are held, one after the other, and write down what lands."""
         mine = [(position, write) for position, write in self._writes if write.subject not in held]
         kind = self._kind
-        kind.load([write for _, write in mine])
         for position, write in mine:
             decision: Decision | None = memory.recall(write) or kind.refusal(write)
             if decision is None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from runtimestore.errors import OAuthFlowSnapshotChanged
 from runtimestore_server.store.by_key import lock_by_key
+from runtimestore_server.store.engines.direct import Answer
+from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.tables import oauth_flow_snapshots
@@ -29,16 +31,22 @@ class OAuthFlowKind:
         self._versions: dict[str, int] = {}
         self._existing: set[str] = set()
         self._rows: dict[str, tuple[int, bytes, bytes]] = {}
+        self._first: list[tuple[str, int, bytes, bytes]] = []
+        self._inserted: Answer[int] = Answer.found(0)
 
-    def lock(self, writes: Sequence[OAuthFlowWrite]) -> set[object]:
+    def lock(self, writes: Sequence[OAuthFlowWrite]) -> Answer[Lock]:
         """The rows of the realms."""
         keys = sorted({(write.realm,) for write in writes})
-        rows, held = lock_by_key(self._database, self._tx, _KEY, _VERSION, keys, skip_held=self._skip_held)
-        self._versions = {row.realm: row.version for row in rows}
-        self._existing = set(self._versions)
-        return {realm for (realm,) in held}
+        asked = lock_by_key(self._database, self._tx, _KEY, _VERSION, keys, skip_held=self._skip_held)
 
-    def load(self, writes: Sequence[OAuthFlowWrite]) -> None:
+        def locked() -> Lock:
+            self._versions = {row.realm: row.version for row in asked().rows}
+            self._existing = set(self._versions)
+            return Lock({realm for (realm,) in asked().held})
+
+        return Answer(locked)
+
+    def ask(self, writes: Sequence[OAuthFlowWrite]) -> None:
         """Nothing: the version is all that decides."""
 
     def refusal(self, write: OAuthFlowWrite) -> RuntimeStoreError | None:
@@ -65,7 +73,11 @@ class OAuthFlowKind:
     def write_down(self) -> None:
         """A row that was not there could not be locked: there the key decides."""
         rows = [(realm, *row) for realm, row in sorted(self._rows.items())]
-        first = [row for row in rows if row[0] not in self._existing]
-        if self._database.insert_new(self._tx, oauth_flow_snapshots, first) != len(first):
-            raise RowTaken
+        self._first = [row for row in rows if row[0] not in self._existing]
+        self._inserted = self._database.insert_new(self._tx, oauth_flow_snapshots, self._first)
         self._database.upsert(self._tx, oauth_flow_snapshots, [row for row in rows if row[0] in self._existing])
+
+    def confirm(self) -> None:
+        """Raises RowTaken where the key was not free."""
+        if self._inserted() != len(self._first):
+            raise RowTaken

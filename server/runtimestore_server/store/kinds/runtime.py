@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError, StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.by_key import lock_by_key, select_by_key
+from runtimestore_server.store.engines.direct import Answer
+from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.values import Outcome, RuntimeKey, Write
 from runtimestore_server.store.versions.landing import next_version, other_base
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from runtimestore_server.store.by_key import Locked
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.kinds.kind import Transaction
 
@@ -55,23 +58,30 @@ class RuntimeKind:
         self._sessions: dict[RuntimeKey, Current | None] = {}
         """The newest versions of sessions; None where there is none, or where damage hides which one is."""
         self._unknown: set[RuntimeKey] = set()
-        self._boundaries: set[BoundaryKey] = set()
+        self._taken: Answer[set[BoundaryKey]] = Answer.found(set())
+        """The boundaries that have a receipt, from here or from before."""
+        self._digests: Answer[dict[InputKey, bytes]] = Answer.found({})
+        """What is stored of the inputs that the writes carry."""
         self._landing = _Landing()
 
-    def lock(self, writes: Sequence[Write]) -> set[object]:
+    def lock(self, writes: Sequence[Write]) -> Answer[Lock]:
         """The runtimes' rows: nobody else changes them or their boundaries."""
         keys = sorted({write.runtime for write in writes})
-        rows, held = lock_by_key(self._database, self._tx, _KEY, _VALUES, keys, skip_held=self._skip_held)
+        asked = lock_by_key(self._database, self._tx, _KEY, _VALUES, keys, skip_held=self._skip_held)
+        return Answer(lambda: self._locked(keys, asked()))
+
+    def _locked(self, keys: Sequence[RuntimeKey], found: Locked) -> Lock:
+        rows, held = found
         self._take(rows)
         if self._database.concurrent_writers and len(rows) + len(held) < len(keys):
             # A row that is not there cannot be locked: make it, then look at what the key decided.
             missing = [key for key in keys if key not in self._rows and key not in held]
             self._database.insert_new(self._tx, tables.runtimes, [(*key, *_NEVER_WRITTEN) for key in missing])
             self._made = set(missing)
-            self._take(lock_by_key(self._database, self._tx, _KEY, _VALUES, missing)[0])
-        return {RuntimeKey(*key) for key in held}
+            self._take(lock_by_key(self._database, self._tx, _KEY, _VALUES, missing)().rows)
+        return Lock({RuntimeKey(*key) for key in held}, made=bool(self._made))
 
-    def _take(self, rows: Sequence[sa.Row[Any]]) -> None:
+    def _take(self, rows: Sequence[Any]) -> None:
         for row in rows:
             key = RuntimeKey(row.realm, row.runtime_id)
             self._rows[key] = _RuntimeRow(row.revision)
@@ -81,9 +91,11 @@ class RuntimeKind:
                 self._sessions[key] = None  # edits of it are refused, and a whole document mends it
                 self._unknown.add(key)
 
-    def load(self, writes: Sequence[Write]) -> None:
-        """The boundaries that have a receipt already."""
-        self._boundaries = _taken_boundaries(self._database, self._tx, writes)
+    def ask(self, writes: Sequence[Write]) -> None:
+        """The boundaries that have a receipt already, and the digests of what is stored of the inputs."""
+        self._taken = _taken_boundaries(self._database, self._tx, writes)
+        inputs = {(*write.runtime, document.input_id) for write in writes for document in write.inputs}
+        self._digests = _stored_digests(self._database, self._tx, inputs)
 
     def refusal(self, write: Write) -> RuntimeStoreError | None:
         """Not allowed, damaged, not of the newest fence, at another revision or session, or a boundary is taken."""
@@ -108,7 +120,7 @@ class RuntimeKind:
                 f"the runtime is at revision {row.revision}, not at {write.if_revision}; load it again and decide anew",
                 metadata={"if_revision": str(write.if_revision), "current_revision": str(row.revision)},
             )
-        if write.receipt and _boundary(write) in self._boundaries:
+        if write.receipt and _boundary(write) in self._taken():
             run_id, sequence = write.receipt.run_id, str(write.receipt.sequence)
             return BoundaryReceiptExists(
                 f"boundary {sequence} of run {run_id} has its receipt already; nothing of this request was applied",
@@ -134,7 +146,7 @@ class RuntimeKind:
         if write.snapshot:
             current = self._sessions.get(runtime)
             previous = current.revision if current else UNKNOWN if runtime in self._unknown else None
-            version, body = next_version(write.snapshot, row.revision, current, write.receipt, self._now_ms)
+            version, body = next_version(write.snapshot, row.revision, current, write.receipt, self._now_ms())
             version = version._replace(previous_revision=previous)
             self._landing.versions[*runtime, row.revision] = (*version[1:], sealed(runtime, version), body)
             now = self._sessions[runtime] = Current(row.revision, version.sha256)
@@ -143,14 +155,18 @@ class RuntimeKind:
         self._rows[runtime] = self._landing.runtimes[runtime] = row
         self._landing.add(write, row.revision)
         if write.receipt:
-            self._boundaries.add(_boundary(write))
+            self._taken().add(_boundary(write))
         return Outcome(row.revision, as_edits=as_edits)
 
     def write_down(self) -> None:
         """The rows of all tables, and none for a runtime of which everything was refused: that leaves nothing."""
-        self._landing.write_down(self._database, self._tx)
+        self._landing.write_down(self._database, self._tx, self._digests)
         if unwritten := sorted(key for key in self._made if self._rows[key].revision == 0):
-            self._tx.execute(_delete_unwritten(self._database), self._database.keys(_KEY, unwritten))
+            self._database.ask(self._tx, _delete_unwritten(self._database), _KEY, unwritten)
+
+    def confirm(self) -> None:
+        """Raises where a boundary was taken: under the runtime's lock its key is free, and an error beats a second."""
+        self._landing.confirm()
 
 
 def _boundary(write: Write) -> BoundaryKey:
@@ -168,6 +184,7 @@ class _Landing:
         self._ops: dict[RuntimeKey, tuple[Any, ...]] = {}
         self._inputs: dict[InputKey, tuple[bytes, bytes]] = {}
         self._receipts: dict[BoundaryKey, tuple[bytes, bytes, int]] = {}
+        self._inserted: Answer[int] = Answer.found(0)
 
     def add(self, write: Write, revision: int) -> None:
         """Take in the rows of one write that lands with `revision`."""
@@ -187,56 +204,56 @@ class _Landing:
         if ops := write.ops:
             self._ops[write.runtime] = (ops.epoch_id, ops.sha256, ops.snapshot_json)
 
-    def write_down(self, database: Database, tx: Connection) -> None:
-        """One statement a table, rows in key order, so that two transactions cannot wait for each other in a circle."""
-        unchanged = _stored_digests(database, tx, self._inputs)
-        for key in [key for key, (digest, _) in self._inputs.items() if unchanged.get(key) == digest]:
-            del self._inputs[key]
+    def write_down(self, database: Database, tx: Connection, stored: Answer[dict[InputKey, bytes]]) -> None:
+        """One statement a table, rows in key order, so that two transactions cannot wait for each other in a circle.
+
+        An input that is stored already is left out.
+        """
+        if self._inputs:
+            digests = stored()
+            for key in [key for key, (digest, _) in self._inputs.items() if digests.get(key) == digest]:
+                del self._inputs[key]
         database.upsert(tx, tables.runtimes, _sorted_rows(self.runtimes))
         database.upsert(tx, tables.session_versions, _sorted_rows(self.versions))
         database.upsert(tx, tables.sessions, _sorted_rows(self._sessions))
-        # Under the runtime's lock the key is free; if it is not after all, better an error than a second receipt.
-        _insert_receipts(database, tx, _sorted_rows(self._receipts))
         database.upsert(tx, tables.inputs, _sorted_rows(self._inputs))
         database.upsert(tx, tables.ops_snapshots, _sorted_rows(self._ops))
+        self._inserted = database.insert_new(tx, tables.receipts, _sorted_rows(self._receipts))
+
+    def confirm(self) -> None:
+        if self._inserted() != len(self._receipts):
+            raise RuntimeError("a receipt appeared under a locked runtime")
 
 
 def _sorted_rows(rows: dict[Any, Any]) -> list[tuple[Any, ...]]:
     return [(*key, *rest) for key, rest in sorted(rows.items(), key=lambda item: item[0])]
 
 
-def _insert_receipts(database: Database, tx: Connection, rows: list[tuple[Any, ...]]) -> None:
-    if database.insert_new(tx, tables.receipts, rows) != len(rows):
-        raise RuntimeError("a receipt appeared under a locked runtime")
-
-
-def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]) -> set[BoundaryKey]:
+def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]) -> Answer[set[BoundaryKey]]:
     keys = sorted({_boundary(write) for write in batch if write.receipt})
     if not keys:
-        return set()
+        return Answer.found(set())
     columns = (
         tables.receipts.c.realm,
         tables.receipts.c.runtime_id,
         tables.receipts.c.run_id,
         tables.receipts.c.sequence,
     )
-    return {
-        (row.realm, row.runtime_id, row.run_id, row.sequence)
-        for row in tx.execute(select_by_key(database, columns, columns), database.keys(columns, keys))
-    }
+    asked = database.ask(tx, select_by_key(database, columns, columns), columns, keys)
+    return Answer(lambda: {(row.realm, row.runtime_id, row.run_id, row.sequence) for row in asked()})
 
 
-def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKey]) -> dict[InputKey, bytes]:
+def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKey]) -> Answer[dict[InputKey, bytes]]:
     """What is stored of these inputs already, by digest: a runtime sends every input it ever accepted at every turn.
 
     Only what is sound: a damaged row counts as another one, so that writing its bytes again mends it.
     """
     keys = sorted(inputs)
     if not keys:
-        return {}
+        return Answer.found({})
     columns = (tables.inputs.c.realm, tables.inputs.c.runtime_id, tables.inputs.c.input_id)
-    rows = tx.execute(_sound_inputs(database), database.keys(columns, keys))
-    return {(row.realm, row.runtime_id, row.input_id): row.sha256 for row in rows}
+    asked = database.ask(tx, _sound_inputs(database), columns, keys)
+    return Answer(lambda: {(row.realm, row.runtime_id, row.input_id): row.sha256 for row in asked()})
 
 
 @cache
@@ -248,8 +265,8 @@ def _sound_inputs(database: Database) -> sa.Select[Any]:
 
 
 @cache
-def _delete_unwritten(database: Database) -> sa.Delete:
+def _delete_unwritten(database: Database) -> sa.Executable:
     table = tables.runtimes
     given = database.given(table.c.realm, table.c.runtime_id)
     named = sa.tuple_(table.c.realm, table.c.runtime_id).in_(sa.select(given.c.realm, given.c.runtime_id))
-    return sa.delete(table).where(table.c.revision == 0, named)
+    return sa.delete(table).where(table.c.revision == 0, named).returning(table.c.realm)

@@ -108,12 +108,14 @@ def current_of(runtime: RuntimeKey, revision: object, stored: object) -> Current
 
 
 def _seal(tag: bytes, *fields: object) -> bytes:
-    framed = bytearray(tag)
+    framed = [tag]
     for field in fields:
-        value = b"" if field is None else field if isinstance(field, bytes) else str(field).encode(errors="replace")
-        framed += b"%d%c:" % (len(value), 45 if field is None else 43)  # "-" for NULL, "+" for a value
-        framed += value
-    return sha256(framed).digest()[:SEAL_BYTES]
+        if field is None:
+            framed.append(b"0-:")
+        else:
+            value = field if isinstance(field, bytes) else str(field).encode(errors="replace")
+            framed.append(b"%d+:%b" % (len(value), value))
+    return sha256(b"".join(framed)).digest()[:SEAL_BYTES]
 
 
 __all__ = [

@@ -1,0 +1,145 @@
+"""Runs statements on the driver's own cursor: SQLAlchemy defines them and compiles each once.
+
+What SQLAlchemy does around a statement costs more than a small statement itself. Its errors, and what listens to them,
+stay: a driver's error goes the way of all others.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
+
+from runtimestore_server.store.tables import UInt64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import sqlalchemy as sa
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines.database import Row
+
+    Parameters = Mapping[str, Any] | Sequence[Any]
+
+
+T = TypeVar("T")
+
+
+class Answer(Generic[T]):
+    """What a statement finds, asked for when it is needed: where statements are sent together, it is waited for then.
+
+    Calling it may raise what the statement raised, or one that was sent before it.
+    """
+
+    __slots__ = ("_fetch", "_found")
+
+    def __init__(self, fetch: Callable[[], T]) -> None:
+        self._fetch: Callable[[], T] | None = fetch
+        self._found: T
+
+    def __call__(self) -> T:
+        """What was found."""
+        if self._fetch is not None:
+            self._found, self._fetch = self._fetch(), None
+        return self._found
+
+    @classmethod
+    def found(cls, found: T) -> Answer[T]:
+        """One that is known."""
+        return cls(lambda: found)
+
+
+class Compiled(NamedTuple):
+    """A statement as the driver takes it, and what its rows are."""
+
+    text: str
+    order: tuple[str, ...] | None
+    """The names of its parameters where they are told apart by their place."""
+    constants: Mapping[str, Any]
+    """The values that stand in the statement itself."""
+    row: Callable[[Iterable[Any]], Any]
+    """Makes a row of its values."""
+    numbers: tuple[int, ...]
+    """The places of uint64 values, which are stored as digits."""
+
+
+def compiled(statement: Any, dialect: sa.Dialect) -> Compiled:
+    """Compile a statement."""
+    made = statement.compile(dialect=dialect)
+    order = getattr(made, "positiontup", None)
+    columns = statement.exported_columns
+    named: Any = namedtuple  # noqa: PYI024  (its fields are those of the statement)
+    return Compiled(
+        text=str(made),
+        order=None if order is None else tuple(order),
+        constants={name: value for name, value in made.params.items() if value is not None},
+        row=named("row", columns.keys())._make,
+        numbers=tuple(place for place, column in enumerate(columns) if isinstance(column.type, UInt64)),
+    )
+
+
+def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, later: bool) -> Answer[list[Any]]:
+    """What a compiled statement finds; `later` as `fetch` has it."""
+    bound = {**statement.constants, **parameters}
+    values = bound if statement.order is None else tuple(bound[name] for name in statement.order)
+    rows = fetch(tx, statement.text, values, later=later)
+
+    def found() -> list[Any]:
+        if not statement.numbers:
+            return [statement.row(row) for row in rows()]
+        return [
+            statement.row(int(value) if place in statement.numbers else value for place, value in enumerate(row))
+            for row in rows()
+        ]
+
+    return Answer(found)
+
+
+def fetch(tx: Connection, text: str, parameters: Parameters, *, later: bool) -> Answer[list[Row]]:
+    """Run a statement once; its rows. With `later` they stay where they are until they are asked for."""
+    if observed(tx):
+        return Answer.found([tuple(row) for row in tx.exec_driver_sql(text, parameters)])
+    cursor = _cursor(tx)
+
+    def rows() -> list[Row]:
+        try:
+            found: list[Row] = cursor.fetchall()
+        except Exception as error:  # noqa: BLE001  (raised anew)
+            raise_as_all_others(tx, error, text, cursor)
+        return found
+
+    try:
+        cursor.execute(text, parameters)
+    except Exception as error:  # noqa: BLE001  (raised anew)
+        raise_as_all_others(tx, error, text, cursor)
+    return Answer(rows) if later else Answer.found(rows())
+
+
+def run(tx: Connection, text: str, rows: Sequence[Parameters]) -> None:
+    """Run a statement that finds nothing, for each of these parameters."""
+    if observed(tx):
+        tx.exec_driver_sql(text, rows if len(rows) > 1 else rows[0])
+        return
+    cursor = _cursor(tx)
+    try:
+        if len(rows) == 1:
+            cursor.execute(text, rows[0])
+        else:
+            cursor.executemany(text, rows)
+    except Exception as error:  # noqa: BLE001  (raised anew)
+        raise_as_all_others(tx, error, text, cursor)
+
+
+def raise_as_all_others(tx: Connection, error: Exception, text: str, cursor: Any = None) -> NoReturn:
+    """Raise a driver's error as SQLAlchemy does its own: wrapped, told to whoever listens, the connection judged."""
+    tx._handle_dbapi_exception(error, text, None, cursor, None)  # noqa: SLF001  (there is no other way to all of that)
+
+
+def observed(tx: Connection) -> bool:
+    """Whether somebody listens to statements: he is told of these, too, by SQLAlchemy's own way."""
+    return bool(tx.dispatch.before_cursor_execute or tx.dispatch.after_cursor_execute)
+
+
+def _cursor(tx: Connection) -> Any:
+    driver: Any = tx.connection.driver_connection
+    return driver.cursor()
