@@ -150,15 +150,19 @@ class FileIdentity:
             self._changes = changes
         return None
 
+    def _named_by_sqlite(self) -> str:
+        """The file by whose name SQLite calls what lies beside it: where a link leads."""
+        return os.path.realpath(self._path) if os.path.islink(self._path) else self._path  # noqa: PTH114
+
     def _found_beside(self, *, is_link: bool) -> tuple[Numbers | None, ...]:
-        file = os.path.realpath(self._path) if is_link else self._path  # as SQLite itself names what lies beside a file
+        file = self._named_by_sqlite() if is_link else self._path
         return tuple(_numbers(file + suffix) for suffix in BESIDE)
 
     def _connecting(self, _dialect: object, record: Any, _arguments: object, _parameters: object) -> None:
         self.check()
         if record is not None:
             record.info[FileIdentity] = _numbers(self._path)
-        file = os.path.realpath(self._path) if os.path.islink(self._path) else self._path  # noqa: PTH114
+        file = self._named_by_sqlite()
         for suffix in BESIDE:
             self._give_mode(file + suffix)
 
@@ -212,7 +216,7 @@ class FileIdentity:
             self._log.close()
         self._log = None
         with contextlib.suppress(OSError):  # there is none, or it may not be written
-            self._log = Log(self._beside_path(BESIDE[0]))
+            self._log = Log(self._named_by_sqlite() + BESIDE[0])
 
     def _closing(self, _driver: object, _record: object) -> None:
         with self._lock:
