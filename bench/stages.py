@@ -13,7 +13,7 @@ from bench import beside_large, cold_start, long_session, report, rounds, worklo
 from bench.long_session import CHANGED, WHOLE
 from bench.repeats import repeats
 from bench.rounds import MeasurementFailed
-from bench.rust_way import RustWay
+from bench.rust_way import RUST_WAY, RustWay
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, Target
 from bench.workloads import driving
 from bench.workloads.lives import Clock, Life, WrongAnswer
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RUST_WAY = "rust-way"
 SAMPLED_EVERY_TURNS = 10
 SMALL, LARGE = slice(2, 12), slice(-50, None)
 """The turns at about 20 KB, and at about 2 MB."""
