@@ -63,7 +63,7 @@ class Size:
 def full() -> Size:
     """What takes under eight minutes on two quiet cores."""
     return Size(
-        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=130),
+        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=115),
         turns=400,
         turn_rounds=3,
         turn_seconds=140,
@@ -74,9 +74,9 @@ def full() -> Size:
         cold_starts=8,
         cold_inputs=cold_start.INPUTS,
         cold_session_bytes=cold_start.SESSION_BYTES,
-        large_commits=6,
+        large_commits=5,
         large_megabytes=60.0,
-        alone_seconds=1.5,
+        alone_seconds=1.0,
         held_runtimes=1000,
     )
 
