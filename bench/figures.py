@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.long_session import CHANGED, WHOLE
 from bench.report import Spread
+from bench.rust_way import RUST_WAY
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, SQLITE
 from runtimestore_server.settings import Settings
 
@@ -19,6 +20,13 @@ Results = dict[str, Any]
 FIGURES_HEAD = ("figure", "engine", "before", "aim", "got: median (least to most)", "reached")
 NONE = "-"
 NAMES = {SQLITE: "SQLite", POSTGRES: "Postgres"}
+TITLES = {
+    FLOOR: "the floor",
+    RUST_WAY: "the Rust store's way",
+    **NAMES,
+    **{PLAIN_PEERS[engine]: f"plain peer, {name}" for engine, name in NAMES.items()},
+    **{f"{engine}-beside": f"{name}, --beside" for engine, name in NAMES.items()},
+}
 CPU_AT = {
     "many": ("64 callers", {SQLITE: "3.1", POSTGRES: "2.7"}, {SQLITE: 2.2, POSTGRES: 1.7}),
     "few": ("4 callers", {SQLITE: "6.4", POSTGRES: "9.8"}, {SQLITE: 3.2, POSTGRES: 3.0}),

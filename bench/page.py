@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bench import plots
-from bench.figures import FIGURES_HEAD, NAMES, NONE, Results, all_workloads, figures, median_of
+from bench.figures import FIGURES_HEAD, NONE, TITLES, Results, all_workloads, figures, median_of
 from bench.long_session import CHANGED, WHOLE
-from bench.stages import RUST_WAY
+from bench.rust_way import RUST_WAY
 from bench.targets import FLOOR, PLAIN_PEERS
 
 if TYPE_CHECKING:
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 PAGE, FOLDER, JSON = "benchmarks.md", "benchmarks", "latest.json"
-TITLES = {
-    FLOOR: "the floor",
-    RUST_WAY: "the Rust store's way",
-    **NAMES,
-    **{PLAIN_PEERS[engine]: f"plain peer, {name}" for engine, name in NAMES.items()},
-    **{f"{engine}-beside": f"{name}, --beside" for engine, name in NAMES.items()},
-}
 LOADS = {"many": "64", "few": "4", "one": "1", "crowd": "256"}
 
 

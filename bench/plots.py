@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from bench.figures import NAMES, all_workloads
+from bench.figures import NAMES, TITLES, all_workloads
 from bench.long_session import CHANGED, WHOLE
-from bench.targets import FLOOR, PLAIN_PEERS, SQLITE
+from bench.rust_way import RUST_WAY
+from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, SQLITE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 INCHES, DOTS_AN_INCH = (8.0, 3.6), 85
 LOADS = {"one": "1 caller", "few": "4 callers", "many": "64 callers"}
 TURNS_SAMPLED = 10
+STYLES = {SQLITE: "-", POSTGRES: "--"}
 
 
 def draw(folder: Path, results: Results) -> list[str]:
@@ -51,11 +53,11 @@ def _calls(calls: dict[str, Any]) -> Figure:
     for number, (name, target) in enumerate(targets.items()):
         rates = [statistics.median(each["calls_per_second"] for each in target["measurements"][load]) for load in LOADS]
         places = [place + number * width for place in range(len(LOADS))]
-        axes.bar(places, rates, width, label=name, color="lightgrey" if name == FLOOR else None)
+        axes.bar(places, rates, width, label=TITLES.get(name, name), color="lightgrey" if name == FLOOR else None)
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(LOADS))], list(LOADS.values()))
     axes.set_yscale("log")
     axes.set_ylabel("AtomicApply a second")
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(loc="outside upper center", fontsize="small", ncols=len(targets))
     return figure
 
 
@@ -64,17 +66,17 @@ def _turns(turns: dict[str, Any]) -> Figure | None:
     figure, axes = plt.subplots(1, 2, figsize=INCHES, layout="constrained")
     for store, forms in turns.items():
         for form, rounds in forms.items():
-            label = f"{store}, {form}"
+            label, style = f"{TITLES[store]}, {form}", STYLES.get(store, ":")
+            colour = "black" if store == RUST_WAY else "tab:blue" if form == CHANGED else "tab:red"
             for which, what in enumerate(("sent", "written")):
                 megabytes = [size_bytes / 1e6 for size_bytes in rounds[0][f"{what}_until_turn"]]
                 if len(megabytes) > 1:
                     at = [TURNS_SAMPLED * number for number in range(len(megabytes))]
-                    axes[which].plot(at, megabytes, label=label)
+                    axes[which].plot(at, megabytes, style, color=colour, label=label if which else None)
     for which, what in enumerate(("sent", "written (Postgres: its log)")):
         axes[which].set(xlabel="turn", ylabel=f"MB {what}")
-        axes[which].set_yscale("symlog", linthresh=0.1)
-        if axes[which].lines:
-            axes[which].legend(fontsize="x-small")
+        axes[which].set_yscale("symlog", linthresh=1)
+    figure.legend(loc="outside upper center", fontsize="small", ncols=3)
     return figure
 
 
@@ -94,14 +96,13 @@ def _workloads(workloads: dict[str, Any]) -> Figure | None:
             ]
             if ratios:
                 places.append(place + number * width)
-                heights.append(statistics.median(ratios))
+                heights.append(statistics.median(ratios) - 1)  # drawn from 1 on, up or down
         colour = {SQLITE: "tab:blue"}.get(engine, "tab:orange")
-        axes.bar(
-            places, heights, width, label=f"{NAMES[engine]}, {form}", color=colour, alpha=1 if form == CHANGED else 0.5
-        )
+        shade = 1 if form == CHANGED else 0.5
+        axes.bar(places, heights, width, 1, label=f"{NAMES[engine]}, {form}", color=colour, alpha=shade)
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(workloads))], list(workloads))
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_yscale("log")
     axes.set_ylabel("rate ÷ the plain peer's")
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(loc="outside upper center", fontsize="small", ncols=4)
     return figure

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+RUST_WAY = "rust-way"
+"""Its name among what is measured."""
 BUSY_SECONDS = 60
 
 TABLES = """

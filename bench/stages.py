@@ -13,7 +13,7 @@ from bench import beside_large, cold_start, long_session, report, rounds, worklo
 from bench.long_session import CHANGED, WHOLE
 from bench.repeats import repeats
 from bench.rounds import MeasurementFailed
-from bench.rust_way import RustWay
+from bench.rust_way import RUST_WAY, RustWay
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, Target
 from bench.workloads import driving
 from bench.workloads.lives import Clock, Life, WrongAnswer
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RUST_WAY = "rust-way"
 SAMPLED_EVERY_TURNS = 10
 SMALL, LARGE = slice(2, 12), slice(-50, None)
 """The turns at about 20 KB, and at about 2 MB."""
@@ -64,7 +63,7 @@ class Size:
 def full() -> Size:
     """What takes under eight minutes on two quiet cores."""
     return Size(
-        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=130),
+        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=115),
         turns=400,
         turn_rounds=3,
         turn_seconds=140,
@@ -75,9 +74,9 @@ def full() -> Size:
         cold_starts=8,
         cold_inputs=cold_start.INPUTS,
         cold_session_bytes=cold_start.SESSION_BYTES,
-        large_commits=6,
+        large_commits=5,
         large_megabytes=60.0,
-        alone_seconds=1.5,
+        alone_seconds=1.0,
         held_runtimes=1000,
     )
 
