@@ -2,7 +2,8 @@
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY locks/server.txt locks/server.txt
-# What is served from is what was looked at: nothing whose hash is not in the lock file is installed.
+# What is served from is what was looked at: nothing whose hash is not in the lock file is installed. What traces need is
+# among it; nothing of that is loaded unless OTEL_EXPORTER_OTLP_ENDPOINT or the like names a collector.
 RUN python -m venv /opt/runtimestore \
     && /opt/runtimestore/bin/pip install --no-cache-dir --require-hashes --requirement locks/server.txt
 COPY pyproject.toml README.md LICENSE ./

@@ -136,7 +136,7 @@ $(SUPPLY): $(SERVE)
 
 # One file for every platform and Python: markers say what is for which. No index is named in them.
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" --extra server $(ARGS)
+	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" --extra server --extra otel $(ARGS)
 
 .PHONY: lock
 lock: $(SUPPLY) ## Write locks/: what is installed, with hashes; ARGS=--upgrade takes newer versions
@@ -147,6 +147,16 @@ lock: $(SUPPLY) ## Write locks/: what is installed, with hashes; ARGS=--upgrade 
 sbom: $(SUPPLY) ## Write sbom.json: what locks/server.txt has a server made of, as CycloneDX
 	@$(BIN)/cyclonedx-py requirements locks/server.txt --pyproject pyproject.toml --output-reproducible --of JSON \
 	    --output-file sbom.json
+
+# A folder of advisories in OSV's format, for machines without a network; without it pip-audit asks the index.
+ADVISORIES ?=
+
+# --strict: what the index says nothing of has not been looked up.
+.PHONY: audit
+audit: $(SUPPLY) $(TEST) ## Look up locks/ in known vulnerabilities; offline with ADVISORIES=FOLDER
+	@if [ -n "$(ADVISORIES)" ]; then $(BIN)/python -m scripts.audit "$(ADVISORIES)"; else \
+	    $(BIN)/pip-audit --strict --requirement locks/server.txt --require-hashes --disable-pip \
+	        --progress-spinner off $(ARGS); fi
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay

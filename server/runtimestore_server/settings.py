@@ -56,6 +56,12 @@ class BadSource(Exception):
 class DatabaseUrl(SecretStr):
     """A database URL; wherever it is shown, its password is not."""
 
+    @property
+    def has_password(self) -> bool:
+        """Whether it holds a password itself, and not only where one is to be found."""
+        url = self.get_secret_value()
+        return bool(_PASSWORD_IN_USERINFO.search(url) or re.search(r"[?&](ssl)?password=", url))
+
     def _display(self) -> str:
         shown = _PASSWORD_IN_USERINFO.sub(r"\1:***@", self.get_secret_value())
         return _PASSWORD_IN_QUERY.sub(r"\1***", shown)

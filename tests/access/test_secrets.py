@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import resource
+import signal
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,6 +17,7 @@ from sqlalchemy.engine import make_url
 from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, RuntimeStoreClient, RuntimeStoreError, Tls
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from support.checkers.scraping import LISTEN, get, metrics_address
 from support.generators.documents import new_id, session
 from support.servers.access import access_file, ca, entry, new_token, put, server_files
 from support.servers.collector import Collector
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DOCUMENT, OAUTH, PASSWORD = "canary-document-51", "canary-oauth-52", "canary-password-53"
+RUNTIME, REALM = "rt:canary-runtime-55", "canary-realm-56"
 
 
 @pytest.mark.parametrize(("level", "style"), list(itertools.product(["debug", "info"], ["text", "json"])))
@@ -37,14 +41,21 @@ def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: P
     extra |= {"RUNTIMESTORE_LOG_LEVEL": level, "RUNTIMESTORE_LOG_FORMAT": style}
     said: list[str] = []
     listening = ("--listen", "127.0.0.1:0", "--database-url", "memory:", "--access-file", str(path))
-    with serving(*listening, cwd=tmp_path, extra=extra, command=SERVE) as server:
-        for shown in (token, wrong, reader):
-            with RuntimeStoreClient(server.address, tls=Tls(ca=ca().cert_pem.bytes()), token=shown) as client:
+    scraped = ("--metrics-listen", LISTEN["metrics_listen"])
+    with serving(*listening, *scraped, cwd=tmp_path, extra=extra, command=SERVE) as server:
+        for given in (token, wrong, reader):
+            tls = Tls(ca=ca().cert_pem.bytes())
+            with (
+                RuntimeStoreClient(server.address, tls=tls, token=given) as client,
+                RuntimeStoreClient(server.address, tls=tls, token=given, realm=REALM) as elsewhere,
+            ):
                 calls: list[Any] = [
                     lambda c=client: c.commit_session_snapshot("rt:session:x", session(title=DOCUMENT)),
                     lambda c=client: c.commit_session_snapshot("rt:session:x", f'{{"id": "{DOCUMENT}"}}'),
                     lambda c=client: c.persist_auth_oauth_flow_snapshot(OAUTH.encode()),
                     lambda c=client: c.load_auth_oauth_flow_snapshot(),
+                    lambda c=client: c.load_runtime_state(RUNTIME),
+                    lambda c=elsewhere: c.load_runtime_state(RUNTIME),
                 ]
                 for call in calls:
                     try:
@@ -59,11 +70,46 @@ def test_no_secret_is_in_the_log_the_errors_or_the_list_of_processes(tmp_path: P
             with RuntimeStoreClient(server.address, tls=Tls(ca=ca().cert_pem.bytes()), token=token) as client:
                 client.get_server_info()
         said += psutil.Process(server.pid).cmdline()
+        shown = [get(metrics_address(server), path)[1] for path in ("/metrics", "/healthz", "/readyz?verbose", "/x")]
+        assert all(shown)
+        said += shown
     said.append(server.log)
     assert ("cannot be used" in server.log) is True
     secrets = [token, wrong, reader, key, DOCUMENT, OAUTH]
     encoded = [base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets]
     assert [secret for secret in (*secrets, *encoded) if any(secret in text for text in said)] == []
+    # Nor has a metric what callers choose: each name would be a series for ever.
+    assert [name for name in (RUNTIME, REALM) if any(name in text for text in shown)] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        (("--database-url", f"postgresql://app:{PASSWORD}@127.0.0.1:1/x"), True),
+        (("--database-url", f"postgresql://app@127.0.0.1:1/x?password={PASSWORD}"), True),
+        (("--database-url", "postgresql://app@127.0.0.1:1/x?passfile=nowhere"), False),
+        ((), False),
+    ],
+)
+def test_a_password_in_a_flag_is_warned_of_and_not_repeated(
+    tmp_path: Path, given: tuple[str, ...], warned: bool
+) -> None:
+    extra = {} if given else {"RUNTIMESTORE_DATABASE_URL": f"postgresql://app:{PASSWORD}@127.0.0.1:1/x"}
+    done = run("serve", "--listen", "127.0.0.1:0", *given, cwd=tmp_path, extra=extra)
+
+    assert done.returncode == 1
+    assert ("the database's password is in a flag" in done.stderr) is warned
+    assert PASSWORD not in done.stderr
+
+
+def test_a_crash_leaves_no_dump_of_the_memory(tmp_path: Path) -> None:
+    unlimited = ("sh", "-c", 'ulimit -S -c "$(ulimit -H -c)"; exec "$@"', "sh", *SERVE)
+    listening = ("--listen", "127.0.0.1:0", "--database-url", "memory:")
+    with serving(*listening, cwd=tmp_path, command=unlimited, exit_code=-signal.SIGSEGV) as server:
+        assert resource.prlimit(server.pid, resource.RLIMIT_CORE)[0] <= 1
+        server.send_signal(signal.SIGSEGV)
+        server.wait()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.needs("durable")

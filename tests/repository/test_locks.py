@@ -26,7 +26,8 @@ def _locked(file: str) -> dict[str, list[str]]:
 
 def _asked(file: str) -> list[str]:
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    asked = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["server"]]
+    extras = project["project"]["optional-dependencies"]
+    asked = [*project["project"]["dependencies"], *extras["server"], *extras["otel"]]
     if file == "dev.txt":
         groups = project["dependency-groups"]
         asked += [line for part in groups["dev"] for line in groups[part["include-group"]]]
@@ -60,3 +61,4 @@ def test_the_image_is_made_of_what_is_locked_and_of_nothing_else() -> None:
     installs = [line for line in dockerfile.splitlines() if "pip install" in line]
     assert installs
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
+    assert "opentelemetry-sdk" in _locked("server.txt")  # the image can trace, if a variable names a collector

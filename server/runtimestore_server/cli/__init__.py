@@ -11,6 +11,7 @@ import importlib
 
 import click
 
+from runtimestore_server import core_dumps
 from runtimestore_server.cli.refusals import MISUSED, Refused, complain, sentence
 
 COMMANDS = ("serve", "migrate", "verify", "backup", "restore", "token", "health", "version")
@@ -54,6 +55,7 @@ def runtimestore() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; the exit code."""
+    core_dumps.write_none()
     try:
         code: int = runtimestore.main(arguments, prog_name="runtimestore", standalone_mode=False)
     except click.UsageError as error:

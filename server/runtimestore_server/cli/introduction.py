@@ -7,7 +7,9 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+import click
 import structlog
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -47,6 +49,16 @@ def warn_of_near_misses(settings: Settings) -> None:
 
     for told in near_misses(os.environ, settings):
         _log.warning(told)
+
+
+def warn_of_a_visible_password(settings: Settings) -> None:
+    """Log that the database's password was given as a flag: whoever is on this machine sees it while we run."""
+    source = click.get_current_context().get_parameter_source("database_url")
+    if source is ParameterSource.COMMANDLINE and settings.database_url.has_password:
+        _log.warning(
+            "the database's password is in a flag, which everybody on this machine can see; give it in a file that "
+            "PGPASSFILE or --config names, or in RUNTIMESTORE_DATABASE_URL"
+        )
 
 
 def introduce(settings: Settings, *, address: str, store: str) -> None:

@@ -15,7 +15,13 @@ import structlog
 from runtimestore import RuntimeStoreError
 from runtimestore_server import logs
 from runtimestore_server.cli.flags import SOURCES, takes_settings
-from runtimestore_server.cli.introduction import contents, describe, introduce, warn_of_near_misses
+from runtimestore_server.cli.introduction import (
+    contents,
+    describe,
+    introduce,
+    warn_of_a_visible_password,
+    warn_of_near_misses,
+)
 from runtimestore_server.cli.refusals import refusing
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def command(settings: Settings) -> int:
     from runtimestore_server.store.schema import SchemaNotCurrent
 
     warn_of_near_misses(settings)
+    warn_of_a_visible_password(settings)
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
         code, ended = uvloop.run(_serve_until_told(settings))
         if not ended:
