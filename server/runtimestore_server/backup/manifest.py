@@ -138,6 +138,8 @@ def read(file: Path, progress: Progress) -> Manifest:
             revision = ",".join(row[0] for row in connection.execute("SELECT version_num FROM alembic_version"))
     except sqlite3.Error as error:
         raise NotABackup(f"it is damaged or cut off ({error.sqlite_errorname})") from None
+    except (TypeError, ValueError):  # a name of a table or column that is none, also in the text of an error
+        raise NotABackup("it is damaged") from None
     if revision != manifest.schema_revision:
         raise NotABackup(f"it is at revision {revision}, its manifest says {manifest.schema_revision}: it was altered")
     if found != manifest.tables:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy.exc import DBAPIError
 
 from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.backup.migrate_file import migrate_file
 from runtimestore_server.store import schema
 from runtimestore_server.store.engines import open_to_read, private_files, store_file, whole_store, whole_store_of
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +74,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
             return _put(file, manifest, target, progress, replace=replace)
     except whole_store.InUse as error:
         raise CannotRestore(str(error)) from None
-    except schema.SchemaNotCurrent as error:
+    except (schema.SchemaNotCurrent, whole_store.Damaged) as error:
         raise CannotRestore(str(error)) from None
     except OSError as error:
         raise CannotRestore(f"{error.filename or 'the database'}: {error.strerror}") from None
@@ -81,28 +83,47 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
 def _put(file: Path, manifest: Manifest, target: WholeStore, progress: Progress, *, replace: bool) -> Restored:
     found: dict[str, TableDigest] = {}
     with target.stage() as stage:
-        progress.begin("copying", 0)
-        shutil.copyfile(file, stage)
-        with contextlib.closing(store_file.open_file(stage, options="mode=rw")) as opened:
-            opened.execute(f'DROP TABLE "{store_file.BACKUP_TABLE}"')
-        migrate_file(stage)
-        private_files.sync(stage)
+        taken = _staged(file, manifest, stage, progress)
         with contextlib.closing(store_file.open_file(stage)) as opened:
             shapes = store_file.shapes(opened)
-            expected = manifests.digests(opened, progress, "adding up")
 
         def see(rows: Rows) -> None:
             progress.begin("comparing", len(shapes))
             for done, shape in enumerate(shapes, 1):
                 found[shape.name] = manifests.digest(rows(shape))
                 progress.advance(done)
-            if found != expected:
-                different = sorted(name for name in expected if expected[name] != found.get(name))
+            if found != taken:
+                different = sorted(name for name in taken if taken[name] != found.get(name))
                 raise CannotRestore(f"the database did not take the backup as it is: {', '.join(different)} differ")
 
         progress.begin("restoring", 0)
         kept = target.replace_by(stage, see, replace=replace)
     return Restored(manifest, schema.HEAD, found, kept)
+
+
+def _staged(file: Path, manifest: Manifest, stage: Path, progress: Progress) -> dict[str, TableDigest]:
+    """Make an empty file a store of this version's schema with the rows of a backup; what it holds then.
+
+    Rows alone are taken over: of what else is in the file no digest speaks.
+    """
+    try:
+        migrate_file(stage, manifest.schema_revision)
+        with contextlib.closing(store_file.open_file(stage, options="mode=rw")) as opened:
+            progress.begin("copying", 0)
+            store_file.fill_from(opened, file)
+            taken = manifests.digests(opened, progress, "adding up")
+        if taken != manifest.tables:
+            raise CannotRestore(f"{file}: it was altered, or a value in it is of no type that its column takes")
+        if manifest.schema_revision != schema.HEAD:
+            migrate_file(stage)
+            with contextlib.closing(store_file.open_file(stage)) as opened:
+                taken = manifests.digests(opened, progress, "adding up")
+    except store_file.NotTheSameTables as error:
+        raise CannotRestore(f"{file}: {error}") from None
+    except (DBAPIError, sqlite3.Error) as error:
+        raise whole_store.why_not_written(getattr(error, "orig", error)) from None
+    private_files.sync(stage)
+    return taken
 
 
 @contextlib.contextmanager

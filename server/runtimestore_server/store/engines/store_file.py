@@ -6,6 +6,7 @@ never left out.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
@@ -23,6 +24,10 @@ REVISION_TABLE = "alembic_version"
 
 NO_CONTENT = frozenset({BACKUP_TABLE, REVISION_TABLE})
 """Tables that say something of the file, not of the store in it."""
+
+
+class NotTheSameTables(Exception):
+    """The rows of a file do not fit into the tables that are to take them; the message says which."""
 
 
 class TableShape(NamedTuple):
@@ -74,3 +79,32 @@ def fill(connection: sqlite3.Connection, shape: TableShape, rows: Iterable[tuple
     columns = ", ".join(f'"{name}"' for name in shape.columns)
     connection.execute(f'DELETE FROM "{shape.name}"')  # noqa: S608  (a name of our own)
     connection.executemany(f'INSERT INTO "{shape.name}" ({columns}) VALUES ({places})', rows)  # noqa: S608  (the same)
+
+
+def fill_from(connection: sqlite3.Connection, file: Path) -> None:
+    """Replace the rows of all tables by those of the same tables in another file, as they are stored.
+
+    Raises:
+        NotTheSameTables: its tables, their columns or keys are others, or a row is none of theirs.
+    """
+    with contextlib.closing(open_file(file)) as other:
+        theirs = shapes(other)
+    ours = shapes(connection)
+    if theirs != ours:
+        different = sorted({shape.name for shape in {*theirs} ^ {*ours}})
+        raise NotTheSameTables(f"it was altered: {', '.join(different)} are not as its schema revision has them")
+    connection.execute("ATTACH ? AS other", (f"file:{quote(str(file.absolute()))}?mode=ro&immutable=1",))
+    connection.execute("PRAGMA synchronous = OFF")  # synced whole at the end
+    connection.execute("BEGIN")
+    for shape in ours:
+        columns, key = (", ".join(f'"{name}"' for name in names) for names in (shape.columns, shape.key))
+        connection.execute(f'DELETE FROM main."{shape.name}"')  # noqa: S608  (names of our own tables)
+        try:
+            connection.execute(
+                f'INSERT INTO main."{shape.name}" ({columns})'  # noqa: S608  (the same)
+                f' SELECT {columns} FROM other."{shape.name}" ORDER BY {key}'
+            )
+        except sqlite3.IntegrityError:
+            raise NotTheSameTables(f"it was altered: a row of {shape.name} is none that the table takes") from None
+    connection.execute("COMMIT")
+    connection.execute("DETACH other")

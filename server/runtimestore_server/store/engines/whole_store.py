@@ -25,7 +25,7 @@ from runtimestore_server.store.engines.private_files import (
     sync,
     sync_folder,
 )
-from runtimestore_server.store.engines.sqlite_driver import IOERR_FSYNC, IOERR_WRITE, sqlite3
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +116,7 @@ class SqliteStore(WholeStore):
             try:
                 driver.execute("VACUUM INTO ?", (str(file),))
             except sqlite3.Error as error:
-                raise _why_not_copied(error) from None
+                raise why_not_written(error) from None
             finally:
                 driver.set_progress_handler(None, 0)
                 self._database.discard(connection)
@@ -345,19 +345,20 @@ _TYPES = (
 )
 
 
-def _why_not_copied(error: sqlite3.Error) -> Exception:
-    """Whose fault it is that a copy was not written: that of the store, or that of the file it goes to."""
+def why_not_written(error: Any) -> Exception:
+    """Whose fault it is that a file was not written: that of what was read, or that of the file itself."""
     match error.sqlite_errorcode & 0xFF:
         case sqlite3.SQLITE_FULL:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        case sqlite3.SQLITE_IOERR if error.sqlite_errorcode in (IOERR_WRITE, IOERR_FSYNC):
-            return OSError(errno.EIO, "there is no room, or its disk fails")
+        case sqlite3.SQLITE_IOERR:  # no room for a log's index among others, and pysqlite3 has one code for all
+            return OSError(errno.EIO, "there is no room, or a disk fails")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return Damaged(
                 "the store is damaged, and cannot be read whole: `runtimestore verify` lists what is, and "
                 "`sqlite3 FILE .recover` saves what can still be read"
             )
-    return error
+    told: Exception = error
+    return told
 
 
 __all__ = [
@@ -366,4 +367,5 @@ __all__ = [
     "PostgresStore",
     "SqliteStore",
     "WholeStore",
+    "why_not_written",
 ]
