@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from runtimestore import (
 from support.checkers.threaded import either_client
 from support.faults.reply_proxy import ReplyProxy
 from support.generators import documents
+from support.servers.command import run
 from support.servers.server import in_process
 
 RUNTIME = "rt:session:one"
@@ -111,6 +114,33 @@ async def test_a_write_is_repeated_by_its_request_id_in_either_form(kind: str) -
         assert await store.atomic_apply(*said, request_id=request_id) == (2, True)
         with pytest.raises(RequestIdReused):
             await store.atomic_apply(*said[:3], inputs[:-1], request_id=request_id)
+
+
+@pytest.mark.parametrize("first", ["load", "write"])
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_a_client_notices_by_itself_that_its_store_was_restored_from_a_backup(kind: str, first: str) -> None:
+    inputs = [_input(uuid.uuid4(), str(number)) for number in range(6)]
+    with tempfile.TemporaryDirectory(prefix="rs-") as folder:
+        file, backup = Path(folder) / "store.db", Path(folder) / "backup"
+        address, url = f"unix:{folder}/socket", f"sqlite:///{file}"
+        async with either_client(kind, address) as store:
+            async with in_process(url, listen=address):
+                await store.atomic_apply(RUNTIME, session("1"), _receipt(0), inputs[:3])
+            assert run("backup", "--database-url", url, str(backup), cwd=Path(folder)).returncode == 0
+            async with in_process(url, listen=address):
+                for text in ("2", "3", "4"):
+                    await store.atomic_apply(RUNTIME, session(text), _receipt(0), inputs)
+            assert run("restore", "--database-url", url, "--replace", str(backup), cwd=Path(folder)).returncode == 0
+            async with in_process(url, listen=address) as app:
+                if first == "load":
+                    assert await store.load_session_snapshot(RUNTIME) == session("1")
+                # Its revision comes to be what the client knew, with other inputs.
+                for number in range(3):
+                    await store.persist_input_state(RUNTIME, inputs[number])
+                assert (await store.commit_machine_lifecycle(RUNTIME, "idle", inputs)).revision == 5
+                async with either_client("aio", app.address, known_bytes=0) as other:
+                    loaded = await other.load_input_states(RUNTIME)
+                assert loaded == sorted(inputs, key=lambda state: state.input_id)
 
 
 async def test_turns_whose_answers_are_lost_are_done_once() -> None:

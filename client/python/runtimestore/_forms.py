@@ -49,6 +49,7 @@ class Forms(Generic[Q]):
     ) -> None:
         """`request` has what both forms share: all but the session and, where there may be many, the inputs."""
         self._known = known
+        self._since = known.revision(request.runtime_id)
         self._shared: Q = request
         self._body = session
         self._session = known.described(session)
@@ -64,9 +65,12 @@ class Forms(Generic[Q]):
         self.request = self._form(None, None)
         return True
 
-    def committed(self, revision: int) -> None:
+    def committed(self, revision: int, *, replayed: bool) -> None:
         """Remember what the store holds now."""
-        self._known.committed(self._shared.runtime_id, revision, session=self._session, inputs=self._inputs)
+        since = 0 if replayed else self._since
+        self._known.committed(
+            self._shared.runtime_id, revision, since=since, session=self._session, inputs=self._inputs
+        )
 
     def _edits(self) -> pb.SnapshotEdits | None:
         """The session as edits of the one that the store holds; `None` where the whole is not much longer."""

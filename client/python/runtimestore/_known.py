@@ -82,6 +82,21 @@ class KnownRuntimes:
             known = self._runtimes.get(runtime_id)
             return known.session if known else None
 
+    def revision(self, runtime_id: str) -> int:
+        """The newest revision that the runtime was seen at; 0 where nothing is known."""
+        with self._lock:
+            known = self._runtimes.get(runtime_id)
+            return known.revision if known else 0
+
+    def went_back(self, runtime_id: str, *, since: int, revision: int) -> None:
+        """Forget a runtime that is at an earlier revision than it was seen at before the call that tells so.
+
+        Its store was restored from a backup, or lost what it had acknowledged: another history has begun, in which the
+        same revision is another state.
+        """
+        if revision < since:
+            self.forget(runtime_id)
+
     def changed_inputs(self, runtime_id: str, inputs: Sequence[pb.StoredInputState]) -> ChangedInputs | None:
         """Those inputs that the store has not; `None` where it is not known to have any of them."""
         with self._lock:
@@ -134,15 +149,18 @@ class KnownRuntimes:
         runtime_id: str,
         revision: int,
         *,
+        since: int,
         session: KnownSession | None = None,
         inputs: Iterable[pb.StoredInputState] = (),
     ) -> None:
         """Remember a write that landed with a revision: its session and inputs are what the store holds now.
 
-        Of the inputs known before, those stay known that were so at the revision just before.
+        Of the inputs known before, those stay known that were so at the revision just before. `since` is the revision
+        that was known as the write was sent; one that repeats an earlier write has none.
         """
         if not self._most_bytes:
             return
+        self.went_back(runtime_id, since=since, revision=revision - 1)
         written: dict[str, KnownInput] = {}
         with self._lock:
             runtime = self._runtimes.setdefault(runtime_id, _Runtime())

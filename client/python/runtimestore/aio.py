@@ -431,7 +431,7 @@ class AsyncRuntimeStoreClient:
             RevisionNotKept: the session of `as_of_revision` is not kept any more.
         """
         runtime_id = arguments.identifier("runtime_id", runtime_id)
-        known = self._known.session(runtime_id)
+        known, since = self._known.session(runtime_id), self._known.revision(runtime_id)
         as_of = arguments.optional_number("as_of_revision", as_of_revision)
         loaded = await self._stream(
             self._connection.store.LoadSessionSnapshot,
@@ -444,6 +444,7 @@ class AsyncRuntimeStoreClient:
             lambda: responses.SessionSnapshotAssembler(known, as_of),
             self._deadline(timeout_seconds),
         )
+        self._known.went_back(runtime_id, since=since, revision=loaded.revision)
         if as_of is None and loaded.value is not None:
             self._known.loaded_session(runtime_id, loaded.value)
         return loaded
@@ -715,7 +716,7 @@ class AsyncRuntimeStoreClient:
             return responses.commit(await method(forms.request, timeout=timeout_seconds, metadata=metadata))
 
         commit = await self._call(attempt, forms.request, deadline, forms.instead)
-        forms.committed(commit.revision)
+        forms.committed(commit.revision, replayed=commit.replayed)
         return commit
 
     async def _stream(
