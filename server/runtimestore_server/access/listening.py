@@ -11,9 +11,9 @@ import structlog
 from runtimestore_server.access.access_file import AccessFile
 from runtimestore_server.access.authorization import Authorization
 from runtimestore_server.access.rules import Unusable
-from runtimestore_server.access.tls import Certificates
 
 if TYPE_CHECKING:
+    from runtimestore_server.access.tls import Certificates
     from runtimestore_server.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -59,6 +59,10 @@ def protection(settings: Settings) -> tuple[Certificates | None, Authorization |
             )
         missing = "TLS" if settings.access_file else "an access file" if cert else "TLS and an access file"
         _log.warning("insecure: serving on a network without what keeps strangers out", without=missing)
-    certificates = None if cert is None or key is None else Certificates(cert, key, settings.tls_client_ca)
+    certificates = None
+    if cert is not None and key is not None:
+        from runtimestore_server.access.tls import Certificates  # what reads certificates takes 8 MB
+
+        certificates = Certificates(cert, key, settings.tls_client_ca)
     file = settings.access_file
     return certificates, None if file is None else Authorization(AccessFile(file), insecure=settings.insecure)
