@@ -76,9 +76,13 @@ def with_client_ca(content: bytes) -> Callable[[Path], Files]:
 
 ENDED = issued(names=(), common_name="ended", begins=-9 * DAY, ends=-DAY, is_ca=True).pem
 BAD = {
-    "Ed25519": (of_kind("Ed25519"), "Ed25519): take a key that is RSA"),
-    "P-521": (of_kind("secp521r1"), "secp521r1): take a key that is RSA"),
-    "secp256k1": (of_kind("secp256k1"), "secp256k1): take a key that is RSA"),
+    "Ed25519": (of_kind("Ed25519"), "The key is Ed25519: what is taken is RSA"),
+    "P-521": (of_kind("secp521r1"), "The key is ECDSA on secp521r1: what is taken is RSA"),
+    "secp256k1": (of_kind("secp256k1"), "The key is ECDSA on secp256k1: what is taken is RSA"),
+    "an extension that nobody knows": (
+        lambda folder: files_of(folder, issued(intermediate(), critical="1.2.3.4"), intermediate()),
+        "CERTIFICATE_VERIFY_FAILED: unhandled critical extension",
+    ),
     "ended": (of_time(-2 * DAY, -DAY), "the certificate ended at 20"),
     "not yet": (of_time(DAY, 2 * DAY), "the certificate holds from 20"),
     "another key": (another_key, "the key is not that of the certificate"),
@@ -247,6 +251,22 @@ def test_what_did_not_work_for_a_passing_reason_is_tried_again_though_no_file_ch
 
     until(is_taken_up)
     assert certificates.validity != before
+
+
+def test_a_kind_of_key_that_was_tried_is_in_force_with_the_next_handshake_and_another_once_it_was(
+    tmp_path: Path,
+) -> None:
+    files = good(tmp_path)
+    certificates = Certificates(files["tls_cert"], files["tls_key"], None)
+    for turn, kind in enumerate(("secp256r1", "secp384r1", "secp256r1", "secp384r1")):
+        files_of(tmp_path, issued(intermediate(), kind=kind, ends=(99 - turn) * DAY), intermediate())
+        before = certificates.validity
+        certificates.look(for_handshake=True)
+        if turn == 1:
+            until(lambda: certificates.validity != before)  # noqa: B023  (waited for here)
+        assert certificates.validity != before
+        assert certificates.unusable is None
+    assert certificates.handshakes == 4
 
 
 async def test_each_address_that_a_server_listens_on_shows_a_new_certificate(tmp_path: Path) -> None:
