@@ -117,33 +117,39 @@ async def test_no_server_starts_with_what_ends_its_handshakes_and_the_file_and_t
     assert str(files["tls_client_ca" if "client" in kind else "tls_cert"]) in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("mutual", [False, True])
 async def test_what_would_end_handshakes_leaves_in_force_what_was_before_and_is_told_without_anyone_connecting(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mutual: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "LOOK_SECONDS", 0.05)
-    make, why = BAD[kind]
-    more = {"client_ca": root().pem} if "client" in kind else {}
+    more = {"client_ca": root().pem} if mutual else {}
     client = issued(root(), names=("agents.test",))
-    shown = {"certificate": client.pem, "key": client.key_pem} if more else {}
+    shown = {"certificate": client.pem, "key": client.key_pem} if mutual else {}
     files: Any = good(tmp_path, **more)
     async with in_process("memory:", **files, **LISTEN) as app:
-        await connects(app.address, **shown)
-        with structlog.testing.capture_logs() as logged:
-            make(tmp_path)
-            await clean_up.until(lambda: app.certificates is not None and why in (app.certificates.unusable or ""))
-            await asyncio.sleep(0.2)  # looked at again meanwhile
+        address = app.telemetry.address
+
+        async def warned() -> float:
+            return await asyncio.to_thread(value, address, "runtimestore_warning", check="certificates")
+
+        def is_told(why: str) -> bool:
+            return app.certificates is not None and why in (app.certificates.unusable or "")
+
+        for make, why in (BAD[kind] for kind in BAD if ("client" in kind) is mutual):
+            with structlog.testing.capture_logs() as logged:
+                make(tmp_path)
+                await clean_up.until(lambda: is_told(why))  # noqa: B023  (waited for here)
+                await asyncio.sleep(0.1)  # looked at again meanwhile
+                await connects(app.address, **shown)
+                assert len([line for line in logged if line["log_level"] == "error" and why in line["error"]]) == 1
+                status, found = await asyncio.to_thread(checks, address)
+                assert (status, found["ready"], found["checks"]["certificates"]["ready"]) == (200, True, True)
+                assert why in found["checks"]["certificates"]["warning"]
+                assert await warned()
+                good(tmp_path, **more)
+                await clean_up.until(lambda: app.certificates is not None and app.certificates.warning is None)
             await connects(app.address, **shown)
-            told = [line["error"] for line in logged if line["log_level"] == "error"]
-            assert len([one for one in told if why in one]) == 1
-            status, found = await asyncio.to_thread(checks, app.telemetry.address)
-            assert (status, found["ready"], found["checks"]["certificates"]["ready"]) == (200, True, True)
-            assert why in found["checks"]["certificates"]["warning"]
-            assert await asyncio.to_thread(value, app.telemetry.address, "runtimestore_warning", check="certificates")
-            good(tmp_path, **more)
-            await clean_up.until(lambda: app.certificates is not None and app.certificates.warning is None)
-        await connects(app.address, **shown)
-        assert not await asyncio.to_thread(value, app.telemetry.address, "runtimestore_warning", check="certificates")
+            assert not await warned()
 
 
 @pytest.mark.parametrize(
