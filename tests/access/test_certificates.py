@@ -76,9 +76,13 @@ def with_client_ca(content: bytes) -> Callable[[Path], Files]:
 
 ENDED = issued(names=(), common_name="ended", begins=-9 * DAY, ends=-DAY, is_ca=True).pem
 BAD = {
-    "Ed25519": (of_kind("Ed25519"), "Ed25519): take a key that is RSA"),
-    "P-521": (of_kind("secp521r1"), "secp521r1): take a key that is RSA"),
-    "secp256k1": (of_kind("secp256k1"), "secp256k1): take a key that is RSA"),
+    "Ed25519": (of_kind("Ed25519"), "The key is Ed25519: what is taken is RSA"),
+    "P-521": (of_kind("secp521r1"), "The key is ECDSA on secp521r1: what is taken is RSA"),
+    "secp256k1": (of_kind("secp256k1"), "The key is ECDSA on secp256k1: what is taken is RSA"),
+    "an extension that nobody knows": (
+        lambda folder: files_of(folder, issued(intermediate(), critical="1.2.3.4"), intermediate()),
+        "CERTIFICATE_VERIFY_FAILED: unhandled critical extension",
+    ),
     "ended": (of_time(-2 * DAY, -DAY), "the certificate ended at 20"),
     "not yet": (of_time(DAY, 2 * DAY), "the certificate holds from 20"),
     "another key": (another_key, "the key is not that of the certificate"),
@@ -113,33 +117,39 @@ async def test_no_server_starts_with_what_ends_its_handshakes_and_the_file_and_t
     assert str(files["tls_client_ca" if "client" in kind else "tls_cert"]) in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("mutual", [False, True])
 async def test_what_would_end_handshakes_leaves_in_force_what_was_before_and_is_told_without_anyone_connecting(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mutual: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "LOOK_SECONDS", 0.05)
-    make, why = BAD[kind]
-    more = {"client_ca": root().pem} if "client" in kind else {}
+    more = {"client_ca": root().pem} if mutual else {}
     client = issued(root(), names=("agents.test",))
-    shown = {"certificate": client.pem, "key": client.key_pem} if more else {}
+    shown = {"certificate": client.pem, "key": client.key_pem} if mutual else {}
     files: Any = good(tmp_path, **more)
     async with in_process("memory:", **files, **LISTEN) as app:
-        await connects(app.address, **shown)
-        with structlog.testing.capture_logs() as logged:
-            make(tmp_path)
-            await clean_up.until(lambda: app.certificates is not None and why in (app.certificates.unusable or ""))
-            await asyncio.sleep(0.2)  # looked at again meanwhile
+        address = app.telemetry.address
+
+        async def warned() -> float:
+            return await asyncio.to_thread(value, address, "runtimestore_warning", check="certificates")
+
+        def is_told(why: str) -> bool:
+            return app.certificates is not None and why in (app.certificates.unusable or "")
+
+        for make, why in (BAD[kind] for kind in BAD if ("client" in kind) is mutual):
+            with structlog.testing.capture_logs() as logged:
+                make(tmp_path)
+                await clean_up.until(lambda: is_told(why))  # noqa: B023  (waited for here)
+                await asyncio.sleep(0.1)  # looked at again meanwhile
+                await connects(app.address, **shown)
+                assert len([line for line in logged if line["log_level"] == "error" and why in line["error"]]) == 1
+                status, found = await asyncio.to_thread(checks, address)
+                assert (status, found["ready"], found["checks"]["certificates"]["ready"]) == (200, True, True)
+                assert why in found["checks"]["certificates"]["warning"]
+                assert await warned()
+                good(tmp_path, **more)
+                await clean_up.until(lambda: app.certificates is not None and app.certificates.warning is None)
             await connects(app.address, **shown)
-            told = [line["error"] for line in logged if line["log_level"] == "error"]
-            assert len([one for one in told if why in one]) == 1
-            status, found = await asyncio.to_thread(checks, app.telemetry.address)
-            assert (status, found["ready"], found["checks"]["certificates"]["ready"]) == (200, True, True)
-            assert why in found["checks"]["certificates"]["warning"]
-            assert await asyncio.to_thread(value, app.telemetry.address, "runtimestore_warning", check="certificates")
-            good(tmp_path, **more)
-            await clean_up.until(lambda: app.certificates is not None and app.certificates.warning is None)
-        await connects(app.address, **shown)
-        assert not await asyncio.to_thread(value, app.telemetry.address, "runtimestore_warning", check="certificates")
+            assert not await warned()
 
 
 @pytest.mark.parametrize(
@@ -247,6 +257,22 @@ def test_what_did_not_work_for_a_passing_reason_is_tried_again_though_no_file_ch
 
     until(is_taken_up)
     assert certificates.validity != before
+
+
+def test_a_kind_of_key_that_was_tried_is_in_force_with_the_next_handshake_and_another_once_it_was(
+    tmp_path: Path,
+) -> None:
+    files = good(tmp_path)
+    certificates = Certificates(files["tls_cert"], files["tls_key"], None)
+    for turn, kind in enumerate(("secp256r1", "secp384r1", "secp256r1", "secp384r1")):
+        files_of(tmp_path, issued(intermediate(), kind=kind, ends=(99 - turn) * DAY), intermediate())
+        before = certificates.validity
+        certificates.look(for_handshake=True)
+        if turn == 1:
+            until(lambda: certificates.validity != before)  # noqa: B023  (waited for here)
+        assert certificates.validity != before
+        assert certificates.unusable is None
+    assert certificates.handshakes == 4
 
 
 async def test_each_address_that_a_server_listens_on_shows_a_new_certificate(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 import ssl
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import trustme
 
 from runtimestore import AsyncRuntimeStoreClient, CallFailed, RetryPolicy, RuntimeState, Tls, Unauthenticated
 from runtimestore_server.access.access_file import TICK_NS, AccessFile
+from runtimestore_server.access.certificate_files import CertificateFiles
 from runtimestore_server.access.tls import Certificates
 from runtimestore_server.access.tokens import digest_of
 from support.checkers.clean_up import until
@@ -73,6 +75,32 @@ async def test_a_certificate_is_changed_under_load_and_no_call_fails(tmp_path: P
                     await new.get_server_info()
                 some = written[0]
                 await until(lambda: written[0] > some + 10)  # noqa: B023  (waited for here)
+
+
+async def test_no_handshake_and_no_call_waits_for_a_certificate_that_is_being_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: Any = server_files(tmp_path)
+    go_on = threading.Event()
+    try_out = CertificateFiles.try_out
+
+    def held(self: CertificateFiles, made: Any) -> None:
+        go_on.wait(60)
+        try_out(self, made)
+
+    async with in_process("memory:", **files) as app:
+        monkeypatch.setattr(CertificateFiles, "try_out", held)
+        try:
+            first = AsyncRuntimeStoreClient(app.address, tls=TRUSTED, retry=ONCE)
+            async with first, load(first) as written, asyncio.timeout(30):
+                before = await served_serial(app.address)
+                server_files(tmp_path)
+                for _ in range(10):
+                    assert await served_serial(app.address) != before
+                some = written[0]
+                await until(lambda: written[0] > some + 10)
+        finally:
+            go_on.set()
 
 
 @pytest.mark.parametrize("mutual", [False, True])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,6 +101,13 @@ def test_a_file_of_tls_that_is_missing_or_none_is_refused_by_its_name(
     assert done.returncode == 1
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_reads_certificates_is_not_loaded_without_tls() -> None:
+    program = "import runtimestore_server.app, sys; print('cryptography' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
 
 
 def test_a_key_that_everybody_may_read_is_warned_of(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ _OPTIONS: Sequence[tuple[str, int]] = (
 )
 _OTHER_NAME = "Hostname Verification"
 """What gRPC says where the handshake is done and the certificate is of another host. Matters where it names none."""
-_REASON = re.compile(r"\b[A-Z]+(_[A-Z0-9]+){2,}(?!.*\b[A-Z]+(_[A-Z0-9]+){2,})")
-"""The last of BoringSSL's own names for what is wrong, where gRPC passes it on."""
+_REASON = re.compile(r"OPENSSL_internal:([A-Z0-9_]+(: [a-z ]+)?)")
+"""BoringSSL's own words for what is wrong, where gRPC passes them on."""
 
 
 def prove(certificate: bytes, key: bytes, client_ca: bytes | None, *, name: str) -> None:
@@ -92,4 +92,4 @@ def _connect(address: str, certificate: bytes, name: str) -> None:
                 _log.warning("the certificate was not tried: the machine does not come to it")
             elif error.code() is grpc.StatusCode.UNAVAILABLE and _OTHER_NAME not in (error.details() or ""):
                 reason = _REASON.search(error.details() or "")
-                raise Unusable(f"gRPC's clients end the handshake{f', {reason[0]}' if reason else ''}") from None
+                raise Unusable(f"gRPC's clients end the handshake{f', {reason[1]}' if reason else ''}") from None

@@ -57,8 +57,12 @@ def issued(
     begins: timedelta = -DAY,
     ends: timedelta = 365 * DAY,
     is_ca: bool = False,
+    critical: str = "",
 ) -> Issued:
-    """A certificate by an issuer, or by itself; `begins` and `ends` count from now."""
+    """A certificate by an issuer, or by itself; `begins` and `ends` count from now.
+
+    `critical` is the number of an extension that whoever does not know it may not pass over.
+    """
     now, key = datetime.now(UTC), key_of(kind)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
     by = issuer or Issued(x509.Certificate, key)  # type: ignore[arg-type]  # its own
@@ -72,6 +76,9 @@ def issued(
         .not_valid_after(now + ends)
         .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
     )
+    if critical:
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier(critical), b"\x05\x00")
+        builder = builder.add_extension(unknown, critical=True)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
     return Issued(builder.sign(by.key, None if isinstance(by.key, ed25519.Ed25519PrivateKey) else SHA256()), key)
