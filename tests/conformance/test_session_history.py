@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -260,6 +261,30 @@ async def test_edits_that_outweigh_their_base_become_one_by_themselves(
         since, base = (0, len(row["body"])) if row["kind"] == "base" else (since + len(row["body"]), base)
     assert since <= base
     assert await client.load_session_snapshot(runtime_id) == body
+
+
+async def test_a_clock_that_jumps_ahead_makes_no_earlier_session_old(
+    app: Application, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = app.store.database
+
+    def prune() -> None:
+        with database.writers.begin() as tx:
+            app.store.pruning.sweep(tx, 100)
+
+    bodies = [session("".join(new_id() for _ in range(50))) for _ in range(3)]  # nothing of one is in the next
+    for body in bodies:
+        await client.commit_session_snapshot(runtime_id, body)
+    stored = await rows(app, tables.session_versions, realm=realm, runtime_id=runtime_id)
+    assert [row["kind"] for row in stored].count("base") > 1
+    await asyncio.to_thread(prune)
+    right = database.now_ms
+    monkeypatch.setattr(database, "now_ms", lambda tx: right(tx) + 10 * 365 * 86_400_000)
+    for _ in range(3):
+        await asyncio.to_thread(prune)
+
+    for number, body in enumerate(bodies, 1):
+        assert await client.load_session_snapshot(runtime_id, as_of_revision=number) == body
 
 
 async def test_a_base_with_its_edits_is_bounded_however_small_they_are(

@@ -21,6 +21,7 @@ from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Acquisition, Outcome, Write
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.folding import Folding
+from runtimestore_server.store.versions.listing import list_versions
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import RecentSessions
 from support.generators.calls import Store
@@ -121,6 +122,8 @@ def _everything(database: Database) -> list[object]:
         reads.load_input_states,
         reads.load_runtime_state,
         reads.load_ops_lifecycle,
+        lambda tx, key: list_versions(tx, key, most=10),
+        lambda tx, key: load_session(tx, key, as_of_revision=1),
         lambda tx, key: reads.load_boundary_receipt(tx, key, new_id(), 0),
         lambda tx, key: reads.load_oauth_flow_snapshot(tx, key.realm),
         lambda tx, _key: schema.store_id(tx),

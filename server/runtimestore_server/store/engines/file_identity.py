@@ -212,11 +212,11 @@ class FileIdentity:
             self._live += 1
 
     def _look_at_log(self) -> None:
-        if self._log is not None:
-            self._log.close()
-        self._log = None
+        before, self._log = self._log, None
         with contextlib.suppress(OSError):  # there is none, or it may not be written
             self._log = Log(self._named_by_sqlite() + BESIDE[0])
+        if before is not None:
+            before.close()  # after the new one is there: it may be the same
 
     def _closing(self, _driver: object, _record: object) -> None:
         with self._lock:

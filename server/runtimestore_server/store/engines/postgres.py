@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, MultipleResultsFound
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from runtimestore_server.store.engines import direct
@@ -218,8 +218,11 @@ class PostgresDatabase(Database):
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             yield
-        finally:
-            connection.exec_driver_sql("ROLLBACK")
+        except BaseException:
+            with contextlib.suppress(SQLAlchemyError):  # on a connection that broke: what broke it is to be told
+                connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("ROLLBACK")
 
     def lacks_table(self, error: Exception) -> bool:
         """By SQLSTATE: undefined_table, undefined_column."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from runtimestore_server.store.engines import direct
@@ -153,8 +153,11 @@ class SqliteDatabase(Database):
         connection.exec_driver_sql("BEGIN")
         try:
             yield
-        finally:
-            connection.exec_driver_sql("ROLLBACK")
+        except BaseException:
+            with contextlib.suppress(SQLAlchemyError):  # SQLite may have ended it itself: why is to be told
+                connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("ROLLBACK")
 
     def integrity_problems(self, tx: Connection) -> Iterator[str]:
         """Up to a hundred lines of SQLite's own check of pages and indexes."""
