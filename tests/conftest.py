@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import random
 import signal
@@ -67,6 +68,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is not None:
         trials = session.config.stash[TRIALS]
         write_report(path, trials)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Look for garbage once more, and never again in the thousands of tests that stay until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ async def test_a_call_that_was_given_up_leaves_no_connection_no_thread_no_task_a
     await app.store.check()
     tasks, threads = asyncio.all_tasks(), threading.enumerate()
 
-    await _give_up(callers, trial, short=25, long=500)
+    await _give_up(callers, trial, short=40, long=500)
 
     database = app.store.database
     assert await open_connections((database.writers.pool, database.readers.pool)) == 0

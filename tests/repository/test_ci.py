@@ -69,10 +69,10 @@ def test_root_runs_the_suite_as_an_ordinary_user_and_once_more_what_needs_root(t
         "chown": "exit 0",
         "git": 'eval copy=\\${$#}; mkdir -p "$copy"',
         "runuser": f'case "$*" in *.ci/run*) echo "$2 runs ${{8:-}}" >>{made};; esac',
-        "make": f'echo "$*" >>{made}',
+        "make": f'echo "${{PWD##*/}}: $*" >>{made}',
     }
 
     code, complaints, _ = _ci_run(tmp_path, ci="true", commands=commands, user="somebody")
 
     assert (code, complaints) == (0, "")
-    assert made.read_text(encoding="utf-8").splitlines() == ["somebody runs ", "setup", "test ARGS=-m root"]
+    assert made.read_text(encoding="utf-8").splitlines() == ["somebody runs ", "checkout: test PARALLEL= ARGS=-m root"]

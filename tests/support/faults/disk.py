@@ -52,7 +52,8 @@ def small_disk(folder: Path, *, size_bytes: int) -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(folder)
     finally:
-        subprocess.run(["umount", str(folder)], check=True, timeout=30)
+        # Lazily: a process that has used a store there keeps SQLite's index of it open as long as it lives.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=30)
 
 
 @contextlib.contextmanager
