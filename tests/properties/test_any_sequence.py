@@ -91,8 +91,9 @@ async def _send(store: AsyncRuntimeStoreClient, write: RuntimeWrite) -> Answer:
 class StoreMachine(RuleBasedStateMachine):
     """A server on an empty realm beside the model of it."""
 
-    def __init__(self, runner: asyncio.Runner, engine: Engine, url: str) -> None:
+    def __init__(self, runner: asyncio.Runner, engine: Engine, url: str, known_bytes: int) -> None:
         super().__init__()
+        self._known_bytes = known_bytes
         self._runner = runner
         self._durable = DURABLE in engine.capabilities
         self._url = url
@@ -104,7 +105,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def _start(self) -> None:
         app = await self._stack.enter_async_context(in_process(self._url))
-        self._store = await self._stack.enter_async_context(AsyncRuntimeStoreClient(app.address, realm=self._realm))
+        self._store = await self._stack.enter_async_context(
+            AsyncRuntimeStoreClient(app.address, realm=self._realm, known_bytes=self._known_bytes)
+        )
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(app.address))
         self._wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
 
@@ -207,14 +210,14 @@ def _changed(write: RuntimeWrite, **fields: Any) -> RuntimeWrite:
 
 
 def test_any_sequence_of_calls_answers_and_leaves_what_the_model_says(
-    runner: asyncio.Runner, engine: Engine, trial: Trial
+    runner: asyncio.Runner, engine: Engine, known_bytes: int, trial: Trial
 ) -> None:
     url = engine.fresh_url()
     sequences = trial.rounds(short=5, long=20)
 
     class Machine(StoreMachine):
         def __init__(self) -> None:
-            super().__init__(runner, engine, url)
+            super().__init__(runner, engine, url, known_bytes)
 
     run_state_machine_as_test(
         Machine,
