@@ -1,0 +1,8 @@
+//! Starts servers and puts faults between them and their clients, for the crate's tests.
+#![allow(clippy::missing_panics_doc, reason = "a test that cannot start its server fails by that")]
+
+mod proxy;
+mod server;
+
+pub use proxy::Proxy;
+pub use server::{Postgres, Server};
