@@ -8,7 +8,7 @@ use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 use crate::{
     addresses::Addresses,
     credentials::Token,
-    errors::{Error, ErrorReason, Result},
+    errors::{Error, Result},
     forms::{Forms, RuntimeWrite},
     retry::{Attempts, Deadline, Kind, RetryPolicy},
     streams::Assembler,
@@ -120,7 +120,7 @@ trait Attempt {
         deadline: Deadline,
     ) -> impl Future<Output = Result<Self::Value>> + Send;
 
-    /// Takes note of a failure; whether another form of the request is sent now, without a pause.
+    /// Whether another form of the request, which was refused, is sent now, without a pause.
     fn instead(&mut self, error: &Error) -> bool;
 }
 
@@ -145,10 +145,9 @@ impl Caller {
         &self,
         request: Q,
         new_assembler: impl Fn() -> A + Send + Sync,
-        forget: impl Fn() + Send + Sync,
         deadline: Deadline,
     ) -> Result<A::Value> {
-        self.call(StreamCall { request, new_assembler, forget }, Kind::Load, deadline).await
+        self.call(StreamCall { request, new_assembler }, Kind::Load, deadline).await
     }
 
     async fn call<A: Attempt>(&self, mut attempt: A, kind: Kind, deadline: Deadline) -> Result<A::Value> {
@@ -215,18 +214,16 @@ impl<W: Unary + RuntimeWrite> Attempt for WriteCall<'_, '_, W> {
     }
 }
 
-struct StreamCall<Q, N, F> {
+struct StreamCall<Q, N> {
     request: Q,
     new_assembler: N,
-    forget: F,
 }
 
-impl<Q, A, N, F> Attempt for StreamCall<Q, N, F>
+impl<Q, A, N> Attempt for StreamCall<Q, N>
 where
     Q: Streamed,
     A: Assembler<Message = Q::Part> + Send,
     N: Fn() -> A + Send + Sync,
-    F: Fn() + Send + Sync,
 {
     type Value = A::Value;
 
@@ -245,10 +242,7 @@ where
         assembler.finish(&told)
     }
 
-    fn instead(&mut self, error: &Error) -> bool {
-        if error.reason() == Some(ErrorReason::StoredValueCorrupt) {
-            (self.forget)(); // writing all of it again may mend it
-        }
+    fn instead(&mut self, _error: &Error) -> bool {
         false
     }
 }

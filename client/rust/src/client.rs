@@ -229,7 +229,7 @@ impl Client {
             run_id: run_id.to_string(),
             sequence,
         };
-        let answer = self.load(request).await?;
+        let answer = self.noted(runtime_id, self.load(request).await)?;
         let receipt = answer.receipt.map(RunBoundaryReceipt::from_wire).transpose()?;
         let committed_revision = answer.committed_revision;
         let value = receipt.map(|receipt| CommittedReceipt { receipt, committed_revision });
@@ -271,16 +271,9 @@ impl Client {
             runtime_id: runtime_id.to_owned(),
             known_session_sha256: known.as_ref().map(|known| Bytes::copy_from_slice(&known.sha256)),
         };
-        let (loaded, session) = self
-            .shared
-            .caller
-            .stream(
-                request,
-                || RuntimeParts::new(known.clone()),
-                || self.shared.known.forget(runtime_id),
-                self.deadline(),
-            )
-            .await?;
+        let parts = || RuntimeParts::new(known.clone());
+        let read = self.shared.caller.stream(request, parts, self.deadline()).await;
+        let (loaded, session) = self.noted(runtime_id, read)?;
         self.shared.known.loaded_inputs(runtime_id, loaded.revision, &loaded.input_states);
         if let Some(session) = session {
             self.shared.known.loaded_session(runtime_id, session);
@@ -333,14 +326,14 @@ impl Client {
             runtime_id: runtime_id.to_owned(),
             input_id: input_id.to_string(),
         };
-        let answer = self.load(request).await?;
+        let answer = self.noted(runtime_id, self.load(request).await)?;
         Ok(Loaded { value: answer.state.map(InputState::from_wire).transpose()?, revision: answer.revision })
     }
 
     /// Loads the state of a runtime; `None` if none was ever committed.
     pub async fn load_runtime_state(&self, runtime_id: &str) -> Result<Loaded<Option<RuntimeState>>> {
         let request = v1::LoadRuntimeStateRequest { realm: self.realm(), runtime_id: runtime_id.to_owned() };
-        let answer = self.load(request).await?;
+        let answer = self.noted(runtime_id, self.load(request).await)?;
         Ok(Loaded { value: answer.state.map(RuntimeState::from_wire).transpose()?, revision: answer.revision })
     }
 
@@ -387,7 +380,7 @@ impl Client {
     /// Loads the registry of background operations, byte for byte as it was written.
     pub async fn load_ops_lifecycle(&self, runtime_id: &str) -> Result<Loaded<Option<String>>> {
         let request = v1::LoadOpsLifecycleRequest { realm: self.realm(), runtime_id: runtime_id.to_owned() };
-        let answer = self.load(request).await?;
+        let answer = self.noted(runtime_id, self.load(request).await)?;
         Ok(Loaded { value: answer.snapshot.map(|snapshot| snapshot.snapshot_json), revision: answer.revision })
     }
 
@@ -470,6 +463,15 @@ impl Client {
         self.shared.realm.clone()
     }
 
+    /// Forgets a runtime of which something stored is damaged: writing all of it again may mend it.
+    fn noted<T>(&self, runtime_id: &str, ended: Result<T>) -> Result<T> {
+        ended.inspect_err(|error| {
+            if error.reason() == Some(ErrorReason::StoredValueCorrupt) {
+                self.shared.known.forget(runtime_id);
+            }
+        })
+    }
+
     async fn load<Q: Unary>(&self, request: Q) -> Result<Q::Answer> {
         self.shared.caller.unary(request, Kind::Load, self.deadline()).await
     }
@@ -477,8 +479,8 @@ impl Client {
     async fn load_inputs(&self, runtime_id: &str, skip_corrupt: bool) -> Result<ReadableInputStates> {
         let request =
             v1::LoadInputStatesRequest { realm: self.realm(), runtime_id: runtime_id.to_owned(), skip_corrupt };
-        let forget = || self.shared.known.forget(runtime_id);
-        self.shared.caller.stream(request, InputBatches::default, forget, self.deadline()).await
+        let read = self.shared.caller.stream(request, InputBatches::default, self.deadline()).await;
+        self.noted(runtime_id, read)
     }
 
     async fn load_session(
@@ -494,8 +496,8 @@ impl Client {
             as_of_revision,
         };
         let chunks = || SessionChunks::new(known.clone(), as_of_revision);
-        let forget = || self.shared.known.forget(runtime_id);
-        self.shared.caller.stream(request, chunks, forget, self.deadline()).await
+        let read = self.shared.caller.stream(request, chunks, self.deadline()).await;
+        self.noted(runtime_id, read)
     }
 
     async fn write<W>(&self, request: W, session: Option<Bytes>, inputs: &[InputState]) -> Result<Commit>
@@ -504,7 +506,8 @@ impl Client {
         Commit: From<W::Answer>,
     {
         let mut forms = Forms::new(&self.shared.known, request, session, inputs);
-        let commit = Commit::from(self.shared.caller.write(&mut forms, self.deadline()).await?);
+        let ended = self.shared.caller.write(&mut forms, self.deadline()).await;
+        let commit = Commit::from(self.noted(forms.request.runtime_id(), ended)?);
         forms.committed(commit.revision);
         Ok(commit)
     }

@@ -10,6 +10,8 @@ pub mod errors;
 mod fences;
 mod forms;
 mod known;
+#[cfg(feature = "meerkat")]
+pub mod meerkat;
 mod retry;
 mod settings;
 mod streams;
@@ -23,5 +25,7 @@ pub use client::Client;
 pub use credentials::{Pem, Tls, Token};
 pub use errors::{Error, ErrorReason, Result};
 pub use known::DEFAULT_KNOWN_BYTES;
+#[cfg(feature = "meerkat")]
+pub use meerkat::RemoteRuntimeStore;
 pub use retry::RetryPolicy;
 pub use settings::{DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT, Settings};

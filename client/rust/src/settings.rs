@@ -131,7 +131,12 @@ impl Settings {
 
     fn channel(&self, address: &str) -> Result<Channel> {
         let uri = match (address.strip_prefix("unix:"), &self.tls) {
-            (Some(path), _) => format!("unix://{}", path.strip_prefix("//").unwrap_or(path)),
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid_argument(
+                    "tls is not spoken over a Unix socket: leave it out, or the unix: address",
+                ));
+            }
+            (Some(path), None) => format!("unix://{}", path.strip_prefix("//").unwrap_or(path)),
             (None, Some(_)) => format!("https://{}", checked(address)?),
             (None, None) => format!("http://{}", checked(address)?),
         };

@@ -104,7 +104,9 @@ impl Session {
             Ok([whole]) => whole,
             Err(chunks) => {
                 let mut body = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-                chunks.iter().for_each(|chunk| body.extend_from_slice(chunk));
+                for chunk in &chunks {
+                    body.extend_from_slice(chunk);
+                }
                 body.freeze()
             }
         };

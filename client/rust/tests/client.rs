@@ -180,6 +180,15 @@ async fn who_was_superseded_writes_no_more() {
 }
 
 #[tokio::test]
+async fn a_unix_socket_is_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_at(&format!("unix:{}/store.sock", folder.path().display()));
+    let store = client(server.address());
+    store.persist_input_state(RUNTIME, input(1, "queued"), WriteOptions::default()).await.unwrap();
+    assert_eq!(store.load_input_states(RUNTIME).await.unwrap().value, [input(1, "queued")]);
+}
+
+#[tokio::test]
 async fn realms_see_nothing_of_each_other() {
     let server = Server::start();
     let one = Client::builder(server.address()).realm("one").build().unwrap();

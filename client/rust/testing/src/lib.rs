@@ -2,7 +2,9 @@
 #![allow(clippy::missing_panics_doc, reason = "a test that cannot start its server fails by that")]
 
 mod proxy;
+mod secure;
 mod server;
 
 pub use proxy::Proxy;
+pub use secure::SecureServer;
 pub use server::{Postgres, Server};

@@ -125,16 +125,16 @@ fn is_lost(shared: &Shared, bytes: &[u8]) -> bool {
     if bytes.len() <= LONGEST_CONTROL_BYTES {
         return false;
     }
-    let lose = |left: usize| left.checked_sub(1);
-    let lost = shared.answers_to_lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose).is_ok();
-    if lost {
+    let one_less = |left: usize| left.checked_sub(1);
+    let is_lost = shared.answers_to_lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+    if is_lost {
         shared.lost.fetch_add(1, Ordering::SeqCst);
     }
-    lost
+    is_lost
 }
 
 fn pass(mut from: TcpStream, mut to: TcpStream, may_pass: impl Fn(&[u8]) -> bool) {
-    let mut buffer = [0; 1 << 16];
+    let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         if !may_pass(&buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
             break;

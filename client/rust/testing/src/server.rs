@@ -12,15 +12,15 @@ use std::{
 use tempfile::TempDir;
 
 /// How long a server may take until it serves, on a machine that has other things to do.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 /// The root of the repository.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
 /// The command that serves: `$RUNTIMESTORE_COMMAND`, else the one of `make setup`.
-fn command() -> PathBuf {
+pub(crate) fn command() -> PathBuf {
     env::var_os("RUNTIMESTORE_COMMAND").map_or_else(|| root().join(".venv/bin/runtimestore"), PathBuf::from)
 }
 
@@ -49,10 +49,24 @@ impl Server {
         Self::start_in(folder, database_url, arguments)
     }
 
-    /// Starts a server on a database.
+    /// Starts a server on a database, which is given its schema first.
     #[must_use]
     pub fn start_on(database_url: &str) -> Self {
+        let migrated = Command::new(command()).args(["migrate", "--database-url", database_url]).output();
+        let migrated = migrated.expect("the server's command: run `make setup`, or set RUNTIMESTORE_COMMAND");
+        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         Self::start_in(tempfile::tempdir().expect("a temporary folder"), database_url.to_owned(), &[])
+    }
+
+    /// Starts a server on a fresh file of its own, at an address.
+    #[must_use]
+    pub fn start_at(address: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database_url = format!("sqlite:///{}/store.db", folder.path().display());
+        let mut server =
+            Self { folder, database_url, arguments: Vec::new(), address: address.to_owned(), process: None };
+        server.restart();
+        server
     }
 
     fn start_in(folder: TempDir, database_url: String, arguments: &[&str]) -> Self {
@@ -99,11 +113,10 @@ impl Server {
         let until = Instant::now() + START;
         loop {
             let told = fs::read_to_string(&log_path).expect("the log");
-            if let Some((_, rest)) = told.split_once("address=") {
-                if let Some((address, _)) = rest.split_once(char::is_whitespace) {
-                    address.clone_into(&mut self.address);
-                    return;
-                }
+            let rest = told.split_once("address=").map(|(_, rest)| rest);
+            if let Some((address, _)) = rest.and_then(|rest| rest.split_once(char::is_whitespace)) {
+                address.clone_into(&mut self.address);
+                return;
             }
             let ended = self.process.as_mut().and_then(|process| process.try_wait().expect("our own process"));
             assert!(ended.is_none() && Instant::now() < until, "the server does not serve: {told}");
