@@ -15,6 +15,9 @@ SUPPLY := $(VENV)/.supply
 PROTO_OUT ?= client/python
 PROTOS := $(wildcard proto/runtimestore/v1/*.proto)
 
+# Where cargo builds the Rust crate: kept from one run to the next, and no part of the checkout.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/runtimestore-rust
+
 # More arguments for the command behind a target: make test ARGS="-k boundary -x"
 ARGS ?=
 
@@ -75,6 +78,10 @@ test: $(LINT) ## Run all tests, on every engine, a few at a time
 test-fast: $(LINT) ## Run the tests that take no fresh environment, no big document and no killed process
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
+.PHONY: test-rust
+test-rust: $(TEST) ## Check and test the Rust crate; its build is kept outside of the checkout
+	@scripts/test-rust $(ARGS)
+
 .PHONY: torture
 torture: $(TEST) ## Run the tests of faults in their long form, under an hour; JSON in torture-latest.json
 	@$(BIN)/python -m pytest tests/faults tests/crash tests/properties --torture --torture-report torture-latest.json $(ARGS)
@@ -115,6 +122,10 @@ proto: $(PROTO) ## Generate the stubs in client/python/runtimestore/v1 from prot
 	    --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
 	@rm -f $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.py $(PROTO_OUT)/runtimestore/v1/error_reason_pb2_grpc.pyi
 
+.PHONY: proto-rust
+proto-rust: ## Generate the messages of the Rust crate, client/rust/src/v1.rs, from proto/
+	@cargo run --manifest-path client/rust/Cargo.toml --package runtimestore-codegen --quiet
+
 # Where `make sync-client` writes; a test lets it write elsewhere and compares.
 SYNC_OUT ?= client/python/runtimestore/sync.py
 
@@ -125,6 +136,11 @@ sync-client: $(LINT) ## Generate the client for threads from the one for asyncio
 .PHONY: bench
 bench: $(BENCH) ## Measure everything, in eight minutes, and write it into docs/benchmarks.md
 	@$(BIN)/python -m bench $(ARGS)
+
+# Upstream's state machine is not optimised, nor is its store then: the engine beneath both is.
+.PHONY: bench-rust
+bench-rust: $(TEST) ## Measure the Rust trait's own store in process beside the service
+	@cargo run --manifest-path client/rust/Cargo.toml --package runtimestore-conformance --bin bench --release -- $(ARGS)
 
 .PHONY: build
 build: $(TEST) ## Build the sdist and the wheel into dist/
