@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     *("--rounds", "1"),
-    *("--seconds", "0.15"),
+    *("--seconds", "0.3"),
     *("--warm-up-seconds", "0.1"),
     *("--runtimes", "4"),
     *("--snapshot-bytes", "5000"),

@@ -84,12 +84,11 @@ async def test_edits_come_to_the_document_they_were_made_from_and_take_little_ro
 
 
 async def test_a_snapshot_that_comes_whole_is_stored_as_what_changed(
-    app: Application, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
+    app: Application, wire: Wire, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
 ) -> None:
-    await client.commit_session_snapshot(runtime_id, grown(100))
-    await client.commit_session_snapshot(runtime_id, grown(101))
     other = session("another one " * 1000)
-    await client.commit_session_snapshot(runtime_id, other)
+    for body in (grown(100), grown(101), other):
+        await wire.CommitSessionSnapshot(commits(whole(body), realm, runtime_id))
 
     stored = await rows(app, tables.session_versions, realm=realm, runtime_id=runtime_id)
     assert [row["kind"] for row in stored] == ["base", "edits", "base"]

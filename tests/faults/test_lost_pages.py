@@ -86,7 +86,7 @@ async def test_a_write_whose_sync_fails_is_not_acknowledged_and_lands_once_syncs
 async def test_a_checkpoint_whose_sync_fails_after_a_partial_one_loses_nothing(
     database: Path, disk: LostPages, last_checkpoint_by: str
 ) -> None:
-    writer = Turns("rt:checkpoint", size_bytes=600_000)
+    writer = Turns("rt:checkpoint", size_bytes=2_400_000)
     with _server(database, disk) as server:
         async with Store(server.address, retry=ONCE) as store:
             for _ in range(3):
@@ -95,7 +95,7 @@ async def test_a_checkpoint_whose_sync_fails_after_a_partial_one_loses_nothing(
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM runtimes").fetchall()
             for _ in range(9):
-                assert await writer.take(store)  # past 4 MiB: a checkpoint copies as much as the reader lets it
+                assert await writer.take(store)  # past 16 MiB: a checkpoint copies as much as the reader lets it
             reader.close()
             with disk.failing(database=True):
                 assert await writer.take(store)  # the log is synced: this is durable

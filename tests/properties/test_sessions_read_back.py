@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runtimestore.errors import SessionSnapshotInvalid
-from runtimestore_server.documents import readback
+from runtimestore_server.documents import readback, session_readback
 from runtimestore_server.documents import session as sessions
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def test_the_check_of_a_session_refuses_just_what_a_plain_reader_finds_unreadabl
 ) -> None:
     bad = bad_members(body)
 
-    with patch.multiple(sessions, _readable=memory, BATCH_BYTES=batch_bytes):
+    with patch.multiple(session_readback, _readable=memory, BATCH_BYTES=batch_bytes):
         for _ in range(2):  # and says so again of messages that it has seen
             refused = refused_member(body)
             assert (refused in bad) if bad else (refused is None), (refused, bad)
