@@ -488,7 +488,7 @@ impl Client {
         runtime_id: &str,
         as_of_revision: Option<u64>,
     ) -> Result<Loaded<Option<KnownSession>>> {
-        let known = self.shared.known.session(runtime_id);
+        let (known, since) = (self.shared.known.session(runtime_id), self.shared.known.revision(runtime_id));
         let request = v1::LoadSessionSnapshotRequest {
             realm: self.realm(),
             runtime_id: runtime_id.to_owned(),
@@ -497,7 +497,9 @@ impl Client {
         };
         let chunks = || SessionChunks::new(known.clone(), as_of_revision);
         let read = self.shared.caller.stream(request, chunks, self.deadline()).await;
-        self.noted(runtime_id, read)
+        let loaded = self.noted(runtime_id, read)?;
+        self.shared.known.went_back(runtime_id, since, loaded.revision);
+        Ok(loaded)
     }
 
     async fn write<W>(&self, request: W, session: Option<Bytes>, inputs: &[InputState]) -> Result<Commit>
@@ -508,7 +510,7 @@ impl Client {
         let mut forms = Forms::new(&self.shared.known, request, session, inputs);
         let ended = self.shared.caller.write(&mut forms, self.deadline()).await;
         let commit = Commit::from(self.noted(forms.request.runtime_id(), ended)?);
-        forms.committed(commit.revision);
+        forms.committed(commit);
         Ok(commit)
     }
 }

@@ -98,10 +98,31 @@ impl Pem {
     fn read(&self) -> Result<Vec<u8>> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
-            Self::File(path) => std::fs::read(path)
+            Self::File(path) => read_regular(path)
                 .map_err(|error| Error::invalid_argument(format!("{} cannot be read: {error}", path.display()))),
         }
     }
+}
+
+/// How large a file may be; a bundle of all CAs that there are has a quarter of a megabyte.
+#[cfg(feature = "tls")]
+const MOST_PEM_BYTES: u64 = 16 << 20;
+
+/// Reads a file whole. It waits for no pipe, and reads no device without an end.
+#[cfg(feature = "tls")]
+fn read_regular(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, ErrorKind, Read};
+
+    // Looked at before it is opened: opening a pipe waits for who writes into it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MOST_PEM_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_PEM_BYTES {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("it is larger than {MOST_PEM_BYTES} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// How a client speaks TLS.

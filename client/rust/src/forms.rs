@@ -9,7 +9,7 @@ use crate::{
     edits::find_edits,
     errors::{Error, ErrorReason},
     known::{KnownRuntimes, KnownSession},
-    types::InputState,
+    types::{Commit, InputState},
     v1,
 };
 
@@ -78,6 +78,8 @@ runtime_write!(v1::PersistOpsLifecycleRequest, many: false, self,
 #[derive(Debug)]
 pub(crate) struct Forms<'a, W> {
     known: &'a KnownRuntimes,
+    /// The revision that was known as the write was made.
+    since: u64,
     shared: W,
     body: Option<Bytes>,
     session: Option<KnownSession>,
@@ -90,7 +92,8 @@ impl<'a, W: RuntimeWrite> Forms<'a, W> {
     /// Makes the forms of `shared`, which has all but the session and the inputs.
     pub(crate) fn new(known: &'a KnownRuntimes, shared: W, body: Option<Bytes>, inputs: &'a [InputState]) -> Self {
         let session = body.as_ref().and_then(|body| known.described(body));
-        let mut forms = Self { known, request: shared.clone(), shared, body, session, inputs, is_short: false };
+        let since = known.revision(shared.runtime_id());
+        let mut forms = Self { known, since, request: shared.clone(), shared, body, session, inputs, is_short: false };
         let (edits, partial) = (forms.edits(), forms.partial());
         forms.request = forms.form(edits, partial);
         forms
@@ -124,8 +127,9 @@ impl<'a, W: RuntimeWrite> Forms<'a, W> {
     }
 
     /// Remembers what the store holds now.
-    pub(crate) fn committed(self, revision: u64) {
-        self.known.committed(self.shared.runtime_id(), revision, self.session, self.inputs);
+    pub(crate) fn committed(self, commit: Commit) {
+        let since = if commit.replayed { 0 } else { self.since };
+        self.known.committed(self.shared.runtime_id(), commit.revision, since, self.session, self.inputs);
     }
 
     /// Makes the session edits of the one that the store holds; `None` where the whole is not much longer.

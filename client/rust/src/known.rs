@@ -99,6 +99,21 @@ impl KnownRuntimes {
         self.lock().runtimes.get(runtime_id)?.session.clone()
     }
 
+    /// Tells the newest revision that the runtime was seen at; 0 where nothing is known.
+    pub(crate) fn revision(&self, runtime_id: &str) -> u64 {
+        self.lock().runtimes.get(runtime_id).map_or(0, |known| known.revision)
+    }
+
+    /// Forgets a runtime that is at an earlier revision than it was seen at before the call that tells so.
+    ///
+    /// Its store was restored from a backup, or lost what it had acknowledged: another history has begun, in which the
+    /// same revision is another state.
+    pub(crate) fn went_back(&self, runtime_id: &str, since: u64, revision: u64) {
+        if revision < since {
+            self.forget(runtime_id);
+        }
+    }
+
     /// Finds those inputs that the store has not; `None` where it is not known to have any of them.
     pub(crate) fn changed_inputs(&self, runtime_id: &str, inputs: &[InputState]) -> Option<ChangedInputs> {
         let state = self.lock();
@@ -147,14 +162,17 @@ impl KnownRuntimes {
 
     /// Remembers a write that landed with a revision: its session and inputs are what the store holds now.
     ///
-    /// Of the inputs known before, those stay known that were so at the revision just before.
+    /// Of the inputs known before, those stay known that were so at the revision just before. `since` is the revision
+    /// that was known as the write was sent; one that repeats an earlier write has none.
     pub(crate) fn committed(
         &self,
         runtime_id: &str,
         revision: u64,
+        since: u64,
         session: Option<KnownSession>,
         inputs: &[InputState],
     ) {
+        self.went_back(runtime_id, since, revision.saturating_sub(1));
         self.change(runtime_id, |runtime| {
             if runtime.revision >= revision {
                 return; // a repeat of a write long ago, or answers that overtook each other
@@ -217,5 +235,57 @@ impl KnownRuntimes {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNTIME: &str = "rt:1";
+
+    fn input(id: u128, state_json: &str) -> InputState {
+        InputState { input_id: Uuid::from_u128(id), state_json: state_json.to_owned() }
+    }
+
+    fn changed(known: &KnownRuntimes, inputs: &[InputState]) -> Option<(u64, Vec<usize>)> {
+        known.changed_inputs(RUNTIME, inputs).map(|some| (some.revision, some.changed))
+    }
+
+    #[test]
+    fn inputs_are_known_from_one_write_to_the_next_but_not_over_anothers() {
+        let known = KnownRuntimes::new(DEFAULT_KNOWN_BYTES);
+        let (one, two) = (input(1, "a"), input(2, "b"));
+        known.committed(RUNTIME, 1, 0, None, std::slice::from_ref(&one));
+        known.committed(RUNTIME, 2, 1, None, std::slice::from_ref(&two));
+        assert_eq!(changed(&known, &[one.clone(), input(2, "c"), two.clone()]), Some((2, vec![])));
+        assert_eq!(changed(&known, &[one.clone(), input(2, "c")]), Some((2, vec![1])));
+        known.committed(RUNTIME, 4, 2, None, std::slice::from_ref(&two));
+        assert_eq!(changed(&known, &[one, two]), Some((4, vec![0])));
+    }
+
+    #[test]
+    fn of_a_store_that_was_restored_nothing_is_known_any_more() {
+        let known = KnownRuntimes::new(DEFAULT_KNOWN_BYTES);
+        let (one, two) = (input(1, "a"), input(2, "b"));
+        let session = known.described(&Bytes::from_static(b"{}"));
+        known.committed(RUNTIME, 7, 0, session, std::slice::from_ref(&one));
+        known.committed(RUNTIME, 4, 7, None, std::slice::from_ref(&two));
+        assert!(known.session(RUNTIME).is_none());
+        assert_eq!(changed(&known, &[one, two]), Some((4, vec![0])));
+        known.went_back(RUNTIME, 4, 3);
+        assert_eq!(known.revision(RUNTIME), 0);
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_is_forgotten_first() {
+        let known = KnownRuntimes::new(100);
+        for (runtime_id, bytes) in [("rt:1", 40), ("rt:2", 40), ("rt:3", 40)] {
+            known.committed(runtime_id, 1, 0, known.described(&Bytes::from(vec![b'x'; bytes])), &[]);
+        }
+        let kept = ["rt:1", "rt:2", "rt:3"].map(|runtime_id| known.session(runtime_id).is_some());
+        assert_eq!(kept, [false, true, true]);
+        known.committed("rt:4", 1, 0, known.described(&Bytes::from(vec![b'x'; 200])), &[]);
+        assert!(known.session("rt:4").is_none());
     }
 }

@@ -1,6 +1,9 @@
 //! How a client reaches its servers.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, ToSocketAddrs},
+    time::Duration,
+};
 
 use tonic::transport::{Channel, Endpoint};
 
@@ -179,12 +182,18 @@ fn not_an_address(address: &str) -> Error {
     ))
 }
 
-/// Whether an address is reached without a network.
+/// Whether an address is surely reached without a network: a Unix socket, or loopback. What `localhost` is, the files of
+/// the machine decide.
 fn is_local(address: &str) -> bool {
     if address.starts_with("unix:") {
         return true;
     }
     let host = checked(address).ok().and_then(|bare| bare.rsplit_once(':')).map_or("", |(host, _)| host);
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    literal.map_or(host == "localhost", |ip| ip.is_loopback())
+    literal.map_or_else(|_| host == "localhost" && is_loopback_by_name(host), |ip| ip.is_loopback())
+}
+
+fn is_loopback_by_name(name: &str) -> bool {
+    let found: Vec<_> = (name, 0).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+    !found.is_empty() && found.iter().all(|address| address.ip().is_loopback())
 }

@@ -51,7 +51,7 @@ async fn calls_outlast_a_server_that_is_killed_and_comes_back() {
     store.persist_input_state(RUNTIME, input(1, "queued"), WriteOptions::default()).await.unwrap();
     server.kill();
     let writing = tokio::spawn({
-        let store = store.with_timeout(Duration::from_secs(300));
+        let store = store.with_timeout(Duration::from_mins(5));
         async move { store.persist_input_state(RUNTIME, input(2, "queued"), WriteOptions::default()).await }
     });
     tokio::task::spawn_blocking(move || {

@@ -1,38 +1,25 @@
 //! What the example says of itself.
 
-use std::{
-    io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStdout, Command, Stdio},
-};
-
 use meerkat_runtime::{LogicalRuntimeId, RuntimeStore, input_state::InputLifecycleState};
 use runtimestore::RemoteRuntimeStore;
-use runtimestore_testing::Server;
+use runtimestore_testing::{Program, Server};
 
 const SESSION: &str = "14b07000-0000-4000-8000-000000000003";
 
-fn start(server: &Server, seconds: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
-    let mut example = Command::new(env!("CARGO_BIN_EXE_runtimestore-example"))
-        .args([server.address(), SESSION, seconds])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(example.stdout.take().unwrap()).lines();
-    (example, lines)
+fn start(server: &Server, seconds: &str) -> Program {
+    Program::start(env!("CARGO_BIN_EXE_runtimestore-example"), &[server.address(), SESSION, seconds])
 }
 
 #[tokio::test]
 async fn a_turn_that_was_cut_short_is_taken_by_the_next_process() {
     let server = Server::start();
-    let (mut killed, mut lines) = start(&server, "600");
-    assert!(lines.any(|line| line.unwrap() == "thinking"));
-    killed.kill().unwrap();
-    killed.wait().unwrap();
+    let mut killed = start(&server, "600");
+    assert_eq!(killed.next_line().as_deref(), Some("thinking"));
+    drop(killed);
 
-    let (mut recovered, lines) = start(&server, "0");
-    let lines: Vec<String> = lines.map(Result::unwrap).collect();
-    assert!(recovered.wait().unwrap().success(), "{lines:?}");
-    assert!(lines.iter().any(|line| line.ends_with("is taken")), "{lines:?}");
+    let mut recovered = start(&server, "0");
+    let lines: Vec<String> = std::iter::from_fn(|| recovered.next_line()).collect();
+    assert_eq!(lines, ["thinking", "turn 1 is taken", "thinking", "turn 2 is taken"]);
     let store = RemoteRuntimeStore::connect(server.address()).unwrap();
     let runtime_id = LogicalRuntimeId::new(format!("rt:session:{SESSION}"));
     let inputs = store.load_input_states(&runtime_id).await.unwrap();

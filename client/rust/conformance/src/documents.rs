@@ -39,7 +39,7 @@ pub fn receipt(run: u128, sequence: u64) -> RunBoundaryReceipt {
         run_id: RunId(Uuid::from_u128(run)),
         boundary: RunApplyBoundary::RunStart,
         contributing_input_ids: vec![InputId(Uuid::from_u128(2)), InputId(Uuid::from_u128(1))],
-        conversation_digest: (run % 2 == 0).then(|| "digest".to_owned()),
+        conversation_digest: run.is_multiple_of(2).then(|| "digest".to_owned()),
         message_count: 7,
         sequence,
     }
