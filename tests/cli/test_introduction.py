@@ -120,6 +120,15 @@ def test_a_variable_that_may_have_named_the_store_is_told_and_not_refused(tmp_pa
     assert PASSWORD not in done.stderr
 
 
+def test_traces_of_grpc_which_hold_tokens_are_warned_of(tmp_path: Path) -> None:
+    settings = (*ANYWHERE, "--database-url", "memory:")
+
+    with serving(*settings, cwd=tmp_path, extra={"GRPC_TRACE": "api"}) as traced:
+        assert "GRPC_TRACE is set" in traced.log
+    with serving(*settings, cwd=tmp_path) as server:
+        assert "GRPC_TRACE" not in server.log
+
+
 def test_variables_of_other_programs_are_no_near_misses(tmp_path: Path) -> None:
     linked = {
         "RUNTIMESTORE_PORT": "tcp://10.0.0.7:50051",

@@ -114,3 +114,14 @@ def test_a_table_of_the_client_that_holds_what_nobody_knows_is_refused(tmp_path:
 
     assert done.returncode == 2
     assert "[client] may hold" in done.stderr
+
+
+@pytest.mark.parametrize("until", ["2020-01-01", "2099-01-31T12:00:00", "2099-01-31T00:30:00+14:00", "soon"])
+def test_the_last_day_of_a_token_is_a_day_to_come_and_nothing_that_would_be_read_as_another_one(
+    tmp_path: Path, until: str
+) -> None:
+    done = new(tmp_path, "one", "--until", until)
+
+    assert done.returncode == 2
+    assert "--until" in done.stderr
+    assert not (tmp_path / "access.toml").exists()

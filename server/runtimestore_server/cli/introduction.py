@@ -51,6 +51,14 @@ def warn_of_near_misses(settings: Settings) -> None:
         _log.warning(told)
 
 
+def warn_of_traces() -> None:
+    """Tell that gRPC's own traces, which somebody asked for, hold what ours never do."""
+    if os.environ.get("GRPC_TRACE"):
+        _log.warning(
+            "GRPC_TRACE is set: gRPC's own lines may hold tokens and documents; unset it unless you look for a fault"
+        )
+
+
 def warn_of_a_visible_password(settings: Settings) -> None:
     """Log that the database's password was given as a flag: whoever is on this machine sees it while we run."""
     source = click.get_current_context().get_parameter_source("database_url")

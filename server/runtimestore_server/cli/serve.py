@@ -21,6 +21,7 @@ from runtimestore_server.cli.introduction import (
     introduce,
     warn_of_a_visible_password,
     warn_of_near_misses,
+    warn_of_traces,
 )
 from runtimestore_server.cli.refusals import refusing
 
@@ -56,6 +57,7 @@ def command(settings: Settings) -> int:
 
     warn_of_near_misses(settings)
     warn_of_a_visible_password(settings)
+    warn_of_traces()
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
         code, ended = uvloop.run(_serve_until_told(settings))
         if not ended:

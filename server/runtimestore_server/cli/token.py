@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +25,13 @@ class _Until(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """The last second of the day."""
         try:
-            return datetime.fromisoformat(value).replace(hour=23, minute=59, second=59, tzinfo=UTC)
+            day = date.fromisoformat(value)
         except ValueError:
-            raise BadValue("must be a day such as 2027-01-31", ctx, param) from None
+            raise BadValue("must be a day such as 2027-01-31, without a time", ctx, param) from None
+        until = datetime.combine(day, time(23, 59, 59), UTC)
+        if until < datetime.now(UTC):
+            raise BadValue("must be today or a later day: the token would let nobody in", ctx, param)
+        return until
 
 
 @click.group
