@@ -19,7 +19,8 @@ from runtimestore import (
     SessionKeyMismatch,
 )
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.store.requests import SHA256_BYTES, RequestKey, sealed
+from runtimestore_server.store.digests import SHA256_BYTES
+from runtimestore_server.store.requests import RequestKey, sealed
 from runtimestore_server.store.tables import requests
 from support.checkers.refusals import refused
 from support.generators.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of

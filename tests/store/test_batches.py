@@ -18,7 +18,7 @@ from runtimestore.errors import (
 )
 from runtimestore_server.store import tables
 from runtimestore_server.store.commit import commit as commit_in
-from runtimestore_server.store.requests import SEAL_BYTES
+from runtimestore_server.store.digests import SEAL_BYTES
 from runtimestore_server.store.values import Outcome, Write
 from support.generators.store_writes import (
     WRITTEN_TABLES,

@@ -14,6 +14,7 @@ from runtimestore.errors import InputStateInvalid, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.documents.identifiers import canonical_uuid, uuid_field
 from runtimestore_server.documents.json import envelope, invalid, lenient
+from runtimestore_server.integers import UINT32_MAX, UINT64_MAX
 from runtimestore_server.store import reads
 from runtimestore_server.store.values import InputDocument
 
@@ -30,8 +31,6 @@ LIMIT = "max_document_bytes"
 BATCH_BYTES = 1024 * 1024
 """Inputs are sent this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""
 
-UINT32_MAX = 2**32 - 1
-UINT64_MAX = 2**64 - 1
 SEED_TEXT_MAX_CHARACTERS = 256
 """A longer text in a document is no phase and no run id that a person wants to see."""
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from runtimestore_server.integers import UINT64_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -56,7 +58,6 @@ _LARGE_NUMBER = re.compile(
     rb"-?[0-9][0-9.]{%d,}(?:[eE][+-]?[0-9]+)?|-?[0-9][0-9.]*[eE]\+?[0-9]{3,}" % (_DIGITS - 1),
 )
 _PARTS_OF_A_NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
-_UINT64_MAX = 2**64 - 1
 _LARGEST_POWER = 308
 _POWERS = tuple(float(f"1e{power}") for power in range(_LARGEST_POWER + 1))
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -183,7 +184,7 @@ def _taken(significand: int, digits: bytes) -> tuple[int, int]:
     taken = 0 if significand else len(digits) - len(digits.lstrip(b"0"))
     for digit in memoryview(digits)[taken:]:
         more = significand * 10 + digit - ord("0")
-        if more > _UINT64_MAX:
+        if more > UINT64_MAX:
             break
         significand = more
         taken += 1

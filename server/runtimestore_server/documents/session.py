@@ -17,10 +17,11 @@ from runtimestore_server.documents import growth, session_envelope, session_read
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.documents.json import invalid, lenient
 from runtimestore_server.documents.session_envelope import FIELD
+from runtimestore_server.store.digests import SHA256_BYTES
 from runtimestore_server.store.values import SessionSnapshot, SnapshotEdits
 from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.chains import load_session
-from runtimestore_server.store.versions.rows import SHA256_BYTES, corrupt_version
+from runtimestore_server.store.versions.rows import corrupt_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

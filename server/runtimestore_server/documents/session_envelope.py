@@ -8,15 +8,13 @@ import msgspec
 
 from runtimestore.errors import SessionSnapshotInvalid
 from runtimestore_server.documents.json import document_uuid, envelope, invalid
+from runtimestore_server.integers import INT64_MAX, UINT32_MAX, UINT64_MAX
 
 if TYPE_CHECKING:
     from runtimestore.errors import InvalidField
 
 FIELD = "session_delta.session_snapshot"
 
-UINT32_MAX = 2**32 - 1
-UINT64_MAX = 2**64 - 1
-INT64_MAX = 2**63 - 1
 NANOSECONDS = 10**9
 
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]

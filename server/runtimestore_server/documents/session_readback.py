@@ -11,7 +11,8 @@ import msgspec
 from runtimestore.errors import SessionSnapshotInvalid
 from runtimestore_server.documents import readback
 from runtimestore_server.documents.json import OTHER_REPLACEMENT, invalid, without_halves
-from runtimestore_server.documents.session_envelope import FIELD, UINT64_MAX, Session, Timestamp, Unsigned, bad_member
+from runtimestore_server.documents.session_envelope import FIELD, Session, Timestamp, Unsigned, bad_member
+from runtimestore_server.integers import UINT64_MAX
 
 USAGE = ("input_tokens", "output_tokens", "cache_creation_tokens", "cache_read_tokens")
 """What the runtimes' type names in the usage; the latter two may be absent or null, and are not listed."""

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore_server.documents.identifiers import bad_field
-from runtimestore_server.store.versions.listing import INT64_MAX
+from runtimestore_server.integers import INT64_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

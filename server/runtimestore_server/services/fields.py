@@ -6,8 +6,7 @@ from typing import Any
 
 from runtimestore_server.documents.identifiers import bad_field, realm_field, request_id_field, runtime_id_field
 from runtimestore_server.store import PartialInputs, RuntimeKey
-
-SHA256_BYTES = 32
+from runtimestore_server.store.digests import SHA256_BYTES
 
 
 def runtime_key(request: Any, *, store_error: str = "read_failed") -> RuntimeKey:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 import sqlalchemy as sa
 
 from runtimestore.errors import StoredValueCorrupt
+from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.tables import (
     inputs,
     oauth_flow_snapshots,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.values import RuntimeKey
 
-
-INT64_MAX = 2**63 - 1
 
 # What is no UTF-8 is read as surrogates, which no text from the wire holds.
 _TEXT = re.compile(r"[^\0\ud800-\udfff]+")

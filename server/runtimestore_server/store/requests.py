@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import RequestIdReused, RuntimeStoreError
 from runtimestore_server.store.by_key import select_by_key
+from runtimestore_server.store.digests import SEAL_BYTES, SHA256_BYTES
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.tables import requests
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.values import AnyWrite
 
-SHA256_BYTES = 32
-SEAL_BYTES = 16
 
 Decision = Outcome | RuntimeStoreError
 """What became of one write of a batch: it landed, or it was refused."""

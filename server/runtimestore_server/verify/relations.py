@@ -10,6 +10,7 @@ from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.documents import receipt as boundary_receipt
 from runtimestore_server.store import reads, schema
 from runtimestore_server.store.by_key import select_by_key
+from runtimestore_server.store.digests import SHA256_BYTES
 from runtimestore_server.store.tables import (
     fences,
     inputs,
@@ -23,7 +24,7 @@ from runtimestore_server.store.tables import (
     store_identity,
 )
 from runtimestore_server.store.values import RuntimeKey
-from runtimestore_server.store.versions.rows import SHA256_BYTES, Version, current_of, damage_of, sequence_of
+from runtimestore_server.store.versions.rows import Version, current_of, damage_of, sequence_of
 from runtimestore_server.verify.findings import Finding
 from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, listed_session, session_of, warning
 

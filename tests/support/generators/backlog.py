@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from runtimestore_server.store.requests import SHA256_BYTES
+from runtimestore_server.store.digests import SHA256_BYTES
 from runtimestore_server.store.tables import requests
 
 if TYPE_CHECKING:

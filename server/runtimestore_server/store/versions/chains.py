@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from runtimestore.errors import RevisionNotKept
+from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.reads import revision_of
 from runtimestore_server.store.tables import runtimes, session_versions
 from runtimestore_server.store.versions import edits
@@ -204,7 +205,7 @@ def _refuse_what_is_not_kept(tx: Connection, runtime: RuntimeKey, as_of_revision
 def _asked(runtime: RuntimeKey, as_of_revision: int | None) -> dict[str, Any]:
     asked: dict[str, Any] = {"realm": runtime.realm, "runtime_id": runtime.runtime_id}
     # No revision is larger than what a column holds.
-    return asked if as_of_revision is None else asked | {"as_of": min(as_of_revision, 2**63 - 1)}
+    return asked if as_of_revision is None else asked | {"as_of": min(as_of_revision, INT64_MAX)}
 
 
 def _is_asked_for() -> sa.ColumnElement[bool]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.tables import session_versions
 from runtimestore_server.store.versions.rows import DESCRIPTION, damage_of, version_of
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.values import RuntimeKey
     from runtimestore_server.store.versions.rows import Version
-
-INT64_MAX = 2**63 - 1
 
 
 def list_versions(tx: Connection, runtime: RuntimeKey, *, before_revision: int = INT64_MAX, most: int) -> list[Version]:

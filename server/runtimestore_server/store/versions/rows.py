@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from runtimestore_server.store.digests import SEAL_BYTES, SHA256_BYTES
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.tables import BASE, EDITS, UINT64_DIGITS, runtimes, session_versions
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from runtimestore.errors import StoredValueCorrupt
     from runtimestore_server.store.values import RuntimeKey
 
-SHA256_BYTES = 32
-SEAL_BYTES = 16
 
 UNKNOWN = 0
 """As the revision of the version before one: nobody knows if there was any."""
