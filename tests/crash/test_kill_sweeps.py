@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.store.engines import open_database
-from runtimestore_server.store.values import SessionSnapshot, SnapshotEdits, Write
+from runtimestore_server.store.values import SessionSnapshot, SnapshotEdits
 from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.recent import RecentSession, RecentSessions
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import commit, new_id, runtime
 from support.servers.engines import DURABLE
 

@@ -18,12 +18,13 @@ from runtimestore import RuntimeState, StoreForbidden
 from runtimestore_server.services.health import NOT_SERVING, SERVING
 from runtimestore_server.store import reads, requests, rights, schema, tables
 from runtimestore_server.store.engines import open_database
-from runtimestore_server.store.values import Acquisition, Outcome, Write
+from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.listing import list_versions
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import RecentSessions
+from runtimestore_server.store.writes import Acquisition, Write
 from support.generators.calls import Store
 from support.generators.store_writes import boundary, commit, document, new_id, oauth, ops, runtime, snapshot
 from support.servers.command import run

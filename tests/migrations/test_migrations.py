@@ -26,9 +26,10 @@ from runtimestore_server.store import schema, tables
 from runtimestore_server.store.engines import Database, open_database
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import HEAD, REVISIONS, SchemaNotCurrent, upgrade, upgrade_database
-from runtimestore_server.store.values import Acquisition, Outcome, SessionSnapshot, SnapshotEdits, Write
+from runtimestore_server.store.values import Outcome, SessionSnapshot, SnapshotEdits
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.edits import Edit, encode
+from runtimestore_server.store.writes import Acquisition, Write
 from support.generators.store_writes import (
     boundary,
     commit,

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from runtimestore_server.store.committer import Committer
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import commit as committed
 from support.generators.store_writes import new_id, runtime
 

@@ -19,7 +19,8 @@ from runtimestore.errors import (
 from runtimestore_server.store import tables
 from runtimestore_server.store.commit import commit as commit_in
 from runtimestore_server.store.digests import SEAL_BYTES
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import (
     WRITTEN_TABLES,
     boundary,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import OAuthFlowWrite
+    from runtimestore_server.store.writes import OAuthFlowWrite
 
 
 def test_the_second_write_of_a_batch_sees_the_revision_that_the_first_one_left(database: Database) -> None:

@@ -23,7 +23,8 @@ from runtimestore_server.store.engines import Fault, open_database, sqlite
 from runtimestore_server.store.engines.checkpoints import CHECKPOINT_BYTES
 from runtimestore_server.store.engines.commit_lock import CheckpointUnderWay, CommitLock
 from runtimestore_server.store.engines.sqlite_driver import has_reset_defect
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import commit, new_id, rows, runtime
 
 if TYPE_CHECKING:

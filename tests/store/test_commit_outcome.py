@@ -17,14 +17,15 @@ from runtimestore_server.store.engines.database import Began
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.transaction import commit_batch
-from runtimestore_server.store.values import DEFERRED, Outcome, Write
+from runtimestore_server.store.values import DEFERRED, Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.store.writes import AnyWrite
 
     CommitFault = Callable[[Any, Callable[[Any], None]], None]
 

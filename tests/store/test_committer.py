@@ -14,7 +14,8 @@ from sqlalchemy import event
 from runtimestore.errors import InternalError, Overloaded, RevisionMismatch
 from runtimestore_server.store import commit_thread, tables
 from runtimestore_server.store.committer import Committer
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import threads_left
 from support.generators.store_writes import document, new_id, rows, runtime, snapshot
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import OAuthFlowWrite
+    from runtimestore_server.store.writes import OAuthFlowWrite
 
 WAIT_SECONDS = 20
 

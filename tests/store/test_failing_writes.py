@@ -12,7 +12,8 @@ import structlog.testing
 from runtimestore.errors import InternalError, StoredValueCorrupt, StoreUnavailable
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines.postgres import PostgresDatabase
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import (
     boundary,
     commit,
@@ -28,7 +29,7 @@ from support.generators.store_writes import (
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import OAuthFlowWrite
+    from runtimestore_server.store.writes import OAuthFlowWrite
 
 NO_BYTES = cast("bytes", object())
 """What no driver takes."""

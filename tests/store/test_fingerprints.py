@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runtimestore_server.store.values import OAuthFlowWrite, RuntimeKey, Write, fingerprint
+from runtimestore_server.store.values import RuntimeKey
+from runtimestore_server.store.writes import OAuthFlowWrite, Write, fingerprint
 from support.generators.store_writes import boundary, document, oauth, ops, runtime, snapshot
 
 fields = st.lists(st.binary(max_size=4), max_size=5)

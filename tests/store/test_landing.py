@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from runtimestore_server.store import tables
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import boundary, commit, document, new_id, rows, runtime, snapshot, statements
 
 if TYPE_CHECKING:

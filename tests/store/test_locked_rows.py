@@ -14,7 +14,8 @@ from runtimestore_server.store import commit_thread, tables
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.transaction import commit_batch
-from runtimestore_server.store.values import DEFERRED, Acquisition, Outcome, Write
+from runtimestore_server.store.values import DEFERRED, Outcome
+from runtimestore_server.store.writes import Acquisition, Write
 from support.checkers.clean_up import until
 from support.generators.store_writes import REALM, commit, new_id, oauth, rows, runtime, snapshot, statements
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import AnyWrite, RuntimeKey
+    from runtimestore_server.store.values import RuntimeKey
+    from runtimestore_server.store.writes import AnyWrite
 
 WAIT_SECONDS = 20
 

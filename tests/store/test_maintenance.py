@@ -17,7 +17,8 @@ from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.engines import checkpoints
 from runtimestore_server.store.engines.checkpoints import WARNED_LOG_BYTES
 from runtimestore_server.store.maintenance import Maintenance
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import until
 from support.generators.backlog import forgotten, insert_backlog, left_of_backlog
 from support.generators.store_writes import document, new_id, runtime

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from runtimestore.errors import Fenced, OAuthFlowSnapshotChanged, RevisionMismatch
 from runtimestore_server.store import tables
-from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Outcome, RuntimeKey, Write
+from runtimestore_server.store.values import Outcome, RuntimeKey
+from runtimestore_server.store.writes import Acquisition, OAuthFlowWrite, Write
 from support.generators.store_writes import commit, oauth, rows
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.store.writes import AnyWrite
     from support.checkers.torture import Trial
 
 REALMS = ("one", "two")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from runtimestore_server.store import reads, requests, tables
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions.chains import load_session
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import (
     REALM,
     boundary,

@@ -14,7 +14,8 @@ from sqlalchemy import event
 from runtimestore.errors import BoundaryReceiptExists, RequestIdReused
 from runtimestore_server.store import tables
 from runtimestore_server.store.commit import commit as commit_in
-from runtimestore_server.store.values import Acquisition, Deferred, Outcome, RuntimeKey, Write
+from runtimestore_server.store.values import Deferred, Outcome, RuntimeKey
+from runtimestore_server.store.writes import Acquisition, Write
 from support.generators.store_writes import boundary, commit, document, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.store.writes import AnyWrite
 
 WAIT_SECONDS = 20
 

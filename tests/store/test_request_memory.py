@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from runtimestore.errors import RequestIdReused
 from runtimestore_server.store import requests, tables
 from runtimestore_server.store.commit import commit as commit_in
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import commit, new_id, rows, runtime
 
 if TYPE_CHECKING:

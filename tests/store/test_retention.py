@@ -11,7 +11,8 @@ import structlog
 
 from runtimestore_server.store import requests, tables
 from runtimestore_server.store.retention import Retention
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import commit, new_id, runtime
 
 if TYPE_CHECKING:

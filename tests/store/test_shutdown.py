@@ -14,7 +14,8 @@ from runtimestore_server.store import tables, transaction
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.requests import RowTaken
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import until
 from support.generators.store_writes import new_id, rows, runtime, snapshot
 

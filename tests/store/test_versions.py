@@ -12,12 +12,13 @@ import sqlalchemy as sa
 
 from runtimestore.errors import RevisionNotKept, SnapshotBaseMismatch, StoredValueCorrupt
 from runtimestore_server.store import tables
-from runtimestore_server.store.values import Outcome, Write
+from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import ENTRY_BYTES, RecentSession, RecentSessions
 from runtimestore_server.store.versions.rows import sequence_of
+from runtimestore_server.store.writes import Write
 from support.generators.edits import changed
 from support.generators.store_writes import commit, rows, runtime
 from support.generators.versions import folded, kinds, made_of, read, write_all

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.kinds.kind import Part
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import AnyWrite, Deferred
+    from runtimestore_server.store.values import Deferred
+    from runtimestore_server.store.writes import AnyWrite
 
 
 def commit(

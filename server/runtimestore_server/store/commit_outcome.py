@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import AnyWrite, Deferred
+    from runtimestore_server.store.values import Deferred
+    from runtimestore_server.store.writes import AnyWrite
 
 _log = structlog.get_logger(__name__)
 

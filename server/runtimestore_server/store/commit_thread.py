@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import AnyWrite, Outcome
+    from runtimestore_server.store.values import Outcome
+    from runtimestore_server.store.writes import AnyWrite
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.spans import Traces
 

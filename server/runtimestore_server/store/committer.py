@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.store.writes import AnyWrite
     from runtimestore_server.telemetry.counts import BatchCounts
     from runtimestore_server.telemetry.spans import Traces
 

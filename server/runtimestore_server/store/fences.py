@@ -9,7 +9,8 @@ from runtimestore.errors import Fenced, StoredValueCorrupt
 from runtimestore_server.store.by_key import lock_by_key
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.tables import fences
-from runtimestore_server.store.values import Acquisition, RuntimeKey, Write
+from runtimestore_server.store.values import RuntimeKey
+from runtimestore_server.store.writes import Acquisition, Write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.store.writes import AnyWrite
 
 
 class Held(NamedTuple):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.store.writes import AnyWrite
 
 
 Decision = Outcome | RuntimeStoreError

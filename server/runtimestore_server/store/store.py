@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from runtimestore_server.budget import Budget, RetryPacing
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.values import AnyWrite, Outcome, RuntimeKey
+    from runtimestore_server.store.values import Outcome, RuntimeKey
     from runtimestore_server.store.versions.recent import RecentSession
+    from runtimestore_server.store.writes import AnyWrite
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.counts import BatchCounts
     from runtimestore_server.telemetry.spans import Traces

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import AnyWrite
+    from runtimestore_server.store.writes import AnyWrite
 
 UNKNOWN_TABLE = "unknown"
 """Told where a refusal names a table, of damage that the engine finds beneath the tables."""

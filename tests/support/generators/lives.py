@@ -14,15 +14,9 @@ import sqlalchemy as sa
 
 from runtimestore import RuntimeState
 from runtimestore_server.store import tables
-from runtimestore_server.store.values import (
-    InputDocument,
-    OpsDocument,
-    ReceiptDocument,
-    RuntimeKey,
-    SessionSnapshot,
-    Write,
-)
+from runtimestore_server.store.values import InputDocument, OpsDocument, ReceiptDocument, RuntimeKey, SessionSnapshot
 from runtimestore_server.store.versions.chains import load_session
+from runtimestore_server.store.writes import Write
 from support.generators.calls import id_of
 from support.generators.documents import input_state, ops, receipt, session
 

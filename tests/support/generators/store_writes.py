@@ -15,15 +15,14 @@ from runtimestore_server.store import tables
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import (
-    AnyWrite,
     Deferred,
     InputDocument,
-    OAuthFlowWrite,
     OpsDocument,
     ReceiptDocument,
     RuntimeKey,
     SessionSnapshot,
 )
+from runtimestore_server.store.writes import AnyWrite, OAuthFlowWrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,11 +6,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from runtimestore_server.store import tables
-from runtimestore_server.store.values import Outcome, SessionSnapshot, SnapshotEdits, Write
+from runtimestore_server.store.values import Outcome, SessionSnapshot, SnapshotEdits
 from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.recent import RecentSession, RecentSessions
+from runtimestore_server.store.writes import Write
 from support.generators.store_writes import commit, new_id, rows
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from runtimestore_server.store.kinds.fence import FenceKind
 from runtimestore_server.store.kinds.kind import Kind, Transaction, registered
 from runtimestore_server.store.kinds.oauth_flow import OAuthFlowKind
 from runtimestore_server.store.kinds.runtime import RuntimeKind
-from runtimestore_server.store.values import Acquisition, OAuthFlowWrite, Write
+from runtimestore_server.store.writes import Acquisition, OAuthFlowWrite, Write
 
 if TYPE_CHECKING:
     from runtimestore_server.store.kinds.kind import Begin

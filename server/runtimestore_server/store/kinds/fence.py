@@ -9,7 +9,7 @@ from runtimestore_server.store.fences import NEVER_ACQUIRED, Held, damage
 from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.tables import fences
-from runtimestore_server.store.values import Acquisition, Outcome
+from runtimestore_server.store.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runtimestore.errors import StoredValueCorrupt
     from runtimestore_server.store.kinds.kind import Transaction
     from runtimestore_server.store.values import RuntimeKey
+    from runtimestore_server.store.writes import Acquisition
 
 
 class FenceKind:

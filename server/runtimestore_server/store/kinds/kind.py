@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
-from runtimestore_server.store.values import AnyWrite
+from runtimestore_server.store.writes import AnyWrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

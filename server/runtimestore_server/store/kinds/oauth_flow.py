@@ -11,13 +11,14 @@ from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.tables import oauth_flow_snapshots
-from runtimestore_server.store.values import OAuthFlowWrite, Outcome
+from runtimestore_server.store.values import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.store.kinds.kind import Transaction
+    from runtimestore_server.store.writes import OAuthFlowWrite
 
 _KEY = (oauth_flow_snapshots.c.realm,)
 _VERSION = (oauth_flow_snapshots.c.version,)

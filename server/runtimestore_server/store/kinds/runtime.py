@@ -13,7 +13,7 @@ from runtimestore_server.store.by_key import lock_by_key, select_by_key
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
-from runtimestore_server.store.values import Outcome, RuntimeKey, Write
+from runtimestore_server.store.values import Outcome, RuntimeKey
 from runtimestore_server.store.versions.landing import next_version, other_base
 from runtimestore_server.store.versions.rows import EDITS, UNKNOWN, Current, current_of, sealed, sealed_current
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.by_key import Locked
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.kinds.kind import Transaction
+    from runtimestore_server.store.writes import Write
 
 
 class _RuntimeRow(NamedTuple):
