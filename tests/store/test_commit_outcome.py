@@ -13,7 +13,7 @@ from runtimestore.errors import CommitOutcomeUnknown, RequestIdReused
 from runtimestore_server.store import commit_outcome, tables, transaction
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import CommitState
-from runtimestore_server.store.engines.database import Began
+from runtimestore_server.store.engines.answers import Began
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.transaction import commit_batch

@@ -17,7 +17,7 @@ from runtimestore_server.store.engines import open_to_read, private_files, probl
 from runtimestore_server.store.engines.store_file import open_file
 
 if TYPE_CHECKING:
-    from runtimestore_server.store.engines.database import Progress
+    from runtimestore_server.store.engines.answers import Progress
 
 PIECE_BYTES = 1024 * 1024
 

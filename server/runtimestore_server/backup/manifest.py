@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from runtimestore_server.store.engines.database import Progress
+    from runtimestore_server.store.engines.answers import Progress
 
 FORMAT = 1
 """The version of this format. A reader refuses what is newer."""

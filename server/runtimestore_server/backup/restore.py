@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runtimestore_server.backup.manifest import Manifest, TableDigest
-    from runtimestore_server.store.engines.database import Progress
+    from runtimestore_server.store.engines.answers import Progress
     from runtimestore_server.store.engines.whole_store import Rows, WholeStore
 
 

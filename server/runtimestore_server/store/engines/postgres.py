@@ -12,17 +12,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_statements as statements
-from runtimestore_server.store.engines.database import (
-    LARGE_BYTES,
-    Began,
-    CommitState,
-    Database,
-    Fault,
-    Lacking,
-    Row,
-    Sizes,
-    TableSize,
-)
+from runtimestore_server.store.engines.answers import Began, CommitState, Fault, Lacking, Sizes, TableSize
+from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Row
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.postgres_connections import (
     CommitInDoubt,

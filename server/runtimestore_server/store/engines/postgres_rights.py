@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from runtimestore_server.store.engines.database import Lacking
+from runtimestore_server.store.engines.answers import Lacking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,9 +16,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from runtimestore_server.store.engines import direct
+from runtimestore_server.store.engines.answers import Fault, Sizes
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
-from runtimestore_server.store.engines.database import Database, Fault, Row, Sizes
+from runtimestore_server.store.engines.database import Database, Row
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_refused_write, read_only_problem

@@ -7,8 +7,8 @@ import errno
 from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from runtimestore_server.store.engines.answers import Fault
 from runtimestore_server.store.engines.commit_lock import CheckpointUnderWay, NoLock
-from runtimestore_server.store.engines.database import Fault
 from runtimestore_server.store.engines.file_identity import FileReplaced
 from runtimestore_server.store.engines.files import is_full
 from runtimestore_server.store.engines.sqlite_driver import sqlite3

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
+from runtimestore_server.store.engines.answers import ChangedMeanwhile
 from runtimestore_server.store.engines.commit_lock import SUFFIX
-from runtimestore_server.store.engines.database import ChangedMeanwhile
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_connections import configure_reader

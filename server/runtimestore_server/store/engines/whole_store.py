@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from runtimestore_server.store.engines.database import Progress
+    from runtimestore_server.store.engines.answers import Progress
     from runtimestore_server.store.engines.postgres import PostgresDatabase
     from runtimestore_server.store.engines.sqlite import SqliteDatabase
     from runtimestore_server.store.engines.store_file import TableShape
