@@ -17,9 +17,11 @@ from runtimestore_server.store.engines.files import file_problem
 from runtimestore_server.store.engines.memory import MemoryDatabase
 from runtimestore_server.store.engines.postgres import PostgresDatabase
 from runtimestore_server.store.engines.postgres_rights import why_not
+from runtimestore_server.store.engines.postgres_whole_store import PostgresStore
 from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
-from runtimestore_server.store.engines.whole_store import InUse, PostgresStore, SqliteStore, WholeStore
+from runtimestore_server.store.engines.sqlite_whole_store import SqliteStore
+from runtimestore_server.store.engines.whole_store import InUse, WholeStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

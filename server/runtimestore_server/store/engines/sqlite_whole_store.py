@@ -1,0 +1,159 @@
+"""A whole store in an SQLite file: copied into another, and replaced by one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtimestore_server.store.engines import store_file
+from runtimestore_server.store.engines.private_files import Taken, beside, only_here, private, sync, sync_folder
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
+from runtimestore_server.store.engines.whole_store import InUse, WholeStore, why_not_written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from runtimestore_server.store.engines.answers import Progress
+    from runtimestore_server.store.engines.sqlite import SqliteDatabase
+    from runtimestore_server.store.engines.whole_store import Rows
+
+_SHARED_FIRST = 0x40000002
+_SHARED_SIZE = 510
+"""The bytes of an SQLite file that every open connection holds a lock on: SQLite's os.h, SHARED_FIRST, SHARED_SIZE."""
+
+
+class SqliteStore(WholeStore):
+    """A store in an SQLite file."""
+
+    needs_tables = False
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        # As SQLite names what lies beside a file: a link is followed, and stays.
+        self._file = Path(os.path.realpath(database.file))
+
+    def copy_into(self, file: Path, progress: Progress) -> None:
+        """Have SQLite itself write a compact copy, in one read transaction."""
+        with self._database.readers.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA query_only = OFF")  # the copy is written; nothing else is
+            pages, page_bytes = (driver.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            progress.begin("copying", pages * page_bytes)
+
+            def look() -> int:
+                progress.advance(min(file.stat().st_size, pages * page_bytes))
+                return 0
+
+            driver.set_progress_handler(look, 1_000_000)  # SQLite's own steps: a few times a second
+            try:
+                driver.execute("VACUUM INTO ?", (str(file),))
+            except sqlite3.Error as error:
+                raise why_not_written(error) from None
+            finally:
+                driver.set_progress_handler(None, 0)
+                self._database.discard(connection)
+
+    def occupied(self) -> bool:
+        """Whether the file holds a byte, or what a server left beside it does."""
+        return any(path.exists() and path.stat().st_size for path in (self._file, *self._beside()))
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A file beside the store, where the next one is made; what a killed restore left of it is begun anew."""
+        try:
+            with only_here(Path(f"{self._file}.restoring")) as path:
+                yield path
+        except Taken:
+            raise InUse(f"another restore of {self._file} is under way") from None
+
+    def replace_by(self, file: Path, see: Callable[[Rows], None], *, replace: bool) -> str | None:
+        """Put the file into place under its name, in one step: at every moment a whole store is there, or none was.
+
+        What was there is kept under another name. Its log was brought into it before: a log that is left behind would
+        be taken for that of the new file.
+        """
+        with contextlib.closing(store_file.open_file(file)) as connection:
+            see(lambda shape: store_file.rows_of(connection, shape))
+        if not self._file.exists():
+            for left in self._beside():  # of a file that is gone, and of no use without it
+                left.unlink(missing_ok=True)
+            try:
+                self._file.hardlink_to(file)  # which fails where a server made one meanwhile
+            except FileExistsError:
+                raise self._made_meanwhile() from None
+            sync_folder(self._file.parent)
+            return None
+        with self._alone():
+            filled = self.occupied()
+            if filled and not replace:
+                raise self._made_meanwhile()
+            kept = self._keep() if filled else None
+            try:
+                file.replace(self._file)
+            except OSError:
+                if kept is not None:
+                    kept.unlink()  # everything is as it was
+                raise
+            sync_folder(self._file.parent)
+        return None if kept is None else str(kept)
+
+    def _made_meanwhile(self) -> InUse:
+        return InUse(f"a store was made at {self._file} meanwhile: stop the server that did")
+
+    def _beside(self) -> list[Path]:
+        return beside(self._file)
+
+    def _keep(self) -> Path:
+        """Give what is there a second name."""
+        kept = Path(f"{self._file}.replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
+        try:
+            kept.hardlink_to(self._file)
+        except OSError:  # a file system without such links, or a file that is mounted alone
+            with private(kept):
+                shutil.copyfile(self._file, kept)
+            sync(kept)
+        sync_folder(self._file.parent)
+        return kept
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the file alone, without a log beside it; nobody can open it meanwhile.
+
+        Raises:
+            InUse: somebody uses it.
+        """
+        driver = store_file.open_file(self._file, options="mode=rw")
+        try:
+            try:
+                driver.execute("PRAGMA busy_timeout = 0")
+                mode = driver.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+                driver.execute("BEGIN EXCLUSIVE")
+            except sqlite3.Error as error:
+                if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise self._in_use() from None
+                self._give_up_log()
+            else:
+                if mode != "delete":
+                    raise self._in_use()
+            yield
+        finally:
+            driver.close()
+
+    def _in_use(self) -> InUse:
+        return InUse(f"a server or another program has {self._file} open: stop it first")
+
+    def _give_up_log(self) -> None:
+        """Take the log of a file away that SQLite cannot make sense of; it is kept under another name."""
+        with self._file.open("r+b") as opened:
+            try:
+                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+            except OSError:
+                raise self._in_use() from None
+            for path in self._beside():
+                if path.exists():
+                    path.rename(f"{path}.replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
