@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  (pydantic looks for it when the class is made)
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from runtimestore_server.settings_sources import PREFIX, SettingsFile, refuse_mistyped
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pydantic.fields import FieldInfo
-
 MIB = 1024 * 1024
-PREFIX = "RUNTIMESTORE_"
-CLIENT_PREFIX = f"{PREFIX}CLIENT_"
-"""How the variables begin that tell commands how to call a server."""
-
-MOST_FILE_BYTES = 1024 * 1024
-"""How large a file of settings may be."""
-
 Positive = Annotated[int, Field(gt=0)]
 
 MOST_MESSAGE_BYTES = 1_000_000_000
@@ -40,18 +31,6 @@ _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*"
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})")
 
-_OF_A_SERVICE = re.compile(
-    r"RUNTIMESTORE_(\w+_)?(PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?|SERVICE_(HOST|PORT)(_\w+)?)$"
-)
-"""What Kubernetes sets in each container for a service that is called runtimestore, or begins so."""
-
-_OF_A_STORE = re.compile(r"(?i)(URL|URI|DSN|DATABASE|DB|SQLITE|POSTGRES)")
-_OF_OTHER_PROGRAMS = frozenset({"DATABASE_URL", "DB_URL", "DATABASE_URI", "POSTGRES_URL", "POSTGRESQL_URL"})
-
-
-class BadSource(Exception):
-    """The file that `config` names cannot be read, or a variable is mistyped; the message names it."""
-
 
 class DatabaseUrl(SecretStr):
     """A database URL; wherever it is shown, its password is not."""
@@ -65,49 +44,6 @@ class DatabaseUrl(SecretStr):
     def _display(self) -> str:
         shown = _PASSWORD_IN_USERINFO.sub(r"\1:***@", self.get_secret_value())
         return _PASSWORD_IN_QUERY.sub(r"\1***", shown)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """What a file of settings holds.
-
-    Raises:
-        BadSource: it cannot be read.
-    """
-    try:
-        if not path.is_file():  # a pipe would wait for who writes into it
-            raise BadSource(f"--config {path}: {'is no file' if path.exists() else 'no such file'}")
-        if path.stat().st_size > MOST_FILE_BYTES:
-            raise BadSource(f"--config {path}: it is larger than {MOST_FILE_BYTES} bytes, and no file of settings")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadSource(f"--config {path}: {error.strerror}") from None
-    except RecursionError:
-        raise BadSource(f"--config {path}: not a TOML file: it is nested too deeply") from None
-    except ValueError as error:  # also of what is no UTF-8, and of numbers of thousands of digits
-        raise BadSource(f"--config {path}: not a TOML file: {error}") from None
-
-
-class _File(PydanticBaseSettingsSource):
-    """The TOML file that a source before this one names as `config`, if any does."""
-
-    def __call__(self) -> dict[str, Any]:
-        name = self.current_state.get("config")
-        if not name:
-            return {}
-        path = Path(name)
-        read = read_file(path)
-        read.pop("client", None)  # for commands that call a server
-        for name in read:
-            if name not in Settings.model_fields:
-                close = difflib.get_close_matches(name.lower().replace("-", "_"), Settings.model_fields, n=1)
-                cure = f"did you mean {close[0]}?" if close else "see `runtimestore serve --help`"
-                raise BadSource(f"--config {path}: setting {name}: there is no such setting; {cure}")
-        return read
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Nothing: the file is read as a whole."""
-        del field
-        return None, field_name, False
 
 
 class Settings(BaseSettings):
@@ -300,7 +236,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is given first, then the environment, then the file."""
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, _File(settings_cls)
+        return init_settings, env_settings, SettingsFile(settings_cls)
 
 
 def load(flags: Mapping[str, Any]) -> Settings:
@@ -310,44 +246,5 @@ def load(flags: Mapping[str, Any]) -> Settings:
         pydantic.ValidationError: a value is bad; the error names the setting.
         BadSource: the file cannot be read, or a variable is nearly a setting.
     """
-    _refuse_mistyped(os.environ)
+    refuse_mistyped(os.environ, Settings.model_fields)
     return Settings(**flags)
-
-
-def _refuse_mistyped(environment: Mapping[str, str]) -> None:
-    """See that no variable is nearly a setting: to serve another store than was meant would be told by nothing.
-
-    Raises:
-        BadSource: one is. What is not near to any is let be: others name variables after a service too.
-    """
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    # Those of commands that call a server have the client's prefix, and names that are near to ours.
-    others = [
-        name
-        for name in environment
-        if name.upper().startswith(PREFIX) and not name.upper().startswith(CLIENT_PREFIX) and name.upper() not in known
-    ]
-    for name in others:
-        if close := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9):
-            raise BadSource(f"the variable {name} is no setting; did you mean {close[0]}? Rename or unset it")
-
-
-def near_misses(environment: Mapping[str, str], settings: Settings) -> list[str]:
-    """A sentence for each variable that may have been meant as a setting, without its value.
-
-    Those are told and not refused: another program may mean them, as Kubernetes does by those of a service's address.
-    """
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    told = [
-        f"the variable {name} is no setting of this server and changes nothing; "
-        f"{'the store is named by RUNTIMESTORE_DATABASE_URL' if _OF_A_STORE.search(name) else 'see --help'}"
-        for name in sorted(environment)
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not _OF_A_SERVICE.match(name)
-    ]
-    if "database_url" not in settings.model_fields_set:
-        told += [
-            f"the variable {name} is not read; if it names the store, set RUNTIMESTORE_DATABASE_URL"
-            for name in sorted(environment)
-            if name in _OF_OTHER_PROGRAMS
-        ]
-    return told

@@ -161,7 +161,7 @@ def _of_file(config: str | None) -> dict[str, str]:
     path = config or os.environ.get("RUNTIMESTORE_CONFIG")
     if not path:
         return {}
-    from runtimestore_server.settings import BadSource, read_file
+    from runtimestore_server.settings_sources import BadSource, read_file
 
     try:
         found = read_file(Path(path)).get("client", {})

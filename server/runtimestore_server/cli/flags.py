@@ -98,7 +98,8 @@ def settings_from(flags: Mapping[str, Any]) -> Settings:
     """
     from pydantic import ValidationError
 
-    from runtimestore_server.settings import BadSource, load
+    from runtimestore_server.settings import load
+    from runtimestore_server.settings_sources import BadSource
 
     try:
         return load({name: value for name, value in flags.items() if value is not None})

@@ -45,7 +45,7 @@ def contents(tx: Connection) -> str:
 
 def warn_of_near_misses(settings: Settings) -> None:
     """Log each variable that may have been meant as a setting, and is none."""
-    from runtimestore_server.settings import near_misses
+    from runtimestore_server.settings_sources import near_misses
 
     for told in near_misses(os.environ, settings):
         _log.warning(told)
