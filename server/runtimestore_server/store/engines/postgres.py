@@ -7,8 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, MultipleResultsFound, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_statements as statements
@@ -16,11 +15,11 @@ from runtimestore_server.store.engines.answers import Began, CommitState, Fault,
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Row
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.postgres_connections import (
-    CommitInDoubt,
     connect_lazily,
     is_pooled,
     set_up_transactions,
 )
+from runtimestore_server.store.engines.postgres_faults import fault_of
 from runtimestore_server.store.engines.postgres_limits import connection_warnings
 from runtimestore_server.store.engines.postgres_rights import lacking
 from runtimestore_server.store.engines.postgres_url import connectable
@@ -101,17 +100,7 @@ class PostgresDatabase(Database):
 
     def classify(self, error: Exception) -> Fault:
         """By SQLSTATE; an error without one is the connection's."""
-        if isinstance(error, (PoolTimeoutError, CommitInDoubt)):
-            return Fault.UNAVAILABLE
-        if isinstance(error, MultipleResultsFound):
-            return Fault.CORRUPT  # of a primary key
-        if not isinstance(error, DBAPIError):
-            return Fault.OTHER
-        state = getattr(error.orig, "sqlstate", None)
-        if state is None:
-            # psycopg has no SQLSTATE where the connection broke or could not be made.
-            return Fault.UNAVAILABLE if _is_operational(error) else Fault.OTHER
-        return _FAULTS.get(state) or _FAULT_CLASSES.get(state[:2], Fault.OTHER)
+        return fault_of(error)
 
     def began(self, tx: Connection) -> Answer[Began]:
         """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
@@ -270,31 +259,3 @@ _COMMIT_STATES = {
     "in progress": CommitState.IN_PROGRESS,
     None: CommitState.RECORD_DECIDES,
 }
-
-_FAULTS = {
-    "40001": Fault.TRANSIENT,  # serialization_failure
-    "40P01": Fault.TRANSIENT,  # deadlock_detected
-    "55P03": Fault.LOCKED,  # lock_not_available
-    "53100": Fault.FULL,  # disk_full
-    "25P03": Fault.UNAVAILABLE,  # idle_in_transaction_session_timeout, of a server that stood still
-    "25P04": Fault.UNAVAILABLE,  # transaction_timeout
-    "25006": Fault.READ_ONLY,  # read_only_sql_transaction: a standby, or default_transaction_read_only
-    "42501": Fault.FORBIDDEN,  # insufficient_privilege: a right that is missing, or a policy of row-level security
-    "23502": Fault.CORRUPT,  # not_null_violation: of a row that is changed, no insert lacks a value
-    "23505": Fault.CORRUPT,  # unique_violation: every insert says what to do on a conflict, so an index missed one
-}
-_FAULT_CLASSES = {
-    "08": Fault.UNAVAILABLE,  # connection exceptions
-    "28": Fault.UNAVAILABLE,  # invalid authorization: the operator's mistake, not the caller's
-    "3D": Fault.UNAVAILABLE,  # the database is gone
-    "53": Fault.UNAVAILABLE,  # insufficient resources
-    "57": Fault.UNAVAILABLE,  # operator intervention: shutdown, crash, recovery
-    "58": Fault.UNAVAILABLE,  # system errors: I/O
-    "XX": Fault.CORRUPT,  # what cannot be: data_corrupted, index_corrupted, and under plain statements the rest too
-}
-
-
-def _is_operational(error: DBAPIError) -> bool:
-    # InternalError: the last words of a process that was told to go came before, or instead of, the answer.
-    connections = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
-    return isinstance(error, connections) or error.connection_invalidated
