@@ -13,20 +13,19 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
 from runtimestore_server.access.failures import KINDS
+from runtimestore_server.telemetry.families import bounded, exported, gauge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
     from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.access.tls import Certificates
-    from runtimestore_server.budget import Bound
     from runtimestore_server.rpc.admission import Limiters
     from runtimestore_server.rpc.call import Calls
     from runtimestore_server.rpc.sending import Sending
     from runtimestore_server.store import Store
-    from runtimestore_server.telemetry.counts import Histogram
     from runtimestore_server.telemetry.readiness import Readiness
     from runtimestore_server.telemetry.sampling import Sampling
     from runtimestore_server.telemetry.span_export import SpanCounts
@@ -82,10 +81,10 @@ class ServerCollector:
         for method in tuple(counts.methods):
             for (code, reason), number in tuple(method.ended.items()):
                 calls.add_metric((method.path, code, reason), number)
-            seconds.add_metric((method.path,), *_exported(method.seconds))
+            seconds.add_metric((method.path,), *exported(method.seconds))
         yield calls
         yield seconds
-        yield _gauge(
+        yield gauge(
             "runtimestore_calls_in_flight", "Calls that have arrived and are not over.", self._parts.calls.in_flight
         )
         left_out = CounterMetricFamily(
@@ -164,7 +163,7 @@ class ServerCollector:
             ("runtimestore_batch_writes", "Writes in a batch.", [one.batch_writes for one in batches]),
         ):
             family = HistogramMetricFamily(name, told)
-            family.add_metric((), *_exported(*histograms))
+            family.add_metric((), *exported(*histograms))
             yield family
         counters = self._parts.store.counters
         for name, told, value in (
@@ -187,7 +186,7 @@ class ServerCollector:
 
     def _of_bounds(self) -> Iterator[Metric]:
         parts = self._parts
-        yield _gauge(
+        yield gauge(
             "runtimestore_session_cache_bytes",
             "Bytes of sessions that are held in memory.",
             parts.store.recent_sessions.bytes,
@@ -205,10 +204,10 @@ class ServerCollector:
                 ("pending_check_bytes", "Bytes of requests that wait to be checked"),
             ),
         ):
-            yield from _bounded(*items, budget.items, budget.items_bound)
-            yield from _bounded(*size, budget.bytes, budget.size_bound)
-        yield from _bounded("sending_bytes", "Bytes of answers on their way", sending.bytes, sending.size_bound)
-        yield _gauge("runtimestore_sending_answers", "Answers on their way.", sending.items)
+            yield from bounded(*items, budget.items, budget.items_bound)
+            yield from bounded(*size, budget.bytes, budget.size_bound)
+        yield from bounded("sending_bytes", "Bytes of answers on their way", sending.bytes, sending.size_bound)
+        yield gauge("runtimestore_sending_answers", "Answers on their way.", sending.items)
         uploads = [("writes", limiters.writes), ("others", limiters.others), ("exchanges", limiters.exchanges)]
         for name, told, values in (
             ("uploads", "Messages that are being received", [limiter.slots.received for _, limiter in uploads]),
@@ -251,7 +250,7 @@ class ServerCollector:
         oldest = GaugeMetricFamily(
             "runtimestore_oldest_request_timestamp_seconds", "When the oldest remembered request was recorded."
         )
-        yield _gauge(
+        yield gauge(
             "runtimestore_request_retention_seconds",
             "How long a request is to be remembered.",
             self._parts.store.request_retention_seconds,
@@ -285,24 +284,3 @@ def registry(parts: Parts, build: Mapping[str, str]) -> CollectorRegistry:
     PlatformCollector(registry=found)
     GCCollector(registry=found)
     return found
-
-
-def _gauge(name: str, told: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, told, value)
-
-
-def _bounded(name: str, told: str, value: float, bound: Bound | None) -> Iterator[Metric]:
-    yield _gauge(f"runtimestore_{name}", f"{told}.", value)
-    if bound is not None:
-        yield _gauge(f"runtimestore_{name}_limit", f"The most of runtimestore_{name}.", bound.most)
-
-
-def _exported(*histograms: Histogram) -> tuple[Sequence[tuple[str, float]], float]:
-    """Histograms with the same bounds as one: how many were up to each bound, and the sum of all."""
-    found: list[tuple[str, float]] = []
-    number = 0
-    bounds = [*map(float, histograms[0].bounds), float("inf")]
-    for bound, counts in zip(bounds, zip(*(tuple(one.counts) for one in histograms), strict=True), strict=True):
-        number += sum(counts)
-        found.append((f"{bound:g}" if bound != float("inf") else "+Inf", number))
-    return found, sum(one.sum for one in histograms)
