@@ -18,9 +18,10 @@ import psutil
 import psycopg
 
 from scripts.postgres_installation import Installation, NoPostgres, ProgramFailed
+from scripts.postgres_keeper import keeper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 START_SECONDS = 60
 STOP_SECONDS = 60
@@ -30,19 +31,6 @@ LOOPBACK = "127.0.0.1"
 StopMode = Literal["smart", "fast", "immediate", "kill"]
 
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
-
-# Its standard input is a pipe from us: whatever ends us, be it SIGKILL, the pipe ends too, and with it the server and
-# its folder. Nobody has to be alive to clean up. A server that we froze is woken first, or it would not hear.
-_KEEPER = """
-cat >/dev/null
-if [ -e "$2/data/postmaster.pid" ]; then
-    pid=$(head -n 1 "$2/data/postmaster.pid")
-    pkill -CONT -P "$pid"
-    kill -CONT "$pid"
-    "$1/pg_ctl" stop -D "$2/data" -m immediate
-fi
-rm -rf "$2"
-"""
 
 
 class PostgresServer:
@@ -83,7 +71,7 @@ class PostgresServer:
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self._installation = Installation.found(self.folder)
             self._installation.account.give(self.folder)
-            stack.enter_context(_keeper(self._installation, self.folder))
+            stack.enter_context(keeper(self._installation, self.folder))
             self._make_cluster()
             if self._keep_template:
                 template = shutil.copytree(self.data, self.folder / "template", symlinks=True)
@@ -288,21 +276,6 @@ class PostgresServer:
             except psutil.NoSuchProcess as ended:
                 if ended.pid == self.pid:
                     return []  # else it was a child that ended while it was looked at
-
-
-@contextlib.contextmanager
-def _keeper(installation: Installation, folder: Path) -> Iterator[None]:
-    """Somebody who cleans up when we are gone, in whatever way."""
-    command = ["/bin/sh", "-c", _KEEPER, "keeper-of-postgres", str(installation.binaries), str(folder)]
-    with subprocess.Popen(  # noqa: S603 - a shell with a script of our own
-        installation.account.command(*command),
-        cwd="/",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ):
-        yield  # leaving ends the pipe, and waits
 
 
 def _wait(processes: list[psutil.Process], *states: str) -> None:
