@@ -22,7 +22,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import fsync, page, stages
+from bench import fsync, page, sizes, stages
 from bench.figures import FIGURES_HEAD, figures
 from bench.postgres import MeasuredPostgres, NoPostgres
 from bench.report import LOOK
@@ -81,7 +81,7 @@ def main(command_line: Sequence[str]) -> int:
                 failures.append(f"Postgres: {reason}")
                 engines.remove(POSTGRES)
         bench = stages.Bench(
-            size=stages.quick() if arguments.quick else stages.full(),
+            size=sizes.quick() if arguments.quick else sizes.full(),
             engines=engines,
             folder=folder,
             postgres=postgres,

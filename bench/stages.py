@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from bench import beside_large, cold_start, long_session, report, rounds, workloads
+from bench import beside_large, cold_start, long_session, report, rounds
 from bench.long_session import CHANGED, WHOLE
 from bench.repeats import repeats
 from bench.rounds import MeasurementFailed
 from bench.rust_way import RUST_WAY, RustWay
+from bench.sizes import threads
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, Target
 from bench.workloads import driving
 from bench.workloads.lives import Clock, Life, WrongAnswer
 from bench.workloads.reading import Reads
-from bench.workloads.turns import Turns
 from runtimestore import RuntimeStoreError
-from runtimestore_server.settings import Settings
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.postgres import MeasuredPostgres
+    from bench.sizes import Size
     from bench.targets import RunningTarget
     from bench.workloads import Workload
 
@@ -36,87 +36,6 @@ T = TypeVar("T")
 SAMPLED_EVERY_TURNS = 10
 SMALL, LARGE = slice(2, 12), slice(-50, None)
 """The turns at about 20 KB, and at about 2 MB."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured."""
-
-    calls: rounds.Plan
-    turns: int
-    turn_rounds: int
-    turn_seconds: float
-    workloads: list[Workload]
-    at_once: Workload
-    """T64: many runtimes that grow, which takes about as long as all of the workloads."""
-    workload_rounds: int
-    workload_seconds: float
-    cold_starts: int
-    cold_inputs: int
-    cold_session_bytes: int
-    large_commits: int
-    large_megabytes: float
-    alone_seconds: float
-    held_runtimes: int
-
-
-def full() -> Size:
-    """What takes under eight minutes on two quiet cores."""
-    return Size(
-        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=115),
-        turns=400,
-        turn_rounds=3,
-        turn_seconds=140,
-        workloads=workloads.full(),
-        at_once=Turns("T64", runtimes=64, turns=40),
-        workload_rounds=3,
-        workload_seconds=75,
-        cold_starts=8,
-        cold_inputs=cold_start.INPUTS,
-        cold_session_bytes=cold_start.SESSION_BYTES,
-        large_commits=5,
-        large_megabytes=60.0,
-        alone_seconds=1.0,
-        held_runtimes=1000,
-    )
-
-
-def quick() -> Size:
-    """What tells whether everything works, and nothing else."""
-    return Size(
-        calls=_plan(rounds_=1, seconds=0.5, runtimes=4, crowd=8, within_seconds=None),
-        turns=12,
-        turn_rounds=1,
-        turn_seconds=0,
-        workloads=workloads.quick(),
-        at_once=Turns("T64", runtimes=3, turns=2),
-        workload_rounds=1,
-        workload_seconds=0,
-        cold_starts=2,
-        cold_inputs=5,
-        cold_session_bytes=50_000,
-        large_commits=1,
-        large_megabytes=1.0,
-        alone_seconds=0.3,
-        held_runtimes=5,
-    )
-
-
-def _plan(*, rounds_: int, seconds: float, runtimes: int, crowd: int, within_seconds: float | None) -> rounds.Plan:
-    return rounds.Plan(
-        rounds=rounds_,
-        seconds=seconds,
-        warm_up_seconds=seconds / 4,
-        runtimes=runtimes,
-        channels=4,
-        snapshot_bytes=20_000,
-        large_bytes=0,
-        committer_threads=_threads(),
-        few=4,
-        crowd=crowd,
-        with_inputs=False,
-        within_seconds=within_seconds,
-    )
 
 
 @dataclass(frozen=True)
@@ -146,25 +65,21 @@ class Bench:
     def target(self, engine: str, *, plain: bool = False) -> Target:
         """How to start a server, or the plain peer, on this engine."""
         name = PLAIN_PEERS[engine] if plain else engine
-        return Target(name, self.folder, _threads(), self.postgres if engine == POSTGRES else None)
+        return Target(name, self.folder, threads(), self.postgres if engine == POSTGRES else None)
 
     def url(self, engine: str) -> str | None:
         """Where Postgres can be asked how much it has written."""
         return self.postgres.url if self.postgres and engine == POSTGRES else None
 
 
-def _threads() -> int:
-    return int(Settings.model_fields["committer_threads"].default)
-
-
 def calls(bench: Bench, found: dict[str, Any]) -> None:
     """AtomicApply by many, few, one and a crowd, of the floor, the servers and the plain peers."""
-    targets = [Target(FLOOR, bench.folder, _threads())]
+    targets = [Target(FLOOR, bench.folder, threads())]
     for engine in bench.engines:
         targets.append(bench.target(engine))
         if bench.beside:
             database = bench.postgres if engine == POSTGRES else None
-            targets.append(Target(f"{engine}-beside", bench.folder, _threads(), database, str(bench.beside)))
+            targets.append(Target(f"{engine}-beside", bench.folder, threads(), database, str(bench.beside)))
         targets.append(bench.target(engine, plain=True))
     results = rounds.run(bench.size.calls, targets, bench.tell)
     found |= report.summary(bench.size.calls, results, {})
@@ -258,7 +173,7 @@ def cold_starts(bench: Bench, found: dict[str, Any]) -> None:
     bench.tell("cold starts")
     found |= cold_start.milliseconds(
         bench.runner,
-        Target(FLOOR, bench.folder, _threads(), options=options),
+        Target(FLOOR, bench.folder, threads(), options=options),
         [bench.target(engine) for engine in bench.engines],
         runtimes=size.cold_starts,
         inputs=size.cold_inputs,
