@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import pytest
 import trustme
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 
+from runtimestore_server.access import authorization
 from support.checkers.clean_up import until
 from support.checkers.refusals import WireRefusal, details, refused
 from support.faults.uploads import WAIT_SECONDS, connections, stalled
@@ -182,3 +185,27 @@ async def test_a_certificate_with_the_names_of_two_principals_is_nobodys(tmp_pat
                     await info(b"", timeout=WAIT_SECONDS)
                 else:
                     assert (await refused(info(b"", timeout=WAIT_SECONDS))).reason == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+@pytest.mark.parametrize("kind", ["none", "malformed", "unknown", "ended", "plaintext"])
+async def test_a_stranger_who_asks_for_one_service_is_told_of_by_what_was_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, method: str
+) -> None:
+    past, token = new_token(), new_token()
+    entries = [entry("past", past, until=datetime(2020, 1, 1, tzinfo=UTC)), entry("agents", token)]
+    shown = {"none": None, "malformed": "rst_x", "unknown": new_token(), "ended": past, "plaintext": token}[kind]
+    if kind == "plaintext":  # loopback is all that a test has
+        monkeypatch.setattr(authorization, "is_carried_safely", lambda _context: False)
+    path = access_file(tmp_path / "access.toml", entries)
+    async with in_process("memory:", access_file=path) as app, grpc.aio.insecure_channel(app.address) as channel:
+        request = HealthCheckRequest(service="runtimestore.v1.RuntimeStore").SerializeToString()
+        asked: Any = channel.unary_stream(f"/grpc.health.v1.Health/{method}")
+        call = asked(request, metadata=bearer(shown) if shown else None, timeout=WAIT_SECONDS)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call.read()
+        told = details(failed.value)
+        assert app.authorization is not None
+        assert {kind: 1} == {kind: number for kind, number in app.authorization.failures_by_kind.items() if number}
+    assert told.reason == "UNAUTHENTICATED"
+    assert ("without TLS" in told.message) == (kind == "plaintext")

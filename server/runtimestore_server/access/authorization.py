@@ -91,8 +91,10 @@ class MethodAuthorization:
         self.in_a_realm = path in IN_A_REALM
         self.open_to_all = path in OPEN_TO_ALL
 
-    def caller(self, context: Any) -> Caller | None:
-        """Who calls; None for a stranger, where strangers may ask something. Nothing of the message is received yet.
+    def caller(self, context: Any) -> Caller | NotLetIn:
+        """Who calls; what was wrong with a stranger's attempt, where strangers may ask something.
+
+        Nothing of the message is received yet.
 
         Raises:
             Unauthenticated: nobody is known by the credential, or there is none.
@@ -102,10 +104,9 @@ class MethodAuthorization:
             credential = self._shown(context)
             return Caller(credential, _known(credential, rules), rules)
         except NotLetIn as stranger:
-            if self.open_to_all:
-                return None
-            refusal = sent_in_the_open() if stranger.why == "plaintext" else unauthenticated()
-            raise self._failures.counted(refusal, stranger) from stranger
+            if not self.open_to_all:
+                raise self._not_let_in(stranger) from stranger
+            return stranger.forget_frames()
 
     def asks_access(self, caller: Caller) -> None:
         """See that whoever calls may call this method.
@@ -121,7 +122,7 @@ class MethodAuthorization:
             cause = NotLetIn("access")
             raise self._failures.counted(refusal, cause) from cause
 
-    def asks(self, caller: Caller | None, request: Any) -> None:
+    def asks(self, caller: Caller | NotLetIn, request: Any) -> None:
         """See that what a request names may be used by who sent it, before anything else is done with it.
 
         Raises:
@@ -129,10 +130,9 @@ class MethodAuthorization:
             Unauthenticated: a stranger asks for what strangers may not, or the caller was taken out meanwhile.
             AccessNotAllowed: the caller's access was changed meanwhile.
         """
-        if caller is None:
+        if isinstance(caller, NotLetIn):
             if request.service:
-                cause = NotLetIn("none")
-                raise self._failures.counted(unauthenticated(), cause) from cause
+                raise self._not_let_in(caller) from caller
             return
         if self.open_to_all and not request.service:
             caller.is_needed = False
@@ -170,6 +170,12 @@ class MethodAuthorization:
             yield
         finally:
             self._streams.remove(call)
+
+    def _not_let_in(self, stranger: NotLetIn) -> RuntimeStoreError:
+        """The refusal of who is not known by what was shown, counted."""
+        return self._failures.counted(
+            sent_in_the_open() if stranger.why == "plaintext" else unauthenticated(), stranger
+        )
 
     def _asks_realm(self, caller: Caller) -> None:
         if caller.realm is not None and not caller.principal.may_use(caller.realm):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from runtimestore.errors import Unauthenticated
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from runtimestore.errors import RuntimeStoreError
 
 KINDS = ("none", "malformed", "unknown", "ended", "plaintext", "access", "realm")
@@ -24,6 +26,11 @@ class NotLetIn(Exception):
         self.event = "not let in"
         """What the log calls it."""
 
+    def forget_frames(self) -> Self:
+        """Keep no frame, and so nothing that they know of the call."""
+        self.__traceback__ = self.__context__ = None
+        return self
+
 
 class Failures:
     """The failed attempts since the start."""
@@ -38,7 +45,7 @@ class Failures:
         """Count a refusal by what it is caused by, and hand it back to be raised from that."""
         self.counts[refusal.reason] += 1
         self.by_kind[cause.why] += 1
-        cause.__traceback__ = None  # whose frames know the caller
+        cause.forget_frames()
         return refusal
 
 

@@ -15,6 +15,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from runtimestore_server.access.authorization import Caller
+from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.rpc.admission import OURS, PROMPT, WRITES, unavailable
 from runtimestore_server.rpc.received import note_received
 from runtimestore_server.rpc.sending import this_call
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from runtimestore.errors import RuntimeStoreError
-    from runtimestore_server.access.authorization import Authorization, Caller
+    from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
     from runtimestore_server.telemetry.counts import CallCounts
@@ -147,13 +149,14 @@ class _Method:
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter, caller = this_call(), self._limiter, None
+        call, limiter = this_call(), self._limiter
+        caller: Caller | NotLetIn | None = None
         try:
             if self._counts:
                 self._calls.arrived(call)
             if self._authorization is not None:  # before anything of the message is received
                 caller = self._authorization.caller(context)
-                if caller is None:
+                if isinstance(caller, NotLetIn):
                     limiter = self._strangers
                 else:
                     name_caller(caller.principal.name)
@@ -196,27 +199,29 @@ class _Method:
 
         return run
 
-    async def _one(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
+    async def _one(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> Any:
         return await self._handler.unary_unary(await self._receive(call, context, limiter, caller), context)
 
-    async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> None:
+    async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> None:
         answers = self._handler.unary_stream(await self._receive(call, context, limiter, caller), context)
         with self._while_let_in(call, caller):
             await self._sending.stream(answers, context)
 
-    async def _exchange(self, call: Task, context: Context, _limiter: Limiter, caller: Caller | None) -> None:
+    async def _exchange(
+        self, call: Task, context: Context, _limiter: Limiter, caller: Caller | NotLetIn | None
+    ) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
         with self._while_let_in(call, caller):
             async with aclosing(messages(context, lambda message: self._read(message, caller))) as requests:
                 await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    def _while_let_in(self, call: Task, caller: Caller | None) -> AbstractContextManager[object]:
+    def _while_let_in(self, call: Task, caller: Caller | NotLetIn | None) -> AbstractContextManager[object]:
         """What ends a stream, as a cancelled one, when its caller is not let in any more."""
-        if self._authorization is None or caller is None:
+        if self._authorization is None or not isinstance(caller, Caller):
             return nullcontext()
         return self._authorization.while_let_in(call, caller)
 
-    async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | None) -> Any:
+    async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> Any:
         """The request of a call that has one; its slot is free then."""
         if self._late is None:
             message = await context.read()
@@ -234,7 +239,7 @@ class _Method:
         limiter.slots.end(call)
         return request
 
-    def _read(self, message: bytes, caller: Caller | None) -> Any:
+    def _read(self, message: bytes, caller: Caller | NotLetIn | None) -> Any:
         """The request in a message, if whoever calls may ask that."""
         if self._most_bytes is not None and len(message) > self._most_bytes:
             raise too_large(len(message))
@@ -244,7 +249,7 @@ class _Method:
             raise malformed() from None
         note_received(len(message))
         name_subject(request)
-        if self._authorization is not None:
+        if self._authorization is not None and caller is not None:
             self._authorization.asks(caller, request)
         return request
 
@@ -260,9 +265,9 @@ class _Method:
         await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 
 
-def _ended(caller: Caller | None) -> RuntimeStoreError | None:
+def _ended(caller: Caller | NotLetIn | None) -> RuntimeStoreError | None:
     """Why the stream of a caller was cancelled that is not let in any more; None if it was not."""
-    return None if caller is None else caller.refusal
+    return caller.refusal if isinstance(caller, Caller) else None
 
 
 class Registrar:
