@@ -25,7 +25,7 @@ from runtimestore_server.rpc.call import Calls
 from runtimestore_server.rpc.received import received_bytes
 from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
-from runtimestore_server.rpc.status import realm_of_call
+from runtimestore_server.rpc.status import Unanswered, realm_of_call
 from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.services.runtime_store import RuntimeStoreService
@@ -124,6 +124,7 @@ class Application:
             pacing=self.pacing,
             supervision=self.supervision,
         )
+        lines = LineLimit(settings.log_refusals_per_second)
         self.store = Store(
             database,
             settings,
@@ -131,10 +132,10 @@ class Application:
             pacing=self.pacing,
             supervision=self.supervision,
             traces=self.traces,
+            unanswered=Unanswered(lines),
         )
         self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
-        lines = LineLimit(settings.log_refusals_per_second)
         counts = CallCounts(lines, log_served=settings.log_calls, realms=_realms(self.authorization))
         self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts, traces=self.traces)
         runtime_store = RuntimeStoreService(

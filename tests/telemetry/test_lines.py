@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -9,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runtimestore import InvalidRequest, RetryPolicy, RevisionMismatch, RuntimeStoreClient
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.telemetry import lines
 from runtimestore_server.telemetry.lines import LineLimit
 from support.checkers.scraping import LISTEN, metrics_address, until, value
+from support.generators.requests import request_of
+from support.servers.access import access_file, bearer, entry, new_token
 from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 ONCE = RetryPolicy(max_attempts=1)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -67,6 +73,65 @@ def test_a_line_tells_the_trace_of_its_call_and_no_other_text(server: ServerProc
     assert (traced["method"], traced["realm"]) == ("/runtimestore.v1.RuntimeStore/LoadRuntimeState", "there")
     assert "trace_id" not in other
     assert "no trace" not in server.log
+
+
+@pytest.mark.parametrize("gives_up", ["cancel", "deadline"])
+def test_each_write_that_is_given_up_has_a_line_that_names_it_and_one_of_what_became_of_it(
+    tmp_path: Path, gives_up: str
+) -> None:
+    sent = {str(uuid.uuid4()): f"rt:{number}" for number in range(40)}
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token(), realms=["*"])])
+    with (
+        ServerProcess(
+            f"sqlite:///{tmp_path}/store.db",
+            log_format="json",
+            log_refusals_per_second=1000,
+            access_file=str(path),
+            **LISTEN,
+        ) as server,
+        grpc.insecure_channel(server.address) as channel,
+        contextlib.closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other,
+    ):
+        stub = rpc.RuntimeStoreStub(channel)
+        stub.LoadRuntimeState(pb.LoadRuntimeStateRequest(runtime_id=RUNTIME), metadata=bearer(token))
+        other.execute("BEGIN IMMEDIATE")  # whoever commits now has to wait
+        calls = [
+            stub.CommitMachineLifecycle.future(
+                request_of("CommitMachineLifecycle", realm="there", runtime_id=runtime, request_id=request),
+                metadata=bearer(token),
+                timeout=3 if gives_up == "deadline" else 60,
+            )
+            for request, runtime in sent.items()
+        ]
+        if gives_up == "cancel":
+            until(lambda: value(metrics_address(server), "runtimestore_pending_writes") == len(sent))
+            for call in calls:
+                call.cancel()
+        else:
+            for call in calls:
+                call.exception()
+        until(lambda: len(_events(server, "ended unanswered")) == len(sent))
+        ended = {line["request_id"]: line for line in _events(server, "ended unanswered")}
+        other.execute("ROLLBACK")
+        until(lambda: len(_events(server, "decided unanswered")) == len(sent))
+        decided = {line["request_id"]: line for line in _events(server, "decided unanswered")}
+
+    for request, runtime in sent.items():
+        for line in (ended[request], decided[request]):
+            assert (line["principal"], line["realm"], line["runtime"]) == ("agents", "there", runtime)
+        assert ended[request]["method"] == "/runtimestore.v1.RuntimeStore/CommitMachineLifecycle"
+        assert ended[request]["code"] == "CANCELLED"
+        assert ended[request]["left_seconds"] >= 0
+        assert (decided[request]["outcome"], decided[request]["revision"]) == ("committed", 1)
+
+
+def test_a_status_that_is_given_by_the_health_service_itself_has_a_line(server: ServerProcess) -> None:
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nowhere"))
+    until(lambda: len(_events(server, "ended unanswered")) == 1)
+    (line,) = _events(server, "ended unanswered")
+
+    assert (line["method"], line["code"]) == ("/grpc.health.v1.Health/Check", "NOT_FOUND")
 
 
 def test_a_served_call_has_no_line_unless_it_is_asked_for() -> None:

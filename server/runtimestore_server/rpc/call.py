@@ -25,6 +25,7 @@ from runtimestore_server.rpc.status import (
     STATUS_DETAILS_KEY,
     end_of_call,
     id_of_call,
+    log_ended,
     log_served,
     malformed,
     missing,
@@ -174,10 +175,12 @@ class _Method:
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
                 self._counted.ended_otherwise(context, started)
+                self._log_ended(context, error, started)
                 raise  # the call has its status already, or nobody is there to be told
             await self._refuse(error, context, started)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self._counted.cancelled(started)
+            self._log_ended(context, error, started)
             raise
         self._counted.answered(started)
         log_served(context, method=self._path, started=started, at_info=self._calls.counts.log_served)
@@ -252,6 +255,9 @@ class _Method:
         if self._authorization is not None and caller is not None:
             self._authorization.asks(caller, request)
         return request
+
+    def _log_ended(self, context: Context, error: BaseException, started: float) -> None:
+        log_ended(context, error, method=self._path, started=started, lines=self._calls.counts.lines)
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
         """End the call, which began at `started`, with the status of `error`."""

@@ -5,6 +5,7 @@ Unknown ones become INTERNAL with one fixed sentence; the log has the rest.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import uuid
@@ -18,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from runtimestore.errors import (
     DOMAIN,
+    CommitOutcomeUnknown,
     FieldViolation,
     InternalError,
     InvalidRequest,
@@ -27,6 +29,7 @@ from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.logs import UNFORESEEN, frames
 
 if TYPE_CHECKING:
+    from runtimestore_server.store.values import Outcome
     from runtimestore_server.telemetry.lines import LineLimit
 
 _log = structlog.get_logger(__name__)
@@ -129,19 +132,60 @@ def log_served(context: Any, *, method: str, started: float, at_info: bool) -> N
         _log.debug("served", method=method, seconds=seconds)
 
 
-def _about(context: Any, method: str, call_id: str | None) -> dict[str, str]:
-    """What a line tells of the call of this task."""
+def log_ended(context: Any, error: BaseException, *, method: str, started: float, lines: LineLimit) -> None:
+    """Write the line of a call that was neither answered nor refused: given up, or ended by gRPC itself. Never raises.
+
+    Lines are bounded by method and code: whoever gives up one method's calls takes no line of another's.
+    """
+    with contextlib.suppress(Exception):
+        code = end_of_call(context, error).code
+        if not lines.lets_through(f"{code} {method}"):
+            return
+        about = _about(context, method, _subject.get()[2] or None)
+        if (left_seconds := context.time_remaining()) is not None and code == "CANCELLED":
+            # Near nothing where the deadline passed: callers' libraries cancel at that time, by clocks of their own.
+            about["left_seconds"] = round(left_seconds, 3)
+        _log.info("ended unanswered", **about, code=code, seconds=round(time.perf_counter() - started, 6))
+
+
+class Unanswered:
+    """Writes the line of a write that was decided when its call was over already, in the context of that call."""
+
+    def __init__(self, lines: LineLimit) -> None:
+        self._lines = lines
+
+    def __call__(self, decision: Outcome | RuntimeStoreError) -> None:
+        """Tell what became of it. Never raises."""
+        with contextlib.suppress(Exception):
+            found: dict[str, Any] = _named(_subject.get()[2] or None)
+            if isinstance(decision, RuntimeStoreError):
+                found |= {"outcome": "unknown" if isinstance(decision, CommitOutcomeUnknown) else "refused"}
+                found |= {"reason": decision.reason}
+            else:
+                found |= {"outcome": "replayed" if decision.replayed else "committed", "revision": decision.revision}
+            if self._lines.lets_through(f"unanswered {found['outcome']}"):
+                _log.info("decided unanswered", **found)
+
+
+def _named(call_id: str | None) -> dict[str, Any]:
+    """What a line tells of the call of this task, as far as the call itself is not needed for it."""
     realm, runtime, _ = _subject.get()
     found = {
-        "method": method,
         "principal": _principal.get(),
         "realm": _shown(realm),
         "runtime": _shown(runtime),
-        "peer": context.peer(),
         "request_id": _shown(call_id),
-        "trace_id": _trace.get() or _trace_id(context),
+        "trace_id": _trace.get(),
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _about(context: Any, method: str, call_id: str | None) -> dict[str, Any]:
+    """What a line tells of the call of this task."""
+    found = {"method": method, "peer": context.peer(), **_named(call_id)}
+    if "trace_id" not in found and (trace_id := _trace_id(context)) is not None:
+        found["trace_id"] = trace_id
+    return found
 
 
 def _trace_id(context: Any) -> str | None:

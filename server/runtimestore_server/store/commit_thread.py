@@ -42,7 +42,7 @@ MAX_BATCH_BYTES = 32 * 1024 * 1024
 class PendingWrite:
     """A write that was taken in and is not answered yet, and the future that its handler awaits."""
 
-    __slots__ = ("answer", "gate", "share", "since", "size_bytes", "write")
+    __slots__ = ("answer", "decision", "gate", "share", "since", "size_bytes", "unanswered", "write")
 
     def __init__(self, write: AnyWrite, answer: asyncio.Future[Outcome]) -> None:
         self.write = write
@@ -53,6 +53,10 @@ class PendingWrite:
         self.since = time.monotonic()
         self.gate: CommitGate | None = None
         """The gate of the batch that it is in; None while nothing of it can be there."""
+        self.decision: Decision | None = None
+        """What was decided when its handler did not wait any more; None while nothing was."""
+        self.unanswered: Callable[[Decision], None] | None = None
+        """Told of that decision, once the handler has left that behind."""
 
 
 def truth_about(pending: PendingWrite) -> CommitOutcomeUnknown | StoreUnavailable:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtimestore.errors import StoreUnavailable
+from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.budget import Bound, Budget, RetryPacing
 from runtimestore_server.shutdown import reached
 from runtimestore_server.store.commit_thread import CommitThread, PendingWrite, truth_about
@@ -19,7 +20,7 @@ from runtimestore_server.store.values import Outcome
 from runtimestore_server.supervision import Supervision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.maintenance import Maintenance
@@ -58,8 +59,10 @@ class Committer:
         supervision: Supervision | None = None,
         maintenance: Maintenance | None = None,
         traces: Traces | None = None,
+        unanswered: Callable[[Decision], None] | None = None,
     ) -> None:
         self._traces = traces
+        self._unanswered = unanswered
         supervision = supervision or Supervision()
         self._loop = asyncio.get_running_loop()
         self.budget = Budget(
@@ -114,19 +117,39 @@ class Committer:
         self.budget.take(pending.size_bytes)
         self._pending.add(pending)
         thread = self._threads[hash(write.subject) % len(self._threads)]
-        if self._traces is None or (share := self._traces.share("commit")) is None:
-            thread.put(pending)
-            return await pending.answer
-        pending.share = share.span
-        with share:
-            thread.put(pending)
-            return await pending.answer
+        try:
+            if self._traces is None or (share := self._traces.share("commit")) is None:
+                thread.put(pending)
+                return await pending.answer
+            pending.share = share.span
+            with share:
+                thread.put(pending)
+                return await pending.answer
+        except asyncio.CancelledError:
+            self._tell_unanswered(pending)
+            raise
+
+    def _tell_unanswered(self, pending: PendingWrite) -> None:
+        """Let it be told what becomes of a write whose caller gave up: now, or as soon as it is decided."""
+        tell, context, answer = self._unanswered, contextvars.copy_context(), pending.answer
+        if tell is None:
+            return
+        if not answer.cancelled():  # decided, and cancelled before the task went on
+            refusal = answer.exception()
+            pending.decision = refusal if isinstance(refusal, RuntimeStoreError) else answer.result()
+        if pending.decision is None:
+            pending.unanswered = lambda decision: context.run(tell, decision)
+        else:
+            tell(pending.decision)
 
     def answer(self, batch: Sequence[PendingWrite], decisions: Sequence[Decision], *, committed: bool) -> None:
         """Tell the handlers; called on the event loop. They are told before anything is counted."""
         for pending, decision in zip(batch, decisions, strict=True):
             if pending.answer.done():
-                continue  # the caller gave up
+                pending.decision = decision
+                if pending.unanswered is not None:  # the caller gave up
+                    pending.unanswered(decision)
+                continue
             if isinstance(decision, Outcome):
                 pending.answer.set_result(decision)
             else:
@@ -167,6 +190,8 @@ class Committer:
         for pending in self._pending:
             if not pending.answer.done():
                 pending.answer.set_exception(truth_about(pending))
+            elif pending.unanswered is not None:
+                pending.unanswered(truth_about(pending))
 
     async def close(self, *, within_seconds: float) -> bool:
         """Commit what is waiting, then end the threads; whether all of them have ended in time."""

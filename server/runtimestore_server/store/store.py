@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtimestore_server.budget import Budget, RetryPacing
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.values import Outcome, RuntimeKey
     from runtimestore_server.store.versions.recent import RecentSession
     from runtimestore_server.store.writes import AnyWrite
@@ -57,6 +58,7 @@ class Store:
         pacing: RetryPacing,
         supervision: Supervision,
         traces: Traces | None = None,
+        unanswered: Callable[[Decision], None] | None = None,
     ) -> None:
         self.database = database
         self._traces = traces
@@ -78,6 +80,7 @@ class Store:
                 database, [self._forget_some], [(self.folding, FOLD_SECONDS), (self.pruning, ROUND_SECONDS)]
             ),
             traces=traces,
+            unanswered=unanswered,
         )
         self._workers = workers
         self.folding.start(supervision, prepared=self._committer.wake_maintenance)
