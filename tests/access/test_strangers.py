@@ -14,8 +14,10 @@ import trustme
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from runtimestore_server.access import authorization
+from runtimestore_server.rpc import watches
 from support.checkers.clean_up import until
 from support.checkers.refusals import WireRefusal, details, refused
+from support.checkers.scraping import LISTEN, value
 from support.faults.uploads import WAIT_SECONDS, connections, stalled
 from support.generators.garbage import SERVICE
 from support.generators.requests import request_of
@@ -25,6 +27,9 @@ from support.servers.server import ServerProcess, in_process
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from runtimestore_server.budget import Budget
+
+RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 MIB = 1024 * 1024
 LARGEST = 128 * MIB - 1024
 
@@ -209,3 +214,54 @@ async def test_a_stranger_who_asks_for_one_service_is_told_of_by_what_was_wrong(
         assert {kind: 1} == {kind: number for kind, number in app.authorization.failures_by_kind.items() if number}
     assert told.reason == "UNAUTHENTICATED"
     assert ("without TLS" in told.message) == (kind == "plaintext")
+
+
+async def _watch(channel: grpc.aio.Channel, token: str | None = None) -> Any:
+    call: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+    return call(b"", metadata=bearer(token) if token else None, timeout=WAIT_SECONDS)
+
+
+@pytest.mark.parametrize(("of", "most"), [("strangers", 5), ("known", 3)])
+async def test_watches_of_strangers_are_bounded_and_so_are_those_of_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str, most: int
+) -> None:
+    monkeypatch.setattr(watches, "MOST_WATCHES_OF_STRANGERS", 5)
+    monkeypatch.setattr(watches, "MOST_WATCHES", 3)
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    shown, other = (None, token) if of == "strangers" else (token, None)
+    async with (
+        in_process("memory:", access_file=path, **LISTEN) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+    ):
+
+        async def told(name: str) -> float:
+            return await asyncio.to_thread(value, app.telemetry.address, f"runtimestore_health_watches{name}", of=of)
+
+        open_ones = [await _watch(channel, shown) for _ in range(most)]
+        for call in open_ones:
+            assert await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await (await _watch(channel, shown)).read()
+        assert (failed.value.code(), details(failed.value).reason) == (RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert (await told(""), await told("_limit")) == (most, most)
+
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+        await check(b"", metadata=bearer(shown) if shown else None, timeout=WAIT_SECONDS)
+        assert await (await _watch(channel, other)).read()  # they take no place of each other
+
+        budget: Budget = getattr(app.limiters.watches, of)
+        open_ones[0].cancel()
+        await until(lambda: budget.items == most - 1)
+        assert await (await _watch(channel, shown)).read()
+        await channel.close()
+        await until(lambda: budget.items == 0)
+
+
+async def test_watches_are_bounded_where_nobody_is_asked_who_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "MOST_WATCHES", 3)
+    async with in_process("memory:") as app, grpc.aio.insecure_channel(app.address) as channel:
+        for _ in range(3):
+            assert await (await _watch(channel)).read()
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await (await _watch(channel)).read()
+        assert failed.value.code() is RESOURCE_EXHAUSTED

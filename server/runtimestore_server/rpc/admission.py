@@ -11,6 +11,7 @@ from runtimestore.v1 import runtime_store_pb2
 from runtimestore_server.budget import Bound, Budget
 from runtimestore_server.rpc.small_messages import LateMessages
 from runtimestore_server.rpc.upload_slots import ENDS, UploadSlots
+from runtimestore_server.rpc.watches import Watches
 
 if TYPE_CHECKING:
     import asyncio
@@ -111,6 +112,7 @@ class Limiters:
             writes,
         )
         self.late = LateMessages()
+        self.watches = Watches()
         waiting = Bound(settings.max_waiting_reads, "waiting_reads", "calls wait to be received")
         self.others, self.exchanges, self.strangers = (
             Limiter(

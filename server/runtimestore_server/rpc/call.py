@@ -36,6 +36,7 @@ from runtimestore_server.rpc.status import (
     status_of,
 )
 from runtimestore_server.rpc.upload_slots import NotReceived
+from runtimestore_server.rpc.watches import WATCH
 from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECONDS, messages
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
@@ -142,6 +143,7 @@ class _Method:
         self._limiter = limiters.of(path)
         self._strangers = limiters.strangers
         self._most_bytes = None if path in WRITES else MOST_BYTES
+        self._watches = limiters.watches if path == WATCH else None
         self._late = limiters.late if path.startswith(PROMPT) else None
         self._sending = sending
         self._authorization = None if authorization is None else authorization.of(path)
@@ -206,8 +208,10 @@ class _Method:
         return await self._handler.unary_unary(await self._receive(call, context, limiter, caller), context)
 
     async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> None:
-        answers = self._handler.unary_stream(await self._receive(call, context, limiter, caller), context)
-        with self._while_let_in(call, caller):
+        request = await self._receive(call, context, limiter, caller)
+        with self._while_let_in(call, caller), self._counted_watch(caller):
+            answers = self._handler.unary_stream(request, context)
+            del request
             await self._sending.stream(answers, context)
 
     async def _exchange(
@@ -223,6 +227,10 @@ class _Method:
         if self._authorization is None or not isinstance(caller, Caller):
             return nullcontext()
         return self._authorization.while_let_in(call, caller)
+
+    def _counted_watch(self, caller: Caller | NotLetIn | None) -> AbstractContextManager[object]:
+        """What bounds the streams that watch health."""
+        return nullcontext() if self._watches is None else self._watches.open(stranger=isinstance(caller, NotLetIn))
 
     async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> Any:
         """The request of a call that has one; its slot is free then."""

@@ -208,6 +208,19 @@ class ServerCollector:
             yield from bounded(*size, budget.bytes, budget.size_bound)
         yield from bounded("sending_bytes", "Bytes of answers on their way", sending.bytes, sending.size_bound)
         yield gauge("runtimestore_sending_answers", "Answers on their way.", sending.items)
+        watches = [("known", limiters.watches.known), ("strangers", limiters.watches.strangers)]
+        for name, told, held in (
+            ("health_watches", "Open streams that watch health", [budget.items for _, budget in watches]),
+            (
+                "health_watches_limit",
+                "The most of runtimestore_health_watches",
+                [bound.most if (bound := budget.items_bound) else 0 for _, budget in watches],
+            ),
+        ):
+            family = GaugeMetricFamily(f"runtimestore_{name}", f"{told}.", labels=("of",))
+            for (of, _), value in zip(watches, held, strict=True):
+                family.add_metric((of,), value)
+            yield family
         uploads = [("writes", limiters.writes), ("others", limiters.others), ("exchanges", limiters.exchanges)]
         for name, told, values in (
             ("uploads", "Messages that are being received", [limiter.slots.received for _, limiter in uploads]),
