@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event
 
-from runtimestore.errors import InternalError, Overloaded, RevisionMismatch
+from runtimestore.errors import InternalError, Overloaded, RevisionMismatch, StoreUnavailable
 from runtimestore_server.store import commit_thread, tables
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
-from support.checkers.clean_up import threads_left
+from support.checkers.clean_up import threads_left, until
 from support.generators.store_writes import document, new_id, rows, runtime, snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ WAIT_SECONDS = 20
 
 
 @contextlib.asynccontextmanager
-async def _committer(database: Database, **bounds: int) -> AsyncIterator[Committer]:
+async def _committer(database: Database, **bounds: Any) -> AsyncIterator[Committer]:
     before = threading.enumerate()
     usual: dict[str, Any] = {
         "threads": 1,
@@ -251,3 +251,34 @@ async def test_the_counters_tell_writes_replays_and_refusals_apart(database: Dat
         1,
         1,
     )  # a replay or a refusal alone is no transaction with a write in it
+
+
+@pytest.mark.parametrize("given_up", ["before it is decided", "as it is decided", "as the server ends"])
+async def test_what_becomes_of_a_write_whose_caller_gave_up_is_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch, given_up: str
+) -> None:
+    told: list[Any] = []
+    write = Write(runtime(), inputs=(document(),), request_id=new_id())
+    async with _committer(database, unanswered=told.append) as committer:
+        with _held(database) as go_on:
+            (task,) = await _waiting(committer, write)
+            if given_up == "as it is decided":
+                answer = committer.answer
+
+                def then_given_up(*arguments: Any, **options: Any) -> None:
+                    answer(*arguments, **options)
+                    task.cancel()
+
+                monkeypatch.setattr(committer, "answer", then_given_up)
+            else:
+                task.cancel()
+                await asyncio.wait([task])
+            if given_up == "as the server ends":
+                committer.abort()
+                assert [type(one) for one in told] == [StoreUnavailable]
+                return
+            go_on.set()
+        await asyncio.wait([task], timeout=WAIT_SECONDS)
+        assert task.cancelled()
+        await until(lambda: bool(told))
+    assert told == [Outcome(1)]
