@@ -99,9 +99,9 @@ def test_who_is_answered_slowly_makes_room_and_who_was_asked_just_now_does_not(
     app = Application()
     with answering(app) as address, contextlib.ExitStack() as stack:
         held = [connected(address, stack) for _ in range(AT_ONCE)]
-        for connection in held:
+        for number, connection in enumerate(held, start=1):
             connection.sendall(b"GET /held HTTP/1.1\r\n\r\n")
-        until(lambda: app.asked == AT_ONCE)
+            until(lambda number=number: app.asked == number)  # one after the other, so that the first is the oldest
         with connected(address, stack) as late:
             late.sendall(b"GET / HTTP/1.1\r\n\r\n")
             with contextlib.suppress(ConnectionResetError):

@@ -55,6 +55,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
         if not file.is_file():
             # Not repeated: it may be a URL with a password that was meant for a flag.
             raise CannotRestore(f"FILE {'is no file' if file.exists() else 'is not there'}; see --help")
+        file.open("rb").close()  # SQLite would say that it cannot, and not why
         manifest = manifests.read(file, progress)
     except manifests.NotABackup as error:
         raise CannotRestore(f"{file}: {error}") from None

@@ -33,7 +33,7 @@ exit code: 0 written, 2 not; then no FILE is there
 
 @click.command(help=MANUAL, epilog=SOURCES)
 @takes_settings("database_url", "config", "log_level", "log_format")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 def command(settings: Settings, *, file: Path) -> int:
     """Back up the store that the settings name."""
     from runtimestore_server.backup import CannotBackUp, create

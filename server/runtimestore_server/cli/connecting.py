@@ -144,7 +144,9 @@ def connects(command: Callable[..., int]) -> Callable[..., int]:
         "--tls-server-name", metavar="NAME", help="The name in the server's certificate, where the address has another."
     )(with_connecting)
     for name, told in reversed(_FILES.items()):
-        flagged = click.option(f"--{name.replace('_', '-')}", type=click.Path(), metavar="FILE", help=told)(flagged)
+        flagged = click.option(
+            f"--{name.replace('_', '-')}", type=click.Path(readable=False), metavar="FILE", help=told
+        )(flagged)
     return flagged
 
 

@@ -132,7 +132,7 @@ def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., int]], Callabl
     placeholder = unit.upper() if unit in ("bytes", "seconds") else "COUNT" if field.annotation is int else "TEXT"
     return click.option(
         flag,
-        type=click.Path() if name in _FILES else str,
+        type=click.Path(readable=False) if name in _FILES else str,
         metavar=_PLACEHOLDERS.get(name, placeholder),
         help=told,
     )

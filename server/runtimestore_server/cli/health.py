@@ -13,7 +13,12 @@ from runtimestore_server.cli.refusals import Refused
 @click.command
 @click.option("--address", metavar="HOST:PORT", help="Or unix:PATH (default: the one that `serve` listens on).")
 @click.option("--service", default="", metavar="NAME", help="One service by its full name (default: the whole server).")
-@click.option("--config", type=click.Path(), metavar="FILE", help="A TOML file of settings (or RUNTIMESTORE_CONFIG).")
+@click.option(
+    "--config",
+    type=click.Path(readable=False),
+    metavar="FILE",
+    help="A TOML file of settings (or RUNTIMESTORE_CONFIG).",
+)
 @click.option("--timeout-seconds", type=Seconds(), default=3.0, help="How long to wait (default: 3).")
 @connects
 def command(

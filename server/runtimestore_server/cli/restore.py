@@ -34,7 +34,7 @@ exit code: 0 restored, 2 not; then the database is as it was
 
 @click.command(help=MANUAL, epilog=SOURCES)
 @takes_settings("database_url", "config", "log_level", "log_format")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--replace", is_flag=True, help="Take the place of a store that is there already.")
 def command(settings: Settings, *, file: Path, replace: bool) -> int:
     """Restore the store that the settings name."""

@@ -69,7 +69,7 @@ examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document, and nothing else.")
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Write the report as JSON into FILE, too.",
 )
