@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_who_is_answered_slowly_makes_room_and_who_was_asked_just_now_does_not(
         held = [connected(address, stack) for _ in range(AT_ONCE)]
         for number, connection in enumerate(held, start=1):
             connection.sendall(b"GET /held HTTP/1.1\r\n\r\n")
-            until(lambda number=number: app.asked == number)  # one after the other, so that the first is the oldest
+            until(partial(_was_asked, app, number))  # one after the other, so that the first is the oldest
         with connected(address, stack) as late:
             late.sendall(b"GET / HTTP/1.1\r\n\r\n")
             with contextlib.suppress(ConnectionResetError):
@@ -112,6 +113,10 @@ def test_who_is_answered_slowly_makes_room_and_who_was_asked_just_now_does_not(
         answers = [_received(connection) for connection in held]
     assert sum(answer.endswith(b"answered") for answer in answers) == AT_ONCE - 1
     assert answers[0] == b""  # the oldest of them
+
+
+def _was_asked(app: Application, times: int) -> bool:
+    return app.asked == times
 
 
 def _received(connection: socket.socket) -> bytes:
