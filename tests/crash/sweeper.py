@@ -7,14 +7,10 @@ Prints, after each process, what can be read: a JSON object a line.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
 from hashlib import sha256
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from runtimestore.errors import RevisionNotKept
 from runtimestore_server.store.engines import Database, open_database
@@ -24,6 +20,7 @@ from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import RecentSession, RecentSessions
+from support.faults.killed_processes import die_before, kill_one_after_the_other
 
 EVER = 2**60
 MOST_STEPS = 50
@@ -37,14 +34,6 @@ def opened(url: str) -> Database:
 def sweep(url: str, runtime: RuntimeKey, errand: str, *, step: int) -> None:
     """Do the errand, but die before the statement with this number, or before COMMIT."""
     database = opened(url)
-    steps = 0
-
-    def die(*_: object) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     with database.readers.connect() as connection:
         _, stored = load_session(connection, runtime)
     assert stored is not None
@@ -52,8 +41,7 @@ def sweep(url: str, runtime: RuntimeKey, errand: str, *, step: int) -> None:
     folding.add(runtime, RecentSession(stored.sha256, b"", stored.revision, stored.base_bytes, stored.edits_bytes))
     if errand == "fold":
         folding.prepare()
-    event.listen(database.writers, "before_cursor_execute", die)
-    event.listen(database.writers, "commit", die)
+    die_before(database.writers, step)
     with database.writers.begin() as tx:
         if errand == "fold":
             folding.sweep(tx, 1000)
@@ -86,26 +74,11 @@ def readable(url: str, runtime: RuntimeKey) -> dict[str, object]:
 def main(url: str, runtime_id: str, errand: str) -> None:
     """Kill one process after the other, until one comes through."""
     runtime = RuntimeKey("test", runtime_id)
-    for step in range(1, MOST_STEPS):
-        child = os.fork()
-        if child == 0:
-            sweep(url, runtime, errand, step=step)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        killed = os.WIFSIGNALED(status)
-        if not killed and os.waitstatus_to_exitcode(status) != 0:
-            raise SystemExit("a process failed")
-        reader, writer = os.pipe()
-        child = os.fork()  # SQLite must not be opened here: a fork would inherit it
-        if child == 0:
-            os.write(writer, json.dumps({"killed": killed, **readable(url, runtime)}).encode())
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as found:
-            print(found.read(), flush=True)  # noqa: T201  (the answer)
-        os.waitpid(child, 0)
-        if not killed:
-            return
+    kill_one_after_the_other(
+        range(1, MOST_STEPS),
+        lambda step: sweep(url, runtime, errand, step=step),
+        lambda: readable(url, runtime),
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +14,7 @@ from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.recent import RecentSession, RecentSessions
 from runtimestore_server.store.writes import Write
+from support.faults.killed_processes import run_killed
 from support.generators.store_writes import commit, new_id, runtime
 from support.servers.engines import DURABLE
 
@@ -56,24 +54,18 @@ def test_a_kill_at_any_step_of_a_sweep_leaves_every_version_that_is_kept(fresh_u
     _fold(database, key, 4, bodies[3])
     database.dispose()
 
-    done = subprocess.run(
-        [sys.executable, TESTS / "crash" / "sweeper.py", fresh_url, key.runtime_id, errand],
-        capture_output=True,
-        text=True,
-        timeout=PROCESS_SECONDS,
-        check=False,
+    killed, last = run_killed(
+        TESTS / "crash" / "sweeper.py", fresh_url, key.runtime_id, errand, within_seconds=PROCESS_SECONDS
     )
 
-    assert done.returncode == 0, done.stderr
-    *killed, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(killed) >= 3
     digests = {str(revision): sha256(body).hexdigest() for revision, body in enumerate(bodies, 1)}
     before = {"1": "base", "2": "edits", "3": "edits", "4": "base", "5": "edits", "6": "edits", "7": "edits"}
     for found in killed:
-        assert found == {"killed": True, "kinds": before, "digests": digests}
+        assert found == {"kinds": before, "digests": digests}
     if errand == "fold":
-        assert last == {"killed": False, "kinds": {**before, "7": "base"}, "digests": digests}
+        assert last == {"kinds": {**before, "7": "base"}, "digests": digests}
     else:
         kept = ("4", "5", "6", "7")
         left = {"kinds": {one: before[one] for one in kept}, "digests": {one: digests[one] for one in kept}}
-        assert last == {"killed": False, **left}
+        assert last == left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from runtimestore_server.store.values import Outcome, SessionSnapshot, SnapshotE
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.edits import Edit, encode
 from runtimestore_server.store.writes import Acquisition, Write
+from support.faults.killed_processes import run_killed
 from support.generators.store_writes import (
     boundary,
     commit,
@@ -326,20 +326,13 @@ def test_an_upgrade_that_is_killed_anywhere_goes_on_from_there_and_loses_no_sess
     database.readers.dispose()
     database.writers.dispose()
 
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("carrier.py"), empty_url],
-        capture_output=True,
-        text=True,
-        timeout=PROCESS_SECONDS,
-        check=False,
-    )
+    killed, last = run_killed(Path(__file__).with_name("carrier.py"), empty_url, within_seconds=PROCESS_SECONDS)
 
-    assert done.returncode == 0, done.stderr
-    *killed, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert last == {"revision": HEAD, "session_versions": names}
     partly = 0
     for state in killed:
-        former, carried = state.get(FORMER, []), state.get("session_versions", [])
+        former: list[str] = state.get(FORMER, [])
+        carried: list[str] = state.get("session_versions", [])
         # Whoever serves the version before finds all of them, or no table.
         assert state.get("session_snapshots", names) == names
         assert sorted([*state.get("session_snapshots", former), *carried]) == names
