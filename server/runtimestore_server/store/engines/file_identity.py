@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from runtimestore_server.store.engines.shared_handles import OtherFile, SharedHandles, numbers_of
 from runtimestore_server.store.engines.sqlite_log import Log
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
+
+    from runtimestore_server.store.engines.shared_handles import Numbers
 
 _log = structlog.get_logger(__name__)
 
@@ -32,9 +35,6 @@ _MAGIC = b"SQLite format 3\0"
 _CHANGES = slice(24, 28)
 _PAGES = slice(28, 32)
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-Numbers = tuple[int, int]
-"""A file's device and inode."""
 
 
 class FileReplaced(Exception):
@@ -103,7 +103,7 @@ class FileIdentity:
                 self._log.close()
                 self._log = None
             if self._handle is not None and self._file is not None and not self._live:
-                _give_back(self._file)
+                _handles.give_back(self._file)
                 self._handle = None
 
     def _problem(self) -> str | None:
@@ -249,35 +249,16 @@ def _store_id(driver: Any) -> tuple[bytes | None, _Place]:
 
 def _numbers(path: str) -> Numbers | None:
     try:
-        found = os.stat(path)  # noqa: PTH116  (see above)
+        return numbers_of(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
 
 
-_handles: dict[Numbers, tuple[int, int]] = {}
-"""By file: a handle to look into it, and how many use it. There is one, and it stays while a connection may be open: to
-close any handle on a file drops all locks that this process, and SQLite in it, has there."""
-_handles_lock = threading.Lock()
+_handles = SharedHandles(os.O_RDONLY)
 
 
 def _take(path: str, file: Numbers) -> int:
-    with _handles_lock:
-        handle, users = _handles.get(file, (-1, 0))
-        if not users:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        status = os.fstat(handle)
-        if (status.st_dev, status.st_ino) != file:
-            raise FileReplaced("it was replaced while it was opened")
-        _handles[file] = handle, users + 1
-        return handle
-
-
-def _give_back(file: Numbers) -> None:
-    with _handles_lock:
-        handle, users = _handles[file]
-        if users > 1:
-            _handles[file] = handle, users - 1
-        else:
-            del _handles[file]
-            os.close(handle)
+    try:
+        return _handles.take(path, file)
+    except OtherFile as error:
+        raise FileReplaced(str(error)) from None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING
+
+from runtimestore_server.store.engines.shared_handles import SharedHandles, numbers_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,9 @@ class Log:
     def __init__(self, log: str) -> None:
         self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._key, self._index = _take(f"{log.removesuffix('-wal')}-shm")
+            index = f"{log.removesuffix('-wal')}-shm"
+            self._file = numbers_of(index)
+            self._index = _index_files.take(index, self._file)
         except BaseException:
             os.close(self._log)
             raise
@@ -47,7 +50,7 @@ class Log:
     def close(self) -> None:
         """Let go of both. SQLite locks the index alone, and while anybody else here looks at that, it stays open."""
         os.close(self._log)
-        _give_back(self._key)
+        _index_files.give_back(self._file)
 
     def was_cut(self) -> bool:
         """Whether a part of it is missing that its index names."""
@@ -70,34 +73,9 @@ def _needed_bytes(header: bytes) -> int:
     return _HEADER_BYTES + frames * frame_bytes if frames else 0
 
 
-_Key = tuple[int, int]
-
-_index_files: dict[_Key, tuple[int, int]] = {}
-"""By device and inode: the index opened for writing, and how many use it."""
-_index_files_lock = threading.Lock()
+_index_files = SharedHandles(os.O_RDWR)
 
 
 def index_file(path: str | Path) -> int:
     """The index opened for writing, for good: to close it would drop the locks that this process holds on it."""
-    return _take(path)[1]
-
-
-def _take(path: str | Path) -> tuple[_Key, int]:
-    status = os.stat(path)  # noqa: PTH116  (beside os.open, which no Path has)
-    key = (status.st_dev, status.st_ino)
-    with _index_files_lock:
-        handle, users = _index_files.get(key, (-1, 0))
-        if not users:
-            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        _index_files[key] = handle, users + 1
-        return key, handle
-
-
-def _give_back(key: _Key) -> None:
-    with _index_files_lock:
-        handle, users = _index_files[key]
-        if users > 1:
-            _index_files[key] = handle, users - 1
-        else:
-            del _index_files[key]
-            os.close(handle)
+    return _index_files.take(path, numbers_of(path))
