@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+MOST_LENGTHS = 10
+"""How many times as long as it is to be a measurement goes on, as long as no call is answered in it."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What was seen between the end of the warm-up and the end of the measurement."""
@@ -77,7 +81,10 @@ async def measure(arguments: argparse.Namespace) -> Measurement:
         await _unless_one_fails(runtimes, arguments.warm_up_seconds)
         counters = await _counters(admin) if arguments.counters else None
         before = _Reading.now(len(latencies), arguments)
-        await _unless_one_fails(runtimes, arguments.seconds)
+        for _ in range(MOST_LENGTHS):
+            await _unless_one_fails(runtimes, arguments.seconds)
+            if len(latencies) > before.calls:
+                break
         after = _Reading.now(len(latencies), arguments)
         batch = _mean_batch(counters, await _counters(admin)) if counters else None
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from bench import plots
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 PAGE, FOLDER, JSON = "benchmarks.md", "benchmarks", "latest.json"
+COLUMNS = 120  # as wide as every page is
 LOADS = {"many": "64", "few": "4", "one": "1", "crowd": "256"}
 
 
@@ -37,7 +39,8 @@ def write(docs: Path, results: Results) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page.name} has no marks for figures")
-    made = "\n".join([*_about(results), *_sections(results, drawn)])
+    about = (textwrap.fill(line, COLUMNS, subsequent_indent="  ", break_long_words=False) for line in _about(results))
+    made = "\n".join([*about, *_sections(results, drawn)])
     page.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
 
 

@@ -62,6 +62,7 @@ def test_every_workload_is_answered_rightly_by_the_servers_the_plain_peers_and_t
     assert page.endswith("kept too\n")
     assert "old" not in page
     assert str(tmp_path) not in page
+    assert [line for line in page.splitlines() if len(line) > 120 and line.startswith(("* ", "  "))] == []
     drawn = [(plot.name, plot.stat().st_size) for plot in sorted((docs / "benchmarks").glob("*.png"))]
     assert [name for name, _ in drawn if f"benchmarks/{name}" not in page] == []
     assert "workloads.png" in dict(drawn)
