@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sqlalchemy import event
 
 from runtimestore import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store.schema import upgrade
 from support.generators.calls import Store, input_of
 from support.generators.documents import new_id
 from support.generators.turns import ONCE, Turns
+from support.servers.listening import listening
 from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
@@ -267,10 +267,8 @@ async def test_a_write_whose_file_goes_in_the_midst_of_its_commit_is_told_that_i
             if connection.exec_driver_sql(asked, (ID,)).scalar_one():  # else it is one of maintenance
                 file.rename(elsewhere)
 
-        event.listen(app.store.database.writers, "commit", strike)
-        with pytest.raises(CommitOutcomeUnknown):
+        with listening(app.store.database.writers, commit=strike), pytest.raises(CommitOutcomeUnknown):
             await store.persist_input_state("rt:a", input_of("b"), request_id=ID)
-        event.remove(app.store.database.writers, "commit", strike)
         assert not file.exists()  # nobody made a new one
         with pytest.raises(StoreUnavailable):
             await store.persist_input_state("rt:a", input_of("b"), request_id=ID)

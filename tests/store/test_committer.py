@@ -9,7 +9,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event
 
 from runtimestore.errors import InternalError, Overloaded, RevisionMismatch, StoreUnavailable
 from runtimestore_server.store import commit_thread, tables
@@ -18,6 +17,7 @@ from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import threads_left, until
 from support.generators.store_writes import document, new_id, rows, runtime, snapshot
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -53,12 +53,11 @@ def _held(database: Database) -> Iterator[threading.Event]:
     def begun(_connection: Any) -> None:
         assert go_on.wait(WAIT_SECONDS)
 
-    event.listen(database.writers, "begin", begun)
-    try:
-        yield go_on
-    finally:
-        go_on.set()
-        event.remove(database.writers, "begin", begun)
+    with listening(database.writers, begin=begun):
+        try:
+            yield go_on
+        finally:
+            go_on.set()
 
 
 async def _waiting(committer: Committer, *writes: Write | OAuthFlowWrite) -> list[asyncio.Task[Outcome]]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from runtimestore_server.store import tables
 from runtimestore_server.store.versions.chains import load_session
@@ -15,6 +14,7 @@ from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.recent import Fold, RecentSession, RecentSessions
 from support.generators.store_writes import rows, runtime
 from support.generators.versions import folded, kinds, read, write_all
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
@@ -80,9 +80,8 @@ def test_the_transaction_of_a_fold_reads_no_document(database: Database) -> None
     def note(*given: Any) -> None:
         statements.append(given[2])
 
-    event.listen(database.writers, "before_cursor_execute", note)
-    assert sweep(database, folding) > 0
-    event.remove(database.writers, "before_cursor_execute", note)
+    with listening(database.writers, before_cursor_execute=note):
+        assert sweep(database, folding) > 0
 
     assert not [text for text in statements if text.startswith("SELECT") and "body" in text]
     assert kinds(database, key) == {1: "base", 2: "edits", 3: "base"}

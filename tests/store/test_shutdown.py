@@ -7,8 +7,6 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy import event
-
 from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store import tables, transaction
 from runtimestore_server.store.commit_gate import CommitStop
@@ -18,6 +16,7 @@ from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import until
 from support.generators.store_writes import new_id, rows, runtime, snapshot
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +56,8 @@ def test_a_batch_that_comes_too_late_to_be_committed_is_not_run_again(database: 
     def begun(_connection: Any) -> None:
         attempts.append(1)
 
-    event.listen(database.writers, "begin", begun)
-    (decision,), _ = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], ending.gate())
-    event.remove(database.writers, "begin", begun)
+    with listening(database.writers, begin=begun):
+        (decision,), _ = transaction.commit_batch(database, [Write(runtime(), snapshot=snapshot())], ending.gate())
 
     assert isinstance(decision, StoreUnavailable)
     assert len(attempts) == 1
@@ -80,12 +78,11 @@ class _Hold:
 @contextlib.contextmanager
 def _held_at(database: Database, step: str) -> Iterator[_Hold]:
     hold = _Hold()
-    event.listen(database.writers, step, hold)
-    try:
-        yield hold
-    finally:
-        hold.go_on.set()
-        event.remove(database.writers, step, hold)
+    with listening(database.writers, **{step: hold}):
+        try:
+            yield hold
+        finally:
+            hold.go_on.set()
 
 
 def _committer(database: Database) -> Committer:

@@ -9,7 +9,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from runtimestore_server.store import tables
 from runtimestore_server.store.commit_gate import CommitStop
@@ -23,6 +22,7 @@ from runtimestore_server.store.values import (
     SessionSnapshot,
 )
 from runtimestore_server.store.writes import AnyWrite, OAuthFlowWrite
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,8 +111,5 @@ def statements(engine: sa.Engine) -> Iterator[list[tuple[str, Any]]]:
     def before(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         seen.append((" ".join(statement.split()), parameters))
 
-    event.listen(engine, "before_cursor_execute", before)
-    try:
+    with listening(engine, before_cursor_execute=before):
         yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", before)

@@ -8,9 +8,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from runtimestore_server.store import tables
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,12 +99,8 @@ def statements(app: Application) -> Iterator[list[tuple[str, str]]]:
     def before(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         seen.append((" ".join(statement.split()), repr(parameters)))
 
-    engine = app.store.database.writers
-    event.listen(engine, "before_cursor_execute", before)
-    try:
+    with listening(app.store.database.writers, before_cursor_execute=before):
         yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", before)
 
 
 @contextlib.contextmanager
@@ -115,13 +111,11 @@ def held_commits(app: Application) -> Iterator[threading.Event]:
     def begun(_connection: Any) -> None:
         go_on.wait(30)
 
-    engine = app.store.database.writers
-    event.listen(engine, "begin", begun)
-    try:
-        yield go_on
-    finally:
-        go_on.set()
-        event.remove(engine, "begin", begun)
+    with listening(app.store.database.writers, begin=begun):
+        try:
+            yield go_on
+        finally:
+            go_on.set()
 
 
 def _is(table: sa.Table, key: dict[str, Any]) -> sa.ColumnElement[bool]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 
 from runtimestore_server.store.schema import upgrade
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,16 +80,9 @@ class Engine(ABC):
         def broken(*_: Any) -> None:
             raise DisconnectionError
 
-        engines = (database.writers, database.readers)
-        for engine in engines:
-            event.listen(engine, "do_connect", misdirected)
-            event.listen(engine, "checkout", broken)  # connections that are there already
-        try:
+        told = {"do_connect": misdirected, "checkout": broken}  # the second of connections that are there already
+        with listening(database.writers, **told), listening(database.readers, **told):
             yield
-        finally:
-            for engine in engines:
-                event.remove(engine, "do_connect", misdirected)
-                event.remove(engine, "checkout", broken)
 
 
 class Sqlite(Engine):
@@ -228,12 +221,5 @@ def _within_transactions(database: Database, first: str, last: str) -> Iterator[
         with contextlib.suppress(Exception):  # Postgres takes nothing but ROLLBACK now, and needs nothing else
             driver(connection).execute(last)
 
-    event.listen(database.writers, "begin", begun)
-    event.listen(database.writers, "rollback", ended)
-    event.listen(database.writers, "commit", ended)
-    try:
+    with listening(database.writers, begin=begun, rollback=ended, commit=ended):
         yield
-    finally:
-        event.remove(database.writers, "begin", begun)
-        event.remove(database.writers, "rollback", ended)
-        event.remove(database.writers, "commit", ended)
