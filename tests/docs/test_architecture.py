@@ -20,7 +20,7 @@ FOLDERS = {
 }
 """Where the paths of each page begin."""
 
-PATH = re.compile(r"[a-z_.][\w./-]*(?:/|\.(?:py|md|proto|toml))|\.ci/run")
+PATH = re.compile(r"[a-z_.][\w./-]*(?:/|\.(?:py|md|proto|toml|rs))|\.ci/run")
 """What ends in a slash is a folder; a file is told by its ending."""
 
 
