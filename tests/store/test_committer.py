@@ -143,6 +143,58 @@ async def test_a_transaction_takes_no_more_bytes_than_it_may_unless_one_write_ha
         assert committer.counters.transactions == 1 + len([(600, 400), (1,), (5000,), (1,)])
 
 
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch waits for company for longer than any test takes."""
+    monkeypatch.setattr(commit_thread, "COMPANY_SECONDS", 10 * WAIT_SECONDS)
+    monkeypatch.setattr(commit_thread, "COMPANY_COMMITS", 1e9)
+
+
+@contextlib.asynccontextmanager
+async def _after_a_batch_of_three(database: Database) -> AsyncIterator[Committer]:
+    async with _committer(database, max_batch_writes=3) as committer:
+        with _held(database) as go_on:
+            tasks = await _waiting(committer, _sized(1))
+            await _until_taken(committer)
+            tasks += await _waiting(committer, *(_sized(1) for _ in range(3)))
+            go_on.set()
+            await asyncio.wait_for(asyncio.gather(*tasks), WAIT_SECONDS)
+        yield committer
+
+
+@pytest.mark.usefixtures("_patient")
+async def test_a_batch_waits_for_as_many_writes_as_came_with_the_last_one(database: Database) -> None:
+    async with _after_a_batch_of_three(database) as committer:
+        tasks = await _waiting(committer, _sized(1))
+        done, _ = await asyncio.wait(tasks, timeout=0.05)
+        assert done == set()
+
+        tasks += await _waiting(committer, _sized(1), _sized(1))
+        assert await asyncio.wait_for(asyncio.gather(*tasks), WAIT_SECONDS) == [Outcome(1)] * 3
+
+        assert (committer.counters.transactions, committer.counters.writes) == (3, 7)
+
+
+@pytest.mark.usefixtures("_patient")
+async def test_who_writes_alone_waits_for_nobody(database: Database) -> None:
+    async with _committer(database) as committer:
+        for _ in range(3):
+            assert await asyncio.wait_for(committer.commit(_sized(1)), WAIT_SECONDS) == Outcome(1)
+
+
+async def test_a_batch_begins_without_those_who_do_not_come(database: Database) -> None:
+    async with _after_a_batch_of_three(database) as committer:
+        assert await asyncio.wait_for(committer.commit(_sized(1)), WAIT_SECONDS) == Outcome(1)
+
+
+@pytest.mark.usefixtures("_patient")
+async def test_no_batch_waits_for_company_when_the_store_is_closed(database: Database) -> None:
+    async with _after_a_batch_of_three(database) as committer:
+        (task,) = await _waiting(committer, _sized(1))
+        assert await committer.close(within_seconds=WAIT_SECONDS)
+        assert await asyncio.wait_for(task, WAIT_SECONDS) == Outcome(1)
+
+
 async def test_deferred_writes_are_tried_again_no_more_bytes_at_a_time_than_a_transaction_may_take(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from runtimestore.errors import StoreUnavailable
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import Fault
-from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, DEFERRED_PAUSE_SECONDS, TRANSIENT_LIMIT_SECONDS
+from runtimestore_server.store.timeouts import (
+    BRIEF_LOCK_SECONDS,
+    COMPANY_COMMITS,
+    COMPANY_SECONDS,
+    DEFERRED_PAUSE_SECONDS,
+    TRANSIENT_LIMIT_SECONDS,
+)
 from runtimestore_server.store.transaction import commit_batch, refusal_of, unknown
 from runtimestore_server.store.values import Deferred
 from runtimestore_server.telemetry.counts import BatchCounts
@@ -94,6 +100,12 @@ class CommitThread:
         self._deferred: dict[object, deque[PendingWrite]] = {}
         """By subject, oldest first: writes that wait for a row that another session holds, and those behind them."""
         self._next_try = 0.0
+        self._company = 1
+        """How many writes the last batch had and left behind: as many are likely to wait soon, now it is answered."""
+        self._company_until = 0.0
+        """When the next batch begins without them."""
+        self._enough = 1
+        """How many writes have to wait before the thread is woken."""
         self._wake = threading.Condition()
         self._closing = False
         self.counts = BatchCounts()
@@ -110,7 +122,8 @@ class CommitThread:
         """Add a write to the queue."""
         with self._wake:
             self._queue.append(pending)
-            self._wake.notify()
+            if len(self._queue) >= self._enough:
+                self._wake.notify()
 
     def wake(self) -> None:
         """Have the thread look if there is anything to do."""
@@ -144,6 +157,8 @@ class CommitThread:
                     lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
                 )
                 ended = time.monotonic()
+                self._company = min(len(batch) + len(self._queue), self._max_batch_writes)
+                self._company_until = ended + min(COMPANY_SECONDS, COMPANY_COMMITS * (ended - began))
                 self._settle(batch, decisions, committed=committed)
                 if span is not None and not committed:
                     span.failed()
@@ -168,6 +183,8 @@ class CommitThread:
                 pause_seconds = self._maintenance_pause_seconds()
                 if pause_seconds == 0 and (self._writes_came or not self._queue):
                     return []  # never twice in a row while a write waits
+                if self._wait_for_company():
+                    continue
                 if batch := self._take():
                     return batch
                 if self._closing and not self._deferred:
@@ -176,6 +193,21 @@ class CommitThread:
                     next_try = max(0.0, self._next_try - time.monotonic())
                     pause_seconds = next_try if pause_seconds is None else min(next_try, pause_seconds)
                 self._wake.wait(pause_seconds)
+
+    def _wait_for_company(self) -> bool:
+        """Wait a moment for as many writes as came with the last batch; whether anything was waited for.
+
+        Most callers send their next write as soon as the last one is answered. A batch that begins at once holds the
+        quickest of them alone, and its commit and the event loop then contend for the interpreter.
+        """
+        if self._company <= max(1, len(self._queue)) or self._deferred or self._closing:
+            return False
+        if (seconds := self._company_until - time.monotonic()) <= 0:
+            return False
+        self._enough = self._company
+        self._wake.wait(seconds)
+        self._enough = 1
+        return True
 
     def _maintenance_pause_seconds(self) -> float | None:
         """How long maintenance has nothing to do; None if it has no turn any more."""
