@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+import pytest
+
 from runtimestore_server.store import reads, requests, tables
+from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.writes import Write
@@ -23,6 +27,10 @@ from support.generators.store_writes import (
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
+    from support.servers.postgres import Cluster
+
+UNTIL_KEPT = 8
+"""How many commits it takes until psycopg has prepared a statement and Postgres keeps its plan."""
 
 
 def _plans(database: Database, sent: list[tuple[str, Any]]) -> dict[str, list[str]]:
@@ -79,3 +87,32 @@ def test_inputs_come_out_of_their_key_in_order_without_being_sorted(sqlite_datab
 
     (plan,) = _plans(sqlite_database, sent).values()
     assert "TEMP B-TREE" not in " ".join(plan)
+
+
+def _commit_batches(url: str, *batches: int) -> None:
+    """Commit batches of so many writes by a process' own connections, whose plans begin anew."""
+    database = open_database(url, committer_threads=1, reader_threads=1)
+    try:
+        for writes in batches:
+            given = [
+                Write(runtime(), new_id(), if_revision=0, snapshot=snapshot(), receipt=boundary(), inputs=(document(),))
+                for _ in range(writes)
+            ]
+            assert commit(database, *given) == [Outcome(1)] * writes
+    finally:
+        database.dispose()
+
+
+@pytest.mark.parametrize("rows_before", [0, 500])
+def test_postgres_searches_by_key_whatever_the_tables_were_when_it_planned(
+    postgres_cluster: Cluster, rows_before: int
+) -> None:
+    url = postgres_cluster.fresh_database()
+    _commit_batches(url, *[rows_before] * bool(rows_before))
+    _commit_batches(url, *[1] * UNTIL_KEPT, 200, *[1] * UNTIL_KEPT)
+
+    with psycopg.connect(url) as connection:  # what a connection read is told when it ends
+        asked = "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE relname = ANY (%s) AND seq_tup_read > 0"
+        read_whole = connection.execute(asked, [[table.name for table in tables.metadata.sorted_tables]]).fetchall()
+    assert read_whole == []
+    postgres_cluster.drop(url)

@@ -28,6 +28,13 @@ _SESSION = {
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
     # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
     "client_min_messages": "warning",
+    # What is asked, is asked by key. A plan that was made while a table was small reads all of it, and a prepared one
+    # goes on to until the table is analysed: in a new store that is each row of it at each commit, for a minute.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # It begins where a plan is thought to be dear, as each is that has to do what is switched off here.
+    "jit": "off",
 }
 
 _POOLED = "runtimestore is behind a pooler"
