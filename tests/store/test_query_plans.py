@@ -116,3 +116,11 @@ def test_postgres_searches_by_key_whatever_the_tables_were_when_it_planned(
         read_whole = connection.execute(asked, [[table.name for table in tables.metadata.sorted_tables]]).fetchall()
     assert read_whole == []
     postgres_cluster.drop(url)
+
+
+def test_what_reads_a_whole_store_on_postgres_is_planned_as_the_database_is_set_to(postgres_database: Database) -> None:
+    asked = "SELECT current_setting('enable_hashjoin')"
+    with postgres_database.snapshot() as tx:
+        assert tx.exec_driver_sql(asked).scalar_one() == "on"
+    with postgres_database.writers.connect() as connection:  # the same one
+        assert connection.exec_driver_sql(asked).scalar_one() == "off"

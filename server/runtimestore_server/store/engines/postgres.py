@@ -17,6 +17,7 @@ from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.postgres_connections import (
     connect_lazily,
     is_pooled,
+    plan_freely,
     set_up_transactions,
 )
 from runtimestore_server.store.engines.postgres_faults import fault_of
@@ -190,7 +191,8 @@ class PostgresDatabase(Database):
         """One read-only transaction at REPEATABLE READ; a standby will do as well."""
         with self.writers.connect() as connection:
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-            yield connection.execution_options(**options)
+            plan_freely(connection.execution_options(**options))
+            yield connection
 
     @contextlib.contextmanager
     def one_moment(self, connection: Connection) -> Iterator[None]:

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
 
-_SESSION = {
-    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
-    "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
-    # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
-    "client_min_messages": "warning",
+_BY_KEY = {
     # What is asked, is asked by key. A plan that was made while a table was small reads all of it, and a prepared one
     # goes on to until the table is analysed: in a new store that is each row of it at each commit, for a minute.
     "enable_seqscan": "off",
@@ -35,6 +31,15 @@ _SESSION = {
     "enable_mergejoin": "off",
     # It begins where a plan is thought to be dear, as each is that has to do what is switched off here.
     "jit": "off",
+}
+"""How a server's statements are planned."""
+
+_SESSION = {
+    **_BY_KEY,
+    # Another server may hold a runtime's row while its host is frozen: better run again than wait for it for ever.
+    "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+    # A role may be set to hear of errors alone, and a COMMIT in doubt is told in a warning.
+    "client_min_messages": "warning",
 }
 
 _POOLED = "runtimestore is behind a pooler"
@@ -152,6 +157,13 @@ def set_up_transactions(engine: Engine) -> None:
             connection.exec_driver_sql(f"SELECT {set_up}")
 
     event.listen(engine, "begin", begun)
+
+
+def plan_freely(connection: Connection) -> None:
+    """Have this transaction's statements planned as the database is set to: they read a whole store."""
+    connection.exec_driver_sql(
+        "SELECT set_config(name, reset_val, true) FROM pg_settings WHERE name = ANY (%s)", ([*_BY_KEY],)
+    ).all()
 
 
 def _adapt(connection: Any) -> None:
