@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SMALLEST_PIPE_BYTES = 4096
+
+LARGEST_FILE_BYTES = 16 * 1024 * 1024
+"""More than a small store and its log take."""
 
 
 class StandardError:
@@ -74,6 +80,16 @@ def disk_full() -> Iterator[StandardError]:
 
 
 @contextlib.contextmanager
+def grown_to_its_limit() -> Iterator[StandardError]:
+    """A file that is as large as the process may make one (RLIMIT_FSIZE)."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(LARGEST_FILE_BYTES)
+        blocks = LARGEST_FILE_BYTES // 512  # the unit of POSIX' ulimit
+        yield StandardError(by_shell=f'ulimit -f {blocks}; exec "$@" 2>>{shlex.quote(file.name)}')
+        assert Path(file.name).stat().st_size == LARGEST_FILE_BYTES
+
+
+@contextlib.contextmanager
 def closed() -> Iterator[StandardError]:
     """None at all: the first file that is opened has its number."""
     yield StandardError(by_shell='exec "$@" 2>&-')
@@ -98,6 +114,7 @@ WAYS: tuple[Callable[[], contextlib.AbstractContextManager[StandardError]], ...]
     nobody_reads_and_it_does_not_block,
     reader_gone,
     disk_full,
+    grown_to_its_limit,
     closed,
     all_closed,
 )
