@@ -10,7 +10,7 @@ import pytest
 from runtimestore import CallFailed, Commit, DeadlineExceeded, RetryPolicy
 from support.checkers.threaded import either_client
 from support.faults.resetting_proxy import CUT, Resets, resetting_proxy
-from support.generators.documents import session
+from support.generators.documents import input_state, receipt, session
 from support.servers.server import in_process
 
 RUNTIME = "rt:session:one"
@@ -36,6 +36,28 @@ async def test_whatever_ends_its_stream_a_write_is_done_once_and_a_load_is_read_
                     resets.left, resets.after_data_frames = 1, after_data_frames
                     loaded = await store.load_session_snapshot_with_revision(runtime)
                     assert (loaded.value, loaded.revision, resets.left) == (BODY, 1, 0), code
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_whatever_ends_its_stream_what_changed_is_written_once_and_a_runtime_is_read_whole(kind: str) -> None:
+    changed = BODY[:-2_000_000] + BODY[-1_900_000:]
+    kept = input_state()
+    before, after = [kept, input_state()], [kept, input_state()]
+    async with in_process("memory:") as app:
+        for code in ALL_CODES:
+            runtime, resets = f"rt:session:{uuid.uuid4()}", Resets(code, times=0)
+            async with (
+                resetting_proxy(app.address, resets) as address,
+                either_client(kind, address) as store,
+                either_client(kind, address, known_bytes=0) as another,
+            ):
+                await store.atomic_apply(runtime, BODY, receipt(), before)
+                resets.left = 1
+                assert await store.atomic_apply(runtime, changed, receipt(), after) == Commit(2, replayed=True), code
+                for after_data_frames in (0, 20):
+                    resets.left, resets.after_data_frames = 1, after_data_frames
+                    loaded = await another.load_runtime(runtime)
+                    assert (loaded.revision, loaded.session_snapshot, resets.left) == (2, changed, 0), code
 
 
 @pytest.mark.parametrize("kind", ["aio", "sync"])

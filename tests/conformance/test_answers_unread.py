@@ -12,8 +12,9 @@ import grpc.aio
 import pytest
 
 from runtimestore import Overloaded, RetryPolicy
+from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
+from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore.v1 import runtime_store_pb2_grpc
 from runtimestore_server.budget import RetryPacing
 from runtimestore_server.rpc import sending
 from runtimestore_server.rpc.sending import Sending
@@ -45,17 +46,20 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _filled(runtime_id: str) -> AsyncIterator[tuple[Application, list[Any]]]:
-    """A server whose budget three answers fill, of each of which one message was read."""
-    request = pb.LoadSessionSnapshotRequest(runtime_id=runtime_id)
+async def _filled(runtime_id: str, method: str = "LoadSessionSnapshot") -> AsyncIterator[tuple[Application, list[Any]]]:
+    """A server whose budget three answers fill, of each of which some was read."""
     async with (
         in_process("memory:", max_waiting_bytes=3 * len(BODY) + 2 * MB) as app,
         grpc.aio.insecure_channel(app.address, options=[("grpc.http2.bdp_probe", 0)]) as channel,
     ):
-        wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
         async with Store(app.address) as store:
             await store.commit_session_snapshot(runtime_id, BODY)
-        unread = [wire.LoadSessionSnapshot(request) for _ in range(3)]
+        if method == "LoadRuntime":
+            admin: Any = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
+            unread = [admin.LoadRuntime(admin_pb.LoadRuntimeRequest(runtime_id=runtime_id)) for _ in range(3)]
+        else:
+            wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
+            unread = [wire.LoadSessionSnapshot(pb.LoadSessionSnapshotRequest(runtime_id=runtime_id)) for _ in range(3)]
         for call in unread:
             await call.read()
         assert app.sending.budget.bytes == 3 * len(BODY)
@@ -65,10 +69,11 @@ async def _filled(runtime_id: str) -> AsyncIterator[tuple[Application, list[Any]
         await until(lambda: (app.sending.budget.bytes, app.sending.budget.items) == (0, 0))
 
 
+@pytest.mark.parametrize("method", ["LoadSessionSnapshot", "LoadRuntime"])
 async def test_callers_that_leave_their_answers_unread_do_not_turn_others_away_for_as_long_as_they_stay(
-    runtime_id: str,
+    runtime_id: str, method: str
 ) -> None:
-    async with _filled(runtime_id) as (app, unread):
+    async with _filled(runtime_id, method) as (app, unread):
         async with Store(app.address, retry=RetryPolicy(max_attempts=1)) as store:
             with pytest.raises(Overloaded):
                 await store.load_session_snapshot(runtime_id)
