@@ -39,6 +39,7 @@ LIMITS: dict[str, Any] = {
     "max_message_bytes": 2 * MIB,
     "max_session_snapshot_bytes": MIB,
     "max_document_bytes": MIB // 4,
+    "session_cache_bytes": 0,  # what is in it grows with what is accepted, up to its bound
     "reader_threads": 1,  # a pool that is whole from the first load on, so that its connections can be counted
 }
 AT_ONCE = 32

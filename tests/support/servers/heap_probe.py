@@ -36,5 +36,9 @@ if __name__ == "__main__":
     del sys.path[0]  # this file's directory, whose modules have names that others have too
     signal.signal(signal.SIGUSR1, _tell)
     from runtimestore_server.__main__ import main
+    from runtimestore_server.store.engines import sqlite_connections
+
+    # Else it grows with the file for longer than is looked at, and hides what is lost.
+    sqlite_connections.CACHE_KIBIBYTES = 2000
 
     sys.exit(main())
