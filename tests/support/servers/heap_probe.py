@@ -35,6 +35,7 @@ def _tell(_number: int, _frame: object) -> None:
 if __name__ == "__main__":
     del sys.path[0]  # this file's directory, whose modules have names that others have too
     signal.signal(signal.SIGUSR1, _tell)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as `main` has it, before anything loads gRPC
     from runtimestore_server.__main__ import main
     from runtimestore_server.store.engines import sqlite_connections
 
