@@ -10,6 +10,7 @@ import pytest
 from runtimestore import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
+from support.checkers.clean_up import until
 from support.faults.lost_pages import LostPages
 from support.faults.preload import compiled
 from support.generators.calls import Store, input_of
@@ -108,6 +109,45 @@ async def test_a_checkpoint_whose_sync_fails_after_a_partial_one_loses_nothing(
     assert disk.syncs("d") >= 1
 
     await _check(disk.after_power_loss(database.parent / "after"), [writer])
+
+
+@pytest.mark.usefixtures("runner")
+@pytest.mark.parametrize("afterwards", ["a checkpoint fails", "the server is killed"])
+async def test_nothing_is_lost_behind_a_commit_whose_sync_failed(
+    database: Path, disk: LostPages, afterwards: str
+) -> None:
+    """Its frames stay in the log, maybe in memory alone; nothing may count on them, and be acknowledged behind them."""
+    kept, doubtful = Turns("rt:kept", size_bytes=2_400_000), Turns("rt:doubtful", size_bytes=300_000)
+    with _server(database, disk) as server:
+        async with Store(server.address, retry=ONCE) as store:
+            assert await kept.take(store)
+            if not disk.syncs("w"):
+                pytest.skip("this Python's SQLite cannot be reached by LD_PRELOAD")
+            reader = sqlite3.connect(database)
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM runtimes").fetchall()
+            for _ in range(9):
+                assert await kept.take(store)  # past 16 MiB: a checkpoint is owed until the reader has gone
+            with disk.failing(log=True):
+                assert not await doubtful.take(store)
+                failed = disk.syncs("W")
+                reader.close()
+                if afterwards == "the server is killed":
+                    server.kill()
+                else:
+                    await until(lambda: disk.syncs("W") > failed)
+            if afterwards == "a checkpoint fails":
+                for _ in range(3):
+                    assert await kept.take(store)
+                server.kill()
+    if afterwards == "the server is killed":
+        with _server(database, disk) as server:
+            async with Store(server.address, retry=ONCE) as store:
+                for _ in range(3):
+                    assert await kept.take(store)
+                server.kill()
+
+    await _check(disk.after_power_loss(database.parent / "after"), [kept])
 
 
 @pytest.mark.usefixtures("runner")

@@ -32,6 +32,7 @@ from runtimestore_server.store.engines.sqlite_connections import (
 )
 from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, open_blob, sqlite3
 from runtimestore_server.store.engines.sqlite_faults import fault_of
+from runtimestore_server.store.engines.sqlite_log import write_again
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ class SqliteDatabase(Database):
         create_private(self._file)
         # One connection commits and makes checkpoints: SQLite up to 3.51.2 may lose commits where two do.
         self.writers = self._engine(url, pool_size=1)
-        file = os.path.realpath(self._file)  # as SQLite itself names what lies beside a file
-        self._lock = CommitLock(file)
-        self._checkpoints = Checkpoints(Path(f"{file}-wal"), self._lock)
+        self._real_file = os.path.realpath(self._file)  # as SQLite itself names what lies beside a file
+        self._log_is_on_disk = False
+        self._lock = CommitLock(self._real_file)
+        self._checkpoints = Checkpoints(Path(f"{self._real_file}-wal"), self._lock)
         event.listen(self.writers, "connect", configure_writer)
         event.listen(self.writers, "begin", self._begin)
         event.listen(self.writers, "checkin", self._end)
@@ -244,6 +246,9 @@ class SqliteDatabase(Database):
         begin_immediate(connection)
         try:
             self._lock.share(within_seconds=BUSY_TIMEOUT_SECONDS)
+            if not self._log_is_on_disk:  # what the process before this one left
+                write_again(self._real_file)
+                self._log_is_on_disk = True
         except BaseException:
             connection.connection.rollback()
             raise

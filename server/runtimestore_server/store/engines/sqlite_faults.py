@@ -12,6 +12,7 @@ from runtimestore_server.store.engines.commit_lock import CheckpointUnderWay, No
 from runtimestore_server.store.engines.file_identity import FileReplaced
 from runtimestore_server.store.engines.files import is_full
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
+from runtimestore_server.store.engines.sqlite_log import LogInDoubt
 
 _BY_CLASS: tuple[tuple[type[Exception], Fault], ...] = (
     (PoolTimeoutError, Fault.UNAVAILABLE),
@@ -41,7 +42,8 @@ _LOCK_FAULTS = {
     errno.EACCES: Fault.READ_ONLY,
     errno.EPERM: Fault.READ_ONLY,
 }
-"""What keeps the lock's file from being made. Whatever else goes wrong with it, the file cannot be reached."""
+"""What keeps the lock's file from being made, and the log from being written. Whatever else goes wrong with them, the
+file cannot be reached."""
 
 
 def fault_of(error: Exception, file: str) -> Fault:
@@ -49,8 +51,8 @@ def fault_of(error: Exception, file: str) -> Fault:
     for kind, fault in _BY_CLASS:
         if isinstance(error, kind):
             return fault
-    if isinstance(error, NoLock):
-        return _LOCK_FAULTS.get(error.number, Fault.UNAVAILABLE)
+    if isinstance(error, (NoLock, LogInDoubt)):
+        return _LOCK_FAULTS.get(error.number or 0, Fault.UNAVAILABLE)
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlite_errorcode", None)
     if not isinstance(cause, sqlite3.Error) or code is None:

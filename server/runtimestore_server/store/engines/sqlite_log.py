@@ -1,7 +1,12 @@
-"""Looks into SQLite's log and its index: whether somebody made the log shorter than what is committed in it.
+"""Looks into SQLite's log and its index, and keeps what is committed in the log apart from what is not.
 
-SQLite tells the index first when it empties the log itself, in any process. What it does not notice is a file that is
-cut by others: it goes on behind the gap, and reads, and after a crash recovers, what is not there.
+Whether somebody made the log shorter than what is committed in it: SQLite tells the index first when it empties the log
+itself, in any process. What it does not notice is a file that is cut by others: it goes on behind the gap, and reads,
+and after a crash recovers, what is not there.
+
+A commit whose sync failed stays in the log, behind all that is committed, until the next one is written over it. Of its
+pages nobody knows whether they are on the disk, and no later sync tells. If the index is built anew meanwhile, it
+counts as committed: what is acknowledged from then on stands behind it, and is lost with it. See docs/decisions/0007.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ _HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 _PAGE_BYTES = slice(14, 16)
 _FRAMES = slice(16, 20)
+_PIECE_BYTES = 1024 * 1024
 _LONGEST_PAGE_BYTES = 65536
 """Which the index has as 1."""
 
@@ -71,6 +77,59 @@ def _needed_bytes(header: bytes) -> int:
     page_bytes = int.from_bytes(header[_PAGE_BYTES], sys.byteorder)
     frame_bytes = _FRAME_HEADER_BYTES + (_LONGEST_PAGE_BYTES if page_bytes == 1 else page_bytes)
     return _HEADER_BYTES + frames * frame_bytes if frames else 0
+
+
+class LogInDoubt(Exception):
+    """The log cannot be brought onto the disk, so that nothing may be acknowledged behind what is in it."""
+
+    def __init__(self, number: int | None) -> None:
+        super().__init__("the log cannot be synced")
+        self.number = number
+        """Why, as in errno."""
+
+
+def drop_uncommitted(file: str) -> None:
+    """Make an end behind what is committed in the log, so that no index that is built anew goes on there.
+
+    The caller holds SQLite's write lock.
+
+    Raises:
+        OSError: the log cannot be written.
+    """
+    log = os.open(f"{file}-wal", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        end = max(_HEADER_BYTES, _committed_bytes(file))
+        if os.fstat(log).st_size > end:
+            os.pwrite(log, bytes(_FRAME_HEADER_BYTES), end)
+    finally:
+        os.close(log)
+
+
+def write_again(file: str) -> None:
+    """Bring onto the disk what is committed in the log, whatever an earlier process left of it in memory alone.
+
+    A page that could not be written counts as clean: to sync it, it has to be written once more. The caller holds
+    SQLite's write lock.
+
+    Raises:
+        LogInDoubt: that failed.
+    """
+    try:
+        if not (end := _committed_bytes(file)):
+            return
+        log = os.open(f"{file}-wal", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for start in range(0, end, _PIECE_BYTES):
+                os.pwrite(log, os.pread(log, min(_PIECE_BYTES, end - start), start), start)
+            os.fdatasync(log)
+        finally:
+            os.close(log)
+    except OSError as error:
+        raise LogInDoubt(error.errno) from error
+
+
+def _committed_bytes(file: str) -> int:
+    return _needed_bytes(os.pread(index_file(f"{file}-shm"), INDEX_HEADERS_BYTES, 0))
 
 
 _index_files = SharedHandles(os.O_RDWR)
