@@ -6,6 +6,7 @@ import json
 import random
 import tempfile
 import uuid
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from runtimestore import (
     RevisionMismatch,
     RunBoundaryReceipt,
 )
+from runtimestore._known import KnownRuntimes
 from support.checkers.threaded import either_client
 from support.faults.reply_proxy import ReplyProxy
 from support.generators import documents
@@ -44,6 +46,19 @@ def _changed(chance: random.Random, text: str) -> str:
     at, end = sorted((chance.randint(0, len(text)), chance.randint(0, len(text))))
     new = "".join(chance.choices("abcdefgh ä€😀", k=chance.randint(1, 2000)))
     return chance.choice((text + new, text[:at] + new + text[end:], text[:at], text[at:] + text[:at], text, new))
+
+
+def test_the_digest_of_a_session_is_that_of_all_of_it_though_only_what_changed_is_hashed() -> None:
+    chance, known, before, text, resumed = random.Random(9), KnownRuntimes(10**6), None, "x" * 5000, 0  # noqa: S311  (repeatable)
+    for _ in range(300):
+        text = _changed(chance, text)[-20_000:]
+        described = known.described(text.encode(), before)
+        assert described is not None
+        assert (described.body, described.sha256) == (text.encode(), sha256(text.encode()).digest())
+        assert described.agreed.digest() == sha256(text.encode()[: described.agreed_bytes]).digest()
+        resumed += before is not None and 0 < before.agreed_bytes <= described.agreed_bytes
+        before = described
+    assert resumed > 50
 
 
 @pytest.mark.parametrize("kind", ["aio", "sync"])

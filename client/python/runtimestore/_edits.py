@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Edit", "apply_edits", "edits_between", "find_edits"]
+__all__ = ["Edit", "apply_edits", "common_prefix", "edits_between", "find_edits"]
 
 ANCHOR_BYTES = 48
 """What is looked for to find the place where the documents agree again. Shorter, and phrases that every message has are
@@ -22,8 +22,6 @@ SCANNED_AT_MOST = 32
 """How many times the size of the newer document may be searched for anchors in all. Then the rest is one edit."""
 LEAST_WORTH_BYTES = 64
 """Where this little is replaced by this little it is sent as it is."""
-MOST_COMPARED_BYTES = 1 << 18
-"""Pieces that are compared are copied first."""
 MOST_SUBTRACTED_BYTES = 1 << 11
 """In a piece that differs and is no longer than this, the place is found by arithmetic; longer ones are divided."""
 EDIT_BYTES = 16
@@ -38,9 +36,9 @@ class Edit(NamedTuple):
     replacement: bytes
 
 
-def find_edits(base: bytes, changed: bytes) -> list[Edit] | None:
-    """The edits that make `changed` of `base`; `None` where sending them saves little."""
-    edits = edits_between(base, changed)
+def find_edits(base: bytes, changed: bytes, *, agreed: int = 0) -> list[Edit] | None:
+    """The edits that make `changed` of `base`, as `edits_between` has it; `None` where sending them saves little."""
+    edits = edits_between(base, changed, agreed=agreed)
     if not edits:
         return edits
     cost = sum(len(edit.replacement) + EDIT_BYTES for edit in edits)
@@ -49,7 +47,7 @@ def find_edits(base: bytes, changed: bytes) -> list[Edit] | None:
 
 def edits_between(base: bytes, changed: bytes, *, agreed: int = 0) -> list[Edit]:
     """The edits that make `changed` of `base`, ascending and not overlapping; the first `agreed` bytes are the same."""
-    start = agreed + _common_prefix(base, agreed, changed, agreed)
+    start = agreed + common_prefix(base, agreed, changed, agreed)
     tail = _common_suffix(base, start, len(base), changed, start, len(changed))
     return _between(base, start, len(base) - tail, changed, len(changed) - tail)
 
@@ -94,7 +92,7 @@ def _between(base: bytes, start: int, base_end: int, changed: bytes, changed_end
         back = _common_suffix(base, at, probe, changed, changed_at, found)
         if probe - back > at or found - back > changed_at:
             edits.append(Edit(at, probe - back, changed[changed_at : found - back]))
-        same = min(_common_prefix(base, probe, changed, found), base_end - probe, changed_end - found)
+        same = min(common_prefix(base, probe, changed, found), base_end - probe, changed_end - found)
         at, changed_at = probe + same, found + same
         probe, step = at, ANCHOR_BYTES
     if at < base_end or changed_at < changed_end:
@@ -102,20 +100,21 @@ def _between(base: bytes, start: int, base_end: int, changed: bytes, changed_end
     return edits
 
 
-def _common_prefix(one: bytes, one_at: int, other: bytes, other_at: int) -> int:
+def common_prefix(one: bytes, one_at: int, other: bytes, other_at: int) -> int:
     """How many bytes agree from these places on."""
     most = min(len(one) - one_at, len(other) - other_at)
+    view = memoryview(one)  # of which a piece is compared where it lies: megabytes are not copied
     agreed, size, narrowing = 0, 256, False
     while agreed < most:
         size = min(size, most - agreed)
-        here = one[one_at + agreed : one_at + agreed + size]
-        there = other[other_at + agreed : other_at + agreed + size]
-        if here == there:
+        here = view[one_at + agreed : one_at + agreed + size]
+        if other.startswith(here, other_at + agreed):
             agreed += size
-            size = size if narrowing else min(size * 4, MOST_COMPARED_BYTES)
+            size = size if narrowing else size * 4
         elif size > MOST_SUBTRACTED_BYTES:
             narrowing, size = True, size // 8
         else:
+            there = other[other_at + agreed : other_at + agreed + size]
             return agreed + size - _differing_bytes(here, there, "big")
     return agreed
 
@@ -123,21 +122,22 @@ def _common_prefix(one: bytes, one_at: int, other: bytes, other_at: int) -> int:
 def _common_suffix(one: bytes, one_from: int, one_end: int, other: bytes, other_from: int, other_end: int) -> int:
     """How many bytes agree before these ends, not reaching before `one_from` and `other_from`."""
     most = min(one_end - one_from, other_end - other_from)
+    view = memoryview(one)
     agreed, size, narrowing = 0, 256, False
     while agreed < most:
         size = min(size, most - agreed)
-        here = one[one_end - agreed - size : one_end - agreed]
-        there = other[other_end - agreed - size : other_end - agreed]
-        if here == there:
+        here = view[one_end - agreed - size : one_end - agreed]
+        if other.endswith(here, 0, other_end - agreed):
             agreed += size
-            size = size if narrowing else min(size * 4, MOST_COMPARED_BYTES)
+            size = size if narrowing else size * 4
         elif size > MOST_SUBTRACTED_BYTES:
             narrowing, size = True, size // 8
         else:
+            there = other[other_end - agreed - size : other_end - agreed]
             return agreed + size - _differing_bytes(here, there, "little")
     return agreed
 
 
-def _differing_bytes(one: bytes, other: bytes, order: Literal["big", "little"]) -> int:
+def _differing_bytes(one: memoryview, other: bytes, order: Literal["big", "little"]) -> int:
     """How many bytes are left of two pieces of one size from the first that differs on; "little": read backwards."""
     return ((int.from_bytes(one, order) ^ int.from_bytes(other, order)).bit_length() + 7) // 8

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
+from runtimestore import _messages as messages
 from runtimestore._edits import find_edits
 from runtimestore.errors import InvalidField, RevisionMismatch, SnapshotBaseMismatch
 from runtimestore.v1 import runtime_store_pb2 as pb
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from runtimestore._known import KnownRuntimes
     from runtimestore.errors import RuntimeStoreError
+    from runtimestore.types import InputState
 
 __all__ = ["Forms", "RuntimeWriteRequest"]
 
@@ -45,14 +47,15 @@ class Forms(Generic[Q]):
         request: Q,
         *,
         session: bytes | None = None,
-        inputs: Sequence[pb.StoredInputState] = (),
+        inputs: Sequence[InputState] = (),
     ) -> None:
         """`request` has what both forms share: all but the session and, where there may be many, the inputs."""
         self._known = known
         self._since = known.revision(request.runtime_id)
         self._shared: Q = request
         self._body = session
-        self._session = known.described(session)
+        self._before = known.session(request.runtime_id) if session is not None else None
+        self._session = known.described(session, self._before)
         self._inputs = inputs
         self._is_short = False
         self.request: Q = self._form(self._edits(), self._partial())
@@ -74,19 +77,19 @@ class Forms(Generic[Q]):
 
     def _edits(self) -> pb.SnapshotEdits | None:
         """The session as edits of the one that the store holds; `None` where the whole is not much longer."""
-        known = self._known.session(self._shared.runtime_id) if self._session else None
-        if self._session is None or known is None:
+        before, session = self._before, self._session
+        if before is None or session is None:
             return None
-        edits = find_edits(known.body, self._session.body)
+        edits = find_edits(before.body, session.body, agreed=session.agreed_bytes)
         if edits is None:
             return None
         return pb.SnapshotEdits(
-            base_sha256=known.sha256,
+            base_sha256=before.sha256,
             edits=(pb.Edit(start=edit.start, end=edit.end, replacement=edit.replacement) for edit in edits),
-            sha256=self._session.sha256,
+            sha256=session.sha256,
         )
 
-    def _partial(self) -> tuple[int, list[pb.StoredInputState], pb.PartialInputs] | None:
+    def _partial(self) -> tuple[int, list[InputState], pb.PartialInputs] | None:
         """The inputs that changed, since which revision, and what stands for all of them."""
         request = self._shared
         if not self._inputs or not isinstance(request, pb.AtomicApplyRequest | pb.CommitMachineLifecycleRequest):
@@ -100,7 +103,7 @@ class Forms(Generic[Q]):
     def _form(
         self,
         edits: pb.SnapshotEdits | None,
-        partial: tuple[int, list[pb.StoredInputState], pb.PartialInputs] | None,
+        partial: tuple[int, list[InputState], pb.PartialInputs] | None,
     ) -> Q:
         self._is_short = edits is not None or partial is not None
         form = copy.deepcopy(self._shared)
@@ -114,5 +117,6 @@ class Forms(Generic[Q]):
             if partial is not None:
                 form.if_revision, inputs = partial[:2]
                 form.partial_inputs.CopyFrom(partial[2])
-            (form.input_updates if isinstance(form, pb.AtomicApplyRequest) else form.input_states).extend(inputs)
+            field = form.input_updates if isinstance(form, pb.AtomicApplyRequest) else form.input_states
+            field.extend(map(messages.stored_input, inputs))
         return form

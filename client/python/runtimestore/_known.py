@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+from runtimestore._edits import common_prefix
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from hashlib import _Hash as Hash
 
     from runtimestore.types import InputState
-    from runtimestore.v1 import runtime_store_pb2 as pb
 
 __all__ = ["DEFAULT_KNOWN_BYTES", "ChangedInputs", "KnownRuntimes", "KnownSession"]
 
@@ -28,10 +30,14 @@ INPUT_BYTES = 300
 
 
 class KnownSession(NamedTuple):
-    """A session snapshot that a runtime's store was seen to hold."""
+    """A session snapshot that a runtime's store was seen to hold, or is to hold."""
 
     body: bytes
     sha256: bytes
+    agreed_bytes: int
+    """With how much of the one before it, from the beginning, it agrees."""
+    agreed: Hash
+    """The SHA-256 of that: of the next one, which agrees with more, only the rest is hashed."""
 
 
 class KnownInput(NamedTuple):
@@ -61,7 +67,7 @@ class ChangedInputs(NamedTuple):
     """Those of many inputs that the store has not, at the revision at which it has the others."""
 
     revision: int
-    changed: list[pb.StoredInputState]
+    changed: list[InputState]
     all_sha256: bytes
     """Stands for all of them: see `PartialInputs` in the protos."""
 
@@ -97,7 +103,7 @@ class KnownRuntimes:
         if revision < since:
             self.forget(runtime_id)
 
-    def changed_inputs(self, runtime_id: str, inputs: Sequence[pb.StoredInputState]) -> ChangedInputs | None:
+    def changed_inputs(self, runtime_id: str, inputs: Sequence[InputState]) -> ChangedInputs | None:
         """Those inputs that the store has not; `None` where it is not known to have any of them."""
         with self._lock:
             known = self._runtimes.get(runtime_id)
@@ -105,7 +111,7 @@ class KnownRuntimes:
             if known is None or not stored:
                 return None
             revision, all_of_them = known.revision, bytearray()
-            changed: dict[bytes, pb.StoredInputState] = {}
+            changed: dict[bytes, InputState] = {}
             for state in inputs:
                 found = stored.get(state.input_id)
                 if found is None or found.state_json != state.state_json:
@@ -121,15 +127,29 @@ class KnownRuntimes:
             return None
         return ChangedInputs(revision, list(changed.values()), sha256(all_of_them).digest())
 
-    def described(self, body: bytes | None) -> KnownSession | None:
-        """A session as it is remembered; `None` where nothing is, which spares its digest."""
-        return KnownSession(body, sha256(body).digest()) if body is not None and self._most_bytes else None
+    def described(self, body: bytes | None, before: KnownSession | None = None) -> KnownSession | None:
+        """A session as it is remembered; `None` where nothing is, which spares its digest.
+
+        `before` is the one before it, if that is known.
+        """
+        if body is None or not self._most_bytes:
+            return None
+        agreed_bytes, hashed_bytes, agreed = 0, 0, sha256()
+        if before is not None:
+            agreed_bytes = common_prefix(before.body, 0, body, 0)
+            if before.agreed_bytes <= agreed_bytes:
+                hashed_bytes, agreed = before.agreed_bytes, before.agreed.copy()
+        view = memoryview(body)
+        agreed.update(view[hashed_bytes:agreed_bytes])
+        whole = agreed.copy()
+        whole.update(view[agreed_bytes:])
+        return KnownSession(body, whole.digest(), agreed_bytes, agreed)
 
     def loaded_session(self, runtime_id: str, body: bytes) -> None:
         """Remember a session that was loaded; one that was known before, and has not changed, is the same object."""
         known = self.session(runtime_id)
         same = known is not None and known.body is body
-        self._remember(runtime_id, None if same else self.described(body))
+        self._remember(runtime_id, None if same else self.described(body, known))
 
     def loaded_inputs(self, runtime_id: str, revision: int, inputs: Iterable[InputState]) -> None:
         """Remember all inputs that were loaded, as they were at a revision."""
@@ -151,7 +171,7 @@ class KnownRuntimes:
         *,
         since: int,
         session: KnownSession | None = None,
-        inputs: Iterable[pb.StoredInputState] = (),
+        inputs: Iterable[InputState] = (),
     ) -> None:
         """Remember a write that landed with a revision: its session and inputs are what the store holds now.
 

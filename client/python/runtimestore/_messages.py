@@ -8,7 +8,7 @@ from runtimestore._arguments import member
 from runtimestore.types import InputState, RunApplyBoundary, RunBoundaryReceipt, RuntimeState
 from runtimestore.v1 import runtime_store_pb2 as pb
 
-__all__ = ["BOUNDARIES", "STATES", "input_state", "input_states", "lifecycle", "receipt"]
+__all__ = ["BOUNDARIES", "STATES", "input_state", "input_states", "lifecycle", "receipt", "stored_input"]
 
 STATES: dict[RuntimeState, pb.RuntimeState.ValueType] = {
     RuntimeState.INITIALIZING: pb.RUNTIME_STATE_INITIALIZING,
@@ -32,18 +32,23 @@ def lifecycle(value: object) -> pb.MachineLifecycleCommit:
     return pb.MachineLifecycleCommit(runtime_state=STATES[member("commit", RuntimeState, value)])
 
 
-def input_state(name: str, value: object) -> pb.StoredInputState:
-    """One input to write, without what the server reads out of its document."""
+def input_state(name: str, value: object) -> InputState:
+    """One input to write."""
     if not isinstance(value, InputState):
         raise TypeError(f"{name} must be an InputState, not {type(value).__name__}")
-    return pb.StoredInputState(input_id=value.input_id, state_json=value.state_json)
+    return value
 
 
-def input_states(name: str, values: object) -> list[pb.StoredInputState]:
-    """The inputs to write, in their order."""
+def input_states(name: str, values: object) -> list[InputState]:
+    """The inputs to write, in their order. Messages are made of those alone that are sent."""
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of InputState, not {type(values).__name__}")
     return [input_state(f"{name}[{number}]", value) for number, value in enumerate(values)]
+
+
+def stored_input(state: InputState) -> pb.StoredInputState:
+    """The message of an input to write, without what the server reads out of its document."""
+    return pb.StoredInputState(input_id=state.input_id, state_json=state.state_json)
 
 
 def receipt(value: object) -> pb.RunBoundaryReceipt:

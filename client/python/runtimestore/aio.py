@@ -518,7 +518,7 @@ class AsyncRuntimeStoreClient:
             request_id=arguments.request_id(request_id),
             if_revision=arguments.optional_number("if_revision", if_revision),
             fence=self._fences.held(runtime_id),
-            state=written,
+            state=messages.stored_input(written),
         )
         return await self._write(
             self._connection.store.PersistInputState,

@@ -505,7 +505,7 @@ class RuntimeStoreClient:
             request_id=arguments.request_id(request_id),
             if_revision=arguments.optional_number("if_revision", if_revision),
             fence=self._fences.held(runtime_id),
-            state=written,
+            state=messages.stored_input(written),
         )
         return self._write(
             self._connection.store.PersistInputState,
