@@ -7,6 +7,7 @@ import random
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from runtimestore._edits import common_prefix
 from runtimestore.errors import RuntimeStoreError
 from runtimestore_server.documents import growth, session
 from runtimestore_server.store.versions.recent import RecentSession
@@ -68,9 +69,9 @@ def _document(shape: int, updated: int, messages: list[Any], tail: bytes) -> byt
 ID = new_id()
 
 
-def _told(body: bytes, base: RecentSession | None) -> tuple[SessionSnapshot | None, str]:
+def _told(body: bytes, base: RecentSession | None, untouched_bytes: int = 0) -> tuple[SessionSnapshot | None, str]:
     try:
-        return session.check(body, base)._replace(checked=None), ""
+        return session.check(body, base, untouched_bytes=untouched_bytes)._replace(checked=None), ""
     except RuntimeStoreError as refusal:
         return None, f"{refusal.reason} {refusal.message} {refusal.violations}"
 
@@ -93,18 +94,20 @@ def test_a_check_of_what_grew_says_what_a_check_of_the_whole_says(monkeypatch: p
             after = after[:at] + rng.randbytes(rng.randrange(3)) + after[at + rng.randrange(3) :]
 
         shortened += growth.remainder(after, base) is not None
-        assert _told(after, base) == _told(after, None), after
+        whole = _told(after, None)
+        assert _told(after, base) == whole, after
+        assert _told(after, base, common_prefix(base.body, 0, after, 0)) == whole, after
 
         found, _ = _told(after, base)
         if found is None:
             continue
         sound += 1
         assert found.sha256 == sha256(after).digest()
-        whole, grown = session.check(after).checked, session.check(after, base).checked
-        assert (whole is None) or (grown is not None)
-        if whole is not None and grown is not None:
-            assert grown[:3] == whole[:3]
-            assert grown.digest.digest() == whole.digest.digest() == sha256(after[: whole.ends]).digest()
+        first, grown = session.check(after).checked, session.check(after, base).checked
+        assert (first is None) or (grown is not None)
+        if first is not None and grown is not None:
+            assert grown[:3] == first[:3]
+            assert grown.digest.digest() == first.digest.digest() == sha256(after[: first.ends]).digest()
         base = RecentSession(found.sha256, after, 1, len(after), 0, grown)
         messages = json.loads(after)["messages"]
     assert shortened > ROUNDS // 12

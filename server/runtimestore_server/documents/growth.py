@@ -32,16 +32,21 @@ class Remainder(NamedTuple):
     """How much further ahead a place behind those messages is in the whole document."""
 
 
-def agreed_bytes(body: bytes, base: RecentSession) -> int:
-    """How many bytes a document surely begins with as the one before it did: up to that one's last message, or 0."""
+def agreed_bytes(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> int:
+    """How many bytes a document surely begins with as the one before it did: up to that one's last message, or 0.
+
+    Of a document that was made of that one, so many bytes at the beginning are known to be untouched.
+    """
     ends = base.checked.ends if base.checked else 0
-    return ends if ends and body.startswith(base.body[:ends]) else 0
+    if ends <= untouched_bytes:
+        return ends
+    return ends if body.startswith(memoryview(base.body)[:ends]) else 0  # compared where it lies, not copied
 
 
-def remainder(body: bytes, base: RecentSession) -> Remainder | None:
-    """What is left to be checked of a document; None if all of it is."""
+def remainder(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> Remainder | None:
+    """What is left to be checked of a document; None if all of it is. The arguments are those of `agreed_bytes`."""
     known = base.checked
-    if known is None or len(body) <= known.ends or not agreed_bytes(body, base):
+    if known is None or len(body) <= known.ends or not agreed_bytes(body, base, untouched_bytes):
         return None
     at = _after_whitespace(body, known.ends)
     if body[at : at + 1] == b",":

@@ -120,19 +120,21 @@ def _edited(given: pb.SnapshotEdits, base: RecentSession | None) -> SessionSnaps
             )
         at = edit.end
     body = edits.applied(base.body, found)
-    checked = check(body, base)
+    checked = check(body, base, untouched_bytes=found[0].start if found else len(base.body))
     if checked.sha256 != given.sha256:
         raise invalid(SessionSnapshotInvalid, f"{EDITS_FIELD}.sha256", "is not the SHA-256 of what the edits come to")
     return checked._replace(edits=SnapshotEdits(base.sha256, edits.encode(found), required=True))
 
 
-def check(body: bytes, base: RecentSession | None = None) -> SessionSnapshot:
+def check(body: bytes, base: RecentSession | None = None, *, untouched_bytes: int = 0) -> SessionSnapshot:
     """Check a session document and read what the projection lists of it; `base` is the one before it, if known.
+
+    Where it was made of `base` by edits, the first of them leaves `untouched_bytes` at its beginning as they were.
 
     Raises:
         SessionSnapshotInvalid: its envelope is bad, or no runtime could read it back.
     """
-    rest = growth.remainder(body, base) if base is not None else None
+    rest = growth.remainder(body, base, untouched_bytes) if base is not None else None
     if rest is not None:
         try:
             session, session_id = session_envelope.read_in_range(rest.document)
