@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from runtimestore_server.store.schema import upgrade
 
 if TYPE_CHECKING:
@@ -31,9 +33,11 @@ asyncio.run(main())
 """
 
 
-def test_a_server_on_a_file_without_tls_and_traces_loads_nothing_for_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["there", "new"])
+def test_a_server_on_a_file_without_tls_and_traces_loads_nothing_for_them(tmp_path: Path, file: str) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    upgrade(url)
+    if file == "there":
+        upgrade(url)
 
     done = subprocess.run(
         [sys.executable, "-c", SERVE, url], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path

@@ -165,6 +165,41 @@ def test_the_engine_describes_migrated_tables_and_those_of_the_code_alike(databa
     assert _catalog(database) == migrated
 
 
+def test_a_store_that_a_server_makes_is_the_one_that_the_migrations_make(tmp_path: Path) -> None:
+    made, migrated = (
+        open_database(f"sqlite:///{tmp_path}/{name}.db", committer_threads=1, reader_threads=1)
+        for name in ("made", "migrated")
+    )
+    schema.create_if_empty(made)
+    schema.create_if_empty(made)
+    upgrade_database(migrated)
+
+    assert _catalog(made) == _catalog(migrated)
+    assert _versions_and_indexes(made) == _versions_and_indexes(migrated)
+    ids = set()
+    contents = [_contents(database) for database in (made, migrated)]
+    for database, rows in zip((made, migrated), contents, strict=True):
+        with database.readers.connect() as connection:
+            ids.add(schema.store_id(connection))
+        rows["store_identity"][0]["store_id"] = "of each its own"
+    assert contents[0] == contents[1]
+    assert len(ids) == 2
+    with statements(made.writers) as sent:
+        assert upgrade_database(made) == (HEAD, HEAD)
+    assert sent == []
+    for database in (made, migrated):
+        database.dispose()
+
+
+def _versions_and_indexes(database: Database) -> list[tuple[str, str]]:
+    """What the file says of Alembic's own table, and of indexes with their conditions: names, and texts in words."""
+    with database.readers.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT name, sql FROM sqlite_master WHERE name = 'alembic_version' OR (type = 'index' AND sql IS NOT NULL)"
+        )
+        return sorted((name, " ".join(text.split())) for name, text in found)
+
+
 def _write_everything(database: Database) -> None:
     key, other = runtime(), runtime("ä\n'\"")
     written = commit(

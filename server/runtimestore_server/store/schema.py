@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from runtimestore_server.store import rights
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.reads import corrupt
-from runtimestore_server.store.tables import store_identity
+from runtimestore_server.store.tables import metadata, store_identity
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -30,6 +30,14 @@ CARRYING = "0003"
 """The revision at which sessions of an older store are carried over, in slices; no server serves it."""
 
 _VERSION_TABLE = "alembic_version"
+
+_versions = sa.Table(
+    _VERSION_TABLE,
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""As Alembic makes it."""
 
 
 class SchemaNotCurrent(Exception):
@@ -91,11 +99,20 @@ def inspect(connection: Connection) -> SchemaState:
 
 
 def create_if_empty(database: Database) -> None:
-    """Give an empty database its schema; leave any other as it is."""
+    """Give an empty database its schema; leave any other as it is.
+
+    It is made of the tables, which are what the migrations make: Alembic would stay in the memory of a server.
+    """
     with database.readers.connect() as connection:
-        state = inspect(connection)
-    if state.empty:
-        upgrade_database(database)
+        if not inspect(connection).empty:
+            return
+    with database.writers.begin() as connection:
+        database.migration_lock(connection)
+        if inspect(connection).empty:  # else somebody else has made it meanwhile
+            metadata.create_all(connection, checkfirst=False)
+            connection.execute(sa.insert(store_identity).values(singleton=1, store_id=str(uuid.uuid4())))
+            _versions.create(connection, checkfirst=False)
+            connection.execute(sa.insert(_versions).values(version_num=HEAD))
 
 
 def check(database: Database) -> SchemaState:
