@@ -11,13 +11,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, event, text
 from sqlalchemy.types import TypeDecorator
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Dialect
+    from sqlalchemy.engine import Connection, Dialect
 
 metadata = MetaData()
+
+SMALL_ROWS = {"with_rowid": False}
+"""The `info` of a table whose rows lie in the tree of the key, not in a second one beside it, where that can be had."""
+WHERE = "where"
+"""In the `info` of an index, the condition of the rows that it has."""
 
 UINT64_DIGITS = 20
 """2^64 - 1 has twenty decimal digits."""
@@ -68,7 +73,7 @@ runtimes = Table(
     # The newest version of its session and the digest of that, with a seal over both; NULL before the first.
     Column("session_revision", BigInteger),
     Column("session_sha256", LargeBinary),
-    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
+    info=SMALL_ROWS,
 )
 
 fences = Table(
@@ -80,7 +85,7 @@ fences = Table(
     Column("fence", BigInteger, nullable=False),
     Column("owner", Text, nullable=False),
     Column("acquired_at_ms", BigInteger, nullable=False),
-    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
+    info=SMALL_ROWS,
 )
 
 requests = Table(
@@ -94,7 +99,7 @@ requests = Table(
     Column("revision", BigInteger, nullable=False),
     Column("recorded_at_ms", BigInteger, nullable=False),
     Index("requests_recorded_at_ms", "recorded_at_ms"),
-    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
+    info=SMALL_ROWS,
 )
 
 BASE = "base"
@@ -128,8 +133,7 @@ session_versions = Table(
     Index(
         "session_versions_bases",
         "committed_at_ms",
-        sqlite_where=text("kind = 'base'"),
-        postgresql_where=text("kind = 'base'"),
+        info={WHERE: text("kind = 'base'")},
     ),
 )
 
@@ -145,7 +149,7 @@ sessions = Table(
     Column("message_count", BigInteger, nullable=False),
     Column("total_tokens", BigInteger, nullable=False),
     Index("sessions_runtime", "realm", "runtime_id"),
-    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
+    info=SMALL_ROWS,
 )
 
 inputs = Table(
@@ -169,7 +173,7 @@ receipts = Table(
     Column("receipt", LargeBinary, nullable=False),
     # The revision that it was committed with; NULL where that was before the store kept this.
     Column("committed_revision", BigInteger),
-    sqlite_with_rowid=False,  # small rows: within the key's own tree, not in a second one beside it
+    info=SMALL_ROWS,
 )
 
 ops_snapshots = Table(
@@ -191,3 +195,15 @@ oauth_flow_snapshots = Table(
     Column("sha256", LargeBinary, nullable=False),
     Column("snapshot_json", LargeBinary, nullable=False),
 )
+
+
+@event.listens_for(metadata, "before_create")
+def _take_the_engines_own_options(made: MetaData, connection: Connection, **_: object) -> None:
+    """Say what an engine has options for, before tables are made on it: naming an option loads its whole dialect."""
+    engine = connection.dialect.name
+    for table in made.tables.values():
+        if engine == "sqlite" and not table.info.get("with_rowid", True):
+            table.dialect_kwargs["sqlite_with_rowid"] = False
+        for index in table.indexes:
+            if WHERE in index.info:
+                index.dialect_kwargs[f"{engine}_where"] = index.info[WHERE]
