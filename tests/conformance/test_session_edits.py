@@ -20,7 +20,7 @@ from runtimestore import (
 )
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1.runtime_store_pb2_grpc import RuntimeStoreStub
-from runtimestore_server.store import tables
+from runtimestore_server.store import RuntimeKey, tables
 from runtimestore_server.store.versions.edits import Edit
 from support.checkers.refusals import WireRefusal, is_refusal, refused
 from support.generators.documents import new_id, session
@@ -249,3 +249,20 @@ async def test_edits_find_their_base_in_the_store_where_memory_does_not_hold_it(
 
         assert b"".join(part.chunk for part in parts) == before
         assert app.store.recent_sessions.bytes == 0
+
+
+async def test_a_load_of_what_memory_holds_leaves_what_need_not_be_checked_again(
+    serve: Serve, realm: str, runtime_id: str
+) -> None:
+    async with serve() as app, grpc.aio.insecure_channel(app.address) as channel:
+        wire, key, document = RuntimeStoreStub(channel), RuntimeKey(realm, runtime_id), grown(200)
+        await wire.CommitSessionSnapshot(commits(whole(document), realm, runtime_id))
+        committed = app.store.recent_sessions.get(key)
+        request = pb.LoadSessionSnapshotRequest(realm=realm, runtime_id=runtime_id)
+        parts = [part async for part in wire.LoadSessionSnapshot(request)]
+        loaded = app.store.recent_sessions.get(key)
+
+        assert b"".join(part.chunk for part in parts) == document
+        assert committed is not None
+        assert committed.checked is not None
+        assert loaded == committed
