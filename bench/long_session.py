@@ -12,31 +12,36 @@ import asyncio
 import contextlib
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc.aio
-import psycopg
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from bench import usage
+from bench.counted import CountedChannel
 from bench.postgres import MeasuredPostgres
 from bench.targets import POSTGRES, SQLITE, RunningTarget, Target
+from bench.written import Written
 from runtimestore import AsyncRuntimeStoreClient, InputState, RunBoundaryReceipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 WHOLE, CHANGED = "whole", "what changed"
-EARLY, LATE = slice(31, 81), slice(351, 401)
+EARLY, LATE = slice(30, 80), slice(350, 400)
 """Turns that are compared with each other: the session of the late ones is about seven times as long."""
+EARLY_DOUBLING, LATE_DOUBLING = slice(50, 100), slice(200, 400)
+"""The same where a turn now and then pays for those before it: a new base of the session is written whenever it has
+doubled, so that while it doubles one is, wherever that falls."""
 TURN_BYTES = 5_000
 """What a turn adds to the session, about."""
 INPUT_BYTES = 1_200
@@ -51,68 +56,8 @@ class Turns:
     received_bytes: list[int] = field(default_factory=list)
     server_cpu_seconds: list[float] = field(default_factory=list)
     written_bytes: list[int] = field(default_factory=list)
-
-
-@dataclass
-class Counted:
-    """The bytes of the messages of all calls."""
-
-    sent: int = 0
-    received: int = 0
-
-
-class CountedUnary(grpc.aio.UnaryUnaryClientInterceptor):
-    """Counts what goes and comes with calls of one answer."""
-
-    def __init__(self, counted: Counted) -> None:
-        self._counted = counted
-
-    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        """Count both messages."""
-        self._counted.sent += request.ByteSize()
-        call = await continuation(details, request)
-        self._counted.received += (await call).ByteSize()
-        return call
-
-
-class CountedStream(grpc.aio.UnaryStreamClientInterceptor):
-    """Counts what goes and comes with calls of many answers; gRPC takes one interceptor for one kind of call."""
-
-    def __init__(self, counted: Counted) -> None:
-        self._counted = counted
-
-    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        """Count the request, and each message as it is read."""
-        self._counted.sent += request.ByteSize()
-        call = await continuation(details, request)
-
-        async def messages() -> Any:
-            async for message in call:
-                self._counted.received += message.ByteSize()
-                yield message
-
-        return messages()
-
-
-class Written:
-    """The bytes that a server had written: SQLite's files by the process itself, Postgres' log by its position."""
-
-    def __init__(self, target: RunningTarget, url: str | None) -> None:
-        self._io = Path(f"/proc/{target.pid}/io")
-        self._connection = psycopg.connect(url, autocommit=True) if url else None
-
-    def read_bytes(self) -> int:
-        """How many until now."""
-        if self._connection is not None:
-            row = self._connection.execute("SELECT pg_current_wal_lsn() - '0/0'").fetchone()
-            return int(row[0]) if row else 0
-        fields = dict(line.split(": ") for line in self._io.read_text(encoding="ascii").splitlines())
-        return int(fields["write_bytes"])
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._connection is not None:
-            self._connection.close()
+    log_bytes: list[int] = field(default_factory=list)
+    """What of that went into the log; SQLite's checkpoints bring it from there into the file, once in a while."""
 
 
 def session_of(session_id: str, messages: Sequence[str], turn: int) -> bytes:
@@ -140,7 +85,7 @@ def input_of(input_id: str, phase: str, text: str, run_id: str | None) -> InputS
 
 async def drive(target: RunningTarget, url: str | None, turns: int, *, known_bytes: int | None) -> Turns:
     """Take the turns of one runtime, and measure each."""
-    counted, took = Counted(), Turns()
+    took = Turns()
     written = Written(target, url)
     limit = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     session_id = str(uuid.uuid4())
@@ -148,43 +93,48 @@ async def drive(target: RunningTarget, url: str | None, turns: int, *, known_byt
     messages: list[str] = []
     inputs: list[InputState] = []
     settings: dict[str, Any] = {} if known_bytes is None else {"known_bytes": known_bytes}
-    interceptors = [CountedUnary(counted), CountedStream(counted)]
-    async with grpc.aio.insecure_channel(target.address, options=limit, interceptors=interceptors) as channel:
-        store = AsyncRuntimeStoreClient(channel=channel, timeout_seconds=60, **settings)
+    async with grpc.aio.insecure_channel(target.address, options=limit) as channel:
+        counted = CountedChannel(channel)
+        store = AsyncRuntimeStoreClient(channel=cast("grpc.aio.Channel", counted), timeout_seconds=60, **settings)
+        session: bytes | None = None
         for turn in range(turns):
+            # What a runtime does itself, such as to write its session down as JSON, is not the store's.
             input_id, run_id = str(uuid.uuid4()), str(uuid.uuid4())
             text = os.urandom(INPUT_BYTES // 2).hex()
-            answers = [message_of("user", INPUT_BYTES), message_of("assistant", TURN_BYTES - INPUT_BYTES)]
-            before = counted.sent, counted.received, usage.cpu_seconds(target.pid), written.read_bytes()
+            queued, consumed = input_of(input_id, "queued", text, None), input_of(input_id, "consumed", text, run_id)
+            inputs.append(consumed)
+            messages += [message_of("user", INPUT_BYTES), message_of("assistant", TURN_BYTES - INPUT_BYTES)]
+            before, session = session, session_of(session_id, messages, turn + 1)
+            receipt = RunBoundaryReceipt(run_id, "run_start", [input_id], len(messages), 0)
+            sent, received = counted.sent_bytes, counted.received_bytes
+            cpu, written_bytes, log_bytes = usage.own_cpu_seconds(target.pid), written.read_bytes(), written.log_bytes()
             started = time.perf_counter()
 
-            await store.persist_input_state(runtime_id, input_of(input_id, "queued", text, None))
+            await store.persist_input_state(runtime_id, queued)
             loaded = await store.load_session_snapshot(runtime_id)
-            assert loaded == (session_of(session_id, messages, turn) if turn else None)  # noqa: S101  (a benchmark that lies is none)
-            messages += answers
-            inputs.append(input_of(input_id, "consumed", text, run_id))
-            await store.atomic_apply(
-                runtime_id,
-                session_of(session_id, messages, turn + 1),
-                RunBoundaryReceipt(run_id, "run_start", [input_id], len(messages), 0),
-                inputs,
-                session_id,
-            )
+            await store.atomic_apply(runtime_id, session, receipt, inputs, session_id)
 
             took.seconds.append(time.perf_counter() - started)
-            took.sent_bytes.append(counted.sent - before[0])
-            took.received_bytes.append(counted.received - before[1])
-            took.server_cpu_seconds.append(usage.cpu_seconds(target.pid) - before[2])
-            took.written_bytes.append(written.read_bytes() - before[3])
+            took.sent_bytes.append(counted.sent_bytes - sent)
+            took.received_bytes.append(counted.received_bytes - received)
+            took.server_cpu_seconds.append(usage.own_cpu_seconds(target.pid) - cpu)
+            took.written_bytes.append(written.read_bytes() - written_bytes)
+            took.log_bytes.append(written.log_bytes() - log_bytes)
+            assert loaded == before  # noqa: S101  (a benchmark that lies is none)
     written.close()
     return took
 
 
 def ratio(values: Sequence[float], late: slice = LATE, early: slice = EARLY) -> float | None:
-    """What the late turns took over what the early ones took; `None` where there were not that many."""
-    if len(values) < late.stop - 1 or not sum(values[early]):
+    """What a late turn took over what an early one took; `None` where there were not that many."""
+    if len(values) < late.stop or not sum(values[early]):
         return None
-    return sum(values[late]) / sum(values[early])
+    return statistics.fmean(values[late]) / statistics.fmean(values[early])
+
+
+def grown(took: Turns) -> float | None:
+    """What a late turn wrote over what an early one wrote, with the share of each in the bases of its session."""
+    return ratio(took.log_bytes, LATE_DOUBLING, EARLY_DOUBLING)
 
 
 def table_of(results: dict[str, dict[str, list[Turns]]], turns: int) -> Table:
@@ -202,7 +152,7 @@ def table_of(results: dict[str, dict[str, list[Turns]]], turns: int) -> Table:
                     form,
                     f"{sum(took.seconds):.2f}",
                     *(f"{sum(each) / 1e6:.1f}" for each in (took.sent_bytes, took.received_bytes, took.written_bytes)),
-                    *(_text(ratio(each)) for each in (took.sent_bytes, took.written_bytes)),
+                    *(_text(each) for each in (ratio(took.sent_bytes), grown(took))),
                     f"{1000 * sum(cpu[:50]) / len(cpu[:50]):.1f} → {1000 * sum(cpu[-50:]) / len(cpu[-50:]):.1f}",
                 )
     return table

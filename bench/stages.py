@@ -124,7 +124,7 @@ def _told(took: long_session.Turns) -> dict[str, Any]:
         "received_bytes": sum(took.received_bytes),
         "written_bytes": sum(took.written_bytes),
         "late_to_early_sent": long_session.ratio(took.sent_bytes),
-        "late_to_early_written": long_session.ratio(took.written_bytes),
+        "late_to_early_log": long_session.grown(took),
         "cpu_ms_small": 1000 * sum(cpu[SMALL]) / len(cpu[SMALL]) if cpu else None,
         "cpu_ms_large": 1000 * sum(cpu[LARGE]) / len(cpu[LARGE]) if cpu else None,
         "sent_until_turn": grown(took.sent_bytes),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOOR, SQLITE, POSTGRES = "floor", "sqlite", "postgres"
+SQLITE_URL = "sqlite:///"
 PLAIN_PEERS = {SQLITE: "plain-sqlite", POSTGRES: "plain-postgres"}
 """The name of the plain peer on each engine."""
 
@@ -50,16 +51,17 @@ class Target:
     @contextlib.contextmanager
     def running(self) -> Iterator[RunningTarget]:
         """A server that serves; none is left after."""
-        with self._process() as server:
+        url = "" if self.name == FLOOR else self.url or self.fresh_store()
+        with self._process(url) as server:
             address = server.wait_until_ready()
             postgres_pid = self.postgres.pid if self.postgres else None
             scraped_at = metrics_url(server.log) if self.variant.is_scraped else None
-            yield RunningTarget(self.name, address, server.pid, postgres_pid, self.variant, scraped_at)
+            file = Path(url.removeprefix(SQLITE_URL)) if url.startswith(SQLITE_URL) else None
+            yield RunningTarget(self.name, address, server.pid, postgres_pid, self.variant, scraped_at, file)
 
-    def _process(self) -> ServerProcess:
+    def _process(self, url: str) -> ServerProcess:
         if self.name == FLOOR:
             return ServerProcess(("-m", "bench.floor", *self.options), cwd=ROOT)
-        url = self.url or self.fresh_store()
         if self.is_plain_peer:
             return ServerProcess(("-m", "bench.plain", "--database-url", url), cwd=ROOT)
         options = (*self.variant.options, "--committer-threads", str(self.committer_threads))
@@ -68,7 +70,7 @@ class Target:
     def fresh_store(self) -> str:
         """The URL of a new store, which has its tables where the server does not make them."""
         if self.postgres is None:
-            return f"sqlite:///{self.folder}/{uuid.uuid4()}.db"
+            return f"{SQLITE_URL}{self.folder}/{uuid.uuid4()}.db"
         url = self.postgres.fresh_database()
         if not self.is_plain_peer:
             command = (self.python, "-m", "runtimestore_server", "migrate", "--database-url", url)
@@ -87,6 +89,8 @@ class RunningTarget:
     variant: Variant
     scraped_at: str | None
     """The URL of the metrics that are asked for while it is measured."""
+    file: Path | None
+    """Its store, where that is a file."""
 
     @property
     def has_counters(self) -> bool:

