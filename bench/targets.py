@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import uuid
@@ -24,6 +25,12 @@ FLOOR, SQLITE, POSTGRES = "floor", "sqlite", "postgres"
 SQLITE_URL = "sqlite:///"
 PLAIN_PEERS = {SQLITE: "plain-sqlite", POSTGRES: "plain-postgres"}
 """The name of the plain peer on each engine."""
+
+
+def _alone() -> dict[str, str]:
+    """The environment in which a server finds what is installed with it, and not what is here to measure it."""
+    paths = (str(ROOT / "bench" / "server_alone"), os.environ.get("PYTHONPATH"))
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,9 @@ class Target:
         if self.name == FLOOR:
             return ServerProcess(("-m", "bench.floor", *self.options), cwd=ROOT)
         if self.is_plain_peer:
-            return ServerProcess(("-m", "bench.plain", "--database-url", url), cwd=ROOT)
+            return ServerProcess(("-m", "bench.plain", "--database-url", url), cwd=ROOT, environment=_alone())
         options = (*self.variant.options, "--committer-threads", str(self.committer_threads))
-        return ServerProcess.serve(url, *options, python=self.python)
+        return ServerProcess.serve(url, *options, python=self.python, environment=_alone())
 
     def fresh_store(self) -> str:
         """The URL of a new store, which has its tables where the server does not make them."""

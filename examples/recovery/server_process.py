@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 READY_LINE = re.compile(r"serving\b.*\baddress=[\"']?(?P<address>[^\s\"']+)")
@@ -28,8 +28,17 @@ class ServerFailed(Exception):
 class ServerProcess:
     """One server process. As a context manager it leaves no process behind, whatever happens inside."""
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path | None = None, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environment` is what it has beside what we have."""
         # Settings of the caller's shell stay out: what the server does is said by its arguments alone.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")}
         # A session of its own: Ctrl-C reaches the caller alone, and the caller decides what becomes of the server.
         self._process = subprocess.Popen(  # noqa: S603 - an interpreter and arguments of our own, no shell
             [python, *arguments],
@@ -39,7 +48,7 @@ class ServerProcess:
             text=True,
             errors="replace",
             cwd=cwd,
-            env={name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")},
+            env={**inherited, **(environment or {})},
             start_new_session=True,
         )
         self._log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
@@ -49,10 +58,16 @@ class ServerProcess:
         self._reader.start()
 
     @classmethod
-    def serve(cls, database_url: str, *options: str, python: str = sys.executable) -> Self:
+    def serve(
+        cls,
+        database_url: str,
+        *options: str,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+    ) -> Self:
         """Start `runtimestore serve` on a free port of the loopback interface."""
         command = ("-m", "runtimestore_server", "serve", "--listen", "127.0.0.1:0", "--database-url", database_url)
-        return cls((*command, *options), python=python)
+        return cls((*command, *options), python=python, environment=environment)
 
     @property
     def pid(self) -> int:
