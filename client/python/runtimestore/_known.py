@@ -39,6 +39,11 @@ class KnownSession(NamedTuple):
     agreed: Hash
     """The SHA-256 of that: of the next one, which agrees with more, only the rest is hashed."""
 
+    @classmethod
+    def of(cls, body: bytes, digest: bytes) -> KnownSession:
+        """One that comes after nothing that is known; the digest is its own."""
+        return cls(body, digest, 0, sha256())
+
 
 class KnownInput(NamedTuple):
     """An input's document as the store holds it."""
@@ -145,11 +150,11 @@ class KnownRuntimes:
         whole.update(view[agreed_bytes:])
         return KnownSession(body, whole.digest(), agreed_bytes, agreed)
 
-    def loaded_session(self, runtime_id: str, body: bytes) -> None:
+    def loaded_session(self, runtime_id: str, session: KnownSession) -> None:
         """Remember a session that was loaded; one that was known before, and has not changed, is the same object."""
         known = self.session(runtime_id)
-        same = known is not None and known.body is body
-        self._remember(runtime_id, None if same else self.described(body, known))
+        same = known is not None and known.body is session.body
+        self._remember(runtime_id, None if same else session)
 
     def loaded_inputs(self, runtime_id: str, revision: int, inputs: Iterable[InputState]) -> None:
         """Remember all inputs that were loaded, as they were at a revision."""

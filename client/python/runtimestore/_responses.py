@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
+from runtimestore._known import KnownSession
 from runtimestore._messages import BOUNDARIES, STATES
 from runtimestore._status import revision_of
 from runtimestore.errors import CallFailed, StoredValueCorrupt
@@ -35,7 +36,6 @@ from runtimestore.types import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from runtimestore._known import KnownSession
     from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
     from runtimestore.v1 import runtime_store_pb2 as pb
 
@@ -216,19 +216,19 @@ class _Session:
         if self._size_bytes > self.info.size_bytes:
             raise self._corrupt(f"more than its {self.info.size_bytes} bytes arrived")
 
-    def body(self) -> bytes:
-        """The whole session: what arrived, or what the caller has where the server says that it is unchanged."""
+    def whole(self) -> KnownSession:
+        """The session: what arrived, or what the caller has where the server says that it is unchanged."""
         if self.info.unchanged:
             if self._known is None or self._known.sha256 != self.info.sha256 or self._chunks:
                 raise CallFailed(
                     "the server told of a snapshot that it is unchanged, and it is", grpc.StatusCode.INTERNAL
                 )
-            return self._known.body
+            return self._known
         if self._size_bytes != self.info.size_bytes:
             raise self._corrupt(f"{self._size_bytes} of its {self.info.size_bytes} bytes arrived")
         if self._digest.digest() != self.info.sha256:
             raise self._corrupt("the bytes that arrived do not match its SHA-256")
-        return b"".join(self._chunks)
+        return KnownSession.of(b"".join(self._chunks), self.info.sha256)
 
     def _corrupt(self, what: str) -> StoredValueCorrupt:
         session_id = self.info.session_id
@@ -261,11 +261,11 @@ class SessionSnapshotAssembler:
             raise CallFailed("the stream of the snapshot did not begin with its description", grpc.StatusCode.INTERNAL)
         self._session.add(message.chunk)
 
-    def result(self, trailing_metadata: TrailingMetadata) -> Loaded[bytes | None]:
+    def result(self, trailing_metadata: TrailingMetadata) -> Loaded[KnownSession | None]:
         """The snapshot; `None` if the stream was empty, with the revision from the trailing metadata."""
         if self._session is None:
             return Loaded(None, revision_of(trailing_metadata))
-        return Loaded(self._session.body(), self._session.info.revision)
+        return Loaded(self._session.whole(), self._session.info.revision)
 
 
 class RuntimeAssembler:
@@ -300,20 +300,21 @@ class RuntimeAssembler:
             case part:
                 raise CallFailed(f"the stream of the runtime has a part {part} out of place", grpc.StatusCode.INTERNAL)
 
-    def result(self, trailing_metadata: TrailingMetadata) -> LoadedRuntime:  # noqa: ARG002  (an Assembler)
-        """The runtime, whole."""
+    def result(self, trailing_metadata: TrailingMetadata) -> tuple[LoadedRuntime, KnownSession | None]:  # noqa: ARG002  (an Assembler)
+        """The runtime, whole, and its session."""
         if self._runtime is None:
             # It is always sent: to read its absence as "nothing there" could lose a turn.
             raise CallFailed("the stream of the runtime ended without its description", grpc.StatusCode.INTERNAL)
-        told = self._runtime
-        return LoadedRuntime(
+        told, session = self._runtime, self._session.whole() if self._session else None
+        loaded = LoadedRuntime(
             revision=told.revision,
             state=_known(_STATES, told.state, RuntimeState) if told.HasField("state") else None,
             input_states=self._inputs,
             receipts=self._receipts,
             ops_snapshot=self._ops,
-            session_snapshot=self._session.body() if self._session else None,
+            session_snapshot=session.body if session else None,
         )
+        return loaded, session
 
 
 def _receipt(receipt: pb.RunBoundaryReceipt, committed_revision: int | None) -> RunBoundaryReceipt:

@@ -25,6 +25,7 @@ from runtimestore._known import DEFAULT_KNOWN_BYTES, KnownRuntimes
 from runtimestore._retry import Attempts, Deadline, RetryPolicy, UpdateRounds
 from runtimestore._traces import traced
 from runtimestore.errors import OAuthFlowSnapshotChanged, StoredValueCorrupt
+from runtimestore.types import Loaded
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         Acquisition,
         Commit,
         InputState,
-        Loaded,
         LoadedRuntime,
         OAuthCommit,
         OAuthFlowSnapshot,
@@ -432,9 +432,10 @@ class RuntimeStoreClient:
             self._deadline(timeout_seconds),
         )
         self._known.went_back(runtime_id, since=since, revision=loaded.revision)
-        if as_of is None and loaded.value is not None:
-            self._known.loaded_session(runtime_id, loaded.value)
-        return loaded
+        session = loaded.value
+        if as_of is None and session is not None:
+            self._known.loaded_session(runtime_id, session)
+        return Loaded(session.body if session else None, loaded.revision)
 
     def load_runtime(self, runtime_id: Identifier, *, timeout_seconds: float | None = None) -> LoadedRuntime:
         """Load all that a runtime recovers from, as it was at one moment: a cold start in one call.
@@ -444,7 +445,7 @@ class RuntimeStoreClient:
         """
         runtime_id = arguments.identifier("runtime_id", runtime_id)
         known = self._known.session(runtime_id)
-        loaded = self._stream(
+        loaded, session = self._stream(
             self._connection.admin.LoadRuntime,
             admin_pb.LoadRuntimeRequest(
                 realm=self._realm, runtime_id=runtime_id, known_session_sha256=known.sha256 if known else None
@@ -453,8 +454,8 @@ class RuntimeStoreClient:
             self._deadline(timeout_seconds),
         )
         self._known.loaded_inputs(runtime_id, loaded.revision, loaded.input_states)
-        if loaded.session_snapshot is not None:
-            self._known.loaded_session(runtime_id, loaded.session_snapshot)
+        if session is not None:
+            self._known.loaded_session(runtime_id, session)
         return loaded
 
     def list_session_versions(
