@@ -66,8 +66,10 @@ def check_delta(
     """
     match delta.WhichOneof("delta"):
         case "session_snapshot":
-            snapshot = check(delta.session_snapshot, base)
-            if base is not None and (encoded := _edits_between(base, snapshot.body)) is not None:
+            body = delta.session_snapshot
+            agreed_bytes = growth.agreed_bytes(body, base) if base is not None else 0
+            snapshot = check(body, base, untouched_bytes=agreed_bytes)
+            if base is not None and (encoded := _edits_between(base, body, agreed_bytes)) is not None:
                 snapshot = snapshot._replace(edits=SnapshotEdits(base.sha256, encoded, required=False))
         case "snapshot_edits":
             snapshot = _edited(delta.snapshot_edits, base)
@@ -98,10 +100,12 @@ def base_sha256(delta: pb.SessionDelta) -> bytes | None:
     return delta.snapshot_edits.base_sha256
 
 
-def _edits_between(base: RecentSession, body: bytes) -> bytes | None:
-    """The edits that make a document of its base, in their stored form; None if they save too little."""
-    agreed = growth.agreed_bytes(body, base)
-    encoded = edits.encode(edits.find(base.body, body, agreed=agreed))
+def _edits_between(base: RecentSession, body: bytes, agreed_bytes: int) -> bytes | None:
+    """The edits that make a document of its base, in their stored form; None if they save too little.
+
+    The two are known to begin with as many bytes that are the same.
+    """
+    encoded = edits.encode(edits.find(base.body, body, agreed=agreed_bytes))
     return encoded if len(encoded) <= len(body) // 2 else None
 
 
@@ -129,7 +133,7 @@ def _edited(given: pb.SnapshotEdits, base: RecentSession | None) -> SessionSnaps
 def check(body: bytes, base: RecentSession | None = None, *, untouched_bytes: int = 0) -> SessionSnapshot:
     """Check a session document and read what the projection lists of it; `base` is the one before it, if known.
 
-    Where it was made of `base` by edits, the first of them leaves `untouched_bytes` at its beginning as they were.
+    So many bytes at its beginning, `untouched_bytes`, are known to be those of `base`.
 
     Raises:
         SessionSnapshotInvalid: its envelope is bad, or no runtime could read it back.
