@@ -61,6 +61,19 @@ def test_the_digest_of_a_session_is_that_of_all_of_it_though_only_what_changed_i
     assert resumed > 50
 
 
+def test_what_is_remembered_of_inputs_counts_as_what_it_is_now() -> None:
+    ids = [uuid.uuid4() for _ in range(3)]
+    known, revision = KnownRuntimes(50_000), 0
+    for turn in range(100):  # each fits; what was there before is not held
+        inputs = [_input(input_id, "x" * (10_000 if (turn + at) % 3 else 10)) for at, input_id in enumerate(ids)]
+        revision += 2 if turn % 10 == 9 else 1  # somebody else wrote between
+        known.committed(RUNTIME, revision, since=0, inputs=[*inputs, inputs[0]])
+        assert known.changed_inputs(RUNTIME, inputs) is not None
+    large = [_input(input_id, "x" * 20_000) for input_id in ids]
+    known.committed(RUNTIME, revision + 1, since=0, inputs=large)
+    assert known.changed_inputs(RUNTIME, large) is None
+
+
 @pytest.mark.parametrize("kind", ["aio", "sync"])
 async def test_turns_of_a_client_that_remembers_leave_what_one_leaves_that_sends_everything(kind: str) -> None:
     chance = random.Random(5)  # noqa: S311  (repeatable)

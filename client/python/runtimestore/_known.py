@@ -53,6 +53,10 @@ class KnownInput(NamedTuple):
     state_json: str
     sha256: bytes
 
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return len(self.state_json) + INPUT_BYTES
+
 
 @dataclass(slots=True)
 class _Runtime:
@@ -61,11 +65,10 @@ class _Runtime:
     session: KnownSession | None = None
     revision: int = 0
     inputs: dict[str, KnownInput] = field(default_factory=dict)
+    inputs_bytes: int = 0
 
     def size_bytes(self) -> int:
-        return (len(self.session.body) if self.session else 0) + sum(
-            len(known.state_json) + INPUT_BYTES for known in self.inputs.values()
-        )
+        return (len(self.session.body) if self.session else 0) + self.inputs_bytes
 
 
 class ChangedInputs(NamedTuple):
@@ -167,6 +170,7 @@ class KnownRuntimes:
         with self._lock:
             runtime = self._runtimes.setdefault(runtime_id, _Runtime())
             runtime.revision, runtime.inputs = revision, known
+            runtime.inputs_bytes = sum(map(KnownInput.size_bytes, known.values()))
         self._remember(runtime_id)
 
     def committed(
@@ -186,21 +190,25 @@ class KnownRuntimes:
         if not self._most_bytes:
             return
         self.went_back(runtime_id, since=since, revision=revision - 1)
-        written: dict[str, KnownInput] = {}
         with self._lock:
             runtime = self._runtimes.setdefault(runtime_id, _Runtime())
             if runtime.revision >= revision:
                 return  # a repeat of a write long ago, or answers that overtook each other
-            before = runtime.inputs if runtime.revision == revision - 1 else {}
+            before = runtime.inputs
+            if runtime.revision != revision - 1:
+                runtime.inputs, runtime.inputs_bytes = {}, 0
+            runtime.revision = revision
             for state in inputs:
-                found = runtime.inputs.get(state.input_id)
+                found = before.get(state.input_id)
                 try:
                     if found is None or found.state_json != state.state_json:
                         found = _known_input(state.input_id, state.state_json)
                 except ValueError:
                     continue  # not one that the server took
-                written[state.input_id] = found
-            runtime.revision, runtime.inputs = revision, before | written
+                held = runtime.inputs.get(state.input_id)
+                if held is not found:
+                    runtime.inputs[state.input_id] = found
+                    runtime.inputs_bytes += found.size_bytes() - (held.size_bytes() if held else 0)
         self._remember(runtime_id, session)
 
     def forget(self, runtime_id: str) -> None:
