@@ -20,11 +20,11 @@ from google.protobuf.message import DecodeError
 from runtimestore_server.access.authorization import Caller
 from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.rpc.admission import OURS, WRITES, unavailable
+from runtimestore_server.rpc.call_ends import code_of_end
 from runtimestore_server.rpc.received import note_received
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.small_messages import MOST_BYTES, too_large
 from runtimestore_server.rpc.status import (
-    STATUS_DETAILS_KEY,
     end_of_call,
     id_of_call,
     log_ended,
@@ -35,7 +35,7 @@ from runtimestore_server.rpc.status import (
     name_subject,
     name_trace,
     refusal_of,
-    status_of,
+    told,
 )
 from runtimestore_server.rpc.upload_slots import NotReceived
 from runtimestore_server.rpc.watches import WATCH
@@ -176,13 +176,11 @@ class _Method:
                 limiter.slots.end(call)
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
-                self._counted.ended_otherwise(context, started)
-                self._log_ended(context, error, started)
+                self._ended_unanswered(context, error, started)
                 raise  # the call has its status already, or nobody is there to be told
             await self._refuse(error, context, started)
         except asyncio.CancelledError as error:
-            self._counted.cancelled(started)
-            self._log_ended(context, error, started)
+            self._ended_unanswered(context, error, started)
             raise
         self._counted.answered(started)
         log_served(context, method=self._path, started=started, at_info=self._calls.counts.log_served)
@@ -192,14 +190,15 @@ class _Method:
         """What answers one call as `run` does, within a span."""
 
         async def run(requests: AsyncIterator[bytes], context: Context) -> Any:
+            started = time.perf_counter()
             span = traces.call(self._path, context.invocation_metadata())
             name_trace(span.trace_id)
             try:
                 answer = await self.run(requests, context)
             except BaseException as error:
-                span.end(end_of_call(context, error))
+                span.end(end_of_call(context, started, error))
                 raise
-            span.end(end_of_call(context))
+            span.end(end_of_call(context, started))
             return answer
 
         return run
@@ -266,33 +265,29 @@ class _Method:
             self._authorization.asks(caller, request)
         return request
 
-    def _log_ended(self, context: Context, error: BaseException, started: float) -> None:
-        log_ended(context, error, method=self._path, started=started, lines=self._calls.counts.lines)
+    def _ended_unanswered(self, context: Context, error: BaseException, started: float) -> None:
+        code = code_of_end(context, error, started)
+        self._counted.ended_by(code, started)
+        log_ended(context, code, method=self._path, started=started, lines=self._calls.counts.lines)
 
     def _tell(self, call: Task, context: Context, error: RuntimeStoreError | NotReceived) -> None:
         """Tell a caller, whose call waits for its message, that it is given up; `_refuse` does the rest."""
         refusal = unavailable(self._path, error.because) if isinstance(error, NotReceived) else error
-        self._told[call] = tell(context, refusal.code, *_words(refusal, call_id := str(uuid.uuid4())), call_id)
+        self._told[call] = tell(context, refusal.code, *told(refusal, call_id := str(uuid.uuid4())), call_id)
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> None:
         """End the call, which began at `started`, with the status of `error`, by raising gRPC's own."""
-        told = self._told.pop(this_call(), None)
+        beside = self._told.pop(this_call(), None)
         reason = unavailable(self._path, error.because) if isinstance(error, NotReceived) else error
-        call_id = id_of_call() if told is None else told.call_id
+        call_id = id_of_call() if beside is None else beside.call_id
         lines = self._calls.counts.lines
         refusal = refusal_of(reason, context, method=self._path, started=started, call_id=call_id, lines=lines)
         self._counted.refused(refusal, started)
         let_go_of_frames(error)
-        if told is None:
-            await context.abort(refusal.code, *_words(refusal, call_id))
+        if beside is None:
+            await context.abort(refusal.code, *told(refusal, call_id))
         else:
-            await told.telling
-
-
-def _words(refusal: RuntimeStoreError, call_id: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    """What a caller is told beside the code: the sentence, and the metadata with the details."""
-    status = status_of(refusal, call_id)
-    return status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+            await beside.telling
 
 
 def _ended(caller: Caller | NotLetIn | None) -> RuntimeStoreError | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from runtimestore_server.rpc.listening import addresses, in_words, reason
-from runtimestore_server.rpc.registration import Registrar
+from runtimestore_server.rpc.registration import Registrar, UnknownMethods
 from runtimestore_server.rpc.workarounds.serving_on import ServingOn
 from runtimestore_server.rpc.workarounds.socket_file import SocketFile
 
@@ -120,6 +120,7 @@ class Server:
         """
         server = grpc.aio.server(options=channel_options(self._settings))
         self._register(Registrar(self._calls, server))
+        server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts),))
         if (file := self._socket) is not None:
             try:
                 file.listen(lambda path: self._bound(server, f"unix:{path}"))
