@@ -171,8 +171,8 @@ ADVISORIES ?=
 .PHONY: audit
 audit: $(SUPPLY) $(TEST) ## Look up locks/ in known vulnerabilities; offline with ADVISORIES=FOLDER
 	@if [ -n "$(ADVISORIES)" ]; then $(BIN)/python -m scripts.audit "$(ADVISORIES)"; else \
-	    $(BIN)/pip-audit --strict --requirement locks/server.txt --require-hashes --disable-pip \
-	        --progress-spinner off $(ARGS); fi
+	    $(BIN)/python -m scripts.audit --index $(BIN)/pip-audit --strict --requirement locks/server.txt \
+	        --require-hashes --disable-pip --progress-spinner off $(ARGS); fi
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay
