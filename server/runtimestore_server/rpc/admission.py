@@ -43,10 +43,11 @@ UPLOAD_SLOTS_OF_OTHERS = 8
 """How many messages of other calls than writes are received at once. They are small, but nothing in gRPC keeps a caller
 from sending the largest to any method."""
 
-STRANGERS = 2
-"""How many messages are received at once of those who show no credential where one is asked for. They may ask for the
-health of the whole server, which is an empty message; what they send instead is in nobody's way, and given up before it
-fills anything (`small_messages`)."""
+STRANGERS = 3
+"""How many messages are received at once of those who show no credential where one is asked for, two of them of one
+host, whatever connections it has: one that holds what it may keeps no probe of another host waiting. They may ask for
+the health of the whole server, which is an empty message; what they send instead is in nobody's way, and given up
+before it fills anything (`small_messages`)."""
 
 PROMPT = "/grpc.health."
 """How the paths of the methods begin whose messages come with their calls: anybody may ask for health."""

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from runtimestore_server.access.authorization import Caller
 from runtimestore_server.access.failures import NotLetIn
+from runtimestore_server.access.peers import host_of
 from runtimestore_server.rpc.admission import OURS, WRITES, unavailable
 from runtimestore_server.rpc.call_ends import code_of_end
 from runtimestore_server.rpc.received import note_received
@@ -152,7 +153,7 @@ class _Method:
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter = this_call(), self._limiter
+        call, limiter, connection = this_call(), self._limiter, context.peer()
         caller: Caller | NotLetIn | None = None
         try:
             if self._counts:
@@ -160,12 +161,12 @@ class _Method:
             if self._authorization is not None:  # before anything of the message is received
                 caller = self._authorization.caller(context)
                 if isinstance(caller, NotLetIn):
-                    limiter = self._strangers
+                    limiter, connection = self._strangers, host_of(connection)
                 else:
                     name_caller(caller.principal.name)
                     self._authorization.asks_access(caller)
             try:
-                if not limiter.admit(call, connection := context.peer()):
+                if not limiter.admit(call, connection):
                     await limiter.wait(call, connection)
                 answer = await self._respond(call, context, limiter, caller)
             except (asyncio.CancelledError, grpc.aio.BaseError):
