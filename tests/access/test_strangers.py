@@ -89,7 +89,7 @@ async def test_a_host_whose_messages_do_not_come_keeps_no_other_host_from_asking
     for patience in ("PATIENCE", "LONGEST"):
         monkeypatch.setattr(admission, f"OTHERS_{patience}_SECONDS", 1000.0)
     path = access_file(tmp_path / "access.toml", [entry("agents", new_token())])
-    async with in_process("memory:", access_file=path) as app, contextlib.AsyncExitStack() as stack:
+    async with in_process("memory:", access_file=path, **LISTEN) as app, contextlib.AsyncExitStack() as stack:
         host, _, port = app.address.rpartition(":")
         for _ in range(2 * admission.STRANGERS):
             _, writer = await asyncio.open_connection(host, int(port), local_addr=("127.0.0.2", 0))
@@ -99,6 +99,8 @@ async def test_a_host_whose_messages_do_not_come_keeps_no_other_host_from_asking
         await until(lambda: slots.received + slots.waiting == 2 * admission.STRANGERS)
         async with connections(app.address, 1) as (channel,):
             assert await channel.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS)
+        shown = await asyncio.to_thread(value, app.telemetry.address, "runtimestore_uploads_waiting", kind="strangers")
+        assert shown == slots.waiting > 0
 
 
 @pytest.mark.parametrize(
