@@ -35,7 +35,7 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(SERVE) $(PROTO) $(TEST) $(BENCH) $(LINT) ## Make .venv with everything the other targets need
@@ -171,8 +171,12 @@ ADVISORIES ?=
 .PHONY: audit
 audit: $(SUPPLY) $(TEST) ## Look up locks/ in known vulnerabilities; offline with ADVISORIES=FOLDER
 	@if [ -n "$(ADVISORIES)" ]; then $(BIN)/python -m scripts.audit "$(ADVISORIES)"; else \
-	    $(BIN)/pip-audit --strict --requirement locks/server.txt --require-hashes --disable-pip \
-	        --progress-spinner off $(ARGS); fi
+	    $(BIN)/python -m scripts.audit --index $(BIN)/pip-audit --strict --requirement locks/server.txt \
+	        --require-hashes --disable-pip --progress-spinner off $(ARGS); fi
+
+.PHONY: check-compose
+check-compose: ## Have Docker Compose read every file and profile; it is built where it is missing, with Go
+	@scripts/check-compose
 
 .PHONY: clean
 clean: ## Remove what the other targets made; databases stay

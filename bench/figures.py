@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.long_session import CHANGED, WHOLE
-from bench.report import Spread
+from bench.report import METRICS_AIM, Spread
 from bench.rust_way import RUST_WAY
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, SQLITE
+from bench.variants import METRICS
 from runtimestore_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -140,6 +141,13 @@ def _rates(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(one["calls_per_second"] / other["calls_per_second"])
 
 
+def _variants(results: Results, engine: str) -> Iterator[Figure]:
+    metrics = results.get("variants", {}).get("measured", {}).get(METRICS, {})
+    if engine == SQLITE and (ratio := metrics.get("cpu_to_plain")):
+        name = "64 callers: server CPU, scraped each second ÷ without metrics"
+        yield Figure(name, engine, NONE, METRICS_AIM, at_least=False, got=Spread(**ratio))
+
+
 def _cold_starts(results: Results, engine: str) -> Iterator[Figure]:
     if loads := results.get("cold_starts", {}).get(engine):
         got = Spread.of([load["ms"] / load["floor_ms"] for load in loads])
@@ -168,6 +176,7 @@ CACHES_MB = 1.5 * Settings.model_fields["session_cache_bytes"].default / 1e6
 MADE: tuple[Callable[[Results, str], Iterator[Figure]], ...] = (
     _turns,
     _calls,
+    _variants,
     _cold_starts,
     _large_beside_small,
     _memory,

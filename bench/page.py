@@ -11,6 +11,7 @@ from bench.figures import FIGURES_HEAD, NONE, TITLES, Results, all_workloads, fi
 from bench.long_session import CHANGED, WHOLE
 from bench.rust_way import RUST_WAY
 from bench.targets import FLOOR, PLAIN_PEERS
+from bench.variants import METRICS, PLAIN, TLS, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 PAGE, FOLDER, JSON = "benchmarks.md", "benchmarks", "latest.json"
 COLUMNS = 120  # as wide as every page is
+VARIANTS = {PLAIN: "plain", METRICS: "metrics, scraped each second", TLS: "TLS", TOKENS: "tokens"}
 LOADS = {"many": "64", "few": "4", "one": "1", "crowd": "256"}
 
 
@@ -40,7 +42,7 @@ def write(docs: Path, results: Results) -> None:
     if not begin or not end:
         raise ValueError(f"{page.name} has no marks for figures")
     about = (textwrap.fill(line, COLUMNS, subsequent_indent="  ", break_long_words=False) for line in _about(results))
-    made = "\n".join([*about, *_sections(results, drawn)])
+    made = "\n".join([*about, *sections(results, drawn)])
     page.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
 
 
@@ -60,7 +62,8 @@ def _about(results: Results) -> Iterator[str]:
     yield ""
 
 
-def _sections(results: Results, drawn: Sequence[str]) -> Iterator[str]:
+def sections(results: Results, drawn: Sequence[str]) -> Iterator[str]:
+    """The lines of the page that say what was measured, with the plots that were drawn."""
     if found := figures(results):
         yield from ("### Figures that have an aim", "")
         yield from _table(FIGURES_HEAD, (figure.row() for figure in found))
@@ -74,6 +77,7 @@ def _sections(results: Results, drawn: Sequence[str]) -> Iterator[str]:
             ("callers", "target", "calls/s", "p50 ms", "p99 ms", "CPU µs", "÷ floor", "Postgres µs", "batch"),
             _call_rows(targets),
         )
+    yield from _variants(results.get("variants", {}))
     if "turns" in drawn:
         yield from ("### T400: one runtime's turns", "", "![sent and written by turn](benchmarks/turns.png)", "")
     if turns := results.get("turns"):
@@ -122,6 +126,23 @@ def _call_rows(targets: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 rest = [("postgres_cpu_us_per_call", 0), ("writes_per_transaction", 1)]
                 more = [_shown(median_of(rounds, field), digits) for field, digits in rest]
                 yield callers, TITLES.get(name, name), *shown, floor, *more
+
+
+def _variants(found: dict[str, Any]) -> Iterator[str]:
+    if variants := found.get("measured"):
+        callers = found["plan"]["runtimes"]
+        yield from ("### What metrics, TLS and tokens add", "")
+        yield f"AtomicApply by {callers} callers on SQLite; medians. The server's CPU, over the plain one's in turn."
+        yield ""
+        yield from _table(("server", "calls/s", "p50 ms", "p99 ms", "CPU µs", "÷ plain"), _variant_rows(variants))
+
+
+def _variant_rows(variants: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, measured in variants.items():
+        values = (("calls_per_second", 0), ("p50_ms", 2), ("p99_ms", 2), ("server_cpu_us_per_call", 0))
+        shown = [_shown(median_of(measured["rounds"], field), digits) for field, digits in values]
+        ratio = measured["cpu_to_plain"]
+        yield VARIANTS[name], *shown, NONE if ratio is None else _spread(ratio["median"], ratio["low"], ratio["high"])
 
 
 def _turn_rows(turns: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -49,13 +49,19 @@ class Plan:
     crowd: int = 0
     """The same, for the servers alone."""
     with_inputs: bool = True
+    pairs: bool = False
+    """Whether targets are compared that hardly differ: many runtimes alone are measured, and every other round goes the
+    other way round, so that none always comes after another."""
     within_seconds: float | None = None
     """When to begin no further round; the first is always whole."""
 
     @property
     def loads(self) -> tuple[Load, ...]:
         """Many runtimes, one runtime, and others as the plan has it."""
-        loads = [Load("many", "AtomicApply", self.runtimes), Load("one", "AtomicApply", 1)]
+        many = Load("many", "AtomicApply", self.runtimes)
+        if self.pairs:
+            return (many,)
+        loads = [many, Load("one", "AtomicApply", 1)]
         if self.few:
             loads.append(Load("few", "AtomicApply", self.few))
         if self.crowd:
@@ -88,7 +94,7 @@ def run(plan: Plan, targets: Sequence[Target], tell: Callable[[str], None]) -> R
             results.measurements[target.name] = {load.name: [] for load in plan.loads}
         for number in repeats(plan.rounds, plan.within_seconds):
             for load in plan.loads:
-                for target in running:
+                for target in reversed(running) if plan.pairs and number % 2 == 0 else running:
                     if load.of_servers_alone and not target.has_counters:
                         continue
                     tell(f"round {number} of {plan.rounds}: {load.method}, {load.runtimes} at once, {target.name}")

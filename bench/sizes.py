@@ -18,6 +18,7 @@ class Size:
     """How much is measured."""
 
     calls: rounds.Plan
+    variants: rounds.Plan
     turns: int
     turn_rounds: int
     turn_seconds: float
@@ -39,6 +40,7 @@ def full() -> Size:
     """What takes under eight minutes on two quiet cores."""
     return Size(
         calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=115),
+        variants=_variants_plan(rounds_=6, seconds=1.2, runtimes=64, within_seconds=45),
         turns=400,
         turn_rounds=3,
         turn_seconds=140,
@@ -60,6 +62,7 @@ def quick() -> Size:
     """What tells whether everything works, and nothing else."""
     return Size(
         calls=_plan(rounds_=1, seconds=0.5, runtimes=4, crowd=8, within_seconds=None),
+        variants=_variants_plan(rounds_=2, seconds=0.3, runtimes=4, within_seconds=None),
         turns=12,
         turn_rounds=1,
         turn_seconds=0,
@@ -90,6 +93,21 @@ def _plan(*, rounds_: int, seconds: float, runtimes: int, crowd: int, within_sec
         few=4,
         crowd=crowd,
         with_inputs=False,
+        within_seconds=within_seconds,
+    )
+
+
+def _variants_plan(*, rounds_: int, seconds: float, runtimes: int, within_seconds: float | None) -> rounds.Plan:
+    return rounds.Plan(
+        rounds=rounds_,
+        seconds=seconds,
+        warm_up_seconds=seconds / 4,
+        runtimes=runtimes,
+        channels=4,
+        snapshot_bytes=20_000,
+        large_bytes=0,
+        committer_threads=threads(),
+        pairs=True,
         within_seconds=within_seconds,
     )
 

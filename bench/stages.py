@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -15,7 +15,8 @@ from bench.repeats import repeats
 from bench.rounds import MeasurementFailed
 from bench.rust_way import RUST_WAY, RustWay
 from bench.sizes import threads
-from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, Target
+from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, SQLITE, Target
+from bench.variants import METRICS, PLAIN, TLS, TOKENS, made
 from bench.workloads import driving
 from bench.workloads.lives import Clock, Life, WrongAnswer
 from bench.workloads.reading import Reads
@@ -83,6 +84,28 @@ def calls(bench: Bench, found: dict[str, Any]) -> None:
         targets.append(bench.target(engine, plain=True))
     results = rounds.run(bench.size.calls, targets, bench.tell)
     found |= report.summary(bench.size.calls, results, {})
+
+
+def with_variants(bench: Bench, found: dict[str, Any]) -> None:
+    """AtomicApply by many, of servers with metrics that are scraped, with TLS, with tokens, and with none of them.
+
+    On SQLite: what they add has nothing to do with the engine.
+    """
+    if SQLITE not in bench.engines:
+        return
+    plan, targets = bench.size.variants, []
+    for name in (PLAIN, METRICS, TLS, TOKENS):
+        beside = None if name == PLAIN else SQLITE
+        variant = made(name, bench.folder)
+        targets.append(Target(f"{SQLITE}{variant.suffix}", bench.folder, threads(), variant=variant, beside=beside))
+    results = rounds.run(plan, targets, bench.tell)
+    found |= {"plan": asdict(plan), "measured": {}}
+    for target in targets:
+        ratio = report.cpu_to_beside(results, target.name, "many")
+        found["measured"][target.variant.name] = {
+            "rounds": results.measurements[target.name]["many"],
+            "cpu_to_plain": None if ratio is None else ratio._asdict(),
+        }
 
 
 def turns(bench: Bench, found: dict[str, Any]) -> None:
@@ -212,6 +235,7 @@ def memory(bench: Bench, found: dict[str, Any]) -> None:
 
 STAGES: dict[str, Callable[[Bench, dict[str, Any]], None]] = {
     "calls": calls,
+    "variants": with_variants,
     "turns": turns,
     "workloads": all_workloads,
     "turns_at_once": turns_at_once,

@@ -1,7 +1,8 @@
-"""Looks up what the lock files have in a folder of known vulnerabilities, without a network: `make audit ADVISORIES=…`.
+"""Looks up what the lock files have in known vulnerabilities: `make audit`, with a network or without.
 
-The folder holds advisories in OSV's format, as YAML or JSON: a clone of github.com/pypa/advisory-database, or what
-osv.dev exports of PyPI.
+Without one in a folder, `make audit ADVISORIES=…`, which holds advisories in OSV's format, as YAML or JSON: a clone of
+github.com/pypa/advisory-database, or what osv.dev exports of PyPI. With one by a command, pip-audit, that asks the
+index of packages.
 """
 # ruff: noqa: INP001 - a script beside the packages
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +28,12 @@ _PINNED = re.compile(r"(?m)^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;\\]+)")
 
 CLEAN, FOUND, CANNOT = 0, 1, 2
 """The exit codes."""
+
+NOT_LOOKED_UP = """\
+audit: nothing was looked up. The index of packages could not be reached, or is a mirror that says nothing of
+vulnerabilities, whatever the line above says. Run `make audit` where pypi.org itself answers pip, or bring the
+advisories along: `make audit ADVISORIES=FOLDER`. docs/operations.md, "What is in it", says what FOLDER may be.
+"""
 
 
 class Finding(NamedTuple):
@@ -95,8 +103,22 @@ def _version(text: str) -> Version:
         return Version("0")
 
 
+def by_index(command: Sequence[str]) -> int:
+    """Have a command look, which prints what it finds and nothing else to standard output; the exit code."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  (of the Makefile)
+    sys.stdout.write(done.stdout)
+    if not done.returncode:
+        return CLEAN
+    if done.stdout.strip():
+        return FOUND
+    sys.stderr.write(NOT_LOOKED_UP)
+    return CANNOT
+
+
 def main(arguments: Sequence[str]) -> int:
     """Look, and tell; the exit code."""
+    if arguments[:1] == ["--index"] and len(arguments) > 1:
+        return by_index(arguments[1:])
     if len(arguments) != 1:
         sys.stderr.write("audit: name the folder of advisories: make audit ADVISORIES=FOLDER\n")
         return CANNOT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 
 from runtimestore import RuntimeStoreClient, Tls
 from runtimestore_server.access.listening import is_local
+from support.checkers.scraping import get
 from support.servers.access import access_file, ca, entry, new_token, server_files
 from support.servers.command import run, serving
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +62,20 @@ def test_serve_starts_on_every_address_with_tls_and_an_access_file(tmp_path: Pat
         with RuntimeStoreClient(address, tls=Tls(ca=ca().cert_pem.bytes()), token=token) as client:
             assert client.get_server_info().engine == "memory"
         assert "insecure" not in server.log
+
+
+@pytest.mark.parametrize(("listen", "warned"), [("0.0.0.0:0", True), ("127.0.0.1:0", False), ("", False)])
+async def test_metrics_on_a_network_are_warned_of_and_no_reason_not_to_start(
+    capsys: pytest.CaptureFixture[str], listen: str, warned: bool
+) -> None:
+    async with in_process("memory:", metrics_listen=listen) as app:
+        told = [line for line in capsys.readouterr().out.splitlines() if "metrics on a network" in line]
+        if listen:
+            address = app.telemetry.address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104  (told to)
+            assert (await asyncio.to_thread(get, address, "/healthz"))[0] == 200
+
+    assert len(told) == warned
+    assert all("warning" in line and listen in line for line in told)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ import trustme
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from runtimestore_server.access import authorization
-from runtimestore_server.rpc import watches
+from runtimestore_server.access.peers import host_of
+from runtimestore_server.rpc import admission, watches
 from support.checkers.clean_up import until
 from support.checkers.refusals import WireRefusal, details, refused
 from support.checkers.scraping import LISTEN, value
+from support.faults.http2 import call_headers, frame, preface
 from support.faults.uploads import WAIT_SECONDS, connections, stalled
 from support.generators.garbage import SERVICE
 from support.generators.requests import request_of
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from runtimestore_server.budget import Budget
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+CHECK = "/grpc.health.v1.Health/Check"
 MIB = 1024 * 1024
 LARGEST = 128 * MIB - 1024
 
@@ -77,6 +81,40 @@ async def test_strangers_are_refused_though_their_message_never_comes_and_hold_n
         await asyncio.wait_for(load(request, metadata=bearer(token)), 0.5)
         for call in waiting:
             call.cancel()
+
+
+async def test_a_host_whose_messages_do_not_come_keeps_no_other_host_from_asking_for_health(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for patience in ("PATIENCE", "LONGEST"):
+        monkeypatch.setattr(admission, f"OTHERS_{patience}_SECONDS", 1000.0)
+    path = access_file(tmp_path / "access.toml", [entry("agents", new_token())])
+    async with in_process("memory:", access_file=path, **LISTEN) as app, contextlib.AsyncExitStack() as stack:
+        host, _, port = app.address.rpartition(":")
+        for _ in range(2 * admission.STRANGERS):
+            _, writer = await asyncio.open_connection(host, int(port), local_addr=("127.0.0.2", 0))
+            stack.callback(writer.close)
+            writer.write(preface() + frame(1, 4, 1, call_headers(app.address, CHECK.encode())))
+        slots = app.limiters.strangers.slots
+        await until(lambda: slots.received + slots.waiting == 2 * admission.STRANGERS)
+        async with connections(app.address, 1) as (channel,):
+            assert await channel.unary_unary(CHECK)(b"", timeout=WAIT_SECONDS)
+        shown = await asyncio.to_thread(value, app.telemetry.address, "runtimestore_uploads_waiting", kind="strangers")
+        assert shown == slots.waiting > 0
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.0.0.7:4711", "ipv4:10.0.0.7"),
+        ("ipv6:%5Bfe80::1%5D:4711", "ipv6:%5Bfe80::1%5D"),
+        ("ipv6:[fe80::1]:4711", "ipv6:[fe80::1]"),
+        ("unix:/run/x:1", "unix:/run/x:1"),
+        ("", ""),
+    ],
+)
+def test_a_host_is_what_its_connections_have_in_common(peer: str, host: str) -> None:
+    assert host_of(peer) == host
 
 
 @pytest.mark.parametrize(

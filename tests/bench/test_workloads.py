@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench import stages, workloads
-from bench.figures import Figure
-from bench.page import write
+from bench.figures import Figure, figures
+from bench.page import sections, write
 from bench.repeats import repeats
 from bench.report import Spread
 
@@ -87,6 +87,23 @@ def test_a_figure_reaches_its_aim_by_its_median_and_shows_how_far_it_spreads(
     *_, got, told = figure.row()
     assert told == reached
     assert got == ("3.00 (1.00 to 9.00) MB" if len(rounds) > 1 else "2.00 MB")
+
+
+@pytest.mark.parametrize(("ratio", "reached"), [(1.02, "yes"), (1.04, "**no**")])
+def test_what_metrics_add_to_a_call_has_an_aim_and_a_row_beside_the_other_variants(ratio: float, reached: str) -> None:
+    measured = {"calls_per_second": 1000.0, "p50_ms": 1.0, "p99_ms": 2.0, "server_cpu_us_per_call": 500.0}
+    spread = {"median": ratio, "low": 0.9, "high": 1.1}
+    variants = {
+        name: {"rounds": [measured], "cpu_to_plain": None if name == "plain" else spread}
+        for name in ("plain", "metrics", "tls", "tokens")
+    }
+    results = {"variants": {"plan": {"runtimes": 64}, "measured": variants}}
+
+    assert [(figure.aim, figure.row()[-1]) for figure in figures(results)] == [(1.03, reached)]
+    told = list(sections(results, []))
+    rows = [line.split(" | ") for line in told if " | 1,000 | " in line]
+    assert [row[-1].rstrip(" |") for row in rows] == ["-", *[f"{ratio} (0.90 to 1.10)"] * 3]
+    assert "AtomicApply by 64 callers" in "".join(told)
 
 
 def test_a_page_without_marks_is_left_as_it_is(tmp_path: Path) -> None:

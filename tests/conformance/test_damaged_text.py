@@ -12,6 +12,7 @@ from runtimestore import AsyncRuntimeStoreClient, Fenced, RuntimeState, StoredVa
 from runtimestore_server.budget import Budget, RetryPacing
 from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
+from runtimestore_server.rpc.registration import Registrar
 from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.status import METADATA_VALUE_LIMIT
 from runtimestore_server.settings import Settings
@@ -129,7 +130,7 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
         Limiters(Settings(_env_file=None), Budget(pacing), pacing), Sending(1, pacing), counts=CallCounts(LineLimit(1))
     )
     handler = grpc.unary_unary_rpc_method_handler(refuses, request_deserializer=bytes, response_serializer=bytes)
-    calls.registrar(server).add_registered_method_handlers("test.Test", {"Refuse": handler})
+    Registrar(calls, server).add_registered_method_handlers("test.Test", {"Refuse": handler})
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

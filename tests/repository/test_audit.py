@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +65,25 @@ def test_a_folder_without_advisories_is_not_taken_for_a_clean_one(
     assert "no advisories there" in capsys.readouterr().err
     _write(tmp_path / "a.yaml", "T-1", "nothing-that-is-locked", {"versions": ["1"]})
     assert audit.main([str(tmp_path)]) == audit.CLEAN
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "told"),
+    [
+        ("print('Found nothing', file=sys.stderr)", audit.CLEAN, ""),
+        ("print('grpcio 1.0 T-1'); sys.exit(1)", audit.FOUND, ""),
+        ("sys.exit('ERROR: alembic could not be audited')", audit.CANNOT, "nothing was looked up"),
+        ("raise OSError('no network')", audit.CANNOT, "make audit ADVISORIES=FOLDER"),
+    ],
+)
+def test_an_index_that_says_nothing_of_vulnerabilities_is_told_plainly_and_what_to_do(
+    capsys: pytest.CaptureFixture[str], does: str, code: int, told: str
+) -> None:
+    assert audit.main(["--index", sys.executable, "-c", f"import sys; {does}"]) == code
+    found = capsys.readouterr()
+    assert told in found.err
+    assert ("T-1" in found.out) is (code == audit.FOUND)
+    assert (audit.NOT_LOOKED_UP in found.err) is (code == audit.CANNOT)
 
 
 def _write(file: Path, name: str, package: str, affected: dict[str, Any], **also: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import shlex
@@ -19,9 +21,9 @@ from support.servers.server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FILES = ("docker-compose.yml", "docker-compose.sqlite.yml")
 HEALTH_CHECK = ("health",)
-TOGETHER = (*((file,) for file in FILES), ("docker-compose.yml", "compose.secure.yml"))
+TOGETHER = (("docker-compose.yml",), ("docker-compose.yml", "compose.secure.yml"))
+PROFILES = ((), ("sqlite",), ("observe",), ("sqlite", "observe"))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def compose() -> dict[str, Any]:
 
 
 def _compose_command() -> list[str] | None:
-    for command in (["docker", "compose"], [os.environ.get("DOCKER_COMPOSE", "docker-compose")]):
+    own = str(ROOT / ".venv/bin/docker-compose")  # of `make check-compose`
+    for command in (["docker", "compose"], [os.environ.get("DOCKER_COMPOSE", "docker-compose")], [own]):
         if (
             shutil.which(command[0])
             and not subprocess.run([*command, "version"], capture_output=True, check=False).returncode
@@ -45,10 +48,11 @@ def test_docker_compose_itself_parses_the_file() -> None:
     if command is None:
         pytest.skip("no docker compose here; the file's keys are checked by the other tests of this module")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
-    for files in TOGETHER:
+    for files, profiles in itertools.product(TOGETHER, PROFILES):
         named = [part for file in files for part in ("--file", file)]
+        named += [part for profile in profiles for part in ("--profile", profile)]
         done = subprocess.run(
-            [*command, *named, "--profile", "*", "config", "--quiet"],
+            [*command, *named, "config", "--format", "json"],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -56,10 +60,17 @@ def test_docker_compose_itself_parses_the_file() -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+        services = json.loads(done.stdout)["services"]
+        assert ("sqlite" in services) is ("sqlite" in profiles)
+        assert ({"prometheus", "grafana"} <= services.keys()) is ("observe" in profiles)
+        for name in {"server", "sqlite"} & services.keys():
+            insecure = services[name]["environment"]["RUNTIMESTORE_INSECURE"]
+            assert insecure == ("false" if "compose.secure.yml" in files else "true")
+            assert services[name]["command"] == ["serve"]
 
 
 def test_every_reference_in_the_file_leads_to_something(compose: dict[str, Any]) -> None:
-    assert set(compose) <= {"name", "services", "volumes", "secrets", "x-hardened"}
+    assert set(compose) <= {"name", "services", "volumes", "secrets", "x-hardened", "x-limits"}
     for secret in compose["secrets"].values():
         assert secret["file"].startswith("${POSTGRES_PASSWORD_FILE:-./")
         assert (ROOT / secret["file"].partition(":-")[2].rstrip("}")).is_file()
@@ -86,19 +97,19 @@ def test_the_server_starts_after_the_migration_and_the_migration_after_a_healthy
     assert "pg_isready" in services["postgres"]["healthcheck"]["test"]
 
 
-def test_the_file_for_sqlite_is_one_container_that_needs_no_other() -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.sqlite.yml").read_text(encoding="utf-8"))["services"]
+def test_sqlite_is_one_container_that_needs_no_other_and_is_started_only_if_asked_for(compose: dict[str, Any]) -> None:
+    service = compose["services"]["sqlite"]
 
-    assert list(services) == ["sqlite"]
-    assert "depends_on" not in services["sqlite"]
-    assert services["sqlite"]["volumes"] == ["sqlite:/var/lib/runtimestore"]
+    assert service["profiles"] == ["sqlite"]
+    assert not {"depends_on", "secrets", "networks"} & set(service)
+    assert service["volumes"] == ["sqlite:/var/lib/runtimestore"]
+    assert service["command"] == ["serve"]  # the image's own says --insecure
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_the_image_is_built_once_so_that_a_first_up_has_no_two_builds_of_one_tag(file: str) -> None:
-    services = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"]
+def test_each_image_is_built_once_so_that_a_first_up_has_no_two_builds_of_one_tag(compose: dict[str, Any]) -> None:
+    built = [service["image"] for service in compose["services"].values() if "build" in service]
 
-    assert len([name for name, service in services.items() if "build" in service]) == 1
+    assert sorted(built) == ["runtimestore", "runtimestore-sqlite"]
 
 
 def test_a_password_comes_from_a_file_and_stands_beside_the_url_where_any_character_may_be_in_it(
@@ -108,7 +119,7 @@ def test_a_password_comes_from_a_file_and_stands_beside_the_url_where_any_charac
 
     assert "/run/secrets/postgres_password" in services["postgres"]["environment"].values()
     for service in services.values():
-        if "profiles" in service:  # who watches needs no password
+        if "profiles" in service:  # SQLite and who watches need no password
             assert "secrets" not in service
             continue
         assert service["secrets"] == ["postgres_password"]
@@ -125,9 +136,8 @@ def test_two_servers_stand_behind_one_name_each_with_a_port_of_its_own(compose: 
     assert server["ports"] == ["127.0.0.1:50051-50052:50051"]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_every_container_has_no_more_rights_than_it_needs_and_its_limits(file: str) -> None:
-    for service in yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"].values():
+def test_every_container_has_no_more_rights_than_it_needs_and_its_limits(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert "cap_add" not in service
@@ -142,13 +152,12 @@ def test_the_image_asks_for_health_where_its_settings_say_that_it_listens() -> N
     assert 'CMD ["runtimestore", "health"]' in dockerfile
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_nothing_is_published_beyond_this_machine(file: str) -> None:
-    services = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["services"]
-    ports = [port for service in services.values() for port in service.get("ports", [])]
+def test_nothing_is_published_beyond_this_machine_and_nothing_twice(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    published = [port.removeprefix("127.0.0.1:").partition(":")[0] for port in ports]
 
-    assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert sorted(published) == ["3000", "50051-50052", "50053", "9090"]
 
 
 def test_the_workflow_runs_what_a_developer_runs() -> None:
@@ -160,14 +169,15 @@ def test_the_workflow_runs_what_a_developer_runs() -> None:
 
 
 def test_who_watches_is_started_only_if_asked_for_and_has_the_rules_and_the_dashboard(compose: dict[str, Any]) -> None:
-    watching = {name: service for name, service in compose["services"].items() if "profiles" in service}
+    services = compose["services"]
+    watching = {name: service for name, service in services.items() if "observe" in service.get("profiles", [])}
     datasource, provider = (
         yaml.safe_load((ROOT / "deploy/grafana/provisioning" / file).read_text(encoding="utf-8"))
         for file in ("datasources/prometheus.yaml", "dashboards/runtimestore.yaml")
     )
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yaml").read_text(encoding="utf-8"))
     (job,) = scraped["scrape_configs"]
-    _, port = compose["services"]["server"]["environment"]["RUNTIMESTORE_METRICS_LISTEN"].split(":")
+    ports = {services[name]["environment"]["RUNTIMESTORE_METRICS_LISTEN"] for name in ("server", "sqlite")}
 
     assert {name: service["profiles"] for name, service in watching.items()} == {
         "prometheus": ["observe"],
@@ -177,8 +187,8 @@ def test_who_watches_is_started_only_if_asked_for_and_has_the_rules_and_the_dash
     mounted = f"./deploy/grafana/dashboards:{provider['providers'][0]['options']['path']}:ro"
     assert mounted in watching["grafana"]["volumes"]
     assert scraped["rule_files"] == ["rules.yaml"]
-    assert job["dns_sd_configs"][0]["names"] == ["server"]
-    assert job["dns_sd_configs"][0]["port"] == int(port)
+    assert job["dns_sd_configs"][0]["names"] == ["server", "sqlite"]
+    assert {f"0.0.0.0:{job['dns_sd_configs'][0]['port']}"} == ports
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the throw-away CA is openssl's")
@@ -191,7 +201,9 @@ def test_a_server_as_the_secure_file_sets_it_lets_a_token_in_and_is_healthy_to_t
     (line,) = re.findall(r"^#   runtimestore (token new .*)$", text, re.MULTILINE)
     made = run(*shlex.split(line), cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    given = yaml.safe_load(text)["services"]["server"]["environment"]
+    services = yaml.safe_load(text)["services"]
+    given = services["server"]["environment"]
+    assert services["sqlite"] == services["server"]
     environment = {name: value.replace("/run/certificates", str(certificates)) for name, value in given.items()}
 
     with ServerProcess("memory:", listen="0.0.0.0:0", environment=environment) as server:

@@ -30,7 +30,7 @@ def _kubernetes(file: str) -> tuple[dict[str, str], str]:
 
 FILES = {
     "docker-compose.yml": _compose("docker-compose.yml", "server"),
-    "docker-compose.sqlite.yml": _compose("docker-compose.sqlite.yml", "sqlite"),
+    "docker-compose.yml, sqlite": _compose("docker-compose.yml", "sqlite"),
     "postgres/deployment.yaml": _kubernetes("postgres/deployment.yaml"),
     "sqlite/statefulset.yaml": _kubernetes("sqlite/statefulset.yaml"),
 }

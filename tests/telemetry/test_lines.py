@@ -15,10 +15,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from runtimestore import InvalidRequest, RetryPolicy, RevisionMismatch, RuntimeStoreClient
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from runtimestore_server.rpc.call_ends import code_of_given_up
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.telemetry import lines
 from runtimestore_server.telemetry.lines import LineLimit
-from support.checkers.scraping import LISTEN, metrics_address, until, value
+from support.checkers.scraping import LISTEN, get, metrics_address, until, value
 from support.generators.requests import request_of
 from support.servers.access import access_file, bearer, entry, new_token
 from support.servers.server_process import ServerProcess
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 ONCE = RetryPolicy(max_attempts=1)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 RUNTIME = "rt:one"
+CANARY = "canary-method-61"
 
 
 def _events(server: ServerProcess, event: str) -> list[dict[str, Any]]:
@@ -115,14 +117,58 @@ def test_each_write_that_is_given_up_has_a_line_that_names_it_and_one_of_what_be
         other.execute("ROLLBACK")
         until(lambda: len(_events(server, "decided unanswered")) == len(sent))
         decided = {line["request_id"]: line for line in _events(server, "decided unanswered")}
+        code = "CANCELLED" if gives_up == "cancel" else "DEADLINE_EXCEEDED"
+        assert value(metrics_address(server), "runtimestore_calls_total", code=code, reason="") == len(sent)
 
     for request, runtime in sent.items():
         for line in (ended[request], decided[request]):
             assert (line["principal"], line["realm"], line["runtime"]) == ("agents", "there", runtime)
         assert ended[request]["method"] == "/runtimestore.v1.RuntimeStore/CommitMachineLifecycle"
-        assert ended[request]["code"] == "CANCELLED"
+        assert ended[request]["code"] == code
         assert ended[request]["left_seconds"] >= 0
         assert (decided[request]["outcome"], decided[request]["revision"]) == ("committed", 1)
+
+
+@pytest.mark.parametrize(
+    ("took_seconds", "left_seconds", "code"),
+    [
+        (3.0, None, "CANCELLED"),
+        (3.0, 0.0, "DEADLINE_EXCEEDED"),
+        (3.0, 0.09, "DEADLINE_EXCEEDED"),
+        (3.0, 0.2, "CANCELLED"),
+        (60.0, 0.5, "DEADLINE_EXCEEDED"),
+        (60.0, 0.7, "CANCELLED"),
+        (0.01, 0.09, "CANCELLED"),
+        (0.01, 0.009, "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_a_call_that_ends_near_its_deadline_ran_into_it(
+    took_seconds: float, left_seconds: float | None, code: str
+) -> None:
+    context = type("Context", (), {"time_remaining": lambda _self: left_seconds})()
+
+    assert code_of_given_up(context, time.perf_counter() - took_seconds) == code
+
+
+def test_a_method_that_the_server_does_not_have_has_a_line_and_a_count_without_its_name(server: ServerProcess) -> None:
+    paths = [f"/runtimestore.v1.RuntimeStore/{CANARY}", f"/{CANARY}/x", "/grpc.health.v1.Health/" + "x" * 2000]
+    with grpc.insecure_channel(server.address) as channel:
+        for path in paths * 20:
+            call: Any = channel.unary_unary(path)
+            with pytest.raises(grpc.RpcError) as failed:
+                call(b"x" * 100_000)
+            assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    address = metrics_address(server)
+    told = _events(server, "unknown method")
+
+    counted = {"method": "unknown", "code": "UNIMPLEMENTED", "reason": ""}
+    assert value(address, "runtimestore_calls_total", **counted) == len(paths) * 20
+    assert value(address, "runtimestore_call_seconds_count", method="unknown") == len(paths) * 20
+    assert 0 < len(told) < len(paths) * 20
+    assert all((line["method"], line["code"]) == ("unknown", "UNIMPLEMENTED") and line["peer"] for line in told)
+    until(lambda: value(address, "runtimestore_log_lines_left_out_total") == len(paths) * 20 - len(told))
+    assert CANARY not in server.log + get(address, "/metrics")[1]
+    assert "xxxx" not in server.log
 
 
 def test_a_status_that_is_given_by_the_health_service_itself_has_a_line(server: ServerProcess) -> None:

@@ -59,6 +59,13 @@ def protection(settings: Settings) -> tuple[Certificates | None, Authorization |
             )
         missing = "TLS" if settings.access_file else "an access file" if cert else "TLS and an access file"
         _log.warning("insecure: serving on a network without what keeps strangers out", without=missing)
+    if settings.metrics_listen and not is_local(settings.metrics_listen):
+        # No refusal: Prometheus comes over a network, and --insecure would open more than this.
+        _log.warning(
+            "metrics on a network: whoever reaches them reads them, the realms of the access file too; let only those "
+            "reach them who watch",
+            listen=settings.metrics_listen,
+        )
     certificates = None
     if cert is not None and key is not None:
         from runtimestore_server.access.tls import Certificates  # what reads certificates takes 8 MB

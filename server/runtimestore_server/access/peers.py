@@ -49,6 +49,12 @@ _KINDS: dict[str, Callable[[str], bool]] = {
 """Each kind of name, by gRPC's word for it, and whether a text looks like one."""
 
 
+def host_of(peer: str) -> str:
+    """The part of a peer, as gRPC writes one, that all connections of its machine have in common."""
+    family, _, address = peer.partition(":")
+    return f"{family}:{address.rpartition(':')[0]}" if family in ("ipv4", "ipv6") else peer
+
+
 def is_this_machine(peer: str) -> bool:
     """Whether a peer, as gRPC writes one, is on this machine: on loopback, or at a Unix socket."""
     family, _, address = peer.partition(":")

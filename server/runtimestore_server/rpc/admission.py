@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from runtimestore.errors import StoreUnavailable
 from runtimestore.v1 import runtime_store_pb2
 from runtimestore_server.budget import Bound, Budget
-from runtimestore_server.rpc.small_messages import LateMessages
+from runtimestore_server.rpc.small_messages import LOOKS_OF_OTHERS, LateMessages, late, late_beside_growth
 from runtimestore_server.rpc.upload_slots import ENDS, UploadSlots
 from runtimestore_server.rpc.watches import Watches
 
@@ -43,10 +43,11 @@ UPLOAD_SLOTS_OF_OTHERS = 8
 """How many messages of other calls than writes are received at once. They are small, but nothing in gRPC keeps a caller
 from sending the largest to any method."""
 
-STRANGERS = 2
-"""How many messages are received at once of those who show no credential where one is asked for. They may ask for the
-health of the whole server, which is an empty message; what they send instead is in nobody's way, and given up before it
-fills anything (`small_messages`)."""
+STRANGERS = 3
+"""How many messages are received at once of those who show no credential where one is asked for, two of them of one
+host, whatever connections it has: one that holds what it may keeps no probe of another host waiting. They may ask for
+the health of the whole server, which is an empty message; what they send instead is in nobody's way, and given up
+before it fills anything (`small_messages`)."""
 
 PROMPT = "/grpc.health."
 """How the paths of the methods begin whose messages come with their calls: anybody may ask for health."""
@@ -111,7 +112,8 @@ class Limiters:
             ),
             writes,
         )
-        self.late = LateMessages()
+        self._late_to_health = LateMessages(late)
+        self._late = LateMessages(lambda: late_beside_growth(pacing), looks=LOOKS_OF_OTHERS)
         self.watches = Watches()
         waiting = Bound(settings.max_waiting_reads, "waiting_reads", "calls wait to be received")
         self.others, self.exchanges, self.strangers = (
@@ -132,6 +134,12 @@ class Limiters:
         if method in WRITES:
             return self.writes
         return self.exchanges if method in EXCHANGES else self.others
+
+    def late_of(self, method: str) -> LateMessages | None:
+        """What gives up the message of the method with this path where it is late; None where it may be."""
+        if method in WRITES or method in EXCHANGES:
+            return None
+        return self._late_to_health if method.startswith(PROMPT) else self._late
 
     def abort(self, because: str = ENDS) -> None:
         """Refuse the calls that wait to be received, and those whose messages have not come."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -17,12 +19,13 @@ from google.protobuf.message import DecodeError
 
 from runtimestore_server.access.authorization import Caller
 from runtimestore_server.access.failures import NotLetIn
-from runtimestore_server.rpc.admission import OURS, PROMPT, WRITES, unavailable
+from runtimestore_server.access.peers import host_of
+from runtimestore_server.rpc.admission import OURS, WRITES, unavailable
+from runtimestore_server.rpc.call_ends import code_of_end
 from runtimestore_server.rpc.received import note_received
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.small_messages import MOST_BYTES, too_large
 from runtimestore_server.rpc.status import (
-    STATUS_DETAILS_KEY,
     end_of_call,
     id_of_call,
     log_ended,
@@ -33,15 +36,16 @@ from runtimestore_server.rpc.status import (
     name_subject,
     name_trace,
     refusal_of,
-    status_of,
+    told,
 )
 from runtimestore_server.rpc.upload_slots import NotReceived
 from runtimestore_server.rpc.watches import WATCH
+from runtimestore_server.rpc.workarounds.given_up_reads import Told, tell
 from runtimestore_server.rpc.workarounds.request_messages import GIVEN_UP_SECONDS, messages
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractContextManager
 
     from runtimestore.errors import RuntimeStoreError
@@ -94,10 +98,6 @@ class Calls:
         """
         self._draining = True
 
-    def registrar(self, server: grpc.aio.Server) -> Registrar:
-        """What generated code registers the methods of its service with, instead of the server itself."""
-        return Registrar(self, server)
-
     def wrap(self, path: str, handler: Any) -> Handler:
         """The handler of the method with this path as gRPC is to call it: made once a method, not once a call."""
         method = _Method(self, path, handler, self._limiters, self._sending, self._authorization)
@@ -144,7 +144,8 @@ class _Method:
         self._strangers = limiters.strangers
         self._most_bytes = None if path in WRITES else MOST_BYTES
         self._watches = limiters.watches if path == WATCH else None
-        self._late = limiters.late if path.startswith(PROMPT) else None
+        self._late = limiters.late_of(path)
+        self._told: dict[Task, Told] = {}
         self._sending = sending
         self._authorization = None if authorization is None else authorization.of(path)
         self._respond = self._one if handler.unary_unary else self._many if handler.unary_stream else self._exchange
@@ -152,7 +153,7 @@ class _Method:
     async def run(self, _requests: AsyncIterator[bytes], context: Context) -> Any:
         """Answer one call, or refuse it. What is to be measured of every call begins and ends here."""
         started = time.perf_counter()
-        call, limiter = this_call(), self._limiter
+        call, limiter, connection = this_call(), self._limiter, context.peer()
         caller: Caller | NotLetIn | None = None
         try:
             if self._counts:
@@ -160,29 +161,27 @@ class _Method:
             if self._authorization is not None:  # before anything of the message is received
                 caller = self._authorization.caller(context)
                 if isinstance(caller, NotLetIn):
-                    limiter = self._strangers
+                    limiter, connection = self._strangers, host_of(connection)
                 else:
                     name_caller(caller.principal.name)
                     self._authorization.asks_access(caller)
             try:
-                if not limiter.admit(call, connection := context.peer()):
+                if not limiter.admit(call, connection):
                     await limiter.wait(call, connection)
                 answer = await self._respond(call, context, limiter, caller)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, grpc.aio.BaseError):
                 if (reason := limiter.slots.refusal(call) or _ended(caller)) is None:
                     raise
-                raise reason from reason.__cause__  # what the log tells of it, and not that it was cancelled
+                raise reason from reason.__cause__  # what the log tells of it, and not how it was ended
             finally:
                 limiter.slots.end(call)
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
-                self._counted.ended_otherwise(context, started)
-                self._log_ended(context, error, started)
+                self._ended_unanswered(context, error, started)
                 raise  # the call has its status already, or nobody is there to be told
             await self._refuse(error, context, started)
         except asyncio.CancelledError as error:
-            self._counted.cancelled(started)
-            self._log_ended(context, error, started)
+            self._ended_unanswered(context, error, started)
             raise
         self._counted.answered(started)
         log_served(context, method=self._path, started=started, at_info=self._calls.counts.log_served)
@@ -192,14 +191,15 @@ class _Method:
         """What answers one call as `run` does, within a span."""
 
         async def run(requests: AsyncIterator[bytes], context: Context) -> Any:
+            started = time.perf_counter()
             span = traces.call(self._path, context.invocation_metadata())
             name_trace(span.trace_id)
             try:
                 answer = await self.run(requests, context)
             except BaseException as error:
-                span.end(end_of_call(context, error))
+                span.end(end_of_call(context, started, error))
                 raise
-            span.end(end_of_call(context))
+            span.end(end_of_call(context, started))
             return answer
 
         return run
@@ -214,10 +214,9 @@ class _Method:
             del request
             await self._sending.stream(answers, context)
 
-    async def _exchange(
-        self, call: Task, context: Context, _limiter: Limiter, caller: Caller | NotLetIn | None
-    ) -> None:
+    async def _exchange(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
+        limiter.slots.receiving(call, partial(self._tell, call, context))
         with self._while_let_in(call, caller):
             async with aclosing(messages(context, lambda message: self._read(message, caller))) as requests:
                 await self._sending.stream(self._handler.stream_stream(requests, context), context)
@@ -234,20 +233,23 @@ class _Method:
 
     async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> Any:
         """The request of a call that has one; its slot is free then."""
-        if self._late is None:
+        slots, late = limiter.slots, self._late
+        slots.receiving(call, partial(self._tell, call, context))
+        if late is not None:
+            late.begin(call, slots)
+        try:
             message = await context.read()
-        else:
-            self._late.begin(call, limiter.slots)
-            try:
-                message = await context.read()
-            finally:
-                self._late.end(call)
+        finally:
+            if late is not None:
+                late.end(call)
+        if (given_up := slots.refusal(call)) is not None:  # it came in the moment in which its caller was told so
+            raise given_up
         if message is grpc.aio.EOF:
-            limiter.slots.end(call)  # nothing comes any more, and others may receive meanwhile
+            slots.end(call)  # nothing comes any more, and others may receive meanwhile
             await asyncio.sleep(GIVEN_UP_SECONDS)
             raise missing()
         request = self._read(message, caller)
-        limiter.slots.end(call)
+        slots.end(call)
         return request
 
     def _read(self, message: bytes, caller: Caller | NotLetIn | None) -> Any:
@@ -264,37 +266,31 @@ class _Method:
             self._authorization.asks(caller, request)
         return request
 
-    def _log_ended(self, context: Context, error: BaseException, started: float) -> None:
-        log_ended(context, error, method=self._path, started=started, lines=self._calls.counts.lines)
+    def _ended_unanswered(self, context: Context, error: BaseException, started: float) -> None:
+        code = code_of_end(context, error, started)
+        self._counted.ended_by(code, started)
+        log_ended(context, code, method=self._path, started=started, lines=self._calls.counts.lines)
 
-    async def _refuse(self, error: Exception, context: Context, started: float) -> NoReturn:
-        """End the call, which began at `started`, with the status of `error`."""
+    def _tell(self, call: Task, context: Context, error: RuntimeStoreError | NotReceived) -> None:
+        """Tell a caller, whose call waits for its message, that it is given up; `_refuse` does the rest."""
+        refusal = unavailable(self._path, error.because) if isinstance(error, NotReceived) else error
+        self._told[call] = tell(context, refusal.code, *told(refusal, call_id := str(uuid.uuid4())), call_id)
+
+    async def _refuse(self, error: Exception, context: Context, started: float) -> None:
+        """End the call, which began at `started`, with the status of `error`, by raising gRPC's own."""
+        beside = self._told.pop(this_call(), None)
         reason = unavailable(self._path, error.because) if isinstance(error, NotReceived) else error
-        call_id = id_of_call()
+        call_id = id_of_call() if beside is None else beside.call_id
         lines = self._calls.counts.lines
         refusal = refusal_of(reason, context, method=self._path, started=started, call_id=call_id, lines=lines)
         self._counted.refused(refusal, started)
-        status = status_of(refusal, call_id)
         let_go_of_frames(error)
-        await context.abort(refusal.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+        if beside is None:
+            await context.abort(refusal.code, *told(refusal, call_id))
+        else:
+            await beside.telling
 
 
 def _ended(caller: Caller | NotLetIn | None) -> RuntimeStoreError | None:
     """Why the stream of a caller was cancelled that is not let in any more; None if it was not."""
     return caller.refusal if isinstance(caller, Caller) else None
-
-
-class Registrar:
-    """Registers the methods of services with a server, each in its wrapper."""
-
-    def __init__(self, calls: Calls, server: grpc.aio.Server) -> None:
-        self._calls = calls
-        self._server = server
-
-    def add_generic_rpc_handlers(self, _handlers: object) -> None:
-        """Leave out what generated code registers a second time, for runtimes older than the registration by name."""
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Register the methods of a service."""
-        wrapped = {name: self._calls.wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_registered_method_handlers(service, wrapped)

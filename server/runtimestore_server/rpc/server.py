@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from runtimestore_server.rpc.listening import addresses, in_words, reason
+from runtimestore_server.rpc.registration import Registrar, UnknownMethods
 from runtimestore_server.rpc.workarounds.serving_on import ServingOn
 from runtimestore_server.rpc.workarounds.socket_file import SocketFile
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtimestore_server.access.tls import Certificates
-    from runtimestore_server.rpc.call import Calls, Registrar
+    from runtimestore_server.rpc.call import Calls
     from runtimestore_server.settings import Settings
     from runtimestore_server.supervision import Supervision
 
@@ -118,7 +119,8 @@ class Server:
             RuntimeError: the address is taken or cannot be listened on.
         """
         server = grpc.aio.server(options=channel_options(self._settings))
-        self._register(self._calls.registrar(server))
+        self._register(Registrar(self._calls, server))
+        server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts),))
         if (file := self._socket) is not None:
             try:
                 file.listen(lambda path: self._bound(server, f"unix:{path}"))

@@ -1,8 +1,8 @@
 """Bounds the messages of methods whose requests are small by nature: all but those that write documents.
 
 gRPC has one bound for all methods of a server, and knows the size of a message before it receives it, but tells nobody.
-So a message that is there is measured before it is decoded; and one of a method that anybody may call is given up while
-it comes, as soon as the process grows meanwhile. Small ones come with their call, in one packet.
+So a message that is there is measured before it is decoded; and one that comes is given up as soon as the process grows
+meanwhile. Small ones come with their call, in one packet.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from runtimestore.errors import FieldViolation, InvalidRequest
+from runtimestore.errors import FieldViolation, InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runtimestore.errors import RuntimeStoreError
+    from runtimestore_server.budget import RetryPacing
     from runtimestore_server.rpc.upload_slots import UploadSlots
 
 MOST_BYTES = 64 * 1024
@@ -29,6 +31,11 @@ MOST_GROWTH_BYTES = 16 * 1024 * 1024
 """How much a process may grow, for whatever reason, while it waits for a message that is late."""
 
 
+LOOKS_OF_OTHERS = 4
+"""How often a message to another method than health must have been found missing. On a busy loop one that has come is
+seen some turns later only, and whoever is known is not to be refused for that."""
+
+
 def too_large(size_bytes: int) -> InvalidRequest:
     """The refusal of a message that is larger than any of its method."""
     return InvalidRequest(
@@ -38,11 +45,22 @@ def too_large(size_bytes: int) -> InvalidRequest:
     )
 
 
-def _late() -> InvalidRequest:
+def late() -> InvalidRequest:
+    """The refusal of a message to health that is late while the process grows."""
     return InvalidRequest(
         f"the request did not come with its call, or is large; requests of this method have {MOST_BYTES} bytes at most",
         metadata={"field": "request", "limit_bytes": str(MOST_BYTES)},
         violations=[FieldViolation("request", f"must have {MOST_BYTES} bytes at most, and come with the call")],
+    )
+
+
+def late_beside_growth(pacing: RetryPacing) -> Overloaded:
+    """The same of other methods, whose callers are known: it may well be another's message that makes it grow."""
+    return Overloaded(
+        "the request did not come with its call while memory was filling; nothing was done, send it again. Requests of "
+        f"this method have {MOST_BYTES} bytes at most",
+        metadata={"limit_bytes": str(MOST_BYTES)},
+        retry_after_seconds=pacing.seconds(),
     )
 
 
@@ -51,16 +69,29 @@ class LateMessages:
 
     Nobody knows whose message makes it grow: who is late then may be refused for another's, and may try again.
     Where the system does not tell how large the process is, the slots are the only bound.
+
+    Args:
+        refusal: makes what they are refused with.
+        looks: how often a message must have been found missing.
+        resident_bytes: how large the process is.
     """
 
-    def __init__(self, resident_bytes: Callable[[], int | None] | None = None) -> None:
+    def __init__(
+        self,
+        refusal: Callable[[], RuntimeStoreError] = late,
+        *,
+        looks: int = 2,
+        resident_bytes: Callable[[], int | None] | None = None,
+    ) -> None:
+        self._refusal = refusal
+        self._looks = looks
         self._resident_bytes = resident_bytes or _resident_bytes
-        self._waiting: dict[asyncio.Task[Any], tuple[UploadSlots, int | None]] = {}
+        self._waiting: dict[asyncio.Task[Any], _Late] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, call: asyncio.Task[Any], slots: UploadSlots) -> None:
         """Look at the message of a call that has one of these slots, until `end`."""
-        self._waiting[call] = slots, None
+        self._waiting[call] = _Late(slots)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
@@ -75,13 +106,27 @@ class LateMessages:
         now = self._resident_bytes()
         if now is None:
             return
-        for call, (slots, before) in list(self._waiting.items()):
-            if before is None:
-                self._waiting[call] = slots, now
-            elif now - before > MOST_GROWTH_BYTES:
+        for call, found in list(self._waiting.items()):
+            if not found.looks:
+                found.before = now
+            found.looks += 1
+            if found.looks >= self._looks and now - found.before > MOST_GROWTH_BYTES:
                 self.end(call)
-                slots.give_up(call, _late())
+                found.slots.give_up(call, self._refusal())
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+
+class _Late:
+    """A message that was not there at once."""
+
+    __slots__ = ("before", "looks", "slots")
+
+    def __init__(self, slots: UploadSlots) -> None:
+        self.slots = slots
+        self.looks = 0
+        """How often it was found missing."""
+        self.before = 0
+        """How large the process was the first time."""
 
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

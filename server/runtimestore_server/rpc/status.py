@@ -12,7 +12,6 @@ import uuid
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import grpc
 import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -27,6 +26,7 @@ from runtimestore.errors import (
 )
 from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.logs import UNFORESEEN, frames
+from runtimestore_server.rpc.call_ends import CANCELLED, DEADLINE_EXCEEDED, code_of_end
 
 if TYPE_CHECKING:
     from runtimestore_server.store.values import Outcome
@@ -37,6 +37,9 @@ _log = structlog.get_logger(__name__)
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 MOST_OF_A_NAME = 512
 """In characters: how much of a realm or a runtime id the log shows."""
+
+UNKNOWN_METHOD = "unknown"
+"""What every method is called that the server does not have."""
 
 METADATA_VALUE_LIMIT = 1024
 """In bytes. Trailing metadata has to fit into 8 KiB by gRPC's default; no single value may fill it."""
@@ -59,8 +62,6 @@ _trace: ContextVar[str | None] = ContextVar("trace", default=None)
 _refusal: ContextVar[tuple[str, str, str] | None] = ContextVar("refusal", default=None)
 """With which code, reason and call id the call of this task was refused."""
 
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-
 
 class CallEnd(NamedTuple):
     """How a call ended and what it was about, as far as that may be told."""
@@ -78,20 +79,14 @@ def name_trace(trace_id: str | None) -> None:
     _trace.set(trace_id)
 
 
-def end_of_call(context: Any, error: BaseException | None = None) -> CallEnd:
-    """How the call of this task ended, by `error` or by its answer. Never raises."""
+def end_of_call(context: Any, started: float, error: BaseException | None = None) -> CallEnd:
+    """How the call of this task, which began at `started`, ended: by `error` or by its answer. Never raises."""
     realm, runtime, request_id = _subject.get()
     code, reason = "OK", None
     if refusal := _refusal.get():
         code, reason, request_id = refusal
-    elif isinstance(error, grpc.aio.BaseError):  # its handler gave it a status, or its caller is gone
-        try:
-            given = context.code()
-            code = _CODES.get(given.value[0] if isinstance(given, grpc.StatusCode) else given, "CANCELLED")
-        except Exception:  # noqa: BLE001  (what cannot be asked is not known)
-            code = "UNKNOWN"
     elif error is not None:
-        code = "CANCELLED"
+        code = code_of_end(context, error, started)
     request_id = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else None
     return CallEnd(code, reason, _principal.get(), _shown(realm), _shown(runtime), request_id)
 
@@ -132,20 +127,29 @@ def log_served(context: Any, *, method: str, started: float, at_info: bool) -> N
         _log.debug("served", method=method, seconds=seconds)
 
 
-def log_ended(context: Any, error: BaseException, *, method: str, started: float, lines: LineLimit) -> None:
+def log_ended(context: Any, code: str, *, method: str, started: float, lines: LineLimit) -> None:
     """Write the line of a call that was neither answered nor refused: given up, or ended by gRPC itself. Never raises.
 
     Lines are bounded by method and code: whoever gives up one method's calls takes no line of another's.
     """
     with contextlib.suppress(Exception):
-        code = end_of_call(context, error).code
         if not lines.lets_through(f"{code} {method}"):
             return
         about = _about(context, method, _subject.get()[2] or None)
-        if (left_seconds := context.time_remaining()) is not None and code == "CANCELLED":
-            # Near nothing where the deadline passed: callers' libraries cancel at that time, by clocks of their own.
+        if (left_seconds := context.time_remaining()) is not None and code in (CANCELLED, DEADLINE_EXCEEDED):
             about["left_seconds"] = round(left_seconds, 3)
         _log.info("ended unanswered", **about, code=code, seconds=round(time.perf_counter() - started, 6))
+
+
+def log_unknown(context: Any, *, started: float, lines: LineLimit) -> None:
+    """Write the line of a call of a method that the server does not have. Never raises.
+
+    It has one name for all of them: what its caller called it may be anything, of any length, and a secret.
+    """
+    with contextlib.suppress(Exception):
+        if lines.lets_through(f"UNIMPLEMENTED {UNKNOWN_METHOD}"):
+            seconds = round(time.perf_counter() - started, 6)
+            _log.info("unknown method", **_about(context, UNKNOWN_METHOD, None), code="UNIMPLEMENTED", seconds=seconds)
 
 
 class Unanswered:
@@ -253,6 +257,12 @@ def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def told(refusal: RuntimeStoreError, call_id: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+    """What a caller is told of a refusal beside its code: the sentence, and the metadata with the details."""
+    status = status_of(refusal, call_id)
+    return status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),)
 
 
 def malformed() -> InvalidRequest:

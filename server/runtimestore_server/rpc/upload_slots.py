@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runtimestore.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.budget import RetryPacing
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 ENDS = "the server is shutting down"
 """Why most messages that have not come are received no more."""
+
+RELEASE_SECONDS = 1.0
+"""How long a call that was given up keeps its slot at most, while gRPC lets go of its message. That takes a moment, but
+for a connection that takes nothing any more: it must not keep the slots of all."""
 
 
 class NotReceived(Exception):
@@ -43,8 +47,8 @@ class UploadSlots:
 
     Turns go round the connections, and one connection never has more than half of the slots: what stands still on one
     keeps nobody else out. Of what waits gRPC holds no more than its window of a stream. A message that takes too long
-    while others wait is refused; its call ends, and gRPC drops what it had of it. So the bound holds whatever callers
-    do.
+    while others wait is refused; its call ends, gRPC drops what it had of it, and then the slot is free. So the bound
+    holds whatever callers do.
 
     A call is the task that receives its message, runs its handler and sends its answer.
 
@@ -66,6 +70,8 @@ class UploadSlots:
         self._held: Counter[str] = Counter()
         self._queues: OrderedDict[str, OrderedDict[asyncio.Task[Any], asyncio.Future[None]]] = OrderedDict()
         self._refused: dict[asyncio.Task[Any], RuntimeStoreError | NotReceived] = {}
+        self._receiving: dict[asyncio.Task[Any], Callable[[RuntimeStoreError | NotReceived], None]] = {}
+        self._leaving: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
         """How many calls wait for their turn."""
@@ -103,6 +109,20 @@ class UploadSlots:
     def end(self, call: asyncio.Task[Any]) -> None:
         """The call's message is there, or is not wanted; nothing happens the second time."""
         self._refused.pop(call, None)
+        self._receiving.pop(call, None)
+        self._release(call)
+
+    def receiving(self, call: asyncio.Task[Any], tell: Callable[[RuntimeStoreError | NotReceived], None]) -> None:
+        """Know that gRPC receives the message of a call that has a slot.
+
+        Given up from now on, the call is not cancelled, for gRPC would go on behind its back: its caller is told by
+        `tell`, with which gRPC ends it, and the call waits until gRPC has.
+        """
+        self._receiving[call] = tell
+
+    def _release(self, call: asyncio.Task[Any]) -> None:
+        """Let the next one have the slot of a call, if the call has one."""
+        self._leaving.discard(call)
         slot = self._slots.pop(call, None)
         if slot is None:
             return
@@ -169,9 +189,12 @@ class UploadSlots:
             self._timer = asyncio.get_running_loop().call_later(self._patience_seconds / 10, self._look)
 
     def _look(self) -> None:
-        """Refuse one that takes too long, if it keeps somebody waiting; the next look finds the next."""
+        """Refuse one that takes too long, if it keeps somebody waiting; the next look finds the next.
+
+        Where the slot of one is about to be free, nobody else has to go.
+        """
         self._timer = None
-        call = next(self._too_long(), None)
+        call = None if self._leaving else next(self._too_long(), None)
         if call is not None:
             self._refuse(
                 call,
@@ -197,6 +220,17 @@ class UploadSlots:
                     yield call
 
     def _refuse(self, call: asyncio.Task[Any], error: RuntimeStoreError | NotReceived) -> None:
-        if call not in self._refused:
-            self._refused[call] = error
+        if call in self._refused:
+            return
+        self._refused[call] = error
+        if (tell := self._receiving.get(call)) is None:
             call.cancel()
+            return
+        self._leaving.add(call)
+        tell(error)
+        asyncio.get_running_loop().call_later(RELEASE_SECONDS, self._leave_behind, call)
+
+    def _leave_behind(self, call: asyncio.Task[Any]) -> None:
+        """The caller could not be told in time, where that is so: others have the slot."""
+        if call in self._leaving:
+            self._release(call)

@@ -10,9 +10,7 @@ import contextlib
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
-
-import grpc
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,9 +31,7 @@ MOST_REALMS = 150
 
 OTHER_REALMS = "other"
 
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _OK = ("OK", "")
-_CANCELLED = ("CANCELLED", "")
 
 
 class Histogram:
@@ -102,16 +98,9 @@ class MethodCounts:
         with contextlib.suppress(Exception):
             self._count((refusal.code.name, refusal.reason), started)
 
-    def cancelled(self, started: float) -> None:
-        """Count a call whose caller gave up."""
-        self._count(_CANCELLED, started)
-
-    def ended_otherwise(self, context: Any, started: float) -> None:
-        """Count a call whose handler gave it a status, or whose caller is gone."""
-        with contextlib.suppress(Exception):
-            code = context.code()
-            number = code.value[0] if isinstance(code, grpc.StatusCode) else code
-            self._count((_CODES.get(number, "UNKNOWN"), "") if number else _CANCELLED, started)
+    def ended_by(self, code: str, started: float) -> None:
+        """Count a call that was neither answered nor refused by the store, by the name of its code."""
+        self._count((code, ""), started)
 
     def _count(self, end: tuple[str, str], started: float) -> None:
         try:

@@ -221,7 +221,7 @@ class ServerCollector:
             for (of, _), value in zip(watches, held, strict=True):
                 family.add_metric((of,), value)
             yield family
-        uploads = [("writes", limiters.writes), ("others", limiters.others), ("exchanges", limiters.exchanges)]
+        uploads = [(kind, getattr(limiters, kind)) for kind in ("writes", "others", "exchanges", "strangers")]
         for name, told, values in (
             ("uploads", "Messages that are being received", [limiter.slots.received for _, limiter in uploads]),
             ("uploads_limit", "The most of runtimestore_uploads", [limiter.slots.at_once for _, limiter in uploads]),

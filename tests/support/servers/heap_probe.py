@@ -21,14 +21,19 @@ class _Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS.split()]
 
 
-def _tell(_number: int, _frame: object) -> None:
+def in_use_bytes() -> int:
+    """What malloc has handed out in this process, of all arenas, once garbage is collected."""
     gc.collect()
-    told = Path(os.environ["HEAP_PROBE_FILE"])
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2
-    found = mallinfo2()  # of all arenas
+    found = mallinfo2()
+    return int(found.uordblks + found.hblkhd)
+
+
+def _tell(_number: int, _frame: object) -> None:
+    told = Path(os.environ["HEAP_PROBE_FILE"])
     written = told.with_suffix(".new")
-    written.write_text(f"{found.uordblks + found.hblkhd}")
+    written.write_text(f"{in_use_bytes()}")
     written.rename(told)
 
 

@@ -1,0 +1,53 @@
+"""Registers the methods of services with gRPC's server, each in the wrapper of its calls; all others are unknown."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from runtimestore_server.rpc.status import UNKNOWN_METHOD, log_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runtimestore_server.rpc.call import Calls
+    from runtimestore_server.telemetry.counts import CallCounts
+
+
+class Registrar:
+    """What generated code registers the methods of its service with, instead of the server itself."""
+
+    def __init__(self, calls: Calls, server: grpc.aio.Server) -> None:
+        self._calls = calls
+        self._server = server
+
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """Leave out what generated code registers a second time, for runtimes older than the registration by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Register the methods of a service."""
+        wrapped = {name: self._calls.wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
+
+
+class UnknownMethods(grpc.GenericRpcHandler):
+    """Answers the calls of all methods that nobody registered, which gRPC would do without a word to anybody else."""
+
+    def __init__(self, counts: CallCounts) -> None:
+        self._lines = counts.lines
+        self._counted = counts.of(UNKNOWN_METHOD)
+        # As one whose callers stream: nothing of a message is received.
+        self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(self._answer)
+
+    def service(self, _handler_call_details: object) -> grpc.RpcMethodHandler[Any, Any]:
+        """The same for each of them: what a caller calls a method decides nothing."""
+        return self._handler
+
+    async def _answer(self, _requests: object, context: Any) -> None:
+        started = time.perf_counter()
+        log_unknown(context, started=started, lines=self._lines)
+        self._counted.ended_by("UNIMPLEMENTED", started)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # in gRPC's own words
