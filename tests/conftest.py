@@ -11,7 +11,7 @@ import signal
 import threading
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import pytest
@@ -24,7 +24,7 @@ from support.checkers.torture import Trial, write_report
 from support.generators.forms import CHANGED, EDITS, FORMS, WHOLE, sending
 from support.servers.engines import Engine, Memory, Postgres, Sqlite
 from support.servers.postgres import postgres
-from support.servers.server import in_process
+from support.servers.server import entered, in_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from runtimestore_server.app import Application
     from support.generators.forms import Form
     from support.servers.postgres import Cluster
-
-T = TypeVar("T")
 
 # Nothing that the client for threads does depends on the engine behind the server: one is enough. Nor does the form in
 # which a client sends what it is given: each is met on one engine, and on all of them under `--torture`.
@@ -155,23 +153,6 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
 
 async def _start_grpc() -> None:
     grpc.aio.init_grpc_aio()  # its thread belongs to the session, not to the first test
-
-
-@contextlib.contextmanager
-def entered(runner: asyncio.Runner, context: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
-    """An asynchronous context for a fixture that is none."""
-
-    async def enter() -> T:
-        return await context.__aenter__()
-
-    async def leave() -> None:
-        await context.__aexit__(None, None, None)
-
-    value = runner.run(enter())
-    try:
-        yield value
-    finally:
-        runner.run(leave())
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,9 @@
-"""Which certificates come into force: those that gRPC takes, for as long as they hold, and no others."""
+"""Which certificates come into force: those that gRPC takes, and no others."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -17,8 +17,8 @@ from runtimestore_server.access.tls import Certificates
 from runtimestore_server.app import CannotServe
 from support.checkers import clean_up
 from support.checkers.scraping import LISTEN, checks, until, value
-from support.generators.certificates import DAY, Issued, intermediate, issued, root
-from support.servers.access import put
+from support.generators.certificates import DAY, intermediate, issued, root
+from support.servers.access import files_of, put
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 
 TRUSTED = Tls(ca=root().pem)
 Files = dict[str, "Path"]
-
-
-def files_of(folder: Path, pair: Issued, *chain: Issued, client_ca: bytes | None = None) -> Files:
-    """The settings of a server with a certificate, put into a folder: the key last."""
-    contents = {"tls_cert": b"".join(one.pem for one in (pair, *chain)), "tls_key": pair.key_pem}
-    if client_ca is not None:
-        contents["tls_client_ca"] = client_ca
-    for name, content in contents.items():
-        put(folder / f"{name}.pem", content)
-    return {name: folder / f"{name}.pem" for name in contents}
 
 
 def good(folder: Path, **more: Any) -> Files:
@@ -180,66 +170,6 @@ def test_what_a_file_has_beside_a_key_or_certificate_does_no_harm(tmp_path: Path
     for name in ("tls_cert", "tls_key"):
         put(files[name], b"text of the tools\n" + parameters + files[name].read_bytes() + parameters)
     Certificates(files["tls_cert"], files["tls_key"], None)
-
-
-class Clock:
-    """A time that tests move."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        """The time."""
-        return datetime.now(UTC) + self.ahead
-
-
-@pytest.mark.parametrize("what", ["the certificate", "one between it and its CA", "the CA of clients"])
-def test_the_end_of_what_is_in_force_is_told_ahead_once_a_day_and_it_serves_on(tmp_path: Path, what: str) -> None:
-    clock = Clock()
-    short, between, ca = 365 * DAY, intermediate(), None
-    if what == "the certificate":
-        short = 100 * DAY
-    elif what == "one between it and its CA":
-        between = issued(root(), names=(), common_name="between", is_ca=True, ends=100 * DAY)
-    else:
-        ca = issued(names=(), common_name="clients", is_ca=True, ends=100 * DAY).pem
-    files = files_of(tmp_path, issued(between, ends=short), between, client_ca=ca)
-    certificates = Certificates(files["tls_cert"], files["tls_key"], files.get("tls_client_ca"), clock)
-    assert certificates.warning is None
-
-    def logged() -> list[str]:
-        with structlog.testing.capture_logs() as lines:
-            certificates.look(again=True)
-            certificates.tell_of_ends()
-        return [line["error"] for line in lines if line["log_level"] == "warning"]
-
-    clock.ahead = 85 * DAY
-    assert logged() == []
-    clock.ahead = 91 * DAY
-    assert [certificates.warning] == logged()
-    assert certificates.warning is not None
-    assert "it ends at" in certificates.warning
-    assert logged() == []
-    clock.ahead += DAY
-    assert len(logged()) == 1
-    clock.ahead = 101 * DAY
-    assert "ended at" in certificates.warning
-    assert len(logged()) == 1
-    assert logged() == []
-    assert certificates.unusable is None
-    files_of(tmp_path, issued(intermediate(), ends=364 * DAY), intermediate(), client_ca=ca and root().pem)
-    assert logged() == []
-    assert certificates.warning is None
-
-
-def test_a_certificate_of_a_short_life_is_told_of_in_the_last_tenth_of_it(tmp_path: Path) -> None:
-    clock = Clock()
-    files = files_of(tmp_path, issued(intermediate(), begins=timedelta(), ends=timedelta(hours=10)))
-    certificates = Certificates(files["tls_cert"], files["tls_key"], None, clock)
-    clock.ahead = timedelta(hours=8, minutes=50)
-    assert certificates.warning is None
-    clock.ahead = timedelta(hours=9, minutes=10)
-    assert certificates.warning is not None
 
 
 def test_what_did_not_work_for_a_passing_reason_is_tried_again_though_no_file_changes(tmp_path: Path) -> None:

@@ -182,23 +182,6 @@ async def test_a_new_certificate_that_cannot_be_used_leaves_the_old_one_in_force
     assert [line["log_level"] for line in logged if "certificate" in line["event"]] == ["error", "info"]
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-async def test_what_is_older_than_tls_1_2_is_not_spoken(tmp_path: Path, version: ssl.TLSVersion) -> None:
-    files: Any = server_files(tmp_path)
-    context = ssl.create_default_context(cadata=ca().cert_pem.bytes().decode())
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    context.set_alpn_protocols(["h2"])
-    async with in_process("memory:", **files) as app:
-        host, _, port = app.address.rpartition(":")
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-        _reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
-        writer.close()
-        with pytest.warns(DeprecationWarning, match="deprecated"):  # that is why
-            context.minimum_version = context.maximum_version = version
-        with pytest.raises(ConnectionError):  # the server hangs up; our own side would raise an SSLError
-            await asyncio.open_connection(host, int(port), ssl=context)
-
-
 async def test_the_ca_of_clients_is_changed_under_load_and_no_open_connection_ends(tmp_path: Path) -> None:
     def shown_by(authority: trustme.CA) -> Tls:
         made = authority.issue_cert("agents.test")

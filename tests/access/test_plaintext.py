@@ -1,8 +1,10 @@
-"""A token is taken over TLS, or from this machine, or where `--insecure` says that something else protects the way."""
+"""A token is taken over a current TLS, from this machine, or where `--insecure` says that others protect the way."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,7 +14,7 @@ import pytest
 from runtimestore_server.access import listening
 from runtimestore_server.access.peers import is_carried_safely, is_this_machine
 from support.checkers.refusals import refused
-from support.servers.access import access_file, bearer, credentials, entry, new_token, server_files
+from support.servers.access import access_file, bearer, ca, credentials, entry, new_token, server_files
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
@@ -122,3 +124,20 @@ def test_localhost_that_a_name_server_leads_elsewhere_is_not_this_machine(monkey
     assert listening.is_local("localhost:1")
     monkeypatch.setattr(socket, "getaddrinfo", elsewhere)
     assert not listening.is_local("localhost:1")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+async def test_what_is_older_than_tls_1_2_is_not_spoken(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    files: Any = server_files(tmp_path)
+    context = ssl.create_default_context(cadata=ca().cert_pem.bytes().decode())
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.set_alpn_protocols(["h2"])
+    async with in_process("memory:", **files) as app:
+        host, _, port = app.address.rpartition(":")
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+        _reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        writer.close()
+        with pytest.warns(DeprecationWarning, match="deprecated"):  # that is why
+            context.minimum_version = context.maximum_version = version
+        with pytest.raises(ConnectionError):  # the server hangs up; our own side would raise an SSLError
+            await asyncio.open_connection(host, int(port), ssl=context)

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtimestore_server.backup import CannotRestore, create, restore
+from runtimestore_server.backup import CannotRestore, restore
+from runtimestore_server.backup import manifest as manifests
 from runtimestore_server.store.engines import store_file
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from runtimestore_server.store.schema import upgrade
 from support.checkers.progress import Nobody
 from support.faults.disk import small_disk
+from support.generators.documents import new_id
+from support.servers.backups import CHANGE, change_manifest, run_restore
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def backup(tmp_path: Path) -> Path:
-    """A backup of a small store, `source.db` beside it."""
-    url = f"sqlite:///{tmp_path}/source.db"
-    upgrade(url)
-    create(url, tmp_path / "a.backup", Nobody())
-    return tmp_path / "a.backup"
 
 
 def _schema(file: Path) -> list[Any]:
@@ -75,3 +69,67 @@ def test_a_restore_that_finds_no_room_is_refused_in_a_sentence_and_leaves_nothin
         with pytest.raises(CannotRestore, match=r"[Nn]o (room|space)"):
             restore(backup, f"sqlite:///{tmp_path}/disk/there.db", Nobody())
         assert list((tmp_path / "disk").iterdir()) == []
+
+
+def _damaged(backup: Path, how: str) -> None:
+    with contextlib.closing(sqlite3.connect(backup)) as connection:
+        match how:
+            case "cut off":
+                os.truncate(backup, backup.stat().st_size // 2)
+            case "no database":
+                backup.write_bytes(b"hello" * 1000)
+            case "no backup":
+                connection.execute(f"DROP TABLE {store_file.BACKUP_TABLE}")
+            case "a row more":
+                connection.execute("INSERT INTO runtimes VALUES ('default', 'rt:x', 1, NULL, NULL, NULL)")
+            case "a value changed":
+                connection.execute("UPDATE store_identity SET store_id = ?", (new_id(),))
+            case "a table less":
+                connection.execute("DROP TABLE fences")
+            case "a newer schema":
+                connection.execute("UPDATE alembic_version SET version_num = '9999'")
+                change_manifest(connection, schema_revision="9999")
+            case "a newer format":
+                change_manifest(connection, format=manifests.FORMAT + 1)
+            case "no manifest":
+                connection.execute(CHANGE, ("{",))
+        with contextlib.suppress(sqlite3.DatabaseError):
+            connection.commit()
+
+
+DAMAGE = {
+    "cut off": "damaged or cut off",
+    "no database": "not even an SQLite file",
+    "no backup": "no backup",
+    "a row more": "runtimes",
+    "a value changed": "store_identity",
+    "a table less": "fences",
+    "a newer schema": "9999",
+    "a newer format": "newer version",
+    "no manifest": "altered",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_what_is_cut_off_altered_or_newer_is_refused_and_touches_nothing(
+    how: str, backup: Path, tmp_path: Path
+) -> None:
+    _damaged(backup, how)
+
+    with pytest.raises(CannotRestore, match=DAMAGE[how]):
+        restore(backup, f"sqlite:///{tmp_path}/there.db", Nobody(), replace=True)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.backup", "source.db"]
+
+
+def test_a_refused_restore_says_so_in_one_sentence(backup: Path, there: str) -> None:
+    _damaged(backup, "a row more")
+
+    done = run_restore(backup, there, "--replace")
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert (
+        done.stderr
+        == f"runtimestore: {backup}: it is not as it was written: runtimes differ from what its manifest says\n"
+    )

@@ -1,8 +1,7 @@
-"""The client for threads, over grpcio-testing's fake channel and under fake time."""
+"""The calls of the client for threads, over grpcio-testing's fake channel and under fake time."""
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -14,31 +13,25 @@ from runtimestore import (
     Commit,
     CommitOutcomeUnknown,
     DeadlineExceeded,
-    InputState,
-    OAuthCommit,
     Overloaded,
     RetryPolicy,
     RevisionMismatch,
     RuntimeStoreClient,
     RuntimeStoreError,
-    StoredValueCorrupt,
     StoreUnavailable,
 )
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.servers.scripted_store import Failure, refusal
+from support.faults.fake_wire import WAIT_SECONDS
+from support.generators.arguments import INPUT, RUNTIME
+from support.servers.scripted_store import GONE, Failure, refusal
 
 if TYPE_CHECKING:
     from support.faults.fake_wire import Wire
 
-RUNTIME = "rt:session:1"
-INPUT = InputState("0189f7a0-0000-7000-8000-000000000001", "{}")
-WAIT_SECONDS = 10.0
-GONE = Failure(grpc.StatusCode.UNAVAILABLE, "connection reset")
 STOPPING = Failure(grpc.StatusCode.CANCELLED, "CANCELLED")
 UNKNOWN = refusal("COMMIT_OUTCOME_UNKNOWN", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.1)
 UNAVAILABLE = refusal("STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.1)
 OVERLOADED = refusal("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=1.5)
-CHANGED = refusal("OAUTH_FLOW_SNAPSHOT_CHANGED", grpc.StatusCode.ABORTED)
 WRITTEN = pb.PersistInputStateResponse(revision=7)
 
 
@@ -204,173 +197,6 @@ def test_a_call_without_time_is_not_sent(wire: Wire, timeout_seconds: float) -> 
 def test_a_call_that_should_last_for_ever_is_a_value_error(wire: Wire) -> None:
     with pytest.raises(ValueError, match="finite"):
         wire.client().persist_input_state(RUNTIME, INPUT, timeout_seconds=float("inf"))
-
-
-def load_then(wire: Wire, snapshot_json: bytes | None, version: int, update: Any) -> Any:
-    """Answer one round of the closure loop: its load, then its write; returns the write's request."""
-    wire.answer(
-        "LoadAuthOAuthFlowSnapshot",
-        pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=snapshot_json, version=version),
-    )
-    return wire.answer("UpdateAuthOAuthFlowSnapshot", update)
-
-
-def test_the_closure_runs_again_on_the_new_bytes_when_another_came_first(wire: Wire, at_once: RetryPolicy) -> None:
-    seen: list[bytes | None] = []
-
-    def update(current: bytes | None) -> bytes:
-        seen.append(current)
-        return (current or b"") + b"+"
-
-    updating = wire.calling(lambda: wire.client(retry=at_once).update_auth_oauth_flow_snapshot(update))
-    first = load_then(wire, None, 0, CHANGED)
-    second = load_then(wire, b"theirs", 4, pb.UpdateAuthOAuthFlowSnapshotResponse(version=5))
-
-    assert updating.result(WAIT_SECONDS) == OAuthCommit(5, replayed=False)
-    assert seen == [None, b"theirs"]
-    assert (first.expected_version, first.snapshot_json) == (0, b"+")
-    assert (second.expected_version, second.snapshot_json) == (4, b"theirs+")
-    assert first.request_id != second.request_id
-
-
-def test_the_closure_does_not_run_again_on_its_own_write_when_an_answer_is_lost(
-    wire: Wire, at_once: RetryPolicy
-) -> None:
-    runs: list[bytes | None] = []
-
-    def update(current: bytes | None) -> bytes:
-        runs.append(current)
-        return b"new"
-
-    updating = wire.calling(lambda: wire.client(retry=at_once).update_auth_oauth_flow_snapshot(update))
-    first = load_then(wire, b"old", 1, GONE)
-    second = wire.answer(
-        "UpdateAuthOAuthFlowSnapshot", pb.UpdateAuthOAuthFlowSnapshotResponse(version=2, replayed=True)
-    )
-
-    assert updating.result(WAIT_SECONDS) == OAuthCommit(2, replayed=True)
-    assert runs == [b"old"]
-    assert second == first
-
-
-def test_an_error_of_the_closure_reaches_the_caller_unchanged_and_nothing_is_written(wire: Wire) -> None:
-    mine = KeyError("already consumed")
-
-    def update(_current: bytes | None) -> bytes:
-        raise mine
-
-    updating = wire.calling(lambda: wire.client().update_auth_oauth_flow_snapshot(update))
-    wire.answer("LoadAuthOAuthFlowSnapshot", pb.LoadAuthOAuthFlowSnapshotResponse())
-
-    assert updating.exception(WAIT_SECONDS) is mine
-    assert mine.__cause__ is None
-
-
-def test_the_closure_loop_ends_with_the_deadline_of_the_call(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("random.uniform", lambda _least, most: most)
-    client = wire.client(timeout_seconds=1.0)
-    updating = wire.calling(lambda: client.update_auth_oauth_flow_snapshot(lambda _: b"mine"))
-    for version in range(4):  # pauses of 0.1, 0.2 and 0.4 seconds; the next, of 0.8, would end too late
-        load_then(wire, b"theirs", version + 1, CHANGED)
-
-    error = updating.exception(WAIT_SECONDS)
-    assert isinstance(error, DeadlineExceeded)
-    assert "nothing was written" in error.message
-    assert wire.clock.pauses == [0.1, 0.2, 0.4]
-
-
-def stream(
-    wire: Wire, parts: list[Any], *, end: Failure | None = None, trailing: tuple[tuple[str, str], ...] = ()
-) -> None:
-    """Answer the next load of the session snapshot with these messages."""
-    _, rpc = wire.take("LoadSessionSnapshot")
-    for part in parts:
-        rpc.send_response(part)
-    if end is None:
-        rpc.terminate(trailing, grpc.StatusCode.OK, "")
-    else:
-        rpc.terminate(end.trailing_metadata, end.code, end.message)
-
-
-def info(data: bytes, *, size_bytes: int | None = None) -> pb.LoadSessionSnapshotResponse:
-    return pb.LoadSessionSnapshotResponse(
-        info=pb.SessionSnapshotInfo(
-            session_id="s",
-            size_bytes=len(data) if size_bytes is None else size_bytes,
-            sha256=hashlib.sha256(data).digest(),
-            revision=3,
-        )
-    )
-
-
-def chunk(data: bytes) -> pb.LoadSessionSnapshotResponse:
-    return pb.LoadSessionSnapshotResponse(chunk=data)
-
-
-def test_the_chunks_of_a_snapshot_are_joined(wire: Wire) -> None:
-    loading = wire.calling(lambda: wire.client().load_session_snapshot_with_revision(RUNTIME))
-    stream(wire, [info(b"onetwo"), chunk(b"one"), chunk(b"two")])
-
-    assert loading.result(WAIT_SECONDS) == (b"onetwo", 3)
-
-
-def test_an_empty_stream_is_no_snapshot_at_the_revision_of_the_trailing_metadata(wire: Wire) -> None:
-    loading = wire.calling(lambda: wire.client().load_session_snapshot_with_revision(RUNTIME))
-    stream(wire, [], trailing=(("runtimestore-revision", "9"),))
-
-    assert loading.result(WAIT_SECONDS) == (None, 9)
-
-
-def test_a_stream_that_breaks_half_way_is_read_from_its_start(wire: Wire, at_once: RetryPolicy) -> None:
-    loading = wire.calling(lambda: wire.client(retry=at_once).load_session_snapshot(RUNTIME))
-    stream(wire, [info(b"older!"), chunk(b"old")], end=GONE)
-    stream(wire, [info(b"newer!"), chunk(b"new"), chunk(b"er!")])
-
-    assert loading.result(WAIT_SECONDS) == b"newer!"
-
-
-@pytest.mark.parametrize(
-    ("parts", "what"),
-    [
-        ([info(b"onetwo"), chunk(b"one")], "3 of its 6 bytes arrived"),
-        ([info(b"onetwo"), chunk(b"one"), chunk(b"twoo")], "more than its 6 bytes arrived"),
-        ([info(b"onetwo"), chunk(b"one"), chunk(b"tow")], "do not match its SHA-256"),
-        ([info(b"onetwo")], "0 of its 6 bytes arrived"),
-    ],
-    ids=["too short", "too long", "other bytes", "no bytes"],
-)
-def test_a_snapshot_that_does_not_match_its_description_is_not_returned(
-    wire: Wire, parts: list[Any], what: str
-) -> None:
-    loading = wire.calling(lambda: wire.client().load_session_snapshot(RUNTIME))
-    stream(wire, parts)
-
-    error = loading.exception(WAIT_SECONDS)
-    assert isinstance(error, StoredValueCorrupt)
-    assert what in error.message
-
-
-@pytest.mark.parametrize("parts", [[chunk(b"one"), info(b"one")], [info(b"one"), info(b"one"), chunk(b"one")]])
-def test_a_stream_that_is_no_snapshot_s_fails_the_call(wire: Wire, parts: list[Any]) -> None:
-    loading = wire.calling(lambda: wire.client().load_session_snapshot(RUNTIME))
-    stream(wire, parts)
-
-    assert isinstance(loading.exception(WAIT_SECONDS), CallFailed)
-
-
-def test_inputs_without_the_message_that_is_always_sent_are_not_read_as_none(wire: Wire) -> None:
-    loading = wire.calling(lambda: wire.client().load_input_states(RUNTIME))
-    _, rpc = wire.take("LoadInputStates")
-    rpc.terminate((), grpc.StatusCode.OK, "")
-
-    assert isinstance(loading.exception(WAIT_SECONDS), CallFailed)
-
-
-def test_a_state_that_this_client_does_not_know_fails_the_call(wire: Wire) -> None:
-    loading = wire.calling(lambda: wire.client().load_runtime_state(RUNTIME))
-    wire.answer("LoadRuntimeState", pb.LoadRuntimeStateResponse(state=99))  # type: ignore[arg-type]  # of a later version
-
-    assert isinstance(loading.exception(WAIT_SECONDS), CallFailed)
 
 
 def test_a_boundary_without_a_receipt_is_a_type_error(wire: Wire) -> None:

@@ -25,7 +25,8 @@ from support.generators.documents import session
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from runtimestore_server.app import Application
 
@@ -191,3 +192,26 @@ async def test_an_answer_that_is_counted_in_parts_gives_all_of_them_back() -> No
     await asyncio.create_task(call())
     await until(lambda: not sending._answers)
     assert (sending.budget.items, sending.budget.bytes) == (0, 0)
+
+
+@pytest.mark.slow
+async def test_bytes_that_are_being_sent_to_slow_readers_are_bounded(
+    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
+) -> None:
+    body = session("x" * 60_000_000)  # more than fits into the buffers of a connection
+    request = pb.LoadSessionSnapshotRequest(runtime_id=runtime_id)
+    async with serve(max_waiting_bytes=100_000_000) as app, grpc.aio.insecure_channel(app.address) as channel:
+        wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
+        async with Store(app.address) as store:
+            await store.commit_session_snapshot(runtime_id, body)
+            slow = wire.LoadSessionSnapshot(request)
+            await slow.read()
+            await until(lambda: app.sending.budget.bytes > 0)
+
+            found = await refused(wire.LoadSessionSnapshot(request))
+            is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+            assert found.metadata["sending_bytes"] == str(len(body))
+
+            slow.cancel()
+            await until(lambda: app.sending.budget.bytes == 0)
+            assert await store.load_session_snapshot(runtime_id) == body

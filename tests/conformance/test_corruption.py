@@ -13,8 +13,8 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store import tables
 from support.checkers.refusals import refused
 from support.generators.calls import RUNTIME_WRITES, Store, everything, id_of, input_of, session_of
-from support.generators.documents import inputs, new_id, ops, receipt
-from support.servers.database import change, flip_a_byte, forget, rows
+from support.generators.documents import new_id, ops, receipt
+from support.servers.database import change, flip_a_byte
 from support.servers.engines import DURABLE, UNTYPED_COLUMNS
 
 if TYPE_CHECKING:
@@ -130,18 +130,6 @@ async def test_a_state_that_is_none_of_the_seven_is_data_loss_that_names_the_run
     assert found.value.metadata["runtime_id"] == runtime_id
 
 
-async def test_a_damaged_input_is_mended_by_writing_the_same_bytes_again(
-    app: Application, store: Store, realm: str, runtime_id: str
-) -> None:
-    state = input_of("a")
-    await store.persist_input_state(runtime_id, state)
-    await flip_a_byte(app, tables.inputs.c.state_json, realm=realm, runtime_id=runtime_id)
-
-    await store.persist_input_state(runtime_id, state)
-
-    assert await store.load_input_states(runtime_id) == [state]
-
-
 OTHER_ID = "0190a1b2-0000-7000-8000-000000000000"
 
 
@@ -197,85 +185,6 @@ async def test_a_revision_that_no_write_left_is_data_loss(
     assert found.value.metadata["table"] == "runtimes"
 
 
-@pytest.mark.parametrize("revision", [0, -5, 2**63 - 1])
-async def test_a_write_to_a_runtime_with_a_damaged_revision_is_data_loss_and_deletes_and_changes_nothing(
-    app: Application, store: Store, realm: str, runtime_id: str, revision: int
-) -> None:
-    await store.persist_input_state(runtime_id, input_of("a"))
-    await change(app, tables.runtimes, {"revision": revision}, realm=realm, runtime_id=runtime_id)
-    before = await rows(app, tables.runtimes, realm=realm)
-
-    for if_revision in (None, 2):
-        with pytest.raises(StoredValueCorrupt) as found:
-            await store.persist_input_state(runtime_id, input_of("b"), if_revision=if_revision)
-        assert found.value.metadata["table"] == "runtimes"
-
-    assert await rows(app, tables.runtimes, realm=realm) == before
-    with pytest.raises(StoredValueCorrupt):  # and not "absent"
-        await store.load_input_states(runtime_id)
-
-
-async def test_a_write_over_a_damaged_count_is_data_loss(
-    app: Application, store: Store, realm: str, runtime_id: str
-) -> None:
-    await store.persist_auth_oauth_flow_snapshot(b"first")
-    await change(app, tables.oauth_flow_snapshots, {"version": -5}, realm=realm)
-    with pytest.raises(StoredValueCorrupt):
-        await store.persist_auth_oauth_flow_snapshot(b"second")
-
-    await store.acquire_runtime(runtime_id, "a")
-    await change(app, tables.fences, {"fence": 0}, realm=realm, runtime_id=runtime_id)
-    with pytest.raises(StoredValueCorrupt):
-        await store.acquire_runtime(runtime_id, "b")
-    with pytest.raises(StoredValueCorrupt):
-        await store.persist_input_state(runtime_id, input_of("a"))
-
-
-@pytest.mark.needs(UNTYPED_COLUMNS)
-async def test_an_input_that_is_no_bytes_any_more_is_mended_by_writing_it_again(
-    app: Application, store: Store, realm: str, runtime_id: str
-) -> None:
-    await store.persist_input_state(runtime_id, input_of("a"))
-    with app.store.database.writers.begin() as connection:
-        connection.exec_driver_sql("UPDATE inputs SET state_json = CAST(X'ff41' AS TEXT) WHERE realm = ?", (realm,))
-
-    await store.atomic_apply(runtime_id, receipt=receipt(), input_updates=[input_of("a")])
-
-    assert await store.load_input_states(runtime_id) == [input_of("a")]
-
-
-async def test_a_request_whose_date_is_damaged_is_not_forgotten_and_not_believed(
-    app: Application, store: Store, realm: str, runtime_id: str
-) -> None:
-    request_id = new_id()
-    await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
-    await change(app, tables.requests, {"recorded_at_ms": 1}, realm=realm, request_id=request_id)
-
-    await forget(app)
-
-    with pytest.raises(StoredValueCorrupt):
-        await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
-
-
-@pytest.mark.parametrize("column", ["fingerprint", "revision"])
-async def test_a_damaged_memory_of_a_request_is_data_loss_and_no_false_refusal(
-    app: Application, store: Store, realm: str, runtime_id: str, column: str
-) -> None:
-    request_id = new_id()
-    await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
-    if column == "fingerprint":
-        await flip_a_byte(app, tables.requests.c.fingerprint, realm=realm, request_id=request_id)
-    else:
-        await change(app, tables.requests, {"revision": 7}, realm=realm, request_id=request_id)
-
-    with pytest.raises(StoredValueCorrupt) as found:
-        await store.persist_input_state(runtime_id, input_of("a"), request_id=request_id)
-
-    assert found.value.metadata["table"] == "requests"
-    assert found.value.metadata["request_id"] == request_id
-    assert await store.load_input_states_with_revision(runtime_id) == ([input_of("a")], 1)
-
-
 # SQLite keeps whatever was put into a column.
 UNTYPED: list[tuple[str, str, str]] = [
     ("runtimes", "runtime_state", "CAST(X'fffe' AS TEXT)"),
@@ -322,20 +231,6 @@ async def test_a_value_of_another_type_is_data_loss_that_names_the_row(
     assert found.value.metadata["table"] == table
 
 
-@pytest.mark.parametrize("damaged", [b"no document", b"[]", b"{}", b"\xff"])
-async def test_an_input_that_is_no_input_is_data_loss_though_its_digest_is_right(
-    app: Application, store: Store, realm: str, runtime_id: str, damaged: bytes
-) -> None:
-    await store.persist_input_state(runtime_id, input_of("a"))
-    values = {"state_json": damaged, "sha256": sha256(damaged).digest()}
-    await change(app, tables.inputs, values, realm=realm, runtime_id=runtime_id)
-
-    with pytest.raises(StoredValueCorrupt) as found:
-        await store.load_input_state(runtime_id, input_of("a").input_id)
-
-    assert found.value.metadata["input_id"] == input_of("a").input_id
-
-
 NOWHERE = b'{"run_id":"x","boundary":"nowhere","contributing_input_ids":[],"message_count":0,"sequence":0}'
 
 
@@ -375,68 +270,6 @@ async def test_the_refusal_of_a_damaged_value_shows_nothing_of_it(
     told = f"{found.message} {found.metadata}"
     assert "verifier" not in told
     assert "SELECT" not in told
-
-
-async def test_sound_inputs_can_be_had_without_the_damaged_ones_which_are_named(
-    app: Application, store: Store, realm: str, runtime_id: str
-) -> None:
-    states = inputs(5, "secret text")
-    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, states)
-    damaged = [states[1].input_id, states[4].input_id]
-    for input_id in damaged:
-        await flip_a_byte(app, tables.inputs.c.state_json, realm=realm, runtime_id=runtime_id, input_id=input_id)
-
-    with pytest.raises(StoredValueCorrupt):
-        await store.load_input_states(runtime_id)
-    found = await store.load_readable_input_states(runtime_id)
-
-    assert found.input_states == [states[0], states[2], states[3]]
-    assert [corrupt.input_id for corrupt in found.corrupt_inputs] == damaged
-    assert found.revision == 1
-    for corrupt in found.corrupt_inputs:
-        assert corrupt.input_id in corrupt.description
-        assert "secret" not in corrupt.description
-
-    await store.persist_input_state(runtime_id, states[1])
-    await store.persist_input_state(runtime_id, states[4])
-    assert await store.load_readable_input_states(runtime_id) == (states, [], 3)
-
-
-async def test_damaged_inputs_that_are_skipped_are_told_in_messages_that_every_client_takes(
-    app: Application, store: Store, wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub, realm: str, runtime_id: str
-) -> None:
-    states = inputs(4, "x" * 900_000)
-    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, states)
-    await flip_a_byte(app, tables.inputs.c.sha256, realm=realm, runtime_id=runtime_id, input_id=states[2].input_id)
-
-    request = pb.LoadInputStatesRequest(realm=realm, runtime_id=runtime_id, skip_corrupt=True)
-    messages = [message async for message in wire.LoadInputStates(request)]
-
-    assert [state.input_id for message in messages for state in message.input_states] == [
-        states[number].input_id for number in (0, 1, 3)
-    ]
-    assert [corrupt.input_id for message in messages for corrupt in message.corrupt_inputs] == [states[2].input_id]
-    assert {message.revision for message in messages} == {1}
-    assert max(message.ByteSize() for message in messages) < 2 * 1024 * 1024
-
-
-async def test_skipping_the_damaged_inputs_of_a_runtime_without_any_skips_nothing(
-    store: Store, runtime_id: str
-) -> None:
-    assert await store.load_readable_input_states(runtime_id) == ([], [], 0)
-
-
-async def test_a_damaged_session_is_mended_by_the_next_snapshot(
-    app: Application, store: Store, realm: str, runtime_id: str
-) -> None:
-    await store.commit_session_snapshot(runtime_id, session_of("a"))
-    await flip_a_byte(app, tables.session_versions.c.body, realm=realm, runtime_id=runtime_id)
-    with pytest.raises(StoredValueCorrupt):
-        await store.load_session_snapshot(runtime_id)
-
-    await store.commit_session_snapshot(runtime_id, session_of("a"))
-
-    assert await store.load_session_snapshot(runtime_id) == session_of("a")
 
 
 @pytest.mark.needs(DURABLE)

@@ -37,7 +37,7 @@ NO_RUNTIME_READS = (
     "half a pair of surrogate escapes",
     "much depth",
 )
-"""Refused in the messages and the metadata of a session (see test_envelopes.py), and kept everywhere else."""
+"""Refused in the messages and the metadata of a session (see test_unreadable_sessions.py), and kept everywhere else."""
 
 
 def _session(oddity: str) -> bytes:

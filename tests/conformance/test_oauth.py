@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from runtimestore import AsyncRuntimeStoreClient, OAuthFlowSnapshot
+from runtimestore import AsyncRuntimeStoreClient, OAuthFlowSnapshot, OAuthFlowSnapshotChanged, RequestIdReused
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store.schema import upgrade
 from support.checkers.refusals import refused
@@ -224,3 +224,52 @@ async def test_the_authority_keeps_its_name_over_restarts_and_on_every_replica_o
 
     assert len(set(keys)) == 1
     assert keys[0]
+
+
+async def test_a_replaced_oauth_snapshot_is_recognised_when_it_is_sent_again(store: Store) -> None:
+    request_id = new_id()
+    assert await store.persist_auth_oauth_flow_snapshot(b"first", request_id=request_id) == (1, False)
+    assert await store.persist_auth_oauth_flow_snapshot(b"second") == (2, False)
+
+    assert await store.persist_auth_oauth_flow_snapshot(b"first", request_id=request_id) == (1, True)
+    assert await store.load_auth_oauth_flow_snapshot() == b"second"
+    with pytest.raises(RequestIdReused):
+        await store.persist_auth_oauth_flow_snapshot(b"third", request_id=request_id)
+    assert await store.load_auth_oauth_flow_snapshot() == b"second"
+
+
+async def test_an_updated_oauth_snapshot_is_recognised_when_it_is_sent_again(
+    wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub, store: Store, realm: str
+) -> None:
+    request = pb.UpdateAuthOAuthFlowSnapshotRequest(
+        realm=realm, request_id=new_id(), expected_version=0, snapshot_json=b"first"
+    )
+    first = await wire.UpdateAuthOAuthFlowSnapshot(request)
+    await store.persist_auth_oauth_flow_snapshot(b"second")
+    again = await wire.UpdateAuthOAuthFlowSnapshot(request)
+
+    assert (first.version, first.replayed) == (1, False)
+    assert (again.version, again.replayed) == (1, True)
+    assert await store.load_auth_oauth_flow_snapshot() == b"second"
+
+
+async def test_a_refused_update_of_the_oauth_snapshot_records_nothing(
+    store: Store, wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub, realm: str
+) -> None:
+    request = pb.UpdateAuthOAuthFlowSnapshotRequest(
+        realm=realm, request_id=new_id(), expected_version=7, snapshot_json=b"first"
+    )
+    for _ in range(2):
+        refusal = await refused(wire.UpdateAuthOAuthFlowSnapshot(request))
+        assert refusal.reason == OAuthFlowSnapshotChanged.reason
+    request.expected_version = 0
+
+    assert not (await wire.UpdateAuthOAuthFlowSnapshot(request)).replayed
+    assert await store.load_auth_oauth_flow_snapshot() == b"first"
+
+
+async def test_the_same_id_is_another_request_in_another_realm_for_oauth_too(app: Application, realm: str) -> None:
+    request_id = new_id()
+    async with Store(app.address, realm=realm) as one, Store(app.address, realm=f"{realm}-b") as other:
+        assert await one.persist_auth_oauth_flow_snapshot(b"one", request_id=request_id) == (1, False)
+        assert await other.persist_auth_oauth_flow_snapshot(b"other", request_id=request_id) == (1, False)

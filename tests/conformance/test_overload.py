@@ -199,29 +199,6 @@ async def test_large_requests_that_wait_to_be_checked_are_bounded_by_their_bytes
         assert await store.load_session_snapshot(runtime_id) is None
 
 
-@pytest.mark.slow
-async def test_bytes_that_are_being_sent_to_slow_readers_are_bounded(
-    serve: Callable[..., AbstractAsyncContextManager[Application]], runtime_id: str
-) -> None:
-    body = session("x" * 60_000_000)  # more than fits into the buffers of a connection
-    request = pb.LoadSessionSnapshotRequest(runtime_id=runtime_id)
-    async with serve(max_waiting_bytes=100_000_000) as app, grpc.aio.insecure_channel(app.address) as channel:
-        wire: Wire = runtime_store_pb2_grpc.RuntimeStoreStub(channel)
-        async with Store(app.address) as store:
-            await store.commit_session_snapshot(runtime_id, body)
-            slow = wire.LoadSessionSnapshot(request)
-            await slow.read()
-            await until(lambda: app.sending.budget.bytes > 0)
-
-            found = await refused(wire.LoadSessionSnapshot(request))
-            is_refusal(found, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
-            assert found.metadata["sending_bytes"] == str(len(body))
-
-            slow.cancel()
-            await until(lambda: app.sending.budget.bytes == 0)
-            assert await store.load_session_snapshot(runtime_id) == body
-
-
 @contextlib.contextmanager
 def _unread(address: str, method: str, request: Message) -> Iterator[None]:
     """Inside, a caller has sent this request and lets nothing of the answer's message come."""

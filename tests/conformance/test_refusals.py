@@ -11,7 +11,7 @@ import pytest
 from runtimestore.errors import REFUSALS, Fenced
 from runtimestore.v1 import error_reason_pb2
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.checkers.refusals import WireRefusal, is_refusal, refused
+from support.checkers.refusals import WireRefusal, is_refusal, nothing_there, refused
 from support.generators.documents import new_id, session
 from support.generators.requests import ALL, RUNTIME_WRITES, WRITES, request_of
 
@@ -192,3 +192,40 @@ async def test_a_refusal_is_never_too_large_for_the_headers_that_carry_it(
     assert found.message == "m" * 1024
     assert found.metadata["owner"] == "o" * 1024
     assert found.metadata["current_fence"] == "2"
+
+
+async def test_a_request_that_lacks_what_it_is_about_is_refused_and_the_field_is_named(
+    wire: Wire, realm: str, runtime_id: str
+) -> None:
+    common: dict[str, Any] = {"realm": realm, "runtime_id": runtime_id}
+    proof = pb.RunBoundaryReceipt(run_id=new_id(), boundary=pb.RUN_APPLY_BOUNDARY_IMMEDIATE)
+    nowhere = pb.RunBoundaryReceipt(run_id=new_id())
+    unknown = pb.RunBoundaryReceipt(run_id=new_id(), boundary=99)  # type: ignore[arg-type]  # what a newer client may send
+    empty = pb.SessionDelta()
+    for call, field in (
+        (wire.CommitSessionSnapshot(pb.CommitSessionSnapshotRequest(**common)), "session_delta"),
+        (
+            wire.CommitSessionSnapshot(pb.CommitSessionSnapshotRequest(**common, session_delta=empty)),
+            "session_delta",
+        ),
+        (
+            wire.AtomicApply(pb.AtomicApplyRequest(**common, session_delta=empty, receipt=proof)),
+            "session_delta",
+        ),
+        (wire.AtomicApply(pb.AtomicApplyRequest(**common)), "receipt"),
+        (wire.AtomicApply(pb.AtomicApplyRequest(**common, receipt=nowhere)), "receipt.boundary"),
+        (wire.AtomicApply(pb.AtomicApplyRequest(**common, receipt=unknown)), "receipt.boundary"),
+        (wire.PersistInputState(pb.PersistInputStateRequest(**common)), "state"),
+        (wire.CommitMachineLifecycle(pb.CommitMachineLifecycleRequest(**common)), "commit"),
+        (
+            wire.CommitMachineLifecycle(pb.CommitMachineLifecycleRequest(**common, commit=pb.MachineLifecycleCommit())),
+            "commit.runtime_state",
+        ),
+        (wire.PersistOpsLifecycle(pb.PersistOpsLifecycleRequest(**common)), "snapshot"),
+    ):
+        found = await refused(call)
+        assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert found.store_error == "internal"
+        (named,) = found.violations
+        assert named.startswith(field)
+    await nothing_there(wire, realm, runtime_id)

@@ -7,16 +7,15 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from runtimestore import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store.schema import upgrade
+from support.checkers.health import until_health_is
 from support.generators.calls import Store, input_of
 from support.generators.documents import new_id
 from support.generators.turns import ONCE, Turns
@@ -202,15 +201,6 @@ BLOWS = (
 )
 
 
-async def _until_health_is(address: str, status: int) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        deadline = time.monotonic() + 20
-        while (await stub.Check(health_pb2.HealthCheckRequest())).status != status:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-
-
 @pytest.mark.parametrize("kind", BLOWS, ids=lambda kind: kind.__name__)
 async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path: Path, kind: type[Blow]) -> None:
     blow = kind(tmp_path)
@@ -231,7 +221,7 @@ async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path:
                 assert not await large.take(store)
                 with pytest.raises(StoreUnavailable, match=r"removed, moved or written over.*restart the server"):
                     await store.load_session_snapshot("rt:large")
-            await _until_health_is(server.address, NOT_SERVING)
+            await until_health_is(server.address, NOT_SERVING)
             until.set()
             await asyncio.gather(*running)
             assert set(small.refusals) | set(large.refusals) == {"STORE_UNAVAILABLE"}
@@ -241,7 +231,7 @@ async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path:
             writers = (small, large, *busy)
             if kind.undone:
                 blow.undo()
-                await _until_health_is(server.address, SERVING)
+                await until_health_is(server.address, SERVING)
                 for writer in writers:
                     await writer.check(store)
                     assert await writer.take(store)
@@ -286,9 +276,9 @@ async def test_a_file_that_may_only_be_read_is_not_ready_and_says_so_at_start(tm
         locked.enter_context(unwritable(file))
         with ServerProcess(f"sqlite:///{file}", health_interval_seconds=INTERVAL_SECONDS) as server:
             assert "may only be read" in server.log
-            await _until_health_is(server.address, NOT_SERVING)
+            await until_health_is(server.address, NOT_SERVING)
             locked.close()
-            await _until_health_is(server.address, SERVING)
+            await until_health_is(server.address, SERVING)
             async with Store(server.address, retry=ONCE) as store:
                 with contextlib.suppress(Exception):  # the connection may be from before
                     await store.persist_input_state("rt:a", input_of("a"))

@@ -10,12 +10,12 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from runtimestore import InvalidRequest, RetryPolicy
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
+from support.checkers.health import until_health_is
 from support.faults.http2 import call_headers, frame, preface
 from support.faults.standard_error import WAYS, nobody_reads, started_with
 from support.generators.calls import Store, input_of, named
@@ -97,15 +97,6 @@ async def _path_that_is_no_utf_8(address: str) -> None:
     writer.close()
 
 
-async def _health_comes_to(address: str, status: int) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        deadline = time.monotonic() + CALL_SECONDS
-        while (await stub.Check(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS)).status != status:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.02)
-
-
 def _schema(folder: Path, revision: str) -> str:
     """Set the schema's revision, and give what it was: with another one the store is not ready."""
     with contextlib.closing(sqlite3.connect(folder / "store.db", isolation_level=None)) as connection:
@@ -123,12 +114,12 @@ async def test_a_log_that_takes_no_lines_changes_no_answer_and_holds_nothing_up(
         async with _store(address) as store:
             await _refused(store, REFUSALS)
             assert await store.persist_input_state(RUNTIME, input_of("a")) == (1, False)
-            await _health_comes_to(address, SERVING)
+            await until_health_is(address, SERVING, within_seconds=CALL_SECONDS)
 
             current = _schema(tmp_path, "9999")  # the watch over health has something to tell
-            await _health_comes_to(address, NOT_SERVING)
+            await until_health_is(address, NOT_SERVING, within_seconds=CALL_SECONDS)
             _schema(tmp_path, current)
-            await _health_comes_to(address, SERVING)
+            await until_health_is(address, SERVING, within_seconds=CALL_SECONDS)
 
             await _path_that_is_no_utf_8(address)
             async with _store(address) as again:

@@ -19,6 +19,7 @@ from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import DEFERRED, Outcome
 from runtimestore_server.store.writes import Write
+from support.faults.unanswered_commits import at_next_commit, terminated
 from support.generators.store_writes import boundary, commit, new_id, oauth, rows, runtime, snapshot
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.writes import AnyWrite
 
-    CommitFault = Callable[[Any, Callable[[Any], None]], None]
 
 with_and_without_ids = pytest.mark.parametrize("identified", [True, False], ids=["with ids", "without ids"])
 truth = pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
@@ -41,43 +41,8 @@ def _batch(*, identified: bool) -> list[AnyWrite]:
     ]
 
 
-def _once(database: Database, monkeypatch: pytest.MonkeyPatch, fault: CommitFault) -> list[int]:
-    """Let `fault` take the place of the next COMMIT; the list grows when it was called."""
-    dialect = database.writers.dialect
-    real = dialect.do_commit
-    called: list[int] = []
-
-    def do_commit(connection: Any) -> None:
-        if called:
-            real(connection)
-        else:
-            called.append(1)
-            fault(connection, real)
-
-    monkeypatch.setattr(dialect, "do_commit", do_commit)
-    return called
-
-
 def _revisions(database: Database) -> list[int]:
     return [row["revision"] for row in rows(database, tables.runtimes)]
-
-
-def _terminated(database: Database, *, committed: bool) -> CommitFault:
-    """The backend is told to go just before, or just after, it committed; the driver notices as it does in life."""
-
-    def fault(connection: Any, real: Callable[[Any], None]) -> None:
-        backend = connection.driver_connection.info.backend_pid
-        if committed:
-            real(connection)
-        url = database.writers.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as other:
-            other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
-        if committed:
-            connection.driver_connection.execute("SELECT 1")  # the answer that never came
-        else:
-            real(connection)
-
-    return fault
 
 
 @truth
@@ -85,7 +50,7 @@ def _terminated(database: Database, *, committed: bool) -> CommitFault:
 def test_a_backend_that_dies_at_commit_never_makes_the_answer_a_lie(
     postgres_database: Database, monkeypatch: pytest.MonkeyPatch, identified: bool, committed: bool
 ) -> None:
-    called = _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
+    called = at_next_commit(postgres_database, monkeypatch, terminated(postgres_database, committed=committed))
 
     decisions = commit(postgres_database, *_batch(identified=identified))
 
@@ -102,7 +67,7 @@ def test_the_refusals_of_a_batch_whose_commit_was_not_answered_stand(
 ) -> None:
     used = Write(runtime(), new_id(), runtime_state="idle")
     commit(postgres_database, used)
-    called = _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
+    called = at_next_commit(postgres_database, monkeypatch, terminated(postgres_database, committed=committed))
 
     replayed, reused, *landed = commit(
         postgres_database, used, Write(runtime(), used.request_id, receipt=boundary()), *_batch(identified=identified)
@@ -122,7 +87,7 @@ def test_a_replay_is_told_when_a_commit_was_answered(
     commit(postgres_database, write)
     commits: list[int] = []
     event.listen(postgres_database.writers, "commit", lambda _connection: commits.append(1))
-    called = _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=True))
+    called = at_next_commit(postgres_database, monkeypatch, terminated(postgres_database, committed=True))
 
     assert commit(postgres_database, write) == [Outcome(1, replayed=True)]
     assert (len(called), len(commits)) == (1, 2)
@@ -134,7 +99,7 @@ def test_an_engine_that_stays_away_after_commit_leaves_the_outcome_unknown_and_t
 ) -> None:
     monkeypatch.setattr(commit_outcome, "UNKNOWN_LIMIT_SECONDS", 0.3)
     away: list[bool] = []
-    terminate = _terminated(postgres_database, committed=committed)
+    terminate = terminated(postgres_database, committed=committed)
 
     def fault(connection: Any, real: Callable[[Any], None]) -> None:
         away.append(True)
@@ -145,7 +110,7 @@ def test_an_engine_that_stays_away_after_commit_leaves_the_outcome_unknown_and_t
             parameters["host"] = "/nowhere"
 
     event.listen(postgres_database.writers, "do_connect", refuse)
-    _once(postgres_database, monkeypatch, fault)
+    at_next_commit(postgres_database, monkeypatch, fault)
     batch = _batch(identified=True)
 
     decisions = commit(postgres_database, *batch)
@@ -164,7 +129,7 @@ def test_a_deferred_write_stays_deferred_though_what_became_of_its_neighbours_is
     commit(postgres_database, held)
     with postgres_database.writers.begin() as other:
         other.execute(sa.select(tables.runtimes).with_for_update())
-        _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=True))
+        at_next_commit(postgres_database, monkeypatch, terminated(postgres_database, committed=True))
         gate = CommitStop().gate()
         decisions, _ = commit_batch(postgres_database, [held, *_batch(identified=True)], gate, lock_wait_seconds=0.01)
 
@@ -186,7 +151,7 @@ def test_a_postgres_that_was_restarted_meanwhile_is_asked_for_the_record(
 ) -> None:
     # After a restart the server's start time differs, and transaction ids say nothing any more.
     _forgetful(postgres_database, monkeypatch)
-    _once(postgres_database, monkeypatch, _terminated(postgres_database, committed=committed))
+    at_next_commit(postgres_database, monkeypatch, terminated(postgres_database, committed=committed))
 
     decisions = commit(postgres_database, *_batch(identified=identified))
 
@@ -204,7 +169,7 @@ def test_a_repeat_that_another_server_committed_meanwhile_is_not_taken_for_the_b
     # The record decides, and there is one of this request: of another transaction, which had the rest of the batch not.
     _forgetful(postgres_database, monkeypatch)
     repeated, alone = (Write(runtime(), new_id(), runtime_state=state) for state in ("idle", "running"))
-    terminate = _terminated(postgres_database, committed=False)
+    terminate = terminated(postgres_database, committed=False)
 
     def fault(connection: Any, real: Callable[[Any], None]) -> None:
         try:
@@ -212,7 +177,7 @@ def test_a_repeat_that_another_server_committed_meanwhile_is_not_taken_for_the_b
         finally:
             assert commit(postgres_database, repeated) == [Outcome(1)]
 
-    called = _once(postgres_database, monkeypatch, fault)
+    called = at_next_commit(postgres_database, monkeypatch, fault)
 
     assert commit(postgres_database, repeated, alone) == [Outcome(1, replayed=True), Outcome(1)]
     assert called
@@ -241,7 +206,7 @@ def test_a_commit_that_the_engine_is_still_working_on_is_waited_for(
                 held[0].commit()
 
     event.listen(postgres_database.writers, "before_cursor_execute", before)
-    _once(postgres_database, monkeypatch, fault)
+    at_next_commit(postgres_database, monkeypatch, fault)
 
     decisions = commit(postgres_database, *_batch(identified=identified))
 
@@ -269,7 +234,7 @@ def test_a_commit_whose_sync_failed_is_never_told_as_failed(
             real(connection)
         raise _io_error()
 
-    _once(sqlite_database, monkeypatch, fault)
+    at_next_commit(sqlite_database, monkeypatch, fault)
     batch = _batch(identified=identified)
 
     decisions = commit(sqlite_database, *batch)

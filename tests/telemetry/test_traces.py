@@ -1,19 +1,15 @@
-"""A call is seen as a trace, from its caller over its batch to the statements, and nobody waits for a collector."""
+"""A call is seen as a trace, from its caller over its batch to the statements."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import event
 
 from runtimestore import (
@@ -27,7 +23,6 @@ from runtimestore import (
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from support.checkers import clean_up
-from support.checkers.scraping import LISTEN, metrics_address, until, value
 from support.generators.documents import input_state, new_id, receipt, session
 from support.servers.access import access_file, ca, entry, new_token, server_files
 from support.servers.collector import Collector, over_http
@@ -36,11 +31,12 @@ from support.servers.server import in_process
 from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     from runtimestore_server.app import Application
     from support.servers.collector import Seen
@@ -51,47 +47,6 @@ if TYPE_CHECKING:
 METHOD = "runtimestore.v1.RuntimeStore/"
 RUNTIME = "rt:one"
 ONCE = RetryPolicy(max_attempts=1)
-ASKED = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-
-UNASKED = """
-import atexit, sys
-from runtimestore_server.__main__ import main
-def tell():
-    names = sorted(name for name in sys.modules if name.startswith("opentelemetry"))
-    print("imported:", *names or ["nothing"], file=sys.stderr, flush=True)
-atexit.register(tell)
-sys.exit(main())
-"""
-"""A server that tells at its end what it has imported of OpenTelemetry."""
-
-WITHOUT_THE_EXTRA = f"""
-import sys
-class Without:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "opentelemetry":
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Without())
-{UNASKED}
-"""
-
-
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """Where the servers of this test, also those in this process, send their spans."""
-    with Collector() as found:
-        for name, text in found.environment.items():
-            monkeypatch.setenv(name, text)
-        yield found
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """The spans of an application that traces: this process is one for as long as the test takes."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    return exporter
 
 
 def _id(span: ReadableSpan) -> str:
@@ -304,99 +259,3 @@ async def test_a_collector_is_spoken_to_over_http_where_that_is_asked_for(monkey
     assert _named(collector.seen, METHOD + "LoadRuntimeState")
     assert b"service.name" in resource
     assert b"runtimestore" in resource
-
-
-@pytest.mark.parametrize("settings", [{}, ASKED])
-def test_without_the_extra_or_unasked_nothing_of_it_is_imported_and_all_is_served(settings: dict[str, str]) -> None:
-    program = (sys.executable, "-c", WITHOUT_THE_EXTRA if settings else UNASKED, "serve")
-    server = ServerProcess("memory:", command=program, environment=settings)
-    with server, RuntimeStoreClient(server.address) as client:
-        assert client.commit_machine_lifecycle(RUNTIME, "idle").revision == 1
-        assert client.load_runtime_state(RUNTIME) is not None
-    assert "imported: nothing" in server.log
-    assert ("no traces" in server.log) is bool(settings)
-    assert ("runtimestore[otel]" in server.log) is bool(settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "traces"),
-    [
-        ({**ASKED, "OTEL_SDK_DISABLED": "true"}, False),
-        ({**ASKED, "OTEL_TRACES_EXPORTER": "none"}, False),
-        ({**ASKED, "OTEL_TRACES_EXPORTER": "canary-console"}, False),
-        ({**ASKED, "OTEL_EXPORTER_OTLP_PROTOCOL": "canary-protocol"}, False),
-        ({**ASKED, "OTEL_EXPORTER_OTLP_TIMEOUT": "canary-timeout"}, False),
-        ({**ASKED, "OTEL_EXPORTER_OTLP_HEADERS": "canary header, without sense"}, True),
-    ],
-)
-async def test_what_cannot_be_used_of_the_variables_keeps_no_server_from_serving_and_is_not_quoted(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], settings: dict[str, str], *, traces: bool
-) -> None:
-    for name, text in settings.items():
-        monkeypatch.setenv(name, text)
-    async with in_process("memory:") as app, AsyncRuntimeStoreClient(app.address) as client:
-        await client.get_server_info()
-        assert (app.traces is not None) is traces
-    told = "".join(capfd.readouterr())
-    assert ("no traces" in told) is ("canary" in str(settings) and not traces)
-    assert "canary" not in told
-    assert "Traceback" not in told
-
-
-@pytest.mark.parametrize("fails", ["on_start", "on_end"])
-async def test_what_fails_in_tracing_fails_no_call(collector: Collector, fails: str) -> None:
-    failed: list[object] = []
-
-    class Failing(SpanProcessor):
-        def __init__(self) -> None:
-            setattr(self, fails, self.fail)
-
-        def fail(self, *given: object, **_: object) -> None:
-            failed.append(given)
-            raise RuntimeError("tracing failed")
-
-    async with in_process("memory:") as app, AsyncRuntimeStoreClient(app.address, retry=ONCE) as client:
-        assert app.traces is not None
-        app.traces._export._provider.add_span_processor(Failing())
-        await client.atomic_apply(RUNTIME, session(), receipt=receipt(), input_updates=[input_state()])
-        with pytest.raises(RevisionMismatch):
-            await client.commit_machine_lifecycle(RUNTIME, "idle", if_revision=7)
-        assert await client.load_session_snapshot(RUNTIME) is not None
-        assert app.supervision.problem() is None
-    assert len(failed) >= 3
-    assert bool(collector.seen) is (fails == "on_end")
-
-
-def test_a_collector_that_is_gone_costs_spans_which_are_counted_and_told_once_and_no_call() -> None:
-    with Collector() as collector:
-        environment = collector.environment | {
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2",
-            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8",
-        }
-    with ServerProcess("memory:", environment=environment, grace_period_seconds=1, **LISTEN) as server:
-        address = metrics_address(server)
-        with RuntimeStoreClient(server.address, retry=ONCE) as client:
-            until(lambda: client.commit_machine_lifecycle(RUNTIME, "idle").revision >= 10 and _failed(address) > 8)
-    assert server.log.count("the collector of traces takes none") == 1
-    assert "Failed to export" not in server.log
-
-
-def test_a_collector_that_hangs_fills_a_bounded_queue_and_holds_up_neither_calls_nor_the_end() -> None:
-    with Collector(hangs=True) as collector:
-        bounds = {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
-        environment = collector.environment | bounds | {"OTEL_EXPORTER_OTLP_TIMEOUT": "600"}
-        with ServerProcess("memory:", environment=environment, grace_period_seconds=1, **LISTEN) as server:
-            address = metrics_address(server)
-            with RuntimeStoreClient(server.address, retry=ONCE) as client:
-                for number in range(20):
-                    assert client.commit_machine_lifecycle(RUNTIME, "idle").revision == number + 1
-            until(lambda: value(address, "runtimestore_spans_total", outcome="dropped") > 20)
-            server.terminate()
-            assert server.wait() == 0  # within its grace period, or it would say what it left behind
-        assert server.log.count("spans are left out") == 1
-        assert "ending without it" in server.log
-        assert collector.seen == []
-
-
-def _failed(address: str) -> float:
-    return value(address, "runtimestore_spans_total", outcome="failed")

@@ -1,14 +1,19 @@
-"""What a refused call carries on the wire, unpacked without the client."""
+"""What a refused call carries on the wire, unpacked without the client, and what it left behind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+
+from runtimestore.v1 import runtime_store_pb2 as pb
+
+if TYPE_CHECKING:
+    from runtimestore.v1 import runtime_store_pb2_grpc
 
 
 @dataclass(frozen=True)
@@ -84,3 +89,20 @@ def is_refusal(found: WireRefusal, code: grpc.StatusCode, reason: str, store_err
     assert found.message
     told = f"{found.message} {found.metadata} {found.violations}".lower()
     assert [word for word in NEVER_SHOWN if word in told] == []
+
+
+def is_invalid(found: WireRefusal, reason: str, field: str) -> None:
+    """Check that a write is refused for what it carries, and that the field is named, with its cure."""
+    assert found.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert found.reason == reason
+    assert found.store_error == "write_failed"
+    (named,) = found.violations
+    assert named.startswith(field), named
+    assert found.violations[named]
+    assert found.metadata["field"] == named
+
+
+async def nothing_there(wire: runtime_store_pb2_grpc.RuntimeStoreAsyncStub, realm: str, runtime_id: str) -> None:
+    """Check that nothing was written to a runtime."""
+    answer = await wire.LoadRuntimeState(pb.LoadRuntimeStateRequest(realm=realm, runtime_id=runtime_id))
+    assert answer.revision == 0

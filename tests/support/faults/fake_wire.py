@@ -14,7 +14,7 @@ from support.servers.scripted_store import METHODS, Failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LONGEST_WAIT_SECONDS = 10.0
+WAIT_SECONDS = 10.0
 """How long a test waits for a thread before it fails instead of hanging."""
 
 
@@ -60,7 +60,7 @@ class Wire:
         """The next request of a method and the call to answer; fails, not hangs, if none comes."""
         descriptor = METHODS[method]
         taking = self.channel.take_unary_stream if descriptor.server_streaming else self.channel.take_unary_unary
-        _, request, rpc = _in_a_thread(lambda: taking(descriptor)).result(LONGEST_WAIT_SECONDS)
+        _, request, rpc = _in_a_thread(lambda: taking(descriptor)).result(WAIT_SECONDS)
         rpc.send_initial_metadata(())
         return request, rpc
 

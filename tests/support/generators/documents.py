@@ -87,3 +87,8 @@ def sample_receipt(name: str) -> RunBoundaryReceipt:
 def ops(text: str = "", *, epoch_id: str | None = None) -> str:
     """An ops document with a text of its own."""
     return json.dumps({"epoch_id": epoch_id or new_id(), "operation_specs": {}, "note": text or new_id()})
+
+
+def as_id(case: Any) -> str:
+    """A document, or what is wrong with one, in the name of a test."""
+    return repr(case).replace("/", "|")[:60]

@@ -1,15 +1,18 @@
-"""Session deltas as edits, made by a test: requests of the wire, and documents that changed."""
+"""Sessions on the wire: deltas as edits, documents that change and grow, and what a load tells of them."""
 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.store.versions import edits
+from support.generators.documents import new_id, session
 
 if TYPE_CHECKING:
     import random
+
+    from runtimestore.v1.runtime_store_pb2_grpc import RuntimeStoreAsyncStub as Wire
 
 
 def edited(base: bytes, result: bytes) -> pb.SessionDelta:
@@ -54,3 +57,23 @@ def changed(rng: random.Random, text: bytes) -> bytes:
                 at = rng.randrange(len(changed_text) + 1)
                 changed_text[at : at + rng.randrange(40)] = rng.randbytes(rng.randrange(20)).hex().encode()
             return bytes(changed_text)
+
+
+SESSION = new_id()
+"""The id of the sessions that `grown` makes."""
+
+
+def grown(turns: int, text: str = "") -> bytes:
+    """A session of so many turns."""
+    messages = [{"role": "user", "content": f"turn {turn} {text}"} for turn in range(turns)]
+    return session(session_id=SESSION, messages=messages)
+
+
+async def load_session(
+    wire: Wire, realm: str, runtime_id: str, **asked: Any
+) -> tuple[pb.SessionSnapshotInfo | None, bytes]:
+    """The description of a session, and its bytes."""
+    request = pb.LoadSessionSnapshotRequest(realm=realm, runtime_id=runtime_id, **asked)
+    parts = [part async for part in wire.LoadSessionSnapshot(request)]
+    info = parts[0].info if parts else None
+    return info, b"".join(part.chunk for part in parts)

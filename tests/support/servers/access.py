@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from support.generators.certificates import Issued
+
 
 @cache
 def ca() -> trustme.CA:
@@ -32,6 +34,16 @@ def server_files(folder: Path, authority: trustme.CA | None = None, *, client_ca
     }
     if client_ca:
         contents["tls_client_ca"] = ca().cert_pem.bytes()
+    for name, content in contents.items():
+        put(folder / f"{name}.pem", content)
+    return {name: folder / f"{name}.pem" for name in contents}
+
+
+def files_of(folder: Path, pair: Issued, *chain: Issued, client_ca: bytes | None = None) -> dict[str, Path]:
+    """The settings of a server with a certificate, put into a folder: the key last."""
+    contents = {"tls_cert": b"".join(one.pem for one in (pair, *chain)), "tls_key": pair.key_pem}
+    if client_ca is not None:
+        contents["tls_client_ca"] = client_ca
     for name, content in contents.items():
         put(folder / f"{name}.pem", content)
     return {name: folder / f"{name}.pem" for name in contents}

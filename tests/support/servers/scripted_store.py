@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict, deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ import grpc.aio
 from google.protobuf import any_pb2, duration_pb2, message_factory
 from google.rpc import error_details_pb2, status_pb2
 
+from runtimestore import AsyncRuntimeStoreClient, RetryPolicy
 from runtimestore.v1 import runtime_store_admin_pb2, runtime_store_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
@@ -26,6 +28,7 @@ SERVICES = [
 ]
 METHODS: dict[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 DETAILS_KEY = "grpc-status-details-bin"
+AT_ONCE = RetryPolicy(initial_backoff_seconds=0.0, max_backoff_seconds=0.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Failure:
     code: grpc.StatusCode
     message: str = "scripted"
     trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
+
+
+GONE = Failure(grpc.StatusCode.UNAVAILABLE, "connection reset")
+"""How gRPC tells of a server that is gone."""
 
 
 def refusal(
@@ -107,6 +114,23 @@ async def scripted_store(script: Script, listen: str = "127.0.0.1:0") -> AsyncIt
         yield listen if listen.startswith("unix:") else f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+def running(scenario: Callable[[Script, AsyncRuntimeStoreClient], Awaitable[None]], **settings: Any) -> Script:
+    """Run a scenario with a script, and a client of the server that follows it."""
+    script = Script()
+    settings.setdefault("retry", AT_ONCE)
+    settings.setdefault("timeout_seconds", 10.0)
+
+    async def run() -> None:
+        async with (
+            scripted_store(script) as address,
+            AsyncRuntimeStoreClient(address, **settings) as store,
+        ):
+            await scenario(script, store)
+
+    asyncio.run(run())
+    return script
 
 
 def _handler(script: Script, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -13,9 +13,12 @@ from support.checkers.clean_up import open_connections
 from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import asyncio
+    from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["ServerProcess", "in_process"]
+__all__ = ["ServerProcess", "entered", "in_process"]
+
+T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
@@ -38,3 +41,20 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Applic
     assert app.ended
     assert [thread.name for thread in threads if thread.is_alive()] == []
     assert await open_connections(pools) == 0
+
+
+@contextlib.contextmanager
+def entered(runner: asyncio.Runner, context: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """An asynchronous context for a fixture that is none."""
+
+    async def enter() -> T:
+        return await context.__aenter__()
+
+    async def leave() -> None:
+        await context.__aexit__(None, None, None)
+
+    value = runner.run(enter())
+    try:
+        yield value
+    finally:
+        runner.run(leave())
