@@ -8,13 +8,13 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::{
-    addresses::Addresses,
     call::{Caller, Unary},
     errors::{Error, ErrorReason, Result},
     fences::Fences,
     forms::{Forms, RuntimeWrite},
     known::{KnownRuntimes, KnownSession},
     retry::{Deadline, Kind, RetryPolicy},
+    servers::Servers,
     settings::Settings,
     streams::{InputBatches, RuntimeParts, SessionChunks},
     types::{
@@ -63,9 +63,9 @@ impl Client {
         Settings::new(address)
     }
 
-    pub(crate) fn new(addresses: Addresses, settings: Settings) -> Self {
+    pub(crate) fn new(servers: Servers, settings: Settings) -> Self {
         let caller = Caller {
-            addresses,
+            servers,
             token: settings.token,
             retry: settings.retry,
             max_message_bytes: settings.max_message_bytes,
