@@ -6,11 +6,11 @@ use tokio::time::{sleep, timeout_at};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use crate::{
-    addresses::Addresses,
     credentials::Token,
     errors::{Error, Result},
     forms::{Forms, RuntimeWrite},
     retry::{Attempts, Deadline, Kind, RetryPolicy},
+    servers::Servers,
     streams::Assembler,
     v1::{
         self, runtime_store_admin_client::RuntimeStoreAdminClient as Admin,
@@ -103,7 +103,7 @@ methods! {
 /// Sends calls: to the next server that answers, again where that is safe.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    pub(crate) addresses: Addresses,
+    pub(crate) servers: Servers,
     pub(crate) token: Option<Token>,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_message_bytes: usize,
@@ -152,26 +152,42 @@ impl Caller {
 
     async fn call<A: Attempt>(&self, mut attempt: A, kind: Kind, deadline: Deadline) -> Result<A::Value> {
         let mut attempts = Attempts::new(self.retry, deadline, kind);
+        let mut not_reached = 0;
         loop {
             attempts.begin()?;
-            let (place, channel) = self.addresses.take();
-            let ended = timeout_at(deadline.at, attempt.run(self, channel, deadline)).await;
-            let error = match ended {
-                Ok(Ok(value)) => {
-                    self.addresses.answered(place, true);
-                    return Ok(value);
-                }
-                // The transport goes by the same deadline, and may be the first to see it pass.
-                Ok(Err(error)) if error.code() == Code::Cancelled && deadline.left().is_zero() => deadline.exceeded(),
-                Ok(Err(error)) => error,
-                Err(_) => deadline.exceeded(),
+            let error = match self.attempt(&mut attempt, deadline).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
             };
-            self.addresses.answered(place, error.reason().is_some() || error.text("reason").is_some());
             if attempt.instead(&error) {
                 continue;
             }
+            // Nothing was sent, so the next server is tried at once, and each once.
+            if error.is_unsent() && not_reached + 1 < self.servers.count() {
+                not_reached += 1;
+                attempts.not_made();
+                continue;
+            }
+            not_reached = 0;
             sleep(attempts.failed(error)?).await;
         }
+    }
+
+    /// Sends one attempt to the next server, and notes whether that answered.
+    async fn attempt<A: Attempt>(&self, attempt: &mut A, deadline: Deadline) -> Result<A::Value> {
+        let (server, channel) = match timeout_at(deadline.at, self.servers.take()).await {
+            Ok(taken) => taken?,
+            Err(_) => return Err(deadline.exceeded()),
+        };
+        let ended = match timeout_at(deadline.at, attempt.run(self, channel, deadline)).await {
+            // The transport goes by the same deadline, and may be the first to see it pass.
+            Ok(Err(error)) if error.code() == Code::Cancelled && deadline.left().is_zero() => Err(deadline.exceeded()),
+            Ok(ended) => ended,
+            Err(_) => Err(deadline.exceeded()),
+        };
+        let refused = |error: &Error| error.reason().is_some() || error.text("reason").is_some();
+        self.servers.answered(server, ended.as_ref().map_or_else(refused, |_| true));
+        ended
     }
 
     fn request<Q>(&self, message: Q, deadline: Deadline) -> Result<Request<Q>> {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, ConnectError, Status};
 use tonic_types::StatusExt;
 
 pub use crate::v1::ErrorReason;
@@ -48,6 +48,8 @@ struct Failure {
     metadata: HashMap<String, String>,
     violations: Vec<FieldViolation>,
     retry_after: Option<Duration>,
+    /// Whether no connection was made, so that nothing was sent.
+    unsent: bool,
 }
 
 /// What the calls of the crate return.
@@ -63,6 +65,7 @@ impl Error {
             metadata: HashMap::new(),
             violations: Vec::new(),
             retry_after: None,
+            unsent: false,
         }))
     }
 
@@ -143,6 +146,11 @@ impl Error {
         self.text("request_id").and_then(|text| text.parse().ok())
     }
 
+    /// Whether there was no connection to send the request on.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.0.unsent
+    }
+
     /// The variant of the trait's error that the server named; `None` where it named none.
     #[must_use]
     pub fn store_error(&self) -> Option<StoreError> {
@@ -181,6 +189,7 @@ impl From<Status> for Error {
         // What the transport met says why, such as that the connection was refused.
         let mut cause = std::error::Error::source(&status);
         while let Some(met) = cause {
+            error.0.unsent |= met.is::<ConnectError>();
             let text = met.to_string();
             if !error.0.message.contains(&text) {
                 error.0.message = format!("{}: {text}", error.0.message);

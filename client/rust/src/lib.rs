@@ -13,6 +13,7 @@ mod known;
 #[cfg(feature = "meerkat")]
 pub mod meerkat;
 mod retry;
+mod servers;
 mod settings;
 mod streams;
 pub mod types;

@@ -120,6 +120,11 @@ impl Attempts {
         Ok(left)
     }
 
+    /// Takes the attempt that was begun back: it reached no server.
+    pub(crate) fn not_made(&mut self) {
+        self.made -= 1;
+    }
+
     /// Tells how long to wait before the next attempt, or with what the call ends.
     ///
     /// # Errors

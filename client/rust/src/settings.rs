@@ -1,19 +1,17 @@
 //! How a client reaches its servers.
 
-use std::{
-    net::{IpAddr, ToSocketAddrs},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
-use tonic::transport::{Channel, Endpoint};
+use tokio::runtime::Handle;
 
 use crate::{
-    addresses::Addresses,
+    addresses::Address,
     client::Client,
     credentials::{Tls, Token},
     errors::{Error, Result},
     known::DEFAULT_KNOWN_BYTES,
     retry::RetryPolicy,
+    servers::{Names, Place, Servers, channel_to, endpoint_of},
 };
 
 /// The budget of a whole call unless told.
@@ -21,21 +19,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Twice what a server accepts by default, so that nothing it accepts is unreadable.
 pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 256 << 20;
 
-/// How long a connection with calls on it may be silent before it is asked for a sign of life, and how long that may
-/// take. Both together must leave time for a repeat within [`DEFAULT_TIMEOUT`].
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// An address that is nobody's any more does not always refuse.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much of an answer may be on its way.
-const WINDOW_BYTES: u32 = 4 << 20;
-/// A refusal's details travel in the trailing metadata.
-const MAX_METADATA_BYTES: u32 = 64 << 10;
-
 /// What a client is built of. See [`Client::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Settings {
     addresses: Vec<String>,
+    names: Names,
     pub(crate) realm: String,
     pub(crate) timeout: Duration,
     pub(crate) max_message_bytes: usize,
@@ -49,6 +38,7 @@ impl Settings {
     pub(crate) fn new(address: impl Into<String>) -> Self {
         Self {
             addresses: vec![address.into()],
+            names: Names::default(),
             realm: String::new(),
             timeout: DEFAULT_TIMEOUT,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
@@ -59,9 +49,17 @@ impl Settings {
         }
     }
 
-    /// Adds another address of the same store: each call takes the next one that answers.
+    /// Adds another address of the same store: each call takes the next server that answers, of all that the addresses
+    /// and names stand for.
     pub fn also_at(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(address.into());
+        self
+    }
+
+    /// Looks names up by a function instead of the operating system's: it is given the name and the port of an address,
+    /// and says which servers these are. It may wait; what it fails with is told where no server is known.
+    pub fn look_up(mut self, by: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+        self.names = Names::by(by);
         self
     }
 
@@ -112,88 +110,33 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// What was given cannot be meant; nothing was sent.
-    ///
-    /// # Panics
-    ///
-    /// It is called outside of a Tokio runtime.
+    /// What was given cannot be meant, or there is no Tokio runtime here; nothing was sent.
     pub fn build(self) -> Result<Client> {
-        let channels = self.addresses.iter().map(|address| self.channel(address)).collect::<Result<Vec<_>>>()?;
-        if let Some(token) = &self.token {
-            if self.tls.is_none() && !self.addresses.iter().all(|address| is_local(address)) {
-                return Err(Error::invalid_argument(
-                    "token would travel to another machine for all to read: speak TLS",
-                ));
-            }
-            if matches!(token, Token::Fixed(_)) {
-                token.metadata()?;
-            }
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(Error::invalid_argument(
+                "a client is built within a Tokio runtime: its connections live there",
+            ));
+        };
+        let addresses = self.addresses.iter().map(|text| Address::parse(text)).collect::<Result<Vec<_>>>()?;
+        let places = self.addresses.iter().map(|text| self.place(text)).collect::<Result<Vec<_>>>()?;
+        let stays_here = self.token.is_some() && self.tls.is_none();
+        if stays_here && !addresses.iter().all(Address::is_local) {
+            return Err(Error::invalid_argument("token would travel to another machine for all to read: speak TLS"));
         }
-        Ok(Client::new(Addresses::new(channels), self))
+        if let Some(token @ Token::Fixed(_)) = &self.token {
+            token.metadata()?;
+        }
+        let servers = Servers::new(places, self.names.clone().only_local(stays_here), runtime);
+        Ok(Client::new(servers, self))
     }
 
-    fn channel(&self, address: &str) -> Result<Channel> {
-        let uri = match (address.strip_prefix("unix:"), &self.tls) {
-            (Some(_), Some(_)) => {
-                return Err(Error::invalid_argument(
-                    "tls is not spoken over a Unix socket: leave it out, or the unix: address",
-                ));
-            }
-            (Some(path), None) => format!("unix://{}", path.strip_prefix("//").unwrap_or(path)),
-            (None, Some(_)) => format!("https://{}", checked(address)?),
-            (None, None) => format!("http://{}", checked(address)?),
-        };
-        let endpoint = Endpoint::from_shared(uri).map_err(|_| not_an_address(address))?;
-        let endpoint = endpoint
-            .user_agent(concat!("runtimestore-rust/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| Error::invalid_argument(error.to_string()))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .http2_max_header_list_size(MAX_METADATA_BYTES);
-        let endpoint = match &self.tls {
-            Some(tls) => tls.apply(endpoint)?,
-            None => endpoint,
-        };
-        Ok(endpoint.connect_lazy())
+    fn place(&self, text: &str) -> Result<Place> {
+        let address = Address::parse(text)?;
+        let endpoint = endpoint_of(&address, text, self.tls.as_ref())?;
+        Ok(match address {
+            Address::Unix(_) => Place::Fixed(endpoint.connect_lazy()),
+            Address::Ip(at) => Place::Fixed(channel_to(&endpoint, at)),
+            Address::Name(host, port) => Place::Named { host, port, endpoint: Box::new(endpoint) },
+        })
     }
-}
-
-/// Reads `HOST:PORT`, with `http://` or `dns:///` before it if one likes. Without a port it could only guess.
-fn checked(address: &str) -> Result<&str> {
-    let bare = ["http://", "https://", "dns:///"].iter().find_map(|scheme| address.strip_prefix(scheme));
-    let bare = bare.unwrap_or(address).trim_end_matches('/');
-    match bare.rsplit_once(':') {
-        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(bare),
-        _ => Err(not_an_address(address)),
-    }
-}
-
-fn is_host(host: &str) -> bool {
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    !host.is_empty() && !host.contains(['/', ',', ' ', '@']) && (bracketed || !host.contains(':'))
-}
-
-fn not_an_address(address: &str) -> Error {
-    Error::invalid_argument(format!(
-        "address {address:?} is not HOST:PORT, such as store:50051 or [::1]:50051, nor unix:PATH"
-    ))
-}
-
-/// Whether an address is surely reached without a network: a Unix socket, or loopback. What `localhost` is, the files of
-/// the machine decide.
-fn is_local(address: &str) -> bool {
-    if address.starts_with("unix:") {
-        return true;
-    }
-    let host = checked(address).ok().and_then(|bare| bare.rsplit_once(':')).map_or("", |(host, _)| host);
-    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    literal.map_or_else(|_| host == "localhost" && is_loopback_by_name(host), |ip| ip.is_loopback())
-}
-
-fn is_loopback_by_name(name: &str) -> bool {
-    let found: Vec<_> = (name, 0).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
-    !found.is_empty() && found.iter().all(|address| address.ip().is_loopback())
 }

@@ -4,7 +4,7 @@ mod support;
 
 use bytes::Bytes;
 use runtimestore::{
-    Client, ErrorReason,
+    Client, ErrorReason, Tls,
     errors::StoreError,
     types::{RequestId, RuntimeState, WriteOptions},
 };
@@ -203,8 +203,16 @@ async fn what_cannot_be_meant_is_refused_before_anything_is_sent() {
         let refused = Client::builder(address).build().unwrap_err();
         assert!(refused.message().contains("HOST:PORT"), "{address}: {refused}");
     }
+    let both = Client::builder("unix:/run/store.sock").tls(Tls::default()).build().unwrap_err();
+    assert!(both.message().contains("Unix socket"), "{both}");
     let afar = Client::builder("10.0.0.7:50051").token("rst_secret").build().unwrap_err();
     assert!(afar.message().contains("TLS") && !afar.message().contains("secret"));
     let malformed = Client::builder("127.0.0.1:1").token("rst_secret\n").build().unwrap_err();
     assert!(malformed.message().contains("end of line") && !malformed.message().contains("secret"));
+}
+
+#[test]
+fn outside_of_a_runtime_no_client_is_built_and_nothing_panics() {
+    let refused = Client::builder("127.0.0.1:50051").build().unwrap_err();
+    assert!(refused.message().contains("Tokio"), "{refused}");
 }

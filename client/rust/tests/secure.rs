@@ -3,9 +3,12 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use runtimestore::{Client, ErrorReason, RetryPolicy, Tls, Token, errors::Error, types::WriteOptions};
@@ -54,4 +57,25 @@ async fn who_shows_a_token_over_tls_comes_in_as_far_as_the_token_opens() {
     let unknown_ca = Client::builder(address).tls(Tls::default()).retry(retry).build().unwrap();
     let refused = unknown_ca.get_server_info().await.unwrap_err();
     assert!(refused.reason().is_none() && refused.message().contains("certificate"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_server_is_known_by_the_name_that_was_asked_for() {
+    let secure = SecureServer::start();
+    let at: SocketAddr = secure.server.address().parse().unwrap();
+    let token = secure.add_token("mine", "read");
+    let retry = RetryPolicy { max_attempts: Some(2), ..RetryPolicy::default() };
+    let found = |address: String, tls| {
+        let builder = Client::builder(address).look_up(move |_, _| Ok(vec![at])).realm("mine").token(token.as_str());
+        builder.tls(tls).retry(retry).build().unwrap()
+    };
+    let named = |name: &str| Tls { server_name: Some(name.to_owned()), ..tls(&secure) };
+    // The certificate is for `server`, among others, and for no `elsewhere`.
+    found("server:50051".to_owned(), tls(&secure)).get_server_info().await.unwrap();
+    found(at.to_string(), named("server")).get_server_info().await.unwrap();
+    found("elsewhere:50051".to_owned(), named("server")).get_server_info().await.unwrap();
+    for store in [found("elsewhere:50051".to_owned(), tls(&secure)), found(at.to_string(), named("elsewhere"))] {
+        let refused = store.get_server_info().await.unwrap_err();
+        assert!(refused.reason().is_none() && refused.message().contains("certificate"), "{refused}");
+    }
 }

@@ -22,7 +22,7 @@ use meerkat_runtime::{
     store::{MachineLifecycleCommit, SqliteRuntimeStore},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use runtimestore::RemoteRuntimeStore;
+use runtimestore::{Client, RemoteRuntimeStore};
 use runtimestore_conformance::{
     documents::{input, ops_snapshots, receipt, session_of},
     lifecycle,
@@ -223,7 +223,10 @@ async fn every_sequence_is_kept_whole() {
 
 #[tokio::test]
 async fn over_a_limit_a_write_failed_and_the_message_says_the_cure() {
-    let server = Server::start_with(&["--max-document-bytes", "10000"]);
+    let limits = [("document", "10000"), ("session-snapshot", "50000"), ("message", "100000")];
+    let flags = limits.map(|(what, bytes)| [format!("--max-{what}-bytes"), bytes.to_owned()]);
+    let flags: Vec<&str> = flags.iter().flatten().map(String::as_str).collect();
+    let server = Server::start_with(&flags);
     let store = RemoteRuntimeStore::connect(server.address()).unwrap();
     let at = LogicalRuntimeId::new("rt:1");
     let mut long = input(1, InputLifecycleState::Queued, 0);
@@ -231,6 +234,21 @@ async fn over_a_limit_a_write_failed_and_the_message_says_the_cure() {
     let refused = store.persist_input_state(&at, &long).await.unwrap_err();
     let RuntimeStoreError::WriteFailed(message) = &refused else { panic!("{refused:?}") };
     assert!(message.contains("at most") && message.contains("max"), "{message}");
+
+    let sends_little = Client::builder(server.address()).max_message_bytes(40_000);
+    let sends_little = RemoteRuntimeStore::connect_with(sends_little).unwrap();
+    let session_id = SessionId(Uuid::from_u128(1));
+    for (store, bytes, cure) in [
+        (&store, 60_000, "max_session_snapshot_bytes"),
+        (&store, 200_000, "--max-message-bytes"),
+        (&sends_little, 45_000, "max_message_bytes of the client"),
+    ] {
+        let document = (1..).map(|messages| session_of(&session_id, messages * 50)).find(|made| made.len() > bytes);
+        let delta = SessionDelta { session_snapshot: document.unwrap() };
+        let refused = store.commit_session_snapshot(&at, delta).await.unwrap_err();
+        let RuntimeStoreError::WriteFailed(message) = &refused else { panic!("{cure}: {refused:?}") };
+        assert!(message.contains(cure), "{cure}: {message}");
+    }
 
     let far = LogicalRuntimeId::new("x".repeat(600));
     let refused = store.persist_input_state(&far, &input(1, InputLifecycleState::Queued, 0)).await.unwrap_err();

@@ -49,7 +49,8 @@ async fn a_runtime_survives_its_host(server: &mut Server) {
     let turns =
         Turns { session_id: session_id.clone(), store: Arc::clone(&store), begun: Arc::clone(&begun), hangs_in: None };
     machine.register_session_with_executor(session_id.clone(), Box::new(turns)).await;
-    // Upstream's machine may let an input lie that comes in the moment in which a recovered turn ends.
+    // Upstream's machine may let an input lie that comes in the moment in which a recovered turn ends, with its own store
+    // in process as well: `src/bin/late_input.rs` counts them.
     for _ in 0..600 {
         if machine.list_active_inputs(&session_id).await.unwrap().is_empty() {
             break;

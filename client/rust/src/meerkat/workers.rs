@@ -12,20 +12,22 @@ use crate::errors::Error;
 const WORKERS: usize = 2;
 
 /// The runtime in which the connections live. Dropping it waits for nothing, as it must not inside of another one.
-pub(super) struct Workers(Option<Runtime>);
+pub(super) struct Workers {
+    handle: Handle,
+    /// Taken when this is dropped.
+    runtime: Option<Runtime>,
+}
 
 impl Workers {
     pub(super) fn start() -> Result<Self, RuntimeStoreError> {
         let runtime =
             Builder::new_multi_thread().worker_threads(WORKERS).thread_name("runtimestore").enable_all().build();
         let runtime = runtime.map_err(|error| RuntimeStoreError::Internal(format!("no threads: {error}")))?;
-        Ok(Self(Some(runtime)))
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
     pub(super) fn handle(&self) -> &Handle {
-        // It is taken by `drop` alone.
-        #[allow(clippy::expect_used, reason = "taken by `drop` alone, which nothing can follow")]
-        self.0.as_ref().expect("until it is dropped").handle()
+        &self.handle
     }
 
     /// Runs a call there, and waits for it as tasks do.
@@ -33,10 +35,7 @@ impl Workers {
         &self,
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        self.handle()
-            .spawn(call)
-            .await
-            .unwrap_or_else(|error| Err(Error::call_failed(Code::Internal, error.to_string())))
+        self.handle.spawn(call).await.unwrap_or_else(|error| Err(Error::call_failed(Code::Internal, error.to_string())))
     }
 
     /// Runs a call there, and holds this thread until it has ended: whatever runtime the thread is of, it is not asked.
@@ -45,14 +44,14 @@ impl Workers {
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let (told, ended) = mpsc::sync_channel(1);
-        self.handle().spawn(async move { told.send(call.await) });
+        self.handle.spawn(async move { told.send(call.await) });
         ended.recv().unwrap_or_else(|_| Err(Error::call_failed(Code::Internal, "the call ended without an answer")))
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
