@@ -13,6 +13,7 @@ import pytest
 from runtimestore.errors import InternalError, Overloaded, RevisionMismatch, StoreUnavailable
 from runtimestore_server.store import commit_thread, tables
 from runtimestore_server.store.committer import Committer
+from runtimestore_server.store.pending_write import PendingWrite
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import threads_left, until
@@ -204,7 +205,7 @@ async def test_deferred_writes_are_tried_again_no_more_bytes_at_a_time_than_a_tr
         (only,) = committer._threads
         with only._wake:  # the thread stands still meanwhile
             for write in map(_sized, (600, 400, 1, 5000, 1)):
-                pending = commit_thread.PendingWrite(write, asyncio.get_running_loop().create_future())
+                pending = PendingWrite(write, asyncio.get_running_loop().create_future())
                 only._deferred[write.subject] = deque([pending])
             while only._deferred:
                 taken.append([pending.size_bytes for pending in only._first_of_each_deferred()])
