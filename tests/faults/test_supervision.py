@@ -117,13 +117,19 @@ async def test_a_commit_thread_that_ends_by_an_error_answers_truthfully_and_goes
         assert await store.persist_input_state(RUNTIME, input_of("c")) == (2, False)
 
 
+def _telling_nobody(*args: Any, committed: object, **kwargs: Any) -> Any:
+    """Commit a batch; an error behind COMMIT comes before the decisions are handed over."""
+    del committed
+    return commit_batch(*args, **kwargs)
+
+
 @pytest.mark.parametrize(("after", "refusal"), [(False, StoreUnavailable), (True, CommitOutcomeUnknown)])
 async def test_an_error_before_commit_is_told_as_nothing_committed_and_one_behind_it_as_unknown(
     runner: object, monkeypatch: pytest.MonkeyPatch, after: bool, refusal: type[Exception]
 ) -> None:
     del runner
     async with _serving() as app, _noticed(app) as store:
-        monkeypatch.setattr(commit_thread, "commit_batch", _Failing(commit_batch, after=after))
+        monkeypatch.setattr(commit_thread, "commit_batch", _Failing(_telling_nobody, after=after))
         with pytest.raises(refusal):
             await store.persist_input_state(RUNTIME, input_of("a"))
         assert await store.load_input_states(RUNTIME) == ([input_of("a")] if after else [])

@@ -268,19 +268,26 @@ memories = st.sampled_from([readback.Remembered(most) for most in (0, 2, 1_000)]
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(documents, memories, st.sampled_from((1, 300, 65_536)))
-@example(_holding("1e309"), readback.Remembered(), 65_536)
-@example(_holding("[1E+0309]"), readback.Remembered(), 65_536)
-@example(_holding("9" * 309), readback.Remembered(), 65_536)
-@example(_holding('["%s",\n-1e400]' % ("x" * 65_500)), readback.Remembered(), 65_536)
-@example(_holding("9" * 150 + "." + "9" * 150 + "e309"), readback.Remembered(), 65_536)
-@example(_holding("[" * 125 + "]" * 125), readback.Remembered(0), 65_536)
+@given(documents, memories, st.sampled_from((1, 300, 65_536)), st.sampled_from((7, 65_536)))
+@example(_holding("1e309"), readback.Remembered(), 65_536, 65_536)
+@example(_holding("[1E+0309]"), readback.Remembered(), 65_536, 65_536)
+@example(_holding("9" * 309), readback.Remembered(), 65_536, 65_536)
+@example(_holding('["%s",\n-1e400]' % ("x" * 65_500)), readback.Remembered(), 65_536, 65_536)
+@example(_holding("9" * 150 + "." + "9" * 150 + "e309"), readback.Remembered(), 65_536, 65_536)
+@example(_holding("[" * 125 + "]" * 125), readback.Remembered(0), 65_536, 65_536)
+@example(_holding('0, "role": "user"'), readback.Remembered(0), 65_536, 7)
+@example(_holding('0, "\\u0072ole": "user"'), readback.Remembered(0), 65_536, 7)
+@example(_holding("[" * 125 + "]" * 125), readback.Remembered(0), 65_536, 7)
+@example(_holding("9" * 309), readback.Remembered(0), 65_536, 7)
 def test_the_check_of_a_session_refuses_just_what_a_plain_reader_finds_unreadable(
-    body: bytes, memory: readback.Remembered, batch_bytes: int
+    body: bytes, memory: readback.Remembered, batch_bytes: int, chunk_bytes: int
 ) -> None:
     bad = bad_members(body)
 
-    with patch.multiple(session_readback, _readable=memory, BATCH_BYTES=batch_bytes):
+    with (
+        patch.multiple(session_readback, _readable=memory, BATCH_BYTES=batch_bytes),
+        patch.object(readback, "_CHUNK_BYTES", chunk_bytes),
+    ):
         for _ in range(2):  # and says so again of messages that it has seen
             refused = refused_member(body)
             assert (refused in bad) if bad else (refused is None), (refused, bad)

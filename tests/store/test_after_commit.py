@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.engine import Connection
 
+from runtimestore.errors import CommitOutcomeUnknown
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtimestore_server.store.engines import Database
+
+WAIT_SECONDS = 20
 
 
 class _FailsOnce:
@@ -70,6 +75,47 @@ def test_what_fails_after_commit_changes_no_answer_and_runs_no_write_again(
     assert decisions == [Outcome(1), Outcome(1), Outcome(2)]
     assert failing.failed
     assert committed(database, Write(key, runtime_state="idle")) == [Outcome(3)]
+
+
+async def test_nobody_waits_for_what_the_engine_does_after_a_commit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, over = threading.Event(), threading.Event()
+
+    def after_commit(*_: object, **__: object) -> None:
+        answered.wait(WAIT_SECONDS)
+        over.set()
+
+    monkeypatch.setattr(database, "after_commit", after_commit)
+    committer = Committer(database, threads=1, max_batch_writes=9, max_waiting_writes=9, max_waiting_bytes=9)
+
+    assert await committer.commit(Write(runtime(), runtime_state="idle")) == Outcome(1)
+
+    assert not over.is_set()
+    answered.set()
+    assert await committer.close(within_seconds=WAIT_SECONDS)
+    assert over.is_set()
+
+
+async def test_an_answer_that_cannot_be_handed_over_after_a_commit_runs_no_write_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committer = Committer(database, threads=1, max_batch_writes=9, max_waiting_writes=9, max_waiting_bytes=9)
+    (thread, *_) = committer._threads
+    deliver, failing = thread._deliver, _FailsOnce()
+
+    def failing_once(*decided: Any) -> None:
+        failing()
+        deliver(*decided)
+
+    monkeypatch.setattr(thread, "_deliver", failing_once)
+    key = runtime()
+
+    with pytest.raises(CommitOutcomeUnknown):
+        await asyncio.wait_for(committer.commit(Write(key, runtime_state="idle")), WAIT_SECONDS)
+
+    assert await committer.commit(Write(key, runtime_state="running")) == Outcome(2)
+    assert await committer.close(within_seconds=WAIT_SECONDS)
 
 
 async def test_an_error_in_what_is_counted_changes_no_answer(

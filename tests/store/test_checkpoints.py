@@ -6,7 +6,7 @@ import os
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
-from runtimestore_server.store.engines.checkpoints import CHECKPOINT_BYTES, Checkpoints
+from runtimestore_server.store.engines.checkpoints import CHECKPOINT_BYTES, LARGE_COMMIT_BYTES, Checkpoints
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
 if TYPE_CHECKING:
@@ -56,3 +56,32 @@ def test_that_the_next_checkpoint_begins_anew_is_said_before_it_begins_if_not_at
 
         assert driver.done == ["checkpoint", "begin anew", "begin anew", "checkpoint", "checkpoint"]
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (3,)
+
+
+class _Counting:
+    """A connection whose checkpoints are counted."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.checkpoints = 0
+
+    def execute(self, statement: str) -> Any:
+        self.checkpoints += "wal_checkpoint" in statement
+        return self._connection.execute(statement)
+
+
+def test_a_large_commit_leaves_its_checkpoint_to_the_next_or_to_a_moment_without_one(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        counting, checkpoints = _Counting(connection), Checkpoints(tmp_path / "store.db-wal")
+        driver = cast("sqlite3.Connection", counting)
+
+        checkpoints.after_commit(driver, LARGE_COMMIT_BYTES)
+        assert counting.checkpoints == 0
+        assert checkpoints.owed  # so that it is made where nothing comes, too
+        checkpoints.after_commit(driver, 1)
+        assert counting.checkpoints == 1
+        assert not checkpoints.owed
+
+        checkpoints.after_commit(driver, CHECKPOINT_BYTES)
+        assert counting.checkpoints == 2

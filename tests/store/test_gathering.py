@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.store import commit_thread
+from runtimestore_server.store.pending_write import PendingWrite
 from runtimestore_server.store.values import Outcome
 from support.servers.committer import WAIT_SECONDS, committing, held, sized, until_taken, waiting
 
@@ -120,7 +121,7 @@ async def test_deferred_writes_are_tried_again_no_more_bytes_at_a_time_than_a_tr
         (only,) = committer._threads
         with only._wake:  # the thread stands still meanwhile
             for write in map(sized, (600, 400, 1, 5000, 1)):
-                pending = commit_thread.PendingWrite(write, asyncio.get_running_loop().create_future())
+                pending = PendingWrite(write, asyncio.get_running_loop().create_future())
                 only._deferred[write.subject] = deque([pending])
             while only._deferred:
                 taken.append([pending.size_bytes for pending in only._first_of_each_deferred()])

@@ -148,9 +148,9 @@ async def test_who_meets_held_rows_after_others_waits_for_moments_only(
     commit(postgres_database, *(Write(key, runtime_state="idle") for key in held))
     waits: list[float | None] = []
 
-    def recorded(*args: Any, lock_wait_seconds: float | None) -> Any:
+    def recorded(*args: Any, lock_wait_seconds: float | None, **others: Any) -> Any:
         waits.append(lock_wait_seconds)
-        return commit_batch(*args, lock_wait_seconds=lock_wait_seconds)
+        return commit_batch(*args, lock_wait_seconds=lock_wait_seconds, **others)
 
     monkeypatch.setattr(commit_thread, "commit_batch", recorded)
     async with _committer(postgres_database) as committer:

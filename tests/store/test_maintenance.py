@@ -194,3 +194,14 @@ async def test_a_reader_outside_that_keeps_the_log_long_is_named_and_the_log_is_
     assert told[0]["log"] == str(log)
     assert told[0]["processes"] == str(reader)
     assert lines[-1]["event"] == "the log is short again"
+
+
+def test_what_the_engine_put_off_lets_writes_that_wait_go_first(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "OVERDUE_SECONDS", 1000.0)
+    monkeypatch.setattr(type(sqlite_database), "untidy", True)
+    looked = Maintenance(sqlite_database, [])
+
+    assert looked.pause_seconds(writes_wait=True) > 0
+    assert looked.pause_seconds(writes_wait=False) == 0

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -37,6 +38,10 @@ FAILED = 70
 COUNT_SECONDS = 1.0
 """How long the first line may wait for the number of runtimes."""
 
+SWITCH_SECONDS = 0.001
+"""How long a thread keeps the interpreter while another one waits for it; Python's own default is five times as long. A
+small write needs it several times, on two threads, while a worker checks a large document."""
+
 ECHO_SECONDS = 0.5
 """A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
 
@@ -58,6 +63,7 @@ def command(settings: Settings) -> int:
     warn_of_near_misses(settings)
     warn_of_a_visible_password(settings)
     warn_of_traces()
+    sys.setswitchinterval(SWITCH_SECONDS)
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
         code, ended = uvloop.run(_serve_until_told(settings))
         if not ended:

@@ -58,25 +58,28 @@ def remainder(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> Rem
     return Remainder(body[: known.opened] + body[at:], known, at - known.opened)
 
 
-def longer_prefix(body: bytes, rest: Remainder, messages: bytes, count: int) -> CheckedPrefix:
+def longer_prefix(body: bytes, rest: Remainder, messages: memoryview, count: int) -> CheckedPrefix:
     """The prefix of a document whose remainder was found sound; `messages` is the list in it, of `count` messages."""
     ends = rest.left_out.ends
     if count:
-        ends = rest.gap + rest.left_out.opened + len(_without_bracket(messages)) - 1
+        ends = rest.gap + rest.left_out.opened + _end_of_last(messages) - 1
     digest = rest.left_out.digest.copy()
     digest.update(memoryview(body)[rest.left_out.ends : ends])
     return CheckedPrefix(rest.left_out.opened, ends, rest.left_out.messages + count, digest)
 
 
-def first_prefix(body: bytes, messages: bytes, count: int) -> CheckedPrefix | None:
+def first_prefix(body: bytes, messages: memoryview, count: int) -> CheckedPrefix | None:
     """The prefix of a document that was checked whole, if it pays, and if it is certain where its messages are."""
     if len(body) < LEAST_BYTES or not count:
         return None
-    anchor = messages[:ANCHOR_BYTES]  # to look for all of it would cost more than to read it
+    anchor = bytes(messages[:ANCHOR_BYTES])  # to look for all of it would cost more than to read it
     at = body.find(anchor)
-    if not body.startswith(messages, at) or (body.find(anchor, at + 1) >= 0 and body.find(messages, at + 1) >= 0):
+    if at < 0 or not body.startswith(messages, at):
         return None
-    ends = at + len(_without_bracket(messages))
+    last = len(body) - len(messages)  # where it can begin once more, at the latest
+    if body.find(anchor, at + 1, last + len(anchor)) >= 0 and body.find(messages, at + 1) >= 0:
+        return None
+    ends = at + _end_of_last(messages)
     return CheckedPrefix(at + 1, ends, count, sha256(memoryview(body)[:ends]))
 
 
@@ -87,9 +90,12 @@ def digest_of(body: bytes, prefix: CheckedPrefix) -> bytes:
     return digest.digest()
 
 
-def _without_bracket(messages: bytes) -> bytes:
-    """The list up to the end of its last message."""
-    return messages[:-1].rstrip(_WHITESPACE)
+def _end_of_last(messages: memoryview) -> int:
+    """Where in the list its last message ends."""
+    end = len(messages) - 1
+    while messages[end - 1] in _WHITESPACE:
+        end -= 1
+    return end
 
 
 def _after_whitespace(body: bytes, at: int) -> int:

@@ -167,17 +167,23 @@ def load_all(
 
 def message(found: ReadableInput) -> pb.StoredInputState:
     """Make the message of an input, with its seed."""
+    state = pb.StoredInputState()
+    fill(state, found)
+    return state
+
+
+def fill(state: pb.StoredInputState, found: ReadableInput) -> None:
+    """Make an empty message, which stands in another one already, that of an input: to put it there is to copy it."""
     stored, seed = found
-    return pb.StoredInputState(
-        input_id=stored.input_id,
-        state_json=stored.state_json.decode(),
-        seed=pb.InputStateSeed(
-            phase=seed.phase,
-            last_run_id=seed.last_run_id,
-            last_boundary_sequence=seed.last_boundary_sequence,
-            attempt_count=seed.attempt_count,
-        ),
-    )
+    state.input_id, state.state_json = stored.input_id, stored.state_json.decode()
+    told = state.seed
+    told.phase = seed.phase
+    if seed.last_run_id is not None:
+        told.last_run_id = seed.last_run_id
+    if seed.last_boundary_sequence is not None:
+        told.last_boundary_sequence = seed.last_boundary_sequence
+    if seed.attempt_count is not None:
+        told.attempt_count = seed.attempt_count
 
 
 def batches(revision: int, found: Iterable[ReadableInput | reads.CorruptInput]) -> Iterator[pb.LoadInputStatesResponse]:
@@ -191,7 +197,7 @@ def batches(revision: int, found: Iterable[ReadableInput | reads.CorruptInput]) 
             answer = pb.LoadInputStatesResponse(revision=revision)
             size_bytes = 0
         if isinstance(item, ReadableInput):
-            answer.input_states.append(message(item))
+            fill(answer.input_states.add(), item)
         else:
             answer.corrupt_inputs.add(input_id=item.input_id, description=item.description)
         size_bytes += item_bytes
@@ -199,13 +205,11 @@ def batches(revision: int, found: Iterable[ReadableInput | reads.CorruptInput]) 
 
 
 def _readable(runtime: RuntimeKey, stored: reads.StoredInput) -> ReadableInput:
-    key = {**runtime._asdict(), "input_id": stored.input_id}
     seed = seed_of(stored.state_json, stored_id=stored.input_id)
-    if seed.input_id is None:
-        raise reads.corrupt("inputs", "is no input's document", **key)
-    if seed.input_id != stored.input_id:
-        raise reads.corrupt("inputs", "has the id of another input", **key)
-    return ReadableInput(stored, seed)
+    if seed.input_id == stored.input_id:
+        return ReadableInput(stored, seed)
+    what = "is no input's document" if seed.input_id is None else "has the id of another input"
+    raise reads.corrupt("inputs", what, **runtime._asdict(), input_id=stored.input_id)
 
 
 def _or_default(raw: msgspec.Raw, kind: type[T], default: D) -> T | D:

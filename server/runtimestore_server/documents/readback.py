@@ -43,6 +43,9 @@ def _name(_kind: type, text: str) -> Any:
     return _Name(text)
 
 
+Text = bytes | memoryview
+"""JSON as it stands in a document; a view of tens of megabytes is no copy of them."""
+
 _members_decoder = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_name)
 
 _SHAPE = bytearray(256)
@@ -50,6 +53,7 @@ _SHAPE = bytearray(256)
 for _kind, _bytes in ((b"0", b"0123456789+"), (b"e", b"eE"), (b",", b",]} \t\r\n")):
     for _byte in _bytes:
         _SHAPE[_byte] = ord(_kind)
+_ESCAPED_LETTER = b"\\u00"
 _LONG_NUMBER = b"0" * _DIGITS
 _EXPONENT = b"0e000"
 _ENDING_EXPONENT = re.compile(rb"0e0{3,},")
@@ -113,31 +117,49 @@ def given_twice(found: Sequence[tuple[str, msgspec.Raw]], names: Sequence[str]) 
     return next((name for name in names if given.count(name) > 1), None)
 
 
-def may_have_twice(body: bytes, name: bytes, objects: int) -> bool:
+def may_have_twice(body: Text, name: bytes, objects: int) -> bool:
     r"""Tell whether one of so many objects in `body` may have a member twice, each of which has it once at least.
 
     A name can also be spelt by escapes; those of letters all begin by `\u00`.
     """
-    return body.count(b'"%s"' % name) > objects or (b"\\" in body and b"\\u00" in body)
+    quoted = b'"%s"' % name
+    found = 0
+    for piece in _pieces(body, max(len(quoted), len(_ESCAPED_LETTER)) - 1):
+        found += piece.count(quoted)
+        if found > objects or (b"\\" in piece and _ESCAPED_LETTER in piece):
+            return True
+    return False
 
 
-def may_have_large_number(body: bytes) -> bool:
+def may_have_large_number(body: Text) -> bool:
     """Tell whether there may be a number beyond a double in `body`."""
-    for start in range(0, len(body), _CHUNK_BYTES):
-        piece = body[start : start + _CHUNK_BYTES + _OVERLAP_BYTES]
+    for piece in _pieces(body, _OVERLAP_BYTES):
         shape = piece.translate(_SHAPE)
         if _LONG_NUMBER in shape or _has_large_exponent(shape, piece):
             return True
     return False
 
 
-def may_be_deep(value: bytes, level: int, *, besides: int = 0) -> bool:
+def may_be_deep(value: Text, level: int, *, besides: int = 0) -> bool:
     """Tell whether a value at `level` may be nested too deep, where `besides` brackets stand side by side in it.
 
     Of the brackets in strings each counts as well, so this may be wrong in one direction only.
     """
     most = MOST_LEVELS - level + besides
-    return len(value) > most and value.count(b"[") + value.count(b"{") > most
+    if len(value) <= most:
+        return False
+    found = 0
+    for piece in _pieces(value):
+        found += piece.count(b"[") + piece.count(b"{")
+        if found > most:
+            return True
+    return False
+
+
+def _pieces(body: Text, overlap: int = 0) -> Iterator[bytes]:
+    """Yield all of it in pieces, each with the beginning of the next: a call on megabytes would let nobody else run."""
+    for start in range(0, len(body), _CHUNK_BYTES):
+        yield bytes(body[start : start + _CHUNK_BYTES + overlap])
 
 
 def unreadable(value: bytes, level: int) -> str | None:

@@ -79,7 +79,7 @@ def _receipts(
     stored: dict[Boundary, reads.StoredReceipt] = {}
     for start in range(0, len(named), RECEIPTS_AT_ONCE):
         keys = [(*runtime, *boundary) for boundary in named[start : start + RECEIPTS_AT_ONCE]]
-        for row in tx.execute(select_by_key(database, _KEY, _COLUMNS), database.keys(_KEY, keys)):
+        for row in database.ask(tx, select_by_key(database, _KEY, _COLUMNS), _KEY, keys)():
             key = {"run_id": row.run_id, "sequence": str(row.sequence)}
             stored[row.run_id, row.sequence] = reads.checked_receipt(row, runtime, revision, **key)
     return sorted(stored.items())
@@ -100,8 +100,11 @@ def messages(found: Recovery) -> Iterator[pb.LoadRuntimeResponse]:
     """
     state = runtime_state.message(found.runtime, found.state)
     yield pb.LoadRuntimeResponse(runtime=pb.RuntimeDescription(revision=found.revision, state=state))
-    for some in _batches((inputs.message(item), len(item.stored.state_json)) for item in found.inputs):
-        yield pb.LoadRuntimeResponse(inputs=pb.RuntimeInputs(input_states=some))
+    for some in _batches((item, len(item.stored.state_json)) for item in found.inputs):
+        answer = pb.LoadRuntimeResponse()
+        for item in some:
+            inputs.fill(answer.inputs.input_states.add(), item)
+        yield answer
     committed = (
         (
             pb.CommittedReceipt(

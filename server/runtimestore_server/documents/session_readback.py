@@ -35,10 +35,10 @@ _readable = readback.Remembered()
 """Messages that were found readable: a session grows by a few at each turn, and all of it is sent again."""
 
 
-def check(body: bytes, count: int) -> bytes:
+def check(body: bytes, count: int) -> memoryview:
     """Refuse what no runtime could read back of the members that its types name; all else passes.
 
-    Returns the list of messages as it stands in the document.
+    Returns the list of messages where it stands in the document, which is no copy of it.
     """
     try:
         members = readback.members(body)
@@ -52,7 +52,7 @@ def check(body: bytes, count: int) -> bytes:
         raise bad_member(name, "must be given once")
     parts = dict(members)
     _check_parts(parts, count)
-    return bytes(parts["messages"])
+    return memoryview(parts["messages"])
 
 
 def _check_parts(parts: dict[str, msgspec.Raw], count: int) -> None:
@@ -124,7 +124,7 @@ def _check_cache_tokens(usage: dict[str, msgspec.Raw]) -> None:
 def _check_messages(messages: msgspec.Raw, count: int) -> None:
     """Check the messages that are not remembered."""
     remembered = count <= _readable.most  # more of them would only drive out one another, and those of other sessions
-    if not remembered and not _may_be_unreadable(bytes(messages), count):
+    if not remembered and not _may_be_unreadable(memoryview(messages), count):
         return
     batch: list[tuple[int, bytes]] = []
     size_bytes = 0
@@ -140,7 +140,7 @@ def _check_messages(messages: msgspec.Raw, count: int) -> None:
         _check_batch(batch, remembered=remembered)
 
 
-def _may_be_unreadable(messages: bytes, count: int) -> bool:
+def _may_be_unreadable(messages: memoryview, count: int) -> bool:
     return (
         readback.may_have_twice(messages, b"role", count)
         or readback.may_have_large_number(messages)

@@ -8,9 +8,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from runtimestore.errors import StoreUnavailable
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import Fault
+from runtimestore_server.store.pending_write import truth_about
 from runtimestore_server.store.timeouts import (
     BRIEF_LOCK_SECONDS,
     COMPANY_COMMITS,
@@ -18,59 +18,26 @@ from runtimestore_server.store.timeouts import (
     DEFERRED_PAUSE_SECONDS,
     TRANSIENT_LIMIT_SECONDS,
 )
-from runtimestore_server.store.transaction import commit_batch, refusal_of, unknown
+from runtimestore_server.store.transaction import commit_batch, refusal_of
 from runtimestore_server.store.values import Deferred
 from runtimestore_server.telemetry.counts import BatchCounts
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
-    from opentelemetry.trace import Span
-
-    from runtimestore.errors import CommitOutcomeUnknown
     from runtimestore_server.store.commit_gate import CommitGate
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.maintenance import Maintenance
+    from runtimestore_server.store.pending_write import PendingWrite
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import Outcome
-    from runtimestore_server.store.writes import AnyWrite
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.spans import Traces
 
-    Deliver = Callable[[Sequence["PendingWrite"], Sequence[Decision], bool], None]
+    Deliver = Callable[[Sequence[PendingWrite], Sequence[Decision], bool], None]
     """Told what was decided about a batch, and whether a transaction was committed; called on its own thread."""
 
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 """A batch ends before the write that would bring it over this size, so that one transaction's memory stays bounded."""
-
-
-class PendingWrite:
-    """A write that was taken in and is not answered yet, and the future that its handler awaits."""
-
-    __slots__ = ("answer", "decision", "gate", "share", "since", "size_bytes", "unanswered", "write")
-
-    def __init__(self, write: AnyWrite, answer: asyncio.Future[Outcome]) -> None:
-        self.write = write
-        self.share: Span | None = None
-        """The span of its waiting for its batch, where its call has one."""
-        self.size_bytes = write.size_bytes
-        self.answer = answer
-        self.since = time.monotonic()
-        self.gate: CommitGate | None = None
-        """The gate of the batch that it is in; None while nothing of it can be there."""
-        self.decision: Decision | None = None
-        """What was decided when its handler did not wait any more; None while nothing was."""
-        self.unanswered: Callable[[Decision], None] | None = None
-        """Told of that decision, once the handler has left that behind."""
-
-
-def truth_about(pending: PendingWrite) -> CommitOutcomeUnknown | StoreUnavailable:
-    """What is told of a write that comes to no decision any more."""
-    gate = pending.gate  # once: its thread may take it away meanwhile
-    if gate is not None and gate.begun:
-        return unknown()
-    return StoreUnavailable("the server failed, or ended, before this write was committed; nothing was committed")
 
 
 class CommitThread:
@@ -148,23 +115,37 @@ class CommitThread:
                 pending.gate = gate
             # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
             briefly = bool(self._deferred)
-            began = time.monotonic()
             with contextlib.nullcontext() if self._traces is None else self._traces.batch(batch) as span:
-                decisions, committed = commit_batch(
-                    self._database,
-                    [pending.write for pending in batch],
-                    gate,
-                    lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None,
-                )
-                ended = time.monotonic()
-                self._company = min(len(batch) + len(self._queue), self._max_batch_writes)
-                self._company_until = ended + min(COMPANY_SECONDS, COMPANY_COMMITS * (ended - began))
-                self._settle(batch, decisions, committed=committed)
-                if span is not None and not committed:
+                if not self._commit(batch, gate, lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None) and span:
                     span.failed()
             self._batch = []
-            self.counts.ended([pending.since for pending in batch], began, ended)
-            del batch, decisions, pending  # what was committed must not stay in memory until the next write comes
+            del batch, pending  # what was committed must not stay in memory until the next write comes
+
+    def _commit(self, batch: Sequence[PendingWrite], gate: CommitGate, *, lock_wait_seconds: float | None) -> bool:
+        """Commit a batch, and hand over what is decided as soon as it is; whether a transaction was committed."""
+        began, ended = time.monotonic(), 0.0
+        failed: Exception | None = None
+
+        def settle(decisions: Sequence[Decision | Deferred], *, committed: bool = True) -> None:
+            nonlocal ended, failed
+            ended = time.monotonic()
+            self._company = min(len(batch) + len(self._queue), self._max_batch_writes)
+            self._company_until = ended + min(COMPANY_SECONDS, COMPANY_COMMITS * (ended - began))
+            try:
+                self._settle(batch, decisions, committed=committed)
+            except Exception as error:  # noqa: BLE001  (raised below: here it would look like one of the transaction)
+                failed = error
+
+        writes = [pending.write for pending in batch]
+        decisions, committed = commit_batch(
+            self._database, writes, gate, lock_wait_seconds=lock_wait_seconds, committed=settle
+        )
+        if not ended:
+            settle(decisions, committed=committed)
+        if failed is not None:
+            raise failed
+        self.counts.ended([pending.since for pending in batch], began, ended)
+        return committed
 
     def _maintain(self) -> None:
         if self._maintenance:

@@ -110,12 +110,17 @@ class Maintenance:
             *(_Task(errand.sweep, errand, seconds) for errand, seconds in errands),
         ]
         self._tidy_at = 0.0
+        self._was_untidy = False
         self._failing = False
 
     def pause_seconds(self, *, writes_wait: bool) -> float:
         """How long there is nothing to do."""
         due = min((task.next_at for task in self._tasks if task.pending), default=float("inf"))
-        if self._database.untidy:
+        untidy, was_untidy = self._database.untidy, self._was_untidy
+        self._was_untidy = untidy
+        if untidy:
+            if not was_untidy:  # it is due from now on, and lets a queue of writes go first as a slice does
+                self._tidy_at = max(self._tidy_at, time.monotonic())
             due = min(due, self._tidy_at)
         return max(0.0, due + OVERDUE_SECONDS * writes_wait - time.monotonic())
 

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.integers import INT64_MAX
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.tables import (
+    UINT64_DIGITS,
     inputs,
     oauth_flow_snapshots,
     ops_snapshots,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 # What is no UTF-8 is read as surrogates, which no text from the wire holds.
 _TEXT = re.compile(r"[^\0\ud800-\udfff]+")
+_OTHER_DIGEST = "does not match its SHA-256"
 
 
 class StoredInput(NamedTuple):
@@ -63,37 +66,30 @@ def load_input_states(
     tx: Connection, runtime: RuntimeKey, *, skip_corrupt: bool = False
 ) -> tuple[int, list[StoredInput | CorruptInput]]:
     """The revision and all inputs of a runtime, `input_id` ascending; corrupt ones among them only if asked for."""
-    table = inputs
-    statement = _of_runtime(table, runtime, table.c.input_id, table.c.sha256, table.c.state_json)
-    rows = tx.execute(statement.order_by(table.c.input_id)).all()
+    rows = direct.find(tx, _INPUTS, runtime._asdict())
     revision = revision_of(rows[0] if rows else None, runtime)
     stored: list[StoredInput | CorruptInput] = []
     for row in rows:
         if row.sha256 is None:
             continue
-        try:
-            if stored and stored[-1].input_id == row.input_id:
-                raise corrupt(table.name, "is there more than once", **runtime._asdict(), input_id=row.input_id)
-            verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=row.input_id)
-        except StoredValueCorrupt as refusal:
-            if not skip_corrupt:
-                raise
-            stored.append(CorruptInput(refusal.metadata["input_id"], refusal.message))
-        else:
+        twice = bool(stored) and stored[-1].input_id == row.input_id
+        if not twice and _is_sound(row.state_json, row.sha256):
             stored.append(StoredInput(row.input_id, row.state_json))
+            continue
+        what = "is there more than once" if twice else _OTHER_DIGEST
+        refusal = corrupt(inputs.name, what, **runtime._asdict(), input_id=row.input_id)
+        if not skip_corrupt:
+            raise refusal
+        stored.append(CorruptInput(refusal.metadata["input_id"], refusal.message))
     return revision, stored
 
 
 def load_input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tuple[int, StoredInput | None]:
     """The revision of a runtime and one of its inputs."""
-    table = inputs
-    statement = _of_runtime(
-        table, runtime, table.c.input_id, table.c.sha256, table.c.state_json, also=table.c.input_id == input_id
-    )
-    row = tx.execute(statement).one_or_none()
+    row = _one(tx, _INPUT, runtime, input_id=input_id)
     if row is None or row.sha256 is None:
         return revision_of(row, runtime), None
-    verify(row.state_json, row.sha256, table, **runtime._asdict(), input_id=input_id)
+    verify(row.state_json, row.sha256, inputs, **runtime._asdict(), input_id=input_id)
     return revision_of(row, runtime), StoredInput(row.input_id, row.state_json)
 
 
@@ -101,16 +97,7 @@ def load_boundary_receipt(
     tx: Connection, runtime: RuntimeKey, run_id: str, sequence: int
 ) -> tuple[int, StoredReceipt | None]:
     """The revision of a runtime and one of its receipts."""
-    table = receipts
-    statement = _of_runtime(
-        table,
-        runtime,
-        table.c.sha256,
-        table.c.receipt,
-        table.c.committed_revision,
-        also=sa.and_(table.c.run_id == run_id, table.c.sequence == sequence),
-    )
-    row = tx.execute(statement).one_or_none()
+    row = _one(tx, _RECEIPT, runtime, run_id=run_id, sequence=f"{sequence:0{UINT64_DIGITS}d}")
     revision = revision_of(row, runtime)
     if row is None or row.sha256 is None:
         return revision, None
@@ -132,18 +119,16 @@ def checked_receipt(row: Any, runtime: RuntimeKey, revision: int, **key: str) ->
 
 def load_runtime_state(tx: Connection, runtime: RuntimeKey) -> tuple[int, str | None]:
     """The revision and the state of a runtime."""
-    statement = sa.select(runtimes.c.revision, runtimes.c.runtime_state).where(_is(runtime))
-    row = tx.execute(statement).one_or_none()
+    row = _one(tx, _STATE, runtime)
     return revision_of(row, runtime), row.runtime_state if row else None
 
 
 def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, StoredOps | None]:
     """The revision and the ops document of a runtime."""
-    table = ops_snapshots
-    row = tx.execute(_of_runtime(table, runtime, table.c.epoch_id, table.c.sha256, table.c.snapshot_json)).one_or_none()
+    row = _one(tx, _OPS, runtime)
     if row is None or row.sha256 is None:
         return revision_of(row, runtime), None
-    verify(row.snapshot_json, row.sha256, table, **runtime._asdict())
+    verify(row.snapshot_json, row.sha256, ops_snapshots, **runtime._asdict())
     return revision_of(row, runtime), StoredOps(row.epoch_id, row.snapshot_json)
 
 
@@ -166,9 +151,13 @@ def verify(value: bytes, digest: bytes, table: sa.Table, **key: str) -> None:
     Raises:
         StoredValueCorrupt: they do not match; the metadata name the row.
     """
+    if not _is_sound(value, digest):
+        raise corrupt(table.name, _OTHER_DIGEST, **key)
+
+
+def _is_sound(value: object, digest: object) -> bool:
     # SQLite keeps whatever type was put into a column; what is not bytes was not put there by this store.
-    if not isinstance(value, bytes) or sha256(value).digest() != digest:
-        raise corrupt(table.name, "does not match its SHA-256", **key)
+    return isinstance(value, bytes) and sha256(value).digest() == digest
 
 
 def is_count(value: object) -> bool:
@@ -213,19 +202,39 @@ def size_bytes(found: object) -> int:
     return 0
 
 
-def _is(runtime: RuntimeKey) -> sa.ColumnElement[bool]:
-    return sa.and_(runtimes.c.realm == runtime.realm, runtimes.c.runtime_id == runtime.runtime_id)
+def _one(tx: Connection, statement: sa.Select[Any], runtime: RuntimeKey, **key: str) -> Any:
+    """The row of a runtime that a statement finds, if any.
+
+    Raises:
+        MultipleResultsFound: there are several, which only a damaged index gives.
+    """
+    rows = direct.find(tx, statement, runtime._asdict() | key)
+    if len(rows) > 1:
+        raise sa.exc.MultipleResultsFound("a key is there more than once")
+    return rows[0] if rows else None
 
 
-def _of_runtime(
-    table: sa.Table,
-    runtime: RuntimeKey,
-    *columns: sa.Column[Any],
-    also: sa.ColumnElement[bool] | None = None,
-) -> sa.Select[Any]:
-    """The runtime's revision beside the columns of its rows in `table`, which are NULL where there is none."""
-    same = sa.and_(table.c.realm == runtimes.c.realm, table.c.runtime_id == runtimes.c.runtime_id)
-    if also is not None:
-        same = sa.and_(same, also)
-    joined = runtimes.outerjoin(table, same)
-    return sa.select(runtimes.c.revision, *columns).select_from(joined).where(_is(runtime))
+def _given(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    # As text: what is given goes to the driver as it is.
+    return column == sa.bindparam(column.name, type_=sa.Text)
+
+
+def _of_runtime(*columns: sa.Column[Any], key: tuple[sa.Column[Any], ...] = ()) -> sa.Select[Any]:
+    """The runtime's revision beside these columns of its rows in their table, which are NULL where there is none."""
+    table = columns[0].table
+    same = (table.c.realm == runtimes.c.realm, table.c.runtime_id == runtimes.c.runtime_id, *map(_given, key))
+    return _RUNTIME.add_columns(*columns).select_from(runtimes.outerjoin(table, sa.and_(*same)))
+
+
+_RUNTIME = sa.select(runtimes.c.revision).where(_given(runtimes.c.realm), _given(runtimes.c.runtime_id))
+_STATE = _RUNTIME.add_columns(runtimes.c.runtime_state)
+_DOCUMENT = (inputs.c.input_id, inputs.c.sha256, inputs.c.state_json)
+_INPUTS = _of_runtime(*_DOCUMENT).order_by(inputs.c.input_id)
+_INPUT = _of_runtime(*_DOCUMENT, key=(inputs.c.input_id,))
+_RECEIPT = _of_runtime(
+    receipts.c.sha256,
+    receipts.c.receipt,
+    receipts.c.committed_revision,
+    key=(receipts.c.run_id, receipts.c.sequence),
+)
+_OPS = _of_runtime(ops_snapshots.c.epoch_id, ops_snapshots.c.sha256, ops_snapshots.c.snapshot_json)

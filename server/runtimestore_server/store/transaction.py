@@ -61,9 +61,17 @@ class _CommitFailed(Exception):
 
 
 def commit_batch(
-    database: Database, batch: Sequence[AnyWrite], gate: CommitGate, *, lock_wait_seconds: float | None = None
+    database: Database,
+    batch: Sequence[AnyWrite],
+    gate: CommitGate,
+    *,
+    lock_wait_seconds: float | None = None,
+    committed: Callable[[list[Decision | Deferred]], None] | None = None,
 ) -> tuple[list[Decision | Deferred], bool]:
     """Commit a batch; return the decision about each write, and whether a transaction was committed. Never raises.
+
+    Where COMMIT was answered, `committed` is told the decisions before the engine does what it needs after it: nobody
+    has to wait for a checkpoint who is in the batch before it.
 
     A write that waits in vain for a row that another session holds is deferred alone. Without `lock_wait_seconds` that
     is as long as the engine is set to; with it, rows that are held are passed over, and it is how long is waited for
@@ -74,7 +82,7 @@ def commit_batch(
     while True:
         attempt += 1
         try:
-            return [*_attempt(database, batch, gate, lock_wait_seconds)], True
+            return [*_attempt(database, batch, gate, lock_wait_seconds, committed)], True
         except _CommitFailed as failed:
             if database.commit_is_ambiguous(failed.cause):
                 state = find_out(database, batch, failed.attempt, gate)
@@ -113,7 +121,11 @@ def _give_up(
 
 
 def _attempt(
-    database: Database, batch: Sequence[AnyWrite], gate: CommitGate, lock_wait_seconds: float | None
+    database: Database,
+    batch: Sequence[AnyWrite],
+    gate: CommitGate,
+    lock_wait_seconds: float | None,
+    tell: Callable[[list[Decision | Deferred]], None] | None,
 ) -> list[Decision | Deferred]:
     decisions: list[Decision | Deferred] = []
     committed = False
@@ -145,6 +157,8 @@ def _attempt(
             database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error
         committed = True
+        if tell is not None:
+            tell(decisions)
         carried_bytes = sum(write.stored_bytes for write in batch)
         database.after_commit(connection, writes=len(batch), carried_bytes=carried_bytes)
         database.release_buffers(connection, carried_bytes)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, ExceptionContext
 
     from runtimestore_server.rpc.status import CallEnd
-    from runtimestore_server.store.commit_thread import PendingWrite
     from runtimestore_server.store.engines import Database
+    from runtimestore_server.store.pending_write import PendingWrite
     from runtimestore_server.telemetry.span_export import Export, SpanCounts
 
 T = TypeVar("T")

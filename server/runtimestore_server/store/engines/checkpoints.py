@@ -30,6 +30,10 @@ CHECKPOINT_BYTES = 16 * 1024 * 1024
 """About how much is written to the log before a checkpoint. SQLite's own default is 4 MiB; what is written again before
 the next one is brought over once, and a checkpoint holds the writers up for its two syncs."""
 
+LARGE_COMMIT_BYTES = 32 * 1024 * 1024
+"""A commit that wrote this much leaves its checkpoint to the next one, or to a moment in which nothing waits: what came
+behind it has waited for long enough."""
+
 WRITE_BYTES = 32 * 1024
 """About what a write costs in the log beside its documents: the pages of the tables and indexes that it touches."""
 
@@ -69,8 +73,9 @@ class Checkpoints:
 
     def after_commit(self, driver: sqlite3.Connection, written_bytes: int) -> None:
         """Bring the log into the file if it is time. Never raises: what was committed stays committed in the log."""
+        was_due = self._owed_bytes >= CHECKPOINT_BYTES
         self._owed_bytes += written_bytes
-        if self._owed_bytes >= CHECKPOINT_BYTES:
+        if was_due or CHECKPOINT_BYTES <= self._owed_bytes < LARGE_COMMIT_BYTES:
             self.make(driver)
 
     def make(self, driver: sqlite3.Connection) -> None:

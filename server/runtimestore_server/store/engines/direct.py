@@ -78,6 +78,18 @@ def compiled(statement: Any, dialect: sa.Dialect) -> Compiled:
     )
 
 
+def find(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[Any]:
+    """What a statement that is made once finds with these parameters, which go to the driver as they are."""
+    key = statement, tx.dialect.name
+    if (made := _made.get(key)) is None:
+        made = _made[key] = compiled(statement, tx.dialect)
+    return ask(tx, made, parameters, later=False)()
+
+
+_made: dict[tuple[sa.Executable, str], Compiled] = {}
+"""What `find` was asked for, by the name of the dialect: a server has an engine for each of several purposes."""
+
+
 def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, later: bool) -> Answer[list[Any]]:
     """What a compiled statement finds; `later` as `fetch` has it."""
     bound = {**statement.constants, **parameters}

@@ -43,7 +43,7 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
         url, prepare_threshold = connectable(url)
-        # One more than the committers: maintenance, and the question what became of a COMMIT.
+        # One more than the committers: maintenance and large writes, and the question what became of a COMMIT.
         self._texts: dict[Any, str] = {}
         self.writers = connect_lazily(url, pool_size=committer_threads + 1, prepare_threshold=prepare_threshold)
         set_up_transactions(self.writers)

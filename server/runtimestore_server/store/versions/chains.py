@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import RevisionNotKept
 from runtimestore_server.integers import INT64_MAX
+from runtimestore_server.store.engines import direct
 from runtimestore_server.store.reads import revision_of
 from runtimestore_server.store.tables import runtimes, session_versions
 from runtimestore_server.store.versions import edits
@@ -77,7 +78,7 @@ def load_session(
         revision, described = _describe(tx, runtime, as_of_revision)
         if described is not None and described.sha256 == known_sha256:
             return revision, described
-    rows = tx.execute(_chain(as_of=as_of_revision is not None), _asked(runtime, as_of_revision)).all()
+    rows = direct.find(tx, _chain(as_of=as_of_revision is not None), _asked(runtime, as_of_revision))
     revision = revision_of(rows[0] if rows else None, runtime)
     chain = [StoredVersion(version_of(row), row.seal, row.body) for row in rows if row.kind is not None]
     if as_of_revision is None:
@@ -164,7 +165,7 @@ def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Except
 def _describe(tx: Connection, runtime: RuntimeKey, as_of_revision: int | None) -> tuple[int, StoredSession | None]:
     """The revision, and the session without its body if its row says what it is."""
     asked = _asked(runtime, as_of_revision)
-    row = tx.execute(_description(as_of=as_of_revision is not None), asked).one_or_none()
+    row = next(iter(direct.find(tx, _description(as_of=as_of_revision is not None), asked)), None)
     revision = revision_of(row, runtime)
     if row is None or row.kind is None:
         return revision, None
@@ -186,7 +187,7 @@ def _refuse_what_is_not_kept(tx: Connection, runtime: RuntimeKey, as_of_revision
         RevisionNotKept: there may have been a session then.
         StoredValueCorrupt: there is a version of then, and nothing that it rests on.
     """
-    row = tx.execute(_oldest(), _asked(runtime, None)).one_or_none()
+    row = next(iter(direct.find(tx, _oldest(), _asked(runtime, None))), None)
     if row is None:
         return
     oldest = version_of(row)
