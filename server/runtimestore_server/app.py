@@ -282,7 +282,7 @@ async def _opened(settings: Settings) -> tuple[Database, str]:
         committer_threads=settings.committer_threads,
         reader_threads=settings.reader_threads,
     )
-    checking = asyncio.ensure_future(asyncio.to_thread(_checked, database))
+    checking = asyncio.ensure_future(asyncio.to_thread(schema.current_revision, database))
     try:
         return database, await asyncio.shield(checking)
     except BaseException:
@@ -292,10 +292,3 @@ async def _opened(settings: Settings) -> tuple[Database, str]:
         finally:
             database.dispose()
         raise
-
-
-def _checked(database: Database) -> str:
-    """The revision of a schema that is current, made where there is none and the database makes its own."""
-    if database.creates_itself:
-        schema.create_if_empty(database)
-    return schema.check(database).revision or ""

@@ -115,6 +115,17 @@ def create_if_empty(database: Database) -> None:
             connection.execute(sa.insert(_versions).values(version_num=HEAD))
 
 
+def current_revision(database: Database) -> str:
+    """The revision of a schema that is current, made where there is none and the database makes its own.
+
+    Raises:
+        SchemaNotCurrent: it is another one; the message says what to do.
+    """
+    if database.creates_itself:
+        create_if_empty(database)
+    return check(database).revision or ""
+
+
 def check(database: Database) -> SchemaState:
     """The schema state of a database that this server can serve.
 
