@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runtimestore_server.store.schema import upgrade
+from support.faults.sqlite_pages import PAGE_BYTES, overwrite, root_page
 from support.servers.command import run
 
 if TYPE_CHECKING:
@@ -65,6 +67,15 @@ def test_what_is_no_store_is_told_in_one_sentence_of_its_own(tmp_path: Path, com
     make, sentence = KINDS[kind]
 
     assert sentence in _told(command, make(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_store_that_is_damaged_where_it_is_looked_at_first_is_told_as_damage(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "store.db"
+    upgrade(f"sqlite:///{file}")
+    overwrite(file, root_page(file, "alembic_version"), 0, bytes(PAGE_BYTES))
+
+    assert "the file is damaged" in _told(command, file, tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

@@ -6,7 +6,10 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
+
 from runtimestore import RetryPolicy, RuntimeStoreError, StoredValueCorrupt, StoreUnavailable
+from runtimestore_server.store.engines import in_a_sentence
 from support.generators.calls import RUNTIME_WRITES, Store, id_of, input_of, named
 from support.servers.server import in_process
 
@@ -39,7 +42,15 @@ class Filled:
             return cls({name: {what: await load() for what, load in loads(store, name).items()} for name in RUNTIMES})
 
     async def meet(self, url: str, runtime_id: str, damage: str) -> None:
-        """Call everything about a runtime on a store with this damage."""
+        """Call everything about a runtime on a store with this damage, if a server starts on it."""
+        try:
+            await self._meet(url, runtime_id, damage)
+        except DBAPIError as error:  # of the start, which the command tells in a sentence: no call lets one out
+            if "damaged" not in in_a_sentence(error):
+                raise
+            self.counted["start refused"] += 1
+
+    async def _meet(self, url: str, runtime_id: str, damage: str) -> None:
         async with in_process(url) as app, Store(app.address, retry=ONCE) as store:
             for name, load in loads(store, runtime_id).items():
                 answer, sound = await _answer(load), self._sound[runtime_id][name]

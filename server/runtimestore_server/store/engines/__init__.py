@@ -119,6 +119,8 @@ def in_a_sentence(error: DBAPIError) -> str:
     match getattr(error.orig, "sqlite_errorname", "").split("_")[1:2]:
         case ["NOTADB"]:
             return "the file is no SQLite database, or its first page is destroyed; see --database-url"
+        case ["CORRUPT"]:
+            return "the file is damaged: `runtimestore verify` says what is left; restore a backup; see --database-url"
         case ["READONLY"]:
             return "the file, or its log (-wal), may only be read: let this user write them and their folder"
         case ["CANTOPEN"]:

@@ -33,6 +33,8 @@ _CLOSED = sa.text(
 
 _ANSWERS = {
     "42501": "the database role lacks a right",  # insufficient_privilege
+    "XX001": "what Postgres stores is damaged",  # data_corrupted
+    "XX002": "what Postgres stores is damaged",  # index_corrupted
     "08P01": "a pooler before the database refuses what is needed (pool_mode must be transaction or session)",
 }
 
