@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A message that asks for one answer.
-pub(crate) trait Unary: Clone + Send + Sync + 'static {
+pub(crate) trait Unary: prost::Message + Clone + 'static {
     type Answer: Send;
 
     fn send(
@@ -30,7 +30,7 @@ pub(crate) trait Unary: Clone + Send + Sync + 'static {
 }
 
 /// A message that asks for a stream.
-pub(crate) trait Streamed: Clone + Send + Sync + 'static {
+pub(crate) trait Streamed: prost::Message + Clone + 'static {
     type Part: Send;
 
     fn send(
@@ -190,7 +190,12 @@ impl Caller {
         ended
     }
 
-    fn request<Q>(&self, message: Q, deadline: Deadline) -> Result<Request<Q>> {
+    fn request<Q: prost::Message>(&self, message: Q, deadline: Deadline) -> Result<Request<Q>> {
+        // The transport would reset the stream, as if something had gone wrong on its way, and be asked again.
+        let (bytes, most) = (message.encoded_len(), self.max_message_bytes);
+        if bytes > most {
+            return Err(Status::out_of_range(format!("the request is {bytes} bytes; at most {most} are sent")).into());
+        }
         let mut request = Request::new(message);
         request.set_timeout(deadline.left());
         if let Some(token) = &self.token {
