@@ -203,15 +203,7 @@ def size_bytes(found: object) -> int:
 
 
 def _one(tx: Connection, statement: sa.Select[Any], runtime: RuntimeKey, **key: str) -> Any:
-    """The row of a runtime that a statement finds, if any.
-
-    Raises:
-        MultipleResultsFound: there are several, which only a damaged index gives.
-    """
-    rows = direct.find(tx, statement, runtime._asdict() | key)
-    if len(rows) > 1:
-        raise sa.exc.MultipleResultsFound("a key is there more than once")
-    return rows[0] if rows else None
+    return direct.find_one(tx, statement, runtime._asdict() | key)
 
 
 def _given(column: sa.Column[Any]) -> sa.ColumnElement[bool]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
+from sqlalchemy.exc import MultipleResultsFound
+
 from runtimestore_server.store.tables import UInt64
 
 if TYPE_CHECKING:
@@ -84,6 +86,18 @@ def find(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]
     if (made := _made.get(key)) is None:
         made = _made[key] = compiled(statement, tx.dialect)
     return ask(tx, made, parameters, later=False)()
+
+
+def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> Any:
+    """The one row that such a statement finds, if any.
+
+    Raises:
+        MultipleResultsFound: there are several, which of a primary key only a damaged index gives.
+    """
+    rows = find(tx, statement, parameters)
+    if len(rows) > 1:
+        raise MultipleResultsFound("there are several rows of one key")
+    return rows[0] if rows else None
 
 
 _made: dict[tuple[sa.Executable, str], Compiled] = {}

@@ -165,7 +165,7 @@ def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Except
 def _describe(tx: Connection, runtime: RuntimeKey, as_of_revision: int | None) -> tuple[int, StoredSession | None]:
     """The revision, and the session without its body if its row says what it is."""
     asked = _asked(runtime, as_of_revision)
-    row = next(iter(direct.find(tx, _description(as_of=as_of_revision is not None), asked)), None)
+    row = direct.find_one(tx, _description(as_of=as_of_revision is not None), asked)
     revision = revision_of(row, runtime)
     if row is None or row.kind is None:
         return revision, None
@@ -187,7 +187,7 @@ def _refuse_what_is_not_kept(tx: Connection, runtime: RuntimeKey, as_of_revision
         RevisionNotKept: there may have been a session then.
         StoredValueCorrupt: there is a version of then, and nothing that it rests on.
     """
-    row = next(iter(direct.find(tx, _oldest(), _asked(runtime, None))), None)
+    row = direct.find_one(tx, _oldest(), _asked(runtime, None))
     if row is None:
         return
     oldest = version_of(row)
