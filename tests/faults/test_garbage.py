@@ -56,7 +56,7 @@ LOST_A_CONNECTION = 1000
 _LOGGED = re.compile(
     r"\S+ \[(info|warning)\] "
     # What a server says at its start of a cluster of tests or of an engine in memory is no answer to garbage.
-    r"((serving|refused|(ended|decided) unanswered|lines left out|drain\w*|stopp\w*) |"
+    r"((serving|refused|(ended|decided) unanswered|unknown method|lines left out|drain\w*|stopp\w*) |"
     r"durability settings are off |this store is in memory )"
 )
 STREAMS = (f"{SERVICE}LoadInputStates", f"{SERVICE}LoadSessionSnapshot", WATCH)

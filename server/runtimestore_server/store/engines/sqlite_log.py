@@ -124,6 +124,8 @@ def write_again(file: str) -> None:
             os.fdatasync(log)
         finally:
             os.close(log)
+    except FileNotFoundError:
+        return  # another program's file, which has no log
     except OSError as error:
         raise LogInDoubt(error.errno) from error
 
