@@ -243,7 +243,8 @@ async fn over_a_limit_a_write_failed_and_the_message_says_the_cure() {
         (&store, 200_000, "--max-message-bytes"),
         (&sends_little, 45_000, "max_message_bytes of the client"),
     ] {
-        let document = (1..).map(|messages| session_of(&session_id, messages * 50)).find(|made| made.len() > bytes);
+        let document =
+            (1..100_000).map(|messages| session_of(&session_id, messages * 50)).find(|made| made.len() > bytes);
         let delta = SessionDelta { session_snapshot: document.unwrap() };
         let refused = store.commit_session_snapshot(&at, delta).await.unwrap_err();
         let RuntimeStoreError::WriteFailed(message) = &refused else { panic!("{cure}: {refused:?}") };

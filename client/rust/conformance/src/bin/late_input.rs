@@ -17,8 +17,7 @@ use std::{
 
 use meerkat_core::types::SessionId;
 use meerkat_runtime::{
-    LogicalRuntimeId, MeerkatMachine, RuntimeStore, SessionServiceRuntimeExt, input_state::InputLifecycleState,
-    store::SqliteRuntimeStore,
+    LogicalRuntimeId, MeerkatMachine, RuntimeStore, input_state::InputLifecycleState, store::SqliteRuntimeStore,
 };
 use runtimestore::RemoteRuntimeStore;
 use runtimestore_conformance::turns::{Turns, prompt};
