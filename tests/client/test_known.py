@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import tempfile
+import threading
 import uuid
 from hashlib import sha256
 from pathlib import Path
@@ -72,6 +74,52 @@ def test_what_is_remembered_of_inputs_counts_as_what_it_is_now() -> None:
     large = [_input(input_id, "x" * 20_000) for input_id in ids]
     known.committed(RUNTIME, revision + 1, since=0, inputs=large)
     assert known.changed_inputs(RUNTIME, large) is None
+
+
+def test_an_input_is_known_however_its_id_is_spelt() -> None:
+    known, input_id = KnownRuntimes(50_000), uuid.uuid4()
+    first, last = (
+        InputState(spelt, _input(input_id, text).state_json)
+        for spelt, text in zip((str(input_id), str(input_id).upper()), ("first", "last"), strict=True)
+    )
+    other = _input(uuid.uuid4(), "other")
+    known.committed(RUNTIME, 1, since=0, inputs=[first, other])
+    known.committed(RUNTIME, 2, since=1, inputs=[last])
+
+    changed = known.changed_inputs(RUNTIME, [first, other])
+    assert changed is not None
+    assert changed.changed == [first]  # the store has the last one
+
+
+def test_runtimes_without_anything_to_remember_are_bounded_too() -> None:
+    known = KnownRuntimes(50_000)
+    for number in range(1000):
+        known.committed(f"rt:{number}", 1, since=0)
+    assert sum(known.revision(f"rt:{number}") for number in range(1000)) <= 100
+
+
+def test_what_other_threads_push_out_while_it_is_added_harms_nobody() -> None:
+    known, failed = KnownRuntimes(20_000), []
+    input_id = uuid.uuid4()
+    before = sys.getswitchinterval()
+
+    def drive(thread: int) -> None:
+        try:
+            for number in range(100):
+                known.committed(f"rt:{thread}:{number}", 1, since=0, inputs=[_input(input_id, "x" * 6_000)])
+        except KeyError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=drive, args=(number,)) for number in range(16)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert failed == []
 
 
 @pytest.mark.parametrize("kind", ["aio", "sync"])

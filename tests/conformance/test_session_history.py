@@ -114,7 +114,7 @@ async def test_the_versions_of_a_session_are_listed_newest_first_in_pages(
         admin_pb.ListSessionVersionsRequest(realm=realm, runtime_id=runtime_id, page_size=100_000)
     )
     assert list(whole_list.versions) == found
-    for bad in ({"page_size": -1}, {"page_token": "none"}):
+    for bad in ({"page_size": -1}, {"page_token": "none"}, {"page_token": "9" * 5000}):
         asked = admin_pb.ListSessionVersionsRequest(realm=realm, runtime_id=runtime_id, **bad)
         assert (await refused(admin.ListSessionVersions(asked))).reason == InvalidRequest.reason
 

@@ -27,6 +27,10 @@ __all__ = ["DEFAULT_KNOWN_BYTES", "ChangedInputs", "KnownRuntimes", "KnownSessio
 DEFAULT_KNOWN_BYTES = 64 * 2**20
 INPUT_BYTES = 300
 """What an input that is remembered takes beside its document, about."""
+RUNTIME_BYTES = 500
+"""What a runtime that is remembered takes beside its session and inputs, about."""
+CANONICAL_LENGTH = 36
+"""Of a UUID as text: the store's own form."""
 
 
 class KnownSession(NamedTuple):
@@ -68,7 +72,7 @@ class _Runtime:
     inputs_bytes: int = 0
 
     def size_bytes(self) -> int:
-        return (len(self.session.body) if self.session else 0) + self.inputs_bytes
+        return RUNTIME_BYTES + (len(self.session.body) if self.session else 0) + self.inputs_bytes
 
 
 class ChangedInputs(NamedTuple):
@@ -121,15 +125,15 @@ class KnownRuntimes:
             revision, all_of_them = known.revision, bytearray()
             changed: dict[bytes, InputState] = {}
             for state in inputs:
-                found = stored.get(state.input_id)
-                if found is None or found.state_json != state.state_json:
-                    try:
+                try:
+                    found = stored.get(_canonical(state.input_id))
+                    if found is None or found.state_json != state.state_json:
                         found = _known_input(state.input_id, state.state_json)
-                    except ValueError:
-                        return None  # no UUID: the server says so
-                    changed[found.key] = state
-                else:
-                    changed.pop(found.key, None)  # twice in one request: the last counts
+                        changed[found.key] = state
+                    else:
+                        changed.pop(found.key, None)  # twice in one request: the last counts
+                except ValueError:
+                    return None  # no UUID: the server says so
                 all_of_them += found.key + found.sha256
         if len(changed) == len(inputs):
             return None
@@ -164,7 +168,7 @@ class KnownRuntimes:
         if not self._most_bytes:
             return
         try:
-            known = {state.input_id: _known_input(state.input_id, state.state_json) for state in inputs}
+            known = {_canonical(one.input_id): _known_input(one.input_id, one.state_json) for one in inputs}
         except ValueError:
             return  # no inputs of a store: nothing rests on them
         with self._lock:
@@ -199,15 +203,16 @@ class KnownRuntimes:
                 runtime.inputs, runtime.inputs_bytes = {}, 0
             runtime.revision = revision
             for state in inputs:
-                found = before.get(state.input_id)
                 try:
+                    name = _canonical(state.input_id)
+                    found = before.get(name)
                     if found is None or found.state_json != state.state_json:
                         found = _known_input(state.input_id, state.state_json)
                 except ValueError:
                     continue  # not one that the server took
-                held = runtime.inputs.get(state.input_id)
+                held = runtime.inputs.get(name)
                 if held is not found:
-                    runtime.inputs[state.input_id] = found
+                    runtime.inputs[name] = found
                     runtime.inputs_bytes += found.size_bytes() - (held.size_bytes() if held else 0)
         self._remember(runtime_id, session)
 
@@ -230,7 +235,18 @@ class KnownRuntimes:
             self._sizes[runtime_id] = size
             while self._size_bytes > self._most_bytes:
                 oldest, _ = self._runtimes.popitem(last=False)
-                self._size_bytes -= self._sizes.pop(oldest)
+                self._size_bytes -= self._sizes.pop(oldest, 0)  # none yet: it is being added just now
+
+
+def _canonical(input_id: str) -> str:
+    """An id in the store's own form: one UUID can be written in several.
+
+    Raises:
+        ValueError: it is no UUID.
+    """
+    if len(input_id) == CANONICAL_LENGTH and input_id == input_id.lower():
+        return input_id
+    return str(uuid.UUID(input_id))
 
 
 def _known_input(input_id: str, state_json: str) -> KnownInput:

@@ -38,7 +38,8 @@ def before_revision(token: str) -> int:
     """
     if not token:
         return INT64_MAX
-    if not (token.isascii() and token.isdecimal()) or int(token) > INT64_MAX:
+    is_number = token.isascii() and token.isdecimal() and len(token) <= len(str(INT64_MAX))
+    if not is_number or int(token) > INT64_MAX:
         raise bad_field("page_token", "must be the next_page_token of the answer before")
     return int(token)
 

@@ -25,15 +25,21 @@ class Undecodable(ValueError):
 
 
 def apply(document: bytearray, edits: Sequence[Edit]) -> None:
-    """Make the result in place: what stands before the first edit is not moved.
+    """Make the result in place: what stands before the first edit is not moved, and what is behind the last one once.
 
     Raises:
         Undecodable: they do not fit.
     """
-    if edits and edits[-1].end > len(document):
+    if not edits:
+        return
+    if edits[-1].end > len(document):
         raise Undecodable("an edit ends behind its base")
-    for start, end, replacement in reversed(edits):
-        document[start:end] = replacement
+    first = at = edits[0].start
+    pieces: list[bytes | bytearray] = []
+    for start, end, replacement in edits:
+        pieces += (document[at:start], replacement)
+        at = end
+    document[first:at] = b"".join(pieces)
 
 
 def encode(edits: Sequence[Edit]) -> bytes:
