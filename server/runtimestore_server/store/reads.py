@@ -69,10 +69,12 @@ def load_input_states(
     rows = direct.find(tx, _INPUTS, runtime._asdict())
     revision = revision_of(rows[0] if rows else None, runtime)
     stored: list[StoredInput | CorruptInput] = []
+    seen: set[object] = set()
     for row in rows:
         if row.sha256 is None:
             continue
-        twice = bool(stored) and stored[-1].input_id == row.input_id
+        twice = row.input_id in seen  # not beside each other, where it is the index that is damaged
+        seen.add(row.input_id)
         if not twice and _is_sound(row.state_json, row.sha256):
             stored.append(StoredInput(row.input_id, row.state_json))
             continue
