@@ -52,7 +52,7 @@ def edits_between(base: bytes, changed: bytes, *, agreed: int = 0) -> list[Edit]
     return _between(base, start, len(base) - tail, changed, len(changed) - tail)
 
 
-def apply_edits(base: bytes, edits: Iterable[Edit]) -> bytes:
+def apply_edits(base: bytes | bytearray, edits: Iterable[Edit]) -> bytes:
     """What the edits make of `base`.
 
     Raises:

@@ -34,12 +34,9 @@ def apply(document: bytearray, edits: Sequence[Edit]) -> None:
         return
     if edits[-1].end > len(document):
         raise Undecodable("an edit ends behind its base")
-    first = at = edits[0].start
-    pieces: list[bytes | bytearray] = []
-    for start, end, replacement in edits:
-        pieces += (document[at:start], replacement)
-        at = end
-    document[first:at] = b"".join(pieces)
+    first, last = edits[0].start, edits[-1].end
+    within = [Edit(start - first, end - first, replacement) for start, end, replacement in edits]
+    document[first:last] = applied(document[first:last], within)
 
 
 def encode(edits: Sequence[Edit]) -> bytes:
