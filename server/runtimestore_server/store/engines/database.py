@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -67,8 +66,7 @@ class Database(ABC):
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:
         """What a statement over `given(*columns)`, which is made once, finds for these keys."""
-        if (made := self._compiled.get(statement)) is None:
-            made = self._compiled[statement] = direct.compiled(statement, self.writers.dialect)
+        made = direct.compiled_once(statement, tx.dialect)
         return direct.ask(tx, made, self.keys(columns, keys), later=self.sends_ahead)
 
     def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
@@ -78,10 +76,6 @@ class Database(ABC):
         """
         del tx, carried_bytes  # where the engine is in this process, nothing is waited for
         return contextlib.nullcontext()
-
-    @cached_property
-    def _compiled(self) -> dict[sa.Executable, direct.Compiled]:
-        return {}
 
     @abstractmethod
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:

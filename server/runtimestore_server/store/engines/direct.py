@@ -80,12 +80,21 @@ def compiled(statement: Any, dialect: sa.Dialect) -> Compiled:
     )
 
 
+_compiled: dict[tuple[sa.Executable, str], Compiled] = {}
+"""By the name of the dialect: a server has an engine for each of several purposes."""
+
+
+def compiled_once(statement: sa.Executable, dialect: sa.Dialect) -> Compiled:
+    """Compile a statement that is made once."""
+    key = statement, dialect.name
+    if (made := _compiled.get(key)) is None:
+        made = _compiled[key] = compiled(statement, dialect)
+    return made
+
+
 def find(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[Any]:
     """What a statement that is made once finds with these parameters, which go to the driver as they are."""
-    key = statement, tx.dialect.name
-    if (made := _made.get(key)) is None:
-        made = _made[key] = compiled(statement, tx.dialect)
-    return ask(tx, made, parameters, later=False)()
+    return ask(tx, compiled_once(statement, tx.dialect), parameters, later=False)()
 
 
 def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> Any:
@@ -98,10 +107,6 @@ def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, 
     if len(rows) > 1:
         raise MultipleResultsFound("there are several rows of one key")
     return rows[0] if rows else None
-
-
-_made: dict[tuple[sa.Executable, str], Compiled] = {}
-"""What `find` was asked for, by the name of the dialect: a server has an engine for each of several purposes."""
 
 
 def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, later: bool) -> Answer[list[Any]]:
