@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import cold_start, rounds, workloads
 from bench.workloads.turns import Turns
@@ -36,11 +36,15 @@ class Size:
     held_runtimes: int
 
 
+CALLS: dict[str, Any] = {"few": 4, "with_inputs": False}
+"""What is measured of calls beside many runtimes and one."""
+
+
 def full() -> Size:
     """What takes under eight minutes on two quiet cores."""
     return Size(
-        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, crowd=256, within_seconds=115),
-        variants=_variants_plan(rounds_=6, seconds=1.2, runtimes=64, within_seconds=45),
+        calls=_plan(rounds_=3, seconds=1.2, runtimes=64, within_seconds=115, crowd=256, **CALLS),
+        variants=_plan(rounds_=6, seconds=1.2, runtimes=64, within_seconds=45, pairs=True),
         turns=400,
         turn_rounds=3,
         turn_seconds=140,
@@ -61,8 +65,8 @@ def full() -> Size:
 def quick() -> Size:
     """What tells whether everything works, and nothing else."""
     return Size(
-        calls=_plan(rounds_=1, seconds=0.5, runtimes=4, crowd=8, within_seconds=None),
-        variants=_variants_plan(rounds_=2, seconds=0.3, runtimes=4, within_seconds=None),
+        calls=_plan(rounds_=1, seconds=0.5, runtimes=4, within_seconds=None, crowd=8, **CALLS),
+        variants=_plan(rounds_=2, seconds=0.3, runtimes=4, within_seconds=None, pairs=True),
         turns=12,
         turn_rounds=1,
         turn_seconds=0,
@@ -80,7 +84,7 @@ def quick() -> Size:
     )
 
 
-def _plan(*, rounds_: int, seconds: float, runtimes: int, crowd: int, within_seconds: float | None) -> rounds.Plan:
+def _plan(*, rounds_: int, seconds: float, runtimes: int, within_seconds: float | None, **loads: Any) -> rounds.Plan:
     return rounds.Plan(
         rounds=rounds_,
         seconds=seconds,
@@ -90,25 +94,8 @@ def _plan(*, rounds_: int, seconds: float, runtimes: int, crowd: int, within_sec
         snapshot_bytes=20_000,
         large_bytes=0,
         committer_threads=threads(),
-        few=4,
-        crowd=crowd,
-        with_inputs=False,
         within_seconds=within_seconds,
-    )
-
-
-def _variants_plan(*, rounds_: int, seconds: float, runtimes: int, within_seconds: float | None) -> rounds.Plan:
-    return rounds.Plan(
-        rounds=rounds_,
-        seconds=seconds,
-        warm_up_seconds=seconds / 4,
-        runtimes=runtimes,
-        channels=4,
-        snapshot_bytes=20_000,
-        large_bytes=0,
-        committer_threads=threads(),
-        pairs=True,
-        within_seconds=within_seconds,
+        **loads,
     )
 
 
