@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from runtimestore import AsyncRuntimeStoreClient
 from runtimestore_server.backup import create, restore
 from support.checkers.progress import Nobody
+from support.faults.killed_commands import run_killed_after
 from support.generators.documents import session
 from support.servers.engines import DURABLE
 from support.servers.server import in_process
@@ -27,24 +26,7 @@ pytestmark = pytest.mark.usefixtures("runner")
 SESSION = session("kept")
 MOST_STEPS = 60
 
-KILLED = """\
-import os, signal, sys
-left = int(sys.argv[1])
-def killing(call):
-    def step(*args, **options):
-        global left
-        named = (os.fsdecode(a) for a in args if isinstance(a, (str, bytes, os.PathLike)))
-        left -= call is fsync or any("a.backup" in name for name in named)
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **options)
-    return step
-fsync = os.fsync
-for name in ("rename", "replace", "link", "unlink", "open", "fsync"):
-    setattr(os, name, killing(getattr(os, name)))
-from runtimestore_server.cli import run
-sys.exit(run(sys.argv[2:]))
-"""
+CALLS = ("rename", "replace", "link", "unlink", "open", "fsync")
 
 
 @pytest.mark.needs(DURABLE)
@@ -53,8 +35,9 @@ async def test_a_backup_that_is_killed_at_any_step_leaves_a_whole_file_or_none(e
     async with in_process(url) as app, AsyncRuntimeStoreClient(app.address) as store:
         await store.commit_session_snapshot("rt:a", SESSION)
         for steps in range(MOST_STEPS):
-            command = [sys.executable, "-c", KILLED, str(steps), "backup", str(backup), "--database-url", url]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: ASYNC221  (nothing else runs on this loop)
+            done = run_killed_after(
+                steps, "backup", str(backup), "--database-url", url, watched="a.backup", calls=CALLS
+            )
             if backup.exists():
                 break
             assert done.returncode == -signal.SIGKILL, done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +12,12 @@ from runtimestore import AsyncRuntimeStoreClient
 from runtimestore_server.backup import CannotRestore, create, restore
 from runtimestore_server.store.schema import upgrade
 from support.checkers.progress import Nobody
+from support.faults.killed_commands import run_killed_after
 from support.generators.documents import session
 from support.servers.server import ServerProcess, in_process
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("runner")
@@ -25,22 +25,15 @@ pytestmark = pytest.mark.usefixtures("runner")
 OLD, NEW = session("old"), session("new")
 MOST_STEPS = 40
 
-KILLED = """\
-import os, signal, sys
-left = int(sys.argv[1])
-def killing(call):
-    def step(*args, **options):
-        global left
-        left -= any("store.db" in os.fsdecode(a) for a in args if isinstance(a, (str, bytes, os.PathLike)))
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **options)
-    return step
-for name in ("rename", "replace", "link", "unlink", "truncate", "open"):
-    setattr(os, name, killing(getattr(os, name)))
-from runtimestore_server.cli import run
-sys.exit(run(sys.argv[2:]))
-"""
+CALLS = ("rename", "replace", "link", "unlink", "truncate", "open")
+
+
+def _restored(steps: int, backup: Path, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Restore by the command, which is killed after so many steps."""
+    url = f"sqlite:///{file}"
+    return run_killed_after(
+        steps, "restore", str(backup), *options, "--database-url", url, watched="store.db", calls=CALLS
+    )
 
 
 async def _session_in(url: str) -> bytes | None:
@@ -71,10 +64,7 @@ async def test_a_restore_that_is_killed_at_any_step_leaves_the_old_store_or_the_
         folder = tmp_path / str(steps)
         shutil.copytree(tmp_path / "old", folder)
         file = folder / "store.db"
-        command = [sys.executable, "-c", KILLED, str(steps), "restore", str(backup), "--replace"]
-        done = subprocess.run(  # noqa: ASYNC221  (nothing else runs on this loop)
-            [*command, "--database-url", f"sqlite:///{file}"], capture_output=True, text=True, check=False, timeout=60
-        )
+        done = _restored(steps, backup, file, "--replace")
         found = await _session_in(f"sqlite:///{file}")
         assert found in (OLD, NEW), (steps, done.stderr)
         seen.append(found)
@@ -102,10 +92,7 @@ async def test_what_a_killed_restore_left_beside_a_new_store_is_never_written_ov
         folder = tmp_path / str(steps)
         folder.mkdir()
         file = folder / "store.db"
-        command = [sys.executable, "-c", KILLED, str(steps), "restore", str(backup)]
-        done = subprocess.run(  # noqa: ASYNC221  (nothing else runs on this loop)
-            [*command, "--database-url", f"sqlite:///{file}"], capture_output=True, text=True, check=False, timeout=60
-        )
+        done = _restored(steps, backup, file)
         if file.exists():
             two_names += file.stat().st_nlink == 2
             async with in_process(f"sqlite:///{file}") as app, AsyncRuntimeStoreClient(app.address) as store:
