@@ -85,15 +85,14 @@ def refusing(*refusals: type[Exception], code: int) -> Iterator[None]:
     """
     from sqlalchemy.exc import DBAPIError
 
-    from runtimestore_server.store.engines import CannotOpen, FileReplaced, in_a_sentence
+    from runtimestore_server.store.engines import CannotOpen, EngineRefusal, in_a_sentence
 
     try:
         yield
     except DBAPIError as error:
         raise Refused(in_a_sentence(error), code=code) from None
-    except FileReplaced as error:
-        told = f"the file, or its log, was replaced while it was open: {error}; see --database-url"
-        raise Refused(told, code=code) from None
+    except EngineRefusal as error:
+        raise Refused(f"{error.sentence()}; see --database-url", code=code) from None
     except CannotOpen as error:
         raise Refused(str(error), code=code) from None
     except refusals as error:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from runtimestore_server.store.engines.answers import ChangedMeanwhile, CommitState, Fault, Lacking, Sizes
+from runtimestore_server.store.engines.answers import (
+    ChangedMeanwhile,
+    CommitState,
+    EngineRefusal,
+    Fault,
+    Lacking,
+    Sizes,
+)
 from runtimestore_server.store.engines.database import Database
 from runtimestore_server.store.engines.file_identity import FileReplaced
 from runtimestore_server.store.engines.files import file_problem
@@ -34,6 +41,7 @@ __all__ = [
     "ChangedMeanwhile",
     "CommitState",
     "Database",
+    "EngineRefusal",
     "Fault",
     "FileReplaced",
     "InUse",

@@ -20,6 +20,14 @@ class Fault(enum.Enum):
     OTHER = "a defect, or a value that the engine refuses"
 
 
+class EngineRefusal(Exception):
+    """What an engine of ours refuses, or was told by what stands around it, beside the errors of the driver."""
+
+    def sentence(self) -> str:
+        """What is wrong, and the cure, for the operator's eyes."""
+        return str(self)
+
+
 class ChangedMeanwhile(Exception):
     """What was read as one moment was not: somebody wrote past the locks."""
 

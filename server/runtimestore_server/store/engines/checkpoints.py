@@ -9,7 +9,6 @@ gone that were acknowledged long ago. See docs/decisions/0007.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ import structlog
 
 from runtimestore_server.store.engines.commit_lock import NoLock
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from runtimestore_server.store.engines.sqlite_log import INDEX_HEADERS_BYTES, drop_uncommitted, index_file
+from runtimestore_server.store.engines.sqlite_log import INDEX_HEADERS_BYTES, drop_uncommitted, index_file, write_whole
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -177,6 +176,6 @@ def forget_progress(driver: sqlite3.Connection) -> None:
     driver.execute("BEGIN IMMEDIATE")  # nobody else writes the header meanwhile
     try:
         drop_uncommitted(file)  # before the log is all that tells what is committed
-        os.pwrite(index_file(f"{file}-shm"), bytes(INDEX_HEADERS_BYTES), 0)
+        write_whole(index_file(f"{file}-shm"), bytes(INDEX_HEADERS_BYTES), 0)
     finally:
         driver.execute("COMMIT")  # of nothing; ROLLBACK would read the header

@@ -14,22 +14,36 @@ import threading
 import time
 from pathlib import Path
 
+from runtimestore_server.store.engines.answers import EngineRefusal
+
 SUFFIX = "-lock"
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""A pipe of that name would be waited for without end."""
 
 _FIRST_PAUSE_SECONDS = 0.0005
 _LONGEST_PAUSE_SECONDS = 0.01
 
 
-class CheckpointUnderWay(Exception):
+class CheckpointUnderWay(EngineRefusal):
     """Another server on the file has been making a checkpoint for longer than is waited for."""
 
+    def sentence(self) -> str:
+        """What is wrong, and the cure."""
+        return "another process has been bringing the log into the file for longer than is waited for: try again"
 
-class NoLock(Exception):
+
+class NoLock(EngineRefusal):
     """The lock's file cannot be opened or made, or not be locked; `number` is the system's own."""
 
-    def __init__(self, error: OSError) -> None:
+    def __init__(self, path: str, error: OSError) -> None:
         super().__init__(error.strerror)
         self.number = error.errno or 0
+        self._path = path
+
+    def sentence(self) -> str:
+        """What is wrong, and the cure."""
+        return f"{self._path}, by which commits and checkpoints exclude each other: {self}; let this user open it"
 
 
 class CommitLock:
@@ -40,6 +54,7 @@ class CommitLock:
 
     def __init__(self, database_file: str) -> None:
         self._database_file = database_file
+        self._path = database_file + SUFFIX
         self._handle: int | None = None
         self._held = False
         self._mutex = threading.Lock()  # `close` comes from any thread
@@ -85,7 +100,7 @@ class CommitLock:
             if self._handle is not None:
                 try:
                     fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path = Path(self._database_file + SUFFIX)
+                    path = Path(self._path)
                     if path.stat().st_ino == os.fstat(self._handle).st_ino:
                         path.unlink()
                 finally:
@@ -106,18 +121,28 @@ class CommitLock:
                 self._held = False  # flock ends a share before it tries to have the file alone
                 return False
             except OSError as error:
-                raise NoLock(error) from error
+                raise NoLock(self._path, error) from error
+
+    def problem(self) -> str | None:
+        """Why the lock cannot be had, as far as that can be told without making its file; None if it can be tried."""
+        try:
+            os.close(os.open(self._path, _FLAGS))
+        except FileNotFoundError as error:
+            return NoLock(self._path, error).sentence() if Path(self._path).is_symlink() else None
+        except OSError as error:
+            return NoLock(self._path, error).sentence()
+        return None
 
     def _opened(self) -> int:
         """The file, made as SQLite makes what lies beside its own: with the owner and the rights of that."""
-        path = self._database_file + SUFFIX
         while True:
             try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                return os.open(self._path, _FLAGS)
             except FileNotFoundError:
-                pass
+                if Path(self._path).is_symlink():  # there is no making it, however often that is tried
+                    raise
             try:
-                made = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                made = os.open(self._path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
                 continue
             database = Path(self._database_file).stat()

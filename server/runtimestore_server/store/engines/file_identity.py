@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.shared_handles import OtherFile, SharedHandles, numbers_of
 from runtimestore_server.store.engines.sqlite_log import Log
 
@@ -37,8 +38,12 @@ _PAGES = slice(28, 32)
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class FileReplaced(Exception):
+class FileReplaced(EngineRefusal):
     """The file that is open is not, or not as it was, where its path leads."""
+
+    def sentence(self) -> str:
+        """What is wrong, and the cure."""
+        return f"the file, or its log, was replaced while it was open: {self}"
 
 
 class _Place(NamedTuple):

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore_server.store.engines import postgres_arrays
+from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.postgres_limits import OVERFLOW
 from runtimestore_server.store.timeouts import (
     CONNECT_TIMEOUT_SECONDS,
@@ -45,8 +46,12 @@ _SESSION = {
 _POOLED = "runtimestore is behind a pooler"
 
 
-class CommitInDoubt(Exception):
+class CommitInDoubt(EngineRefusal):
     """Postgres answered COMMIT with a warning: it was committed here, but the wait for a standby was cut short."""
+
+    def sentence(self) -> str:
+        """What is wrong, and the cure."""
+        return "Postgres committed without its synchronous standby, for which the wait was cut short: do it once more"
 
 
 def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -> Engine:

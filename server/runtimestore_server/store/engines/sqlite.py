@@ -178,8 +178,8 @@ class SqliteDatabase(Database):
         self._identity.check()
 
     def problem_of_writes(self) -> str | None:
-        """Whether the file may only be read."""
-        return read_only_problem(self._file)
+        """Whether the file may only be read, and what is in the way of its lock."""
+        return read_only_problem(self._file) or self._lock.problem()
 
     def dispose(self) -> None:
         """Close every connection, and let go of the file."""

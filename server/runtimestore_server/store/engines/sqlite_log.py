@@ -15,6 +15,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.shared_handles import SharedHandles, numbers_of
 
 if TYPE_CHECKING:
@@ -79,13 +80,26 @@ def _needed_bytes(header: bytes) -> int:
     return _HEADER_BYTES + frames * frame_bytes if frames else 0
 
 
-class LogInDoubt(Exception):
+class LogInDoubt(EngineRefusal):
     """The log cannot be brought onto the disk, so that nothing may be acknowledged behind what is in it."""
 
     def __init__(self, number: int | None) -> None:
-        super().__init__("the log cannot be synced")
+        why = f": {os.strerror(number)}" if number else ""
+        super().__init__(f"the log (-wal) cannot be written and synced once more, as an earlier process left it{why}")
         self.number = number
         """Why, as in errno."""
+
+
+def write_whole(handle: int, data: bytes, start: int) -> None:
+    """Write all of `data` at `start`: what is cut off, at a limit or by a signal, is no error of the call that wrote.
+
+    Raises:
+        OSError: a part could not be written.
+    """
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(handle, rest, start)
+        rest, start = rest[written:], start + written
 
 
 def drop_uncommitted(file: str) -> None:
@@ -100,7 +114,7 @@ def drop_uncommitted(file: str) -> None:
     try:
         end = max(_HEADER_BYTES, _committed_bytes(file))
         if os.fstat(log).st_size > end:
-            os.pwrite(log, bytes(_FRAME_HEADER_BYTES), end)
+            write_whole(log, bytes(_FRAME_HEADER_BYTES), end)
     finally:
         os.close(log)
 
@@ -120,7 +134,7 @@ def write_again(file: str) -> None:
         log = os.open(f"{file}-wal", os.O_RDWR | os.O_CLOEXEC)
         try:
             for start in range(0, end, _PIECE_BYTES):
-                os.pwrite(log, os.pread(log, min(_PIECE_BYTES, end - start), start), start)
+                write_whole(log, os.pread(log, min(_PIECE_BYTES, end - start), start), start)
             os.fdatasync(log)
         finally:
             os.close(log)
