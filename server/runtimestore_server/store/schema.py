@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +41,10 @@ _versions = sa.Table(
 """As Alembic makes it."""
 
 
+_OURS = re.compile(r"\d{4}")
+"""How a revision of ours is told, of any version."""
+
+
 class SchemaNotCurrent(Exception):
     """The database cannot be served as it is; the message names both revisions and the command to run."""
 
@@ -68,6 +73,11 @@ class SchemaState:
             return (
                 f"the database is empty (at no revision), this server needs revision {HEAD}: run `runtimestore migrate`"
             )
+        if not self.foreign and not _OURS.fullmatch(self.revision or ""):
+            return (
+                f"the database's revision is damaged: it is {self.revision or 'gone'}, this server needs {HEAD}: "
+                "`runtimestore verify` says what else is damaged; restore a backup"
+            )
         if self.revision is None:
             return (
                 f"the database holds tables that are not RuntimeStore's (at no revision, this server needs {HEAD}): "
@@ -87,14 +97,15 @@ class SchemaState:
 def inspect(connection: Connection) -> SchemaState:
     """The schema state of a database, in one or two quick statements."""
     names = set(sa.inspect(connection).get_table_names())
+    foreign = bool(names) and store_identity.name not in names
     if _VERSION_TABLE not in names:
-        return SchemaState(revision=None, empty=not names)
+        return SchemaState(revision=None, empty=not names, foreign=foreign)
     versions = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
     return SchemaState(
         # Columns of other programs, and damaged ones, hold anything; no revision of ours looks like its repr.
         revision="+".join(sorted(v if isinstance(v, str) else repr(v) for v in versions)) or None,
         empty=False,
-        foreign=store_identity.name not in names,
+        foreign=foreign,
     )
 
 

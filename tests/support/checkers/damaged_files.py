@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from runtimestore import RetryPolicy, RuntimeStoreError, StoredValueCorrupt, StoreUnavailable
 from runtimestore_server.store.engines import in_a_sentence
+from runtimestore_server.store.schema import SchemaNotCurrent
 from support.generators.calls import RUNTIME_WRITES, Store, id_of, input_of, named
 from support.servers.server import in_process
 
@@ -45,8 +46,8 @@ class Filled:
         """Call everything about a runtime on a store with this damage, if a server starts on it."""
         try:
             await self._meet(url, runtime_id, damage)
-        except DBAPIError as error:  # of the start, which the command tells in a sentence: no call lets one out
-            if "damaged" not in in_a_sentence(error):
+        except (DBAPIError, SchemaNotCurrent) as error:  # of the start: no call lets one out
+            if "damaged" not in (in_a_sentence(error) if isinstance(error, DBAPIError) else str(error)):
                 raise
             self.counted["start refused"] += 1
 
