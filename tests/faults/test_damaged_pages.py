@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import struct
 import uuid
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from sqlalchemy.engine import make_url
 from runtimestore import StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
+from scripts.postgres_installation import NoPostgres
 from scripts.postgres_server import PostgresServer
 from support.checkers.clean_up import until
 from support.checkers.damaged_files import ONCE, RUNTIMES, Filled, is_told
@@ -115,10 +117,12 @@ def _files(server: PostgresServer, url: str) -> list[Path]:
 
 async def test_a_bit_of_a_page_of_a_postgres_without_checksums_is_told_as_damage_too(trial: Trial) -> None:
     rounds, at_once = trial.rounds(short=1, long=10), trial.rounds(short=4, long=15)
-    with PostgresServer() as server:
-        template = Cluster(server.url).fresh_database()
-        filled = await Filled.store(template)
-        for _ in range(rounds):
+    counted: Counter[str] = Counter()
+    wrong: list[str] = []
+    for _ in range(rounds):
+        with PostgresServer() as server:
+            template = Cluster(server.url).fresh_database()
+            filled = await Filled.store(template)
             copies = [_copy(server, template) for _ in range(at_once)]
             files = {url: _files(server, url) for url in copies}
             server.stop()  # it has pages in memory
@@ -126,9 +130,23 @@ async def test_a_bit_of_a_page_of_a_postgres_without_checksums_is_told_as_damage
             server.start()
             for url, damage in damages.items():
                 await filled.meet(url, trial.random.choice(RUNTIMES), damage)
-                server.wait_until_ready()  # damage may end a process of its, and it begins anew
-    trial.record(flipped_bits=rounds * at_once, **filled.counted)
-    assert filled.wrong == []
+                if not _is_ready_again(server):
+                    filled.counted["engine gone for good"] += 1
+                    break
+            counted += filled.counted
+            wrong += filled.wrong
+    trial.record(flipped_bits=rounds * at_once, **counted)
+    assert wrong == []
+
+
+def _is_ready_again(server: PostgresServer) -> bool:
+    """Wait until it takes connections: damage may end a process of its, and then it begins anew, if it can."""
+    try:
+        server.wait_until_ready()
+    except NoPostgres:
+        server.stop("kill")
+        return False
+    return True
 
 
 def _copy(server: PostgresServer, template: str) -> str:
