@@ -11,7 +11,9 @@ whoever still waits, truthfully and at once. `close()`, at last, gives back what
 | no retries | the store drains                   | NO_RETRIES_SECONDS, half at most | nothing is in flight           |
 | answer     | store, workers and limiters abort  | CROSSING_SECONDS                 | it was quiet for QUIET_SECONDS |
 | disconnect | gRPC's server stops                | LAST_BYTES_SECONDS               | every connection is closed     |
-| close      | workers and store close            | CLOSE_SECONDS for each pool      | every thread has ended         |
+| close      | workers and store close            | LONGEST_CLOSE_SECONDS, and       | every thread has ended         |
+|            |                                    | CLOSE_SECONDS for each pool when |                                |
+|            |                                    | the grace period is over         |                                |
 | spans      | traces close                       | SPANS_SECONDS, and CLOSE_SECONDS | the collector has what waited  |
 |            |                                    | when the grace period is over    |                                |
 
@@ -55,8 +57,13 @@ QUIET_SECONDS = 0.1
 LAST_BYTES_SECONDS = 0.5
 """How long answers that were handed to gRPC may take to leave before the connections are closed."""
 
+LONGEST_CLOSE_SECONDS = 5.0
+"""How long threads may take to end, within the grace period, when nothing waits for them any more. They have nothing to
+do, and take longer than a moment where the machine is too busy to come to them, or where a database keeps them: then
+they are left behind."""
+
 CLOSE_SECONDS = 0.3
-"""How long threads may take to end when nothing waits for them any more; what a database keeps is left behind."""
+"""The same when the grace period is over."""
 
 
 SPANS_SECONDS = 2.0
@@ -70,7 +77,7 @@ class Phase(NamedTuple):
     tell: tuple[Callable[[], None], ...] = ()
     """Told at once, one after the other."""
     do: tuple[Callable[[float], Awaitable[bool | None]], ...] = ()
-    """Done one after the other, each in the time of the phase; False where one had to leave something behind."""
+    """Done one after the other, each in what is left of the phase; False where one had to leave something behind."""
     at_most_seconds: float = math.inf
     at_least_seconds: float = 0.0
     """How long it has though nothing is left of the grace period."""
@@ -78,6 +85,13 @@ class Phase(NamedTuple):
     """How much of the grace period must be left then; None may go beyond it."""
     quiet_seconds: float | None = None
     """For how long on end nothing may be in flight before the next phase begins; None waits for no call."""
+
+    def within_seconds(self, deadline: float) -> float:
+        """How long it may take from now on, where the grace period ends at `deadline`."""
+        if self.leaves_seconds is None:
+            return self.at_most_seconds
+        left_seconds = deadline - self.leaves_seconds - time.monotonic()
+        return max(self.at_least_seconds, min(self.at_most_seconds, left_seconds))
 
 
 class Shutdown:
@@ -125,7 +139,13 @@ class Shutdown:
             ),
             # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
             Phase("disconnect", do=(self._server.stop,), at_most_seconds=LAST_BYTES_SECONDS, leaves_seconds=0.0),
-            Phase("close", do=(self._workers.close, self._store.close), at_most_seconds=CLOSE_SECONDS),
+            Phase(
+                "close",
+                do=(self._workers.close, self._store.close),
+                at_least_seconds=CLOSE_SECONDS,
+                at_most_seconds=LONGEST_CLOSE_SECONDS,
+                leaves_seconds=0.0,
+            ),
             Phase(
                 "spans",
                 do=(self._close_traces,),
@@ -161,13 +181,10 @@ class Shutdown:
         for phase in phases:
             for tell in phase.tell:
                 tell()
-            within_seconds = phase.at_most_seconds
-            if phase.leaves_seconds is not None:
-                left_seconds = deadline - phase.leaves_seconds - time.monotonic()
-                within_seconds = max(phase.at_least_seconds, min(within_seconds, left_seconds))
             for do in phase.do:
-                all_ended &= await do(within_seconds) is not False
+                all_ended &= await do(phase.within_seconds(deadline)) is not False
             if phase.quiet_seconds is not None:
+                within_seconds = phase.within_seconds(deadline)
                 await reached(self._idle, within_seconds=within_seconds, for_seconds=phase.quiet_seconds)
         return all_ended
 

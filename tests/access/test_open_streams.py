@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from runtimestore import AsyncRuntimeStoreClient
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.access import open_streams
+from runtimestore_server.rpc import watches
 from support.checkers.clean_up import until
 from support.checkers.refusals import WireRefusal, details
 from support.generators.documents import input_state, session
@@ -107,7 +108,8 @@ async def test_every_stream_of_a_principal_that_is_taken_out_ends_and_those_of_o
         streams = {stream: await opened(channel, stream, its_own) for stream in STREAMS}
         others = [await opened(channel, "Watch", bearer(owner)), await opened(channel, "Watch", None, service="")]
         authorization = asked_by(app)
-        assert len(authorization.streams) == len(STREAMS) + 1
+        by_certificate = by == "certificate"  # then it is shown with the last one, too, that strangers may have
+        assert len(authorization.streams) == len(STREAMS) + 1 + by_certificate
 
         access_file(path, [stays])
         await until(lambda: len(authorization.streams) == 1)  # before anybody reads on
@@ -168,6 +170,38 @@ async def test_streams_go_on_while_a_file_is_broken_and_when_another_principal_c
         await asyncio.sleep(3 * open_streams.LOOK_SECONDS)
         assert not watch.done()
         watch.cancel()
+
+
+@pytest.mark.parametrize("by", ["taken out", "its time is over"])
+async def test_a_watch_that_strangers_may_have_too_is_one_of_theirs_once_its_principal_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(watches, "MOST_WATCHES", 4)
+    monkeypatch.setattr(watches, "MOST_WATCHES_OF_STRANGERS", 2)
+    stays = entry("stays", owner := new_token())
+    ends = {"until": datetime.now(UTC) + timedelta(seconds=1.0)} if by == "its time is over" else {}
+    path = access_file(tmp_path / "access.toml", [stays, entry("goes", token := new_token(), **ends)])
+    async with (
+        in_process("memory:", access_file=path) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+    ):
+        known, strangers = app.limiters.watches.known, app.limiters.watches.strangers
+        kept = await opened(channel, "Watch", bearer(owner), service="")
+        its_own = [await opened(channel, "Watch", bearer(token), service="") for _ in range(3)]
+        assert (known.items, strangers.items) == (4, 0)
+        if not ends:
+            access_file(path, [stays])
+        await until(lambda: (known.items, strangers.items) == (1, 2))
+        assert len(asked_by(app).streams) == 1
+
+        await until(lambda: sum(call.done() for call in its_own) == 1)  # there was room for two
+        refusal = await ended(next(call for call in its_own if call.done()))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert not kept.done()
+        others = [await opened(channel, "Watch", bearer(owner), service="") for _ in range(3)]  # the places are free
+        for call in (kept, *its_own, *others):
+            call.cancel()
+        await until(lambda: (known.items, strangers.items) == (0, 0))
 
 
 async def test_a_message_that_comes_after_its_sender_was_taken_out_is_refused(tmp_path: Path) -> None:

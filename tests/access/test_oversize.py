@@ -13,6 +13,7 @@ from runtimestore_server.access.methods import TABLE
 from runtimestore_server.rpc.admission import EXCHANGES, WRITES
 from runtimestore_server.rpc.small_messages import LOOK_SECONDS, MOST_BYTES, MOST_GROWTH_BYTES, LateMessages
 from support.checkers.clean_up import until
+from support.checkers.footprint import most_resident_bytes
 from support.checkers.refusals import refused
 from support.faults.uploads import WAIT_SECONDS, stalled
 from support.generators.garbage import SERVICE
@@ -29,12 +30,6 @@ LOAD = f"{SERVICE}LoadRuntimeState"
 HEALTH = {path for path in TABLE if path.startswith("/grpc.health.")}
 OPEN_TO_ALL = {CHECK, "/grpc.health.v1.Health/Watch"}
 NOTHING_LARGER = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-
-
-def _resident_bytes(pid: int) -> int:
-    """The most memory that a process has had."""
-    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123  (one line)
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
 
 
 def _sent(channel: Any, path: str, message: bytes, token: str | None = None) -> Any:
@@ -59,9 +54,9 @@ async def test_the_largest_messages_to_what_needs_small_ones_fill_nothing(
         async with grpc.aio.insecure_channel(server.address, NOTHING_LARGER) as channel:
             call: Any = channel.unary_unary(method)
             await call(small, **shown)
-            before = _resident_bytes(server.pid)
+            before = most_resident_bytes(server.pid)
             answers = await asyncio.gather(*(refused(call(large, **shown)) for _ in range(3)))
-            grown = _resident_bytes(server.pid) - before
+            grown = most_resident_bytes(server.pid) - before
             assert {one.reason for one in answers} <= reasons
             await call(small, **shown)
     assert grown < 100 * MIB  # with one whole message, and what is made of it, it is 240 MiB and more

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from runtimestore_server.access import authorization
 from runtimestore_server.access.peers import host_of
 from runtimestore_server.rpc import admission, watches
 from support.checkers.clean_up import until
-from support.checkers.refusals import WireRefusal, details, refused
+from support.checkers.footprint import most_resident_bytes
+from support.checkers.refusals import but_for_its_id, details, refused
 from support.checkers.scraping import LISTEN, value
 from support.faults.http2 import call_headers, frame, preface
 from support.faults.uploads import WAIT_SECONDS, connections, stalled
@@ -38,12 +38,6 @@ MIB = 1024 * 1024
 LARGEST = 128 * MIB - 1024
 
 
-def resident_bytes(pid: int) -> int:
-    """The most memory that a process has had."""
-    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123  (one line)
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
-
-
 async def test_the_largest_messages_of_strangers_fill_nothing(tmp_path: Path) -> None:
     path = access_file(tmp_path / "access.toml", [entry("agents", new_token())])
     options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
@@ -53,12 +47,12 @@ async def test_the_largest_messages_of_strangers_fill_nothing(tmp_path: Path) ->
             method: Any = channel.unary_unary(f"{SERVICE}AtomicApply")
             with pytest.raises(grpc.aio.AioRpcError):
                 await method(b"", timeout=WAIT_SECONDS)  # all that a call needs is loaded
-            before = resident_bytes(server.pid)
+            before = most_resident_bytes(server.pid)
             for _ in range(3):
                 calls = [refused(method(large, timeout=WAIT_SECONDS)) for _ in range(4)]
                 answers = await asyncio.gather(*calls)
                 assert [one.reason for one in answers] == ["UNAUTHENTICATED"] * 4
-            grown = resident_bytes(server.pid) - before
+            grown = most_resident_bytes(server.pid) - before
     assert grown < 16 * MIB
 
 
@@ -139,11 +133,11 @@ async def test_what_is_no_credential_is_refused_in_the_same_words_as_none(tmp_pa
     async with in_process("memory:", access_file=path) as app, grpc.aio.insecure_channel(app.address) as channel:
         info: Any = channel.unary_unary("/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")
         await info(b"", metadata=(("authorization", f"bearer {token}"),), timeout=WAIT_SECONDS)
-        none = _but_for_its_id(await refused(info(b"", timeout=WAIT_SECONDS)))
+        none = but_for_its_id(await refused(info(b"", timeout=WAIT_SECONDS)))
         given = (("authorization", sent.format(token=token)),)
-        assert _but_for_its_id(await refused(info(b"", metadata=given, timeout=WAIT_SECONDS))) == none
+        assert but_for_its_id(await refused(info(b"", metadata=given, timeout=WAIT_SECONDS))) == none
         twice = bearer(token) * 2
-        assert _but_for_its_id(await refused(info(b"", metadata=twice, timeout=WAIT_SECONDS))) == none
+        assert but_for_its_id(await refused(info(b"", metadata=twice, timeout=WAIT_SECONDS))) == none
 
 
 async def test_a_refusal_is_the_same_whether_what_was_asked_for_exists_or_not(tmp_path: Path) -> None:
@@ -157,20 +151,13 @@ async def test_a_refusal_is_the_same_whether_what_was_asked_for_exists_or_not(tm
             request = request_of("LoadRuntimeState", runtime_id=runtime_id).SerializeToString()
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await load(request, metadata=bearer(token) if token else None, timeout=WAIT_SECONDS)
-            return _but_for_its_id(details(failed.value))
+            return but_for_its_id(details(failed.value))
 
         write: Any = channel.unary_unary(f"{SERVICE}CommitMachineLifecycle")
         await write(request_of("CommitMachineLifecycle").SerializeToString(), metadata=bearer(owner))
         for token in (None, new_token(), other):
             there = await told(token, "rt:session:x")
             assert there == await told(token, "rt:session:nowhere") == await told(token, "")
-
-
-def _but_for_its_id(found: WireRefusal) -> Any:
-    """What a refusal says of what was asked: not the id by which its line in the log is found, new for each."""
-    uuid.UUID(found.metadata["request_id"])
-    metadata = {name: value for name, value in found.metadata.items() if name != "request_id"}
-    return found.code, found.message, found.reason, found.domain, metadata, found.violations, found.retry_delay_seconds
 
 
 async def test_a_flood_of_strangers_leaves_a_few_lines_in_the_log(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.access.access_file import AccessFile
     from runtimestore_server.access.rules import Credential, Principal, Rules
+    from runtimestore_server.rpc.watches import OpenWatch
 
 
 class Caller:
@@ -162,13 +163,31 @@ class MethodAuthorization:
         self._asks_realm(caller)
 
     @contextmanager
-    def while_let_in(self, call: asyncio.Task[Any], caller: Caller) -> Iterator[None]:
-        """Let the stream of a call that was let in go on for as long as its caller would be let in."""
+    def while_let_in(self, call: asyncio.Task[Any], caller: Caller, watch: OpenWatch | None = None) -> Iterator[None]:
+        """Let the stream of a call that was let in go on for as long as its caller would be let in.
+
+        A watch that strangers may have too goes on as one of theirs.
+        """
         if caller.is_needed:
             self._streams.add(call, caller, lambda: self.asks_again(caller))
+        elif watch is not None:
+            self._streams.add(call, caller, lambda: self._looks_whose(call, caller, watch))
         try:
             yield
         finally:
+            self._streams.remove(call)
+
+    def _looks_whose(self, call: asyncio.Task[Any], caller: Caller, watch: OpenWatch) -> None:
+        """Count a watch among those of strangers, once its caller is one.
+
+        Raises:
+            Overloaded: strangers have too many already.
+        """
+        rules = self._file.current
+        try:
+            caller.principal, caller.rules = _known(caller.credential, rules), rules
+        except NotLetIn:
+            watch.pass_to_strangers()
             self._streams.remove(call)
 
     def _not_let_in(self, stranger: NotLetIn) -> RuntimeStoreError:

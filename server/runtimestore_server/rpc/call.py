@@ -52,12 +52,14 @@ if TYPE_CHECKING:
     from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
+    from runtimestore_server.rpc.watches import OpenWatch
     from runtimestore_server.telemetry.counts import CallCounts
     from runtimestore_server.telemetry.spans import Traces
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Task = asyncio.Task[Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+    Whoever = Caller | NotLetIn | None
 
 
 class Calls:
@@ -154,7 +156,7 @@ class _Method:
         """Answer one call, or refuse it. What is to be measured of every call begins and ends here."""
         started = time.perf_counter()
         call, limiter, connection = this_call(), self._limiter, context.peer()
-        caller: Caller | NotLetIn | None = None
+        caller: Whoever = None
         try:
             if self._counts:
                 self._calls.arrived(call)
@@ -204,34 +206,34 @@ class _Method:
 
         return run
 
-    async def _one(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> Any:
+    async def _one(self, call: Task, context: Context, limiter: Limiter, caller: Whoever) -> Any:
         return await self._handler.unary_unary(await self._receive(call, context, limiter, caller), context)
 
-    async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> None:
+    async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Whoever) -> None:
         request = await self._receive(call, context, limiter, caller)
-        with self._while_let_in(call, caller), self._counted_watch(caller):
+        with self._counted_watch(caller) as watch, self._while_let_in(call, caller, watch):
             answers = self._handler.unary_stream(request, context)
             del request
             await self._sending.stream(answers, context)
 
-    async def _exchange(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> None:
+    async def _exchange(self, call: Task, context: Context, limiter: Limiter, caller: Whoever) -> None:
         # Any of its messages may be large, and when the next one comes nobody knows: it has a slot to its end.
         limiter.slots.receiving(call, partial(self._tell, call, context))
         with self._while_let_in(call, caller):
             async with aclosing(messages(context, lambda message: self._read(message, caller))) as requests:
                 await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    def _while_let_in(self, call: Task, caller: Caller | NotLetIn | None) -> AbstractContextManager[object]:
-        """What ends a stream, as a cancelled one, when its caller is not let in any more."""
+    def _while_let_in(self, call: Task, caller: Whoever, watch: OpenWatch | None = None) -> AbstractContextManager[Any]:
+        """What ends a stream when its caller is not let in any more, or has a watch be one of strangers'."""
         if self._authorization is None or not isinstance(caller, Caller):
             return nullcontext()
-        return self._authorization.while_let_in(call, caller)
+        return self._authorization.while_let_in(call, caller, watch)
 
-    def _counted_watch(self, caller: Caller | NotLetIn | None) -> AbstractContextManager[object]:
+    def _counted_watch(self, caller: Whoever) -> AbstractContextManager[OpenWatch | None]:
         """What bounds the streams that watch health."""
         return nullcontext() if self._watches is None else self._watches.open(stranger=isinstance(caller, NotLetIn))
 
-    async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Caller | NotLetIn | None) -> Any:
+    async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Whoever) -> Any:
         """The request of a call that has one; its slot is free then."""
         slots, late = limiter.slots, self._late
         slots.receiving(call, partial(self._tell, call, context))
@@ -252,7 +254,7 @@ class _Method:
         slots.end(call)
         return request
 
-    def _read(self, message: bytes, caller: Caller | NotLetIn | None) -> Any:
+    def _read(self, message: bytes, caller: Whoever) -> Any:
         """The request in a message, if whoever calls may ask that."""
         if self._most_bytes is not None and len(message) > self._most_bytes:
             raise too_large(len(message))
@@ -291,6 +293,6 @@ class _Method:
             await beside.telling
 
 
-def _ended(caller: Caller | NotLetIn | None) -> RuntimeStoreError | None:
+def _ended(caller: Whoever) -> RuntimeStoreError | None:
     """Why the stream of a caller was cancelled that is not let in any more; None if it was not."""
     return caller.refusal if isinstance(caller, Caller) else None

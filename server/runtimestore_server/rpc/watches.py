@@ -20,6 +20,30 @@ MOST_WATCHES_OF_STRANGERS = 200
 """How many are open at once of those who show no credential where one is asked for: they take no place of others."""
 
 
+class OpenWatch:
+    """A watch that is open, and among whom it is counted."""
+
+    def __init__(self, budget: Budget, strangers: Budget) -> None:
+        self._strangers = strangers
+        self.budget = budget
+        budget.take(0)
+
+    def pass_to_strangers(self) -> None:
+        """Count it among those of strangers from now on.
+
+        Raises:
+            Overloaded: too many of theirs are open; it is counted as before.
+        """
+        if self.budget is not self._strangers:
+            self._strangers.take(0)
+            self.budget.give_back(0)
+            self.budget = self._strangers
+
+    def close(self) -> None:
+        """Count it no more."""
+        self.budget.give_back(0)
+
+
 class Watches:
     """The open watches: those of strangers, and those of all others."""
 
@@ -32,15 +56,14 @@ class Watches:
         )
 
     @contextmanager
-    def open(self, *, stranger: bool) -> Iterator[None]:
+    def open(self, *, stranger: bool) -> Iterator[OpenWatch]:
         """Count a watch for as long as it is open.
 
         Raises:
             Overloaded: too many are open.
         """
-        budget = self.strangers if stranger else self.known
-        budget.take(0)
+        watch = OpenWatch(self.strangers if stranger else self.known, self.strangers)
         try:
-            yield
+            yield watch
         finally:
-            budget.give_back(0)
+            watch.close()

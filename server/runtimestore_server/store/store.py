@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import RuntimeStoreError, StoreUnavailable
-from runtimestore_server.shutdown import reached
+from runtimestore_server.shutdown import CLOSE_SECONDS, reached
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
 from runtimestore_server.store.engines import Fault
@@ -203,10 +204,15 @@ class Store:
     async def close(self, within_seconds: float) -> bool:
         """Commit what is waiting, end every thread, close every connection; whether all threads have ended in time."""
         self.folding.close()
-        ended = await self._committer.close(within_seconds=within_seconds)
-        ended &= await self._checker.close(within_seconds=within_seconds)
+        deadline = time.monotonic() + within_seconds
+
+        def left_seconds() -> float:
+            return max(deadline - time.monotonic(), min(within_seconds, CLOSE_SECONDS))
+
+        ended = await self._committer.close(within_seconds=left_seconds())
+        ended &= await self._checker.close(within_seconds=left_seconds())
         ended &= await reached(
-            lambda: not self.folding.alive, within_seconds=within_seconds, every_seconds=CLOSING_POLL_SECONDS
+            lambda: not self.folding.alive, within_seconds=left_seconds(), every_seconds=CLOSING_POLL_SECONDS
         )
         self.database.dispose()
         return ended

@@ -93,6 +93,12 @@ def resident_bytes(pid: int) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
+def most_resident_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123  (one line)
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
 class PeakMemory:
     """Watches the memory of a process from a thread; `peak_bytes` is the most that was seen inside the context."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,13 @@ class WireRefusal:
     def store_error(self) -> str:
         """The trait's error variant."""
         return self.metadata["store_error"]
+
+
+def but_for_its_id(found: WireRefusal) -> Any:
+    """What a refusal says of what was asked: not the id by which its line in the log is found, new for each."""
+    uuid.UUID(found.metadata["request_id"])
+    metadata = {name: value for name, value in found.metadata.items() if name != "request_id"}
+    return found.code, found.message, found.reason, found.domain, metadata, found.violations, found.retry_delay_seconds
 
 
 async def refused(call: Any) -> WireRefusal:

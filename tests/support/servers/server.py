@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["ServerProcess", "entered", "in_process"]
+__all__ = ["ServerProcess", "entered", "in_process", "settings_of"]
 
 T = TypeVar("T")
 
@@ -24,16 +24,7 @@ T = TypeVar("T")
 @contextlib.asynccontextmanager
 async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Application]:
     """A running server in this process; afterwards no thread and no connection of it is left."""
-    app = Application(
-        Settings(
-            _env_file=None,
-            listen=settings.pop("listen", "127.0.0.1:0"),
-            database_url=SecretStr(database_url),
-            metrics_listen=settings.pop("metrics_listen", ""),
-            grace_period_seconds=settings.pop("grace_period_seconds", 5.0),
-            **settings,
-        )
-    )
+    app = Application(settings_of(database_url, **settings))
     async with app:
         yield app
         pools = (app.store.database.writers.pool, app.store.database.readers.pool)
@@ -41,6 +32,18 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[Applic
     assert app.ended
     assert [thread.name for thread in threads if thread.is_alive()] == []
     assert await open_connections(pools) == 0
+
+
+def settings_of(database_url: str, **settings: Any) -> Settings:
+    """The settings of a server in this process: on a port that the system chooses, without metrics."""
+    return Settings(
+        _env_file=None,
+        listen=settings.pop("listen", "127.0.0.1:0"),
+        database_url=SecretStr(database_url),
+        metrics_listen=settings.pop("metrics_listen", ""),
+        grace_period_seconds=settings.pop("grace_period_seconds", 5.0),
+        **settings,
+    )
 
 
 @contextlib.contextmanager
