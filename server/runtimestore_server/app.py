@@ -181,6 +181,7 @@ class Application:
             self.sampling,
             self.authorization,
             self.certificates,
+            self.server.most_connections,
             None if self.traces is None else self.traces.counts,
         )
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}

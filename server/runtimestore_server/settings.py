@@ -106,6 +106,13 @@ class Settings(BaseSettings):
             "can be read by a client that keeps gRPC's own limit of 4 MiB."
         ),
     )
+    max_connections: Positive = Field(
+        10_000,
+        description=(
+            "How many connections callers may have open, each of about 45 KB with TLS; fewer where the process may not "
+            "open as many files. What comes beyond is closed at once."
+        ),
+    )
     max_waiting_writes: Positive = Field(
         1024, description="How many writes may wait for their transaction before more are answered OVERLOADED."
     )

@@ -13,6 +13,7 @@ from runtimestore_server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 IDLE_BYTES = 90_000_000
+CONNECTION_BYTES = 45_000
 UNITS = {"g": 2**30, "m": 2**20, "Gi": 2**30, "Mi": 2**20}
 
 
@@ -44,13 +45,23 @@ def _default(value: str) -> str:
 @pytest.mark.parametrize("file", FILES)
 def test_the_worst_case_of_the_documentation_is_under_the_limit_of_memory(file: str) -> None:
     environment, limit = FILES[file]
-    names = ("max_message_bytes", "max_session_snapshot_bytes", "max_receiving_writes", "max_waiting_bytes")
+    names = (
+        "max_message_bytes",
+        "max_session_snapshot_bytes",
+        "max_receiving_writes",
+        "max_waiting_bytes",
+        "max_connections",
+    )
     given = {name: int(_default(str(environment[f"RUNTIMESTORE_{name.upper()}"]))) for name in names}
     settings = Settings(**given)  # type: ignore[arg-type]  # each is a number; all others have their defaults
 
     number, unit = re.fullmatch(r"(\d+)(\w+)", _default(limit)).groups()  # type: ignore[union-attr]  # else it fails
     worst_bytes = (
-        IDLE_BYTES + 3 * settings.max_waiting_bytes + 4 * settings.max_receiving_writes * settings.max_message_bytes
+        IDLE_BYTES
+        + settings.session_cache_bytes
+        + CONNECTION_BYTES * settings.max_connections
+        + 3 * settings.max_waiting_bytes
+        + 4 * settings.max_receiving_writes * settings.max_message_bytes
     )
     assert worst_bytes < int(number) * UNITS[unit]
     assert settings.max_session_snapshot_bytes < settings.max_message_bytes

@@ -58,11 +58,13 @@ def command(settings: Settings) -> int:
     import uvloop
 
     from runtimestore_server.app import CannotServe
+    from runtimestore_server.rpc.connections import allow_files
     from runtimestore_server.store.schema import SchemaNotCurrent
 
     warn_of_near_misses(settings)
     warn_of_a_visible_password(settings)
     warn_of_traces()
+    allow_files(settings)
     sys.setswitchinterval(SWITCH_SECONDS)
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
         code, ended = uvloop.run(_serve_until_told(settings))

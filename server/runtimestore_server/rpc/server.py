@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from runtimestore_server.rpc.connections import HANDSHAKE_SECONDS, most_connections
 from runtimestore_server.rpc.listening import addresses, in_words, reason
 from runtimestore_server.rpc.registration import Registrar, UnknownMethods
 from runtimestore_server.rpc.workarounds.serving_on import ServingOn
@@ -34,6 +35,9 @@ KEEPALIVE_TIME_MS = 20_000
 
 KEEPALIVE_TIMEOUT_MS = 60_000
 """How long the answer may take: on a slow link it stands behind the answers that are on their way."""
+
+MOST_CONNECTIONS = "grpc.max_allowed_incoming_connections"
+"""gRPC's option for how many connections an address takes: what comes beyond is accepted, and closed."""
 
 ONLY_IDENTITY = 1
 """gRPC's set of algorithms, a bit for each: messages that are not compressed."""
@@ -68,6 +72,8 @@ class Server:
         self._calls = calls
         self._register = register
         self._certificates = certificates
+        self.most_connections = most_connections(settings)
+        """How many connections are taken, on all addresses together."""
         self.address = ""
         """Where it listens, once it is started: with the port that it was given where it asked for any."""
         self._hosts: list[str] = []
@@ -118,7 +124,8 @@ class Server:
         Raises:
             RuntimeError: the address is taken or cannot be listened on.
         """
-        server = grpc.aio.server(options=channel_options(self._settings))
+        of_an_address = max(1, self.most_connections // max(1, len(self._hosts)))
+        server = grpc.aio.server(options=[*channel_options(self._settings), (MOST_CONNECTIONS, of_an_address)])
         self._register(Registrar(self._calls, server))
         server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts),))
         if (file := self._socket) is not None:
@@ -175,6 +182,7 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # what gRPC really goes by; a minute by itself
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
         ("grpc.so_reuseport", 0),  # two servers on one port would share its calls in silence
         # Clients may ping an idle connection this often without being sent away.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -1,8 +1,7 @@
 """The metrics: what is counted and held, as Prometheus wants it; made anew for each scrape, at no cost to a call.
 
 No label has values that callers choose: methods are those that are registered, reasons those of `errors.py`, realms
-those of the access file.
-docs/operations.md lists every metric.
+those of the access file. docs/operations.md lists every metric.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ class Parts(NamedTuple):
     sampling: Sampling
     authorization: Authorization | None
     certificates: Certificates | None
+    most_connections: int
     spans: SpanCounts | None = None
 
 
@@ -186,6 +186,7 @@ class ServerCollector:
 
     def _of_bounds(self) -> Iterator[Metric]:
         parts = self._parts
+        yield gauge("runtimestore_connections_limit", "The most connections of callers.", parts.most_connections)
         yield gauge(
             "runtimestore_session_cache_bytes",
             "Bytes of sessions that are held in memory.",
