@@ -13,9 +13,11 @@ import structlog.testing
 
 from runtimestore_server.access import access_file as module
 from runtimestore_server.access.access_file import EMPTY_SECONDS, MOST_BYTES, AccessFile
+from runtimestore_server.access.certificate_files import CertificateFiles
 from runtimestore_server.access.entries import add_token
 from runtimestore_server.access.rules import Unusable, parsed
 from runtimestore_server.access.tokens import digest_of
+from support.faults.disk import coarse_disk
 from support.servers.access import access_file, entry, new_token, server_files
 from support.servers.command import run, serving
 
@@ -55,6 +57,24 @@ def test_each_change_is_taken_up_at_once_however_soon_it_follows_and_however_it_
             (tmp_path / "new").replace(path)
         rules = file.rules()
         assert [lets_in(rules, token) for token in tokens] == [now == 0, now == 1], turn
+
+
+def test_each_change_is_taken_up_where_the_times_of_files_are_whole_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK_NS", 0)  # nothing but what the file system shows keeps it from being settled
+    monkeypatch.setattr(module, "COARSE_TICK_NS", 10**13)  # however long a busy machine takes for a turn
+    tokens = [new_token(), new_token()]
+    with coarse_disk(tmp_path / "disk") as disk:
+        path = disk / "access.toml"
+        texts = [entry("a", token) for token in tokens]
+        path.write_text(texts[1])
+        file = AccessFile(path)
+        for turn in range(100):
+            path.write_text(texts[turn % 2])  # in place, and as long as the one before
+            rules = file.rules()
+            assert [lets_in(rules, token) for token in tokens] == [turn % 2 == 0, turn % 2 == 1], turn
+            assert not CertificateFiles(path, path, None).settled()
 
 
 def test_a_file_that_is_being_written_in_place_locks_nobody_out_and_one_that_stays_empty_does(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ it empty first, for a moment in which every call would be refused."""
 TICK_NS = 100_000_000
 """How long after a change another one may leave the file's times as they are: the clock of a file system has ticks."""
 
+COARSE_TICK_NS = 2_100_000_000
+"""The same where the file system counts whole seconds, as ext2, ext3 and HFS+ do, or every other one, as FAT does."""
+
 
 class AccessFile:
     """The rules of a file, as the file is now; what cannot be used leaves those in force that were there before.
@@ -99,8 +102,7 @@ class AccessFile:
             raise Unusable(f"--access-file {self._path}: {error.strerror}") from None
         except Unusable as wrong:
             raise Unusable(f"--access-file {self._path}: {wrong}") from None
-        settled = abs(time.time_ns() - status.st_ctime_ns) > TICK_NS
-        return content, _of(status) if settled else None
+        return content, _of(status) if has_settled(status) else None
 
     def _parsed(self, content: bytes) -> Rules:
         try:
@@ -144,6 +146,12 @@ def stamp(path: Path) -> object:
         return _of(os.stat(path))  # noqa: PTH116  (a third of pathlib's time, in every call)
     except OSError as error:
         return error.errno
+
+
+def has_settled(status: os.stat_result) -> bool:
+    """Whether the next change of a file with this status will show in its times."""
+    tick_ns = TICK_NS if status.st_ctime_ns % 1_000_000_000 else COARSE_TICK_NS
+    return abs(time.time_ns() - status.st_ctime_ns) > tick_ns
 
 
 def _of(status: os.stat_result) -> tuple[int, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import stat
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 import structlog
 
-from runtimestore_server.access.access_file import TICK_NS, read_regular, stamp
+from runtimestore_server.access.access_file import has_settled, read_regular, stamp
 from runtimestore_server.access.certificate_contents import Pair, Validity, read_authorities, read_pair
 from runtimestore_server.access.handshake import prove
 from runtimestore_server.access.rules import Unusable
@@ -53,8 +52,7 @@ class CertificateFiles:
     def settled(self) -> bool:
         """Whether the next change of a file will be seen: the clock of a file system has ticks."""
         with contextlib.suppress(OSError):
-            now = time.time_ns()
-            return all(abs(now - path.stat().st_ctime_ns) > TICK_NS for path in self._paths)
+            return all(has_settled(path.stat()) for path in self._paths)
         return True
 
     def contents(self) -> tuple[bytes, ...]:

@@ -57,6 +57,25 @@ def small_disk(folder: Path, *, size_bytes: int) -> Iterator[SmallDisk]:
 
 
 @contextlib.contextmanager
+def coarse_disk(folder: Path) -> Iterator[Path]:
+    """A small file system whose times are whole seconds: an ext2 whose inodes have no room for more."""
+    image = folder.with_suffix(".image")
+    image.write_bytes(bytes(4 * MIB))
+    folder.mkdir()
+    for command in (["mkfs.ext2", "-q", "-I", "128", str(image)], ["mount", "-o", "loop", str(image), str(folder)]):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        except FileNotFoundError:
+            pytest.skip(f"no command {command[0]} here: install the packages e2fsprogs and mount")
+        if done.returncode:
+            pytest.skip(f"no file may be mounted here (run as root for it): {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=30)
+
+
+@contextlib.contextmanager
 def unwritable(file: Path) -> Iterator[None]:
     """Inside, nobody can open this file for writing, not even root."""
     if os.geteuid() == 0:
