@@ -101,8 +101,11 @@ async def test_a_host_whose_messages_do_not_come_keeps_no_other_host_from_asking
     ("peer", "host"),
     [
         ("ipv4:10.0.0.7:4711", "ipv4:10.0.0.7"),
-        ("ipv6:%5Bfe80::1%5D:4711", "ipv6:%5Bfe80::1%5D"),
-        ("ipv6:[fe80::1]:4711", "ipv6:[fe80::1]"),
+        ("ipv6:%5Bfe80::1%5D:4711", "ipv6:fe80::/64"),
+        ("ipv6:[fe80::1]:4711", "ipv6:fe80::/64"),
+        ("ipv6:%5B2001:db8:0:1:2:3:4:5%25eth0%5D:4711", "ipv6:2001:db8:0:1::/64"),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:4711", "ipv4:10.0.0.7"),
+        ("ipv6:%5B::1%5D:4711", "ipv6:::/64"),
         ("unix:/run/x:1", "unix:/run/x:1"),
         ("", ""),
     ],

@@ -50,9 +50,26 @@ _KINDS: dict[str, Callable[[str], bool]] = {
 
 
 def host_of(peer: str) -> str:
-    """The part of a peer, as gRPC writes one, that all connections of its machine have in common."""
+    """The part of a peer, as gRPC writes one, that all connections of its machine have in common.
+
+    Of IPv6 that is the network: one machine has every address in it.
+    """
     family, _, address = peer.partition(":")
-    return f"{family}:{address.rpartition(':')[0]}" if family in ("ipv4", "ipv6") else peer
+    if family not in ("ipv4", "ipv6"):
+        return peer
+    found = _address_of(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        mapped = found.ipv4_mapped
+        return f"ipv4:{mapped}" if mapped else f"ipv6:{ipaddress.IPv6Network((int(found), 64), strict=False)}"
+    return f"{family}:{address.rpartition(':')[0]}"
+
+
+def _address_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address in HOST:PORT as gRPC writes it; None if there is none."""
+    try:
+        return ipaddress.ip_address(unquote(address).rpartition(":")[0].removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
 
 
 def is_this_machine(peer: str) -> bool:
@@ -60,10 +77,5 @@ def is_this_machine(peer: str) -> bool:
     family, _, address = peer.partition(":")
     if family in ("unix", "unix-abstract"):
         return True
-    host = unquote(address).rpartition(":")[0].removeprefix("[").removesuffix("]")
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return bool((mapped or found).is_loopback)
+    found = _address_of(address)
+    return found is not None and (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -49,6 +49,10 @@ host, whatever connections it has: one that holds what it may keeps no probe of 
 the health of the whole server, which is an empty message; what they send instead is in nobody's way, and given up
 before it fills anything (`small_messages`)."""
 
+LATE_STRANGERS_SECONDS = 60.0
+"""For how long a host of strangers that kept a place without a message has its turns after those of others: it takes as
+many hosts as places can be kept in that time to keep all others waiting, and not four."""
+
 PROMPT = "/grpc.health."
 """How the paths of the methods begin whose messages come with their calls: anybody may ask for health."""
 
@@ -123,10 +127,15 @@ class Limiters:
                     patience_seconds=OTHERS_PATIENCE_SECONDS,
                     longest_seconds=OTHERS_LONGEST_SECONDS,
                     pacing=pacing,
+                    late_seconds=late_seconds,
                 ),
                 Budget(pacing, items=waiting),
             )
-            for at_once in (UPLOAD_SLOTS_OF_OTHERS, EXCHANGING, STRANGERS)
+            for at_once, late_seconds in (
+                (UPLOAD_SLOTS_OF_OTHERS, 0.0),
+                (EXCHANGING, 0.0),
+                (STRANGERS, LATE_STRANGERS_SECONDS),
+            )
         )
 
     def of(self, method: str) -> Limiter:

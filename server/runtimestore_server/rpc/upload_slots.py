@@ -27,6 +27,13 @@ RELEASE_SECONDS = 1.0
 for a connection that takes nothing any more: it must not keep the slots of all."""
 
 
+LATE_SHARE = 0.25
+"""Who kept a slot for longer than this share of the patience was late: a message that is sent is there by then."""
+
+MOST_LATE = 4096
+"""How many connections it is remembered of that they were late; the oldest are forgotten first."""
+
+
 class NotReceived(Exception):
     """The message has not come and will not be received, for a reason that is the server's."""
 
@@ -58,14 +65,25 @@ class UploadSlots:
             one, and this connection has more.
         longest_seconds: how long a message may be on its way while anybody waits for its slot.
         pacing: tells after how long one who is refused should come back.
+        late_seconds: for how long a connection that was late has its turns after those that were not.
     """
 
-    def __init__(self, *, at_once: int, patience_seconds: float, longest_seconds: float, pacing: RetryPacing) -> None:
+    def __init__(
+        self,
+        *,
+        at_once: int,
+        patience_seconds: float,
+        longest_seconds: float,
+        pacing: RetryPacing,
+        late_seconds: float = 0.0,
+    ) -> None:
         self._at_once = at_once
         self._share = (at_once + 1) // 2
         self._patience_seconds = patience_seconds
         self._longest_seconds = longest_seconds
         self._pacing = pacing
+        self._late_seconds = late_seconds
+        self._late_until: OrderedDict[str, float] = OrderedDict()
         self._slots: dict[asyncio.Task[Any], _Slot] = {}
         self._held: Counter[str] = Counter()
         self._queues: OrderedDict[str, OrderedDict[asyncio.Task[Any], asyncio.Future[None]]] = OrderedDict()
@@ -129,7 +147,19 @@ class UploadSlots:
         self._held[slot.connection] -= 1
         if not self._held[slot.connection]:
             del self._held[slot.connection]
+        if self._late_seconds and time.monotonic() - slot.since > self._patience_seconds * LATE_SHARE:
+            self._note_late(slot.connection)
         self._give()
+
+    def _note_late(self, connection: str) -> None:
+        """Have the turns of a connection come after those of others for a while."""
+        self._late_until[connection] = time.monotonic() + self._late_seconds
+        self._late_until.move_to_end(connection)
+        if len(self._late_until) > MOST_LATE:
+            self._late_until.popitem(last=False)
+
+    def _was_late(self, connection: str) -> bool:
+        return self._late_until.get(connection, 0.0) > time.monotonic()
 
     def refusal(self, call: asyncio.Task[Any]) -> RuntimeStoreError | NotReceived | None:
         """Why the call's message was given up, if the call was cancelled for that."""
@@ -168,14 +198,9 @@ class UploadSlots:
 
     def _give(self) -> None:
         """Give free slots to those who wait, to each connection in turn."""
-        passed = 0  # connections that have their share already: two at most, so that this ends soon
-        while passed < len(self._queues) and len(self._slots) < self._at_once:
-            connection, queue = next(iter(self._queues.items()))
+        while len(self._slots) < self._at_once and (connection := self._next()) is not None:
+            queue = self._queues[connection]
             self._queues.move_to_end(connection)
-            if self._held[connection] >= self._share:
-                passed += 1
-                continue
-            passed = 0  # what follows may be one of them again
             call, turn = queue.popitem(last=False)
             self.waiting -= 1
             if not queue:
@@ -183,6 +208,17 @@ class UploadSlots:
             if not turn.done():
                 self.take(call, connection)
                 turn.set_result(None)
+
+    def _next(self) -> str | None:
+        """The connection whose turn it is, of those that have not their share: who was late comes after the others."""
+        late = None
+        for connection in self._queues:
+            if self._held[connection] >= self._share:
+                continue
+            if not self._was_late(connection):
+                return connection
+            late = late or connection
+        return late
 
     def _watch(self) -> None:
         if self._timer is None and self._queues:
@@ -212,10 +248,13 @@ class UploadSlots:
             return  # whoever waited when this look was arranged has a slot by now, or has gone
         now = time.monotonic()
         full = len(self._slots) >= self._at_once
-        newcomers = any(not self._held[connection] for connection in self._queues)  # there is no slot for them
+        newcomers = [connection for connection in self._queues if not self._held[connection]]  # no slot is for them
+        prompt = any(not self._was_late(connection) for connection in newcomers)
         for call, slot in self._slots.items():
             if call not in self._refused and (full or slot.connection in self._queues):
-                for_newcomers = newcomers and self._held[slot.connection] > 1
+                for_newcomers = (newcomers and self._held[slot.connection] > 1) or (
+                    prompt and self._was_late(slot.connection)
+                )
                 if now - slot.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
                     yield call
 
