@@ -158,6 +158,7 @@ class Application:
             stopped=self.limiters.restart,
             supervision=self.supervision,
             certificates=self.certificates,
+            strangers=None if self.authorization is None else self.authorization.strangers,
         )
         self.shutdown = Shutdown(
             health=self.health,

@@ -5,6 +5,7 @@ Asked before a message is received, once more when its realm is known, and for a
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ from runtimestore_server.access.failures import Failures, NotLetIn, sent_in_the_
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
 from runtimestore_server.access.peers import is_carried_safely, names_shown
+from runtimestore_server.access.strangers import StrangersCalls
 from runtimestore_server.access.tokens import MalformedToken, digest_of, sent_token
 from runtimestore_server.documents.identifiers import DEFAULT_REALM
+from runtimestore_server.rpc.workarounds.closed_connections import close_connection
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterator
 
     from runtimestore.errors import RuntimeStoreError
@@ -54,6 +56,8 @@ class Authorization:
 
     def __init__(self, file: AccessFile, *, insecure: bool = False) -> None:
         self._file = file
+        self.strangers = StrangersCalls(close_connection)
+        """Their calls that are open."""
         self._insecure = insecure
         self._failures = Failures()
         self.failures = self._failures.counts
@@ -74,16 +78,26 @@ class Authorization:
 
     def of(self, path: str) -> MethodAuthorization:
         """What asks the callers of the method with this path: made once a method."""
-        return MethodAuthorization(path, self._file, self._failures, self.streams, insecure=self._insecure)
+        return MethodAuthorization(
+            path, self._file, self._failures, self.streams, self.strangers, insecure=self._insecure
+        )
 
 
 class MethodAuthorization:
     """Asks the callers of one method."""
 
     def __init__(
-        self, path: str, file: AccessFile, failures: Failures, streams: OpenStreams, *, insecure: bool
+        self,
+        path: str,
+        file: AccessFile,
+        failures: Failures,
+        streams: OpenStreams,
+        strangers: StrangersCalls,
+        *,
+        insecure: bool,
     ) -> None:
         self._path = path
+        self._strangers = strangers
         self._file = file
         self._failures = failures
         self._streams = streams
@@ -105,6 +119,8 @@ class MethodAuthorization:
             credential = self._shown(context)
             return Caller(credential, _known(credential, rules), rules)
         except NotLetIn as stranger:
+            if (call := asyncio.current_task()) is not None:
+                self._strangers.add(call, context.peer())
             if not self.open_to_all:
                 raise self._not_let_in(stranger) from stranger
             return stranger.forget_frames()

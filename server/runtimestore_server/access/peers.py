@@ -64,10 +64,21 @@ def host_of(peer: str) -> str:
     return f"{family}:{address.rpartition(':')[0]}"
 
 
+def address_and_port(peer: str) -> tuple[object, int] | None:
+    """What a peer is at, as gRPC writes one; None if that is no address. One of IPv4 is the same within IPv6."""
+    family, _, address = peer.partition(":")
+    found = _address_of(address) if family in ("ipv4", "ipv6") else None
+    port = address.rpartition(":")[2]
+    if found is None or not port.isdecimal():
+        return None
+    return getattr(found, "ipv4_mapped", None) or found, int(port)
+
+
 def _address_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address in HOST:PORT as gRPC writes it; None if there is none."""
     try:
-        return ipaddress.ip_address(unquote(address).rpartition(":")[0].removeprefix("[").removesuffix("]"))
+        host = unquote(address).rpartition(":")[0].removeprefix("[").removesuffix("]")
+        return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.status import UNKNOWN_METHOD, log_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from runtimestore_server.access.strangers import StrangersCalls
     from runtimestore_server.rpc.call import Calls
     from runtimestore_server.telemetry.counts import CallCounts
 
@@ -36,7 +38,8 @@ class Registrar:
 class UnknownMethods(grpc.GenericRpcHandler):
     """Answers the calls of all methods that nobody registered, which gRPC would do without a word to anybody else."""
 
-    def __init__(self, counts: CallCounts) -> None:
+    def __init__(self, counts: CallCounts, strangers: StrangersCalls | None = None) -> None:
+        self._strangers = strangers
         self._lines = counts.lines
         self._counted = counts.of(UNKNOWN_METHOD)
         # As one whose callers stream: nothing of a message is received.
@@ -48,6 +51,8 @@ class UnknownMethods(grpc.GenericRpcHandler):
 
     async def _answer(self, _requests: object, context: Any) -> None:
         started = time.perf_counter()
+        if self._strangers is not None:  # whoever calls: nobody is asked who it is
+            self._strangers.add(this_call(), context.peer())
         log_unknown(context, started=started, lines=self._lines)
         self._counted.ended_by("UNIMPLEMENTED", started)
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # in gRPC's own words

@@ -16,6 +16,7 @@ from runtimestore_server.rpc.workarounds.socket_file import SocketFile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runtimestore_server.access.strangers import StrangersCalls
     from runtimestore_server.access.tls import Certificates
     from runtimestore_server.rpc.call import Calls
     from runtimestore_server.settings import Settings
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 STREAMS_PER_CONNECTION = 10_000
 """How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
 
-PENDING_CALLS = 100_000
-"""How many calls may have arrived and not be begun."""
+PENDING_CALLS = 10_000
+"""How many calls may have arrived and not be begun, 130 MB of them. Nobody knows yet whose they are: whoever sends them
+faster than they are refused fills this, and gRPC cancels what comes beyond."""
 
 WINDOW_BYTES = 256 * 1024
 """How much of a message may come before it is being received. As much of it takes one round trip."""
@@ -56,6 +58,7 @@ class Server:
         stopped: told when gRPC stopped by itself, before it is started again.
         supervision: keeps up what starts it again.
         certificates: what TLS is made from; None speaks without it.
+        strangers: counts the calls of strangers, where anybody is one.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class Server:
         stopped: Callable[[], None],
         supervision: Supervision,
         certificates: Certificates | None = None,
+        strangers: StrangersCalls | None = None,
     ) -> None:
+        self._strangers = strangers
         self._settings = settings
         self._calls = calls
         self._register = register
@@ -127,7 +132,7 @@ class Server:
         of_an_address = max(1, self.most_connections // max(1, len(self._hosts)))
         server = grpc.aio.server(options=[*channel_options(self._settings), (MOST_CONNECTIONS, of_an_address)])
         self._register(Registrar(self._calls, server))
-        server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts),))
+        server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts, self._strangers),))
         if (file := self._socket) is not None:
             try:
                 file.listen(lambda path: self._bound(server, f"unix:{path}"))
