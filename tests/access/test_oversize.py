@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 from runtimestore_server.access.methods import TABLE
-from runtimestore_server.rpc.admission import EXCHANGES, WRITES
+from runtimestore_server.rpc.admission import WRITES
 from runtimestore_server.rpc.small_messages import LOOK_SECONDS, MOST_BYTES, MOST_GROWTH_BYTES, LateMessages
 from support.checkers.clean_up import until
 from support.checkers.footprint import most_resident_bytes
@@ -34,8 +34,6 @@ NOTHING_LARGER = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchan
 
 def _sent(channel: Any, path: str, message: bytes, token: str | None = None) -> Any:
     metadata = bearer(token) if token else None
-    if path in EXCHANGES:
-        return channel.stream_stream(path)(iter([message]), metadata=metadata, timeout=WAIT_SECONDS)
     return channel.unary_stream(path)(message, metadata=metadata, timeout=WAIT_SECONDS)
 
 
