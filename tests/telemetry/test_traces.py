@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from runtimestore import (
 )
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
+from runtimestore_server.telemetry import spans as spans_of_calls
 from support.checkers import clean_up
 from support.generators.documents import input_state, new_id, receipt, session
 from support.servers.access import access_file, ca, entry, new_token, server_files
@@ -124,6 +126,27 @@ async def test_a_trace_goes_on_over_tls_and_has_nothing_of_what_the_caller_shows
     told = f"{spans} {of_client.to_json()}"
     assert token not in told
     assert "canary" not in told
+
+
+@pytest.mark.parametrize("most", [0, 3])
+async def test_no_more_calls_of_strangers_than_so_many_a_second_are_recorded_whatever_they_ask_for(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(spans_of_calls, "MOST_OF_STRANGERS", most)
+    rules = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    asked = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+    async with in_process("memory:", access_file=rules) as app:
+        assert app.traces is not None
+        app.traces._second = math.inf  # however long it takes, it is one second
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            info: Any = channel.unary_unary("/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")
+            for _ in range(10):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await info(b"", metadata=asked)
+        async with AsyncRuntimeStoreClient(app.address, token=token) as client:
+            await client.load_runtime_state(RUNTIME)
+    spans = await _came(collector, lambda spans: _named(spans, METHOD + "LoadRuntimeState"))
+    assert len(_named(spans, "runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")) == most
 
 
 async def test_a_load_leads_to_its_statement_and_what_nobody_called_has_no_trace(

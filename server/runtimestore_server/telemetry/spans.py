@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from sqlalchemy import event
 
-from runtimestore.errors import RuntimeStoreError
+from runtimestore.errors import RuntimeStoreError, Unauthenticated
 from runtimestore_server.store.tables import metadata
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ _SERVERS_FAULT = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "
 MOST_OF_A_STATEMENT = 2000
 """In characters: how much of one is looked at for what it does, and to which table."""
 
+MOST_OF_STRANGERS = 20
+"""How many spans a second tell of calls that were refused for who calls: anybody may send those, and say that they are
+to be recorded. As many lines of them has the log."""
+
 _TABLE = re.compile(r"\b(?:INTO|FROM|UPDATE|JOIN)\s+\"?(\w+)")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -62,6 +66,8 @@ class Traces:
         self._export = export
         self._tracer: Tracer = export.tracer
         self._system = ""
+        self._second = 0.0
+        self._of_strangers = 0
 
     @property
     def counts(self) -> SpanCounts:
@@ -79,7 +85,14 @@ class Traces:
         span = self._begin(method, context=parent or contexts.Context(), kind=SpanKind.SERVER, attributes=attributes)
         with contextlib.suppress(Exception):
             contexts.attach(trace.set_span_in_context(span))  # of its task, which ends with the call
-        return CallSpan(span)
+        return CallSpan(span, self)
+
+    def records_stranger(self) -> bool:
+        """Whether one more span of a stranger's call may be recorded now."""
+        if (now := time.monotonic()) - self._second >= 1.0:
+            self._second, self._of_strangers = now, 0
+        self._of_strangers += 1
+        return self._of_strangers <= MOST_OF_STRANGERS
 
     def share(self, name: str) -> Within | None:
         """Begin the span of what this task's call waits for in the store; None if the call is not recorded."""
@@ -157,10 +170,11 @@ class Traces:
 class CallSpan:
     """The span of one call."""
 
-    __slots__ = ("_span",)
+    __slots__ = ("_span", "_traces")
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, traces: Traces) -> None:
         self._span = span
+        self._traces = traces
 
     @property
     def trace_id(self) -> str | None:
@@ -173,6 +187,8 @@ class CallSpan:
             span = self._span
             if not span.is_recording():
                 return
+            if end.reason == Unauthenticated.reason and not self._traces.records_stranger():
+                return  # one that never ends is never sent
             told = {
                 "rpc.response.status_code": end.code,
                 "error.type": end.reason or (None if end.code == "OK" else end.code),
