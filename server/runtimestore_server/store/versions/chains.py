@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import sqlalchemy as sa
 
 from runtimestore.errors import RevisionNotKept
 from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.reads import revision_of
-from runtimestore_server.store.tables import runtimes, session_versions
-from runtimestore_server.store.versions import edits
+from runtimestore_server.store.versions import edits, selects
 from runtimestore_server.store.versions.recent import weight_of_edits
 from runtimestore_server.store.versions.rows import (
     BASE,
-    DESCRIPTION,
     EDITS,
+    Current,
     Version,
     corrupt_version,
     current_of,
@@ -32,9 +28,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.values import RuntimeKey
-
-_V = session_versions
-_ITS = _V.alias("its")
 
 
 class StoredSession(NamedTuple):
@@ -78,21 +71,20 @@ def load_session(
         revision, described = _describe(tx, runtime, as_of_revision)
         if described is not None and described.sha256 == known_sha256:
             return revision, described
-    rows = direct.find(tx, _chain(as_of=as_of_revision is not None), _asked(runtime, as_of_revision))
-    revision = revision_of(rows[0] if rows else None, runtime)
-    chain = [StoredVersion(version_of(row), row.seal, row.body) for row in rows if row.kind is not None]
+    found = _found(tx, selects.chain(as_of=as_of_revision is not None), runtime, as_of_revision)
     if as_of_revision is None:
-        current = current_of(runtime, rows[0].session_revision, rows[0].session_sha256) if rows else None
+        current = found.current
         if current is None:
-            return revision, None
-        if not chain or chain[-1].version.revision != current.revision:
+            return found.revision, None
+        if not found.chain or found.chain[-1].version.revision != current.revision:
             raise corrupt_version(runtime, current.revision, "is missing, or the one that it rests on is")
-        if chain[-1].version.sha256 != current.sha256:
+        if found.chain[-1].version.sha256 != current.sha256:
             raise corrupt_version(runtime, current.revision, "is not the one that its runtime names")
-    elif not chain:
-        _refuse_what_is_not_kept(tx, runtime, as_of_revision)
-        return revision, None
-    return revision, replayed(runtime, chain)
+    elif not found.chain:
+        if found.after is not None:
+            _refuse_what_is_not_kept(runtime, found.after, as_of_revision)
+        return found.revision, None
+    return found.revision, replayed(runtime, found.chain)
 
 
 def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> StoredSession:
@@ -156,7 +148,9 @@ def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Except
             else:
                 step(document, row)
         except edits.Undecodable:
-            return corrupt_version(runtime, row.version.revision, "cannot be applied")
+            rests_on_nothing = position == 0 and row.version.kind == EDITS
+            what = "is no base, and nothing is there that it rests on" if rests_on_nothing else "cannot be applied"
+            return corrupt_version(runtime, row.version.revision, what)
         if sha256(document).digest() != row.version.sha256:
             return corrupt_version(runtime, row.version.revision, "does not match its SHA-256")
     return corrupt_version(runtime, chain[-1].version.revision, "was read in two ways")
@@ -164,98 +158,73 @@ def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Except
 
 def _describe(tx: Connection, runtime: RuntimeKey, as_of_revision: int | None) -> tuple[int, StoredSession | None]:
     """The revision, and the session without its body if its row says what it is."""
-    asked = _asked(runtime, as_of_revision)
-    row = direct.find_one(tx, _description(as_of=as_of_revision is not None), asked)
-    revision = revision_of(row, runtime)
-    if row is None or row.kind is None:
-        return revision, None
-    version = version_of(row)
-    if damage_of(runtime, version, row.seal):
-        return revision, None
-    if as_of_revision is None and current_of(runtime, row.session_revision, row.session_sha256) != (
-        version.revision,
-        version.sha256,
-    ):
-        return revision, None
-    return revision, StoredSession(version.session_id, version.sha256, version.size_bytes, version.revision, None)
+    found = _found(tx, selects.description(as_of=as_of_revision is not None), runtime, as_of_revision)
+    if len(found.chain) != 1:
+        return found.revision, None
+    version, seal, _ = found.chain[0]
+    if damage_of(runtime, version, seal):
+        return found.revision, None
+    if as_of_revision is None and found.current != (version.revision, version.sha256):
+        return found.revision, None
+    return found.revision, StoredSession(version.session_id, version.sha256, version.size_bytes, version.revision, None)
 
 
-def _refuse_what_is_not_kept(tx: Connection, runtime: RuntimeKey, as_of_revision: int) -> None:
+def _refuse_what_is_not_kept(runtime: RuntimeKey, oldest: StoredVersion, as_of_revision: int) -> None:
     """Tell a revision at which there was no session yet, which is no error, from one that is not kept.
 
     Raises:
         RevisionNotKept: there may have been a session then.
-        StoredValueCorrupt: there is a version of then, and nothing that it rests on.
+        StoredValueCorrupt: nobody can tell.
     """
-    row = direct.find_one(tx, _oldest(), _asked(runtime, None))
-    if row is None:
-        return
-    oldest = version_of(row)
-    if damage := damage_of(runtime, oldest, row.seal):
+    version, seal, _ = oldest
+    if damage := damage_of(runtime, version, seal):
         raise damage
-    if oldest.revision <= as_of_revision:
-        raise corrupt_version(runtime, oldest.revision, "is no base, and nothing is there that it rests on")
-    if oldest.previous_revision is not None or oldest.committed_at_ms is None:
+    if version.previous_revision is not None or version.committed_at_ms is None:
         raise RevisionNotKept(
             f"the session as of revision {as_of_revision} is not kept any more; the oldest that can be read is "
-            f"{oldest.revision}",
-            metadata={"as_of_revision": str(as_of_revision), "oldest_revision": str(oldest.revision)},
+            f"{version.revision}",
+            metadata={"as_of_revision": str(as_of_revision), "oldest_revision": str(version.revision)},
         )
+
+
+class _Found(NamedTuple):
+    """What one statement found of a runtime and its versions."""
+
+    runtime: RuntimeKey
+    row: Any
+    """That of the runtime; None if there is none."""
+    chain: list[StoredVersion]
+    """From a base up to the version that is asked for."""
+    after: StoredVersion | None
+    """The one after it, where a revision is asked for."""
+
+    @property
+    def revision(self) -> int:
+        """The revision that the runtime is at."""
+        return revision_of(self.row, self.runtime)
+
+    @property
+    def current(self) -> Current | None:
+        """The newest version of its session; None if it has none."""
+        if self.row is None:
+            return None
+        return current_of(self.runtime, self.row.session_revision, self.row.session_sha256)
+
+
+def _found(tx: Connection, statement: Any, runtime: RuntimeKey, as_of_revision: int | None) -> _Found:
+    rows = direct.find(tx, statement, _asked(runtime, as_of_revision))
+    versions = [StoredVersion(version_of(row), row.seal, row.body) for row in rows if row.kind is not None]
+    later = as_of_revision is not None and versions and not _is_up_to(versions[-1].version.revision, as_of_revision)
+    after = versions.pop() if later else None
+    return _Found(runtime, rows[0] if rows else None, versions, after)
+
+
+def _is_up_to(stored: object, revision: int) -> bool:
+    # SQLite keeps, and sorts behind all numbers, what is none.
+    return isinstance(stored, (int, float)) and stored <= revision
 
 
 def _asked(runtime: RuntimeKey, as_of_revision: int | None) -> dict[str, Any]:
     asked: dict[str, Any] = {"realm": runtime.realm, "runtime_id": runtime.runtime_id}
     # No revision is larger than what a column holds.
     return asked if as_of_revision is None else asked | {"as_of": min(as_of_revision, INT64_MAX)}
-
-
-def _is_asked_for() -> sa.ColumnElement[bool]:
-    return sa.and_(
-        runtimes.c.realm == sa.bindparam("realm", type_=sa.Text),
-        runtimes.c.runtime_id == sa.bindparam("runtime_id", type_=sa.Text),
-    )
-
-
-def _newest(*, as_of: bool) -> sa.ColumnElement[Any]:
-    """The revision that a version may have at most."""
-    return sa.bindparam("as_of", type_=sa.BigInteger) if as_of else runtimes.c.session_revision
-
-
-def _latest(*kind: sa.ColumnExpressionArgument[bool], as_of: bool) -> sa.ScalarSelect[Any]:
-    """The revision of a runtime's latest version, or of its latest one of a kind, up to the one that is asked for."""
-    its = _ITS.c.realm == runtimes.c.realm, _ITS.c.runtime_id == runtimes.c.runtime_id
-    latest = sa.select(sa.func.max(_ITS.c.revision)).where(*its, *kind, _ITS.c.revision <= _newest(as_of=as_of))
-    return latest.correlate(runtimes).scalar_subquery()
-
-
-def _beside_its(found: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """What a runtime's row says, beside the rows of its versions that are `found`: one statement, so one moment."""
-    of_it = sa.and_(_V.c.realm == runtimes.c.realm, _V.c.runtime_id == runtimes.c.runtime_id, found)
-    return sa.select(*_beside(), *columns).select_from(runtimes.outerjoin(_V, of_it)).where(_is_asked_for())
-
-
-@cache
-def _chain(*, as_of: bool) -> sa.Select[Any]:
-    """The rows from a base up to the version."""
-    base = _latest(_ITS.c.kind == BASE, as_of=as_of)
-    between = sa.and_(_V.c.revision >= base, _V.c.revision <= _newest(as_of=as_of))
-    return _beside_its(between, _V.c.seal, _V.c.body).order_by(_V.c.revision)
-
-
-@cache
-def _description(*, as_of: bool) -> sa.Select[Any]:
-    """The row of the version without its body."""
-    return _beside_its(_V.c.revision == _latest(as_of=as_of), _V.c.seal)
-
-
-def _beside() -> list[sa.ColumnElement[Any]]:
-    """What a runtime's row says, and what the row of a version does."""
-    return [runtimes.c.revision, runtimes.c.session_revision, runtimes.c.session_sha256, *DESCRIPTION]
-
-
-@cache
-def _oldest() -> sa.Select[Any]:
-    named = sa.and_(
-        _V.c.realm == sa.bindparam("realm", type_=sa.Text), _V.c.runtime_id == sa.bindparam("runtime_id", type_=sa.Text)
-    )
-    return sa.select(*DESCRIPTION, _V.c.seal).where(named).order_by(_V.c.revision).limit(1)

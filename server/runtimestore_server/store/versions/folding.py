@@ -149,7 +149,8 @@ class Folding:
                 del self._pending[runtime]
 
     def _read(self, runtime: RuntimeKey, session: RecentSession) -> _Prepared | None:
-        with self._database.readers.connect() as connection:
+        # Of one moment: what is pruned meanwhile is no failure.
+        with self._database.readers.connect() as connection, self._database.one_moment(connection):
             row = connection.execute(_row_of(runtime, session.revision)).one_or_none()
             if row is None:
                 return None
