@@ -40,6 +40,26 @@ async def test_a_write_to_a_runtime_with_a_damaged_revision_is_data_loss_and_del
         await store.load_input_states(runtime_id)
 
 
+async def test_a_revision_before_that_of_the_session_is_data_loss_and_no_write_replaces_an_earlier_version(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    for content in "abc":
+        await store.commit_session_snapshot(runtime_id, session_of(content))
+    await change(app, tables.runtimes, {"revision": 1}, realm=realm, runtime_id=runtime_id)
+    before = await rows(app, tables.session_versions, realm=realm)
+
+    for call in (
+        store.commit_session_snapshot(runtime_id, session_of("d")),
+        store.persist_input_state(runtime_id, input_of("a")),
+        store.load_session_snapshot(runtime_id),
+    ):
+        with pytest.raises(StoredValueCorrupt) as found:
+            await call
+        assert found.value.metadata["table"] == "runtimes"
+
+    assert await rows(app, tables.session_versions, realm=realm) == before
+
+
 async def test_a_write_over_a_damaged_count_is_data_loss(
     app: Application, store: Store, realm: str, runtime_id: str
 ) -> None:

@@ -29,7 +29,8 @@ Postgres it is one long read-only transaction. In a line, whatever is unprintabl
 
 \b
 what it finds (error, unless it says warning):
-  digest_mismatch        a document or receipt does not match the SHA-256 beside it; loads answer STORED_VALUE_CORRUPT
+  digest_mismatch        a document or receipt does not match the SHA-256 beside it, or the revision or version in its
+                         row the seal behind that; loads answer STORED_VALUE_CORRUPT
   document_invalid       its SHA-256 is right, but it is no document that the store would have taken
   column_mismatch        a column (session_id, input_id, epoch_id, run_id, ...) is not what the document says, a number
                          is none that the store writes, or the store's own id is none
@@ -39,8 +40,8 @@ what it finds (error, unless it says warning):
   no_snapshot            a row in the list of sessions whose runtime has no snapshot
   projection_mismatch    a row in the list of sessions that is not what the snapshot says; warning: it names a runtime
                          whose snapshot is of another session, and which may once have had this one
-  revision_out_of_order  a revision below 1 or below the number of its receipts, or a remembered answer that its realm
-                         has not reached
+  revision_out_of_order  a revision below 1, below the number of its receipts or below that of its session, or a
+                         remembered answer that its realm has not reached
   seal_mismatch          a remembered request whose row does not match its seal; a repeat of it answers
                          STORED_VALUE_CORRUPT
   unknown_state          a runtime state that is none of the seven

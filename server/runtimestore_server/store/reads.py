@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.integers import INT64_MAX
+from runtimestore_server.store.digests import digest_in, is_sealed, sealed_flow, sealed_receipt
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.tables import (
     UINT64_DIGITS,
@@ -112,11 +113,33 @@ def checked_receipt(row: Any, runtime: RuntimeKey, revision: int, **key: str) ->
     Raises:
         StoredValueCorrupt: it is damaged.
     """
-    verify(row.receipt, row.sha256, receipts, **runtime._asdict(), **key)
+    verify(row.receipt, digest_in(row.sha256), receipts, **runtime._asdict(), **key)
     committed = row.committed_revision
+    if not receipt_is_sealed_with(row.sha256, committed):
+        raise corrupt(receipts.name, "does not match its seal", **runtime._asdict(), **key)
     if committed is not None and not (is_count(committed) and committed <= revision):
         raise corrupt(receipts.name, "was committed with no revision", **runtime._asdict(), **key)
     return StoredReceipt(row.receipt, committed)
+
+
+def receipt_is_sealed_with(stored: object, committed_revision: object) -> bool:
+    """Whether the digest of a receipt is stored with the seal of this revision, or without one as it once was."""
+    if not is_sealed(stored):
+        return True
+    digest = digest_in(stored)
+    return (
+        isinstance(digest, bytes)
+        and is_count(committed_revision)
+        and stored == sealed_receipt(digest, committed_revision)
+    )
+
+
+def flow_is_sealed_with(stored: object, version: object) -> bool:
+    """Whether the digest of an OAuth flow snapshot is stored with the seal of this version, or without one."""
+    if not is_sealed(stored):
+        return True
+    digest = digest_in(stored)
+    return isinstance(digest, bytes) and is_count(version) and stored == sealed_flow(digest, version)
 
 
 def load_runtime_state(tx: Connection, runtime: RuntimeKey) -> tuple[int, str | None]:
@@ -141,13 +164,15 @@ def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | N
     row = tx.execute(statement).one_or_none()
     if row is None:
         return 0, None
-    verify(row.snapshot_json, row.sha256, table, realm=realm)
+    verify(row.snapshot_json, digest_in(row.sha256), table, realm=realm)
     if not is_count(row.version):
         raise corrupt(table.name, "has no version", realm=realm)
+    if not flow_is_sealed_with(row.sha256, row.version):
+        raise corrupt(table.name, "does not match its seal", realm=realm)
     return row.version, row.snapshot_json
 
 
-def verify(value: bytes, digest: bytes, table: sa.Table, **key: str) -> None:
+def verify(value: object, digest: object, table: sa.Table, **key: str) -> None:
     """Check a stored value against its digest.
 
     Raises:
@@ -162,7 +187,7 @@ def _is_sound(value: object, digest: object) -> bool:
     return isinstance(value, bytes) and sha256(value).digest() == digest
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether a stored value is a count that a write left, and that one more write can raise."""
     return isinstance(value, int) and 1 <= value < INT64_MAX
 

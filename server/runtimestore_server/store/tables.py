@@ -169,6 +169,7 @@ receipts = Table(
     Column("runtime_id", _id(), primary_key=True),
     Column("run_id", _id(), primary_key=True),
     Column("sequence", UInt64, primary_key=True),
+    # Of the receipt; behind it a seal over the revision.
     Column("sha256", LargeBinary, nullable=False),
     Column("receipt", LargeBinary, nullable=False),
     # The revision that it was committed with; NULL where that was before the store kept this.
@@ -192,6 +193,7 @@ oauth_flow_snapshots = Table(
     Column("realm", _id(), primary_key=True),
     # Counts the writes of this row.
     Column("version", BigInteger, nullable=False),
+    # Of the bytes; behind it a seal over the version.
     Column("sha256", LargeBinary, nullable=False),
     Column("snapshot_json", LargeBinary, nullable=False),
 )

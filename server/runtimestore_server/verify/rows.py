@@ -11,6 +11,7 @@ from runtimestore_server.documents import ops, session
 from runtimestore_server.documents import receipt as receipts
 from runtimestore_server.documents.runtime_state import RUNTIME_STATES
 from runtimestore_server.store import reads, requests, tables
+from runtimestore_server.store.digests import digest_in
 from runtimestore_server.store.values import RuntimeKey
 from runtimestore_server.store.versions.rows import current_of
 from runtimestore_server.verify.findings import Finding, Severity
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Check = Callable[[Row], Iterator[Finding]]
+
+SEALED = (tables.receipts, tables.oauth_flow_snapshots)
+"""The tables with a seal behind the digest of a document."""
 
 NUMBERS_OF_A_SESSION = ("created_at_ms", "updated_at_ms", "message_count", "total_tokens")
 
@@ -46,7 +50,7 @@ def warning(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
 def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
     """Whether the row passes the check that every load makes."""
     try:
-        reads.verify(row[document], row["sha256"], table)
+        reads.verify(row[document], digest_in(row["sha256"]) if table in SEALED else row["sha256"], table)
     except StoredValueCorrupt:
         yield finding("digest_mismatch", table, row, f"{document} does not match its SHA-256")
 
@@ -99,12 +103,17 @@ def receipt(row: Row) -> Iterator[Finding]:
         return
     if (told.run_id, f"{told.sequence:0{tables.UINT64_DIGITS}d}") != (row["run_id"], row["sequence"]):
         yield finding("column_mismatch", table, row, "run_id or sequence is not the one of the receipt")
+    elif not reads.receipt_is_sealed_with(row["sha256"], row["committed_revision"]):
+        yield finding("digest_mismatch", table, row, "committed_revision does not match its seal")
 
 
 def oauth_flow_snapshot(row: Row) -> Iterator[Finding]:
     """An OAuth flow snapshot; the bytes are opaque."""
-    yield from sound(tables.oauth_flow_snapshots, "snapshot_json", row)
-    yield from _counted(tables.oauth_flow_snapshots, "version", row)
+    table = tables.oauth_flow_snapshots
+    damaged = [*sound(table, "snapshot_json", row), *_counted(table, "version", row)]
+    yield from damaged
+    if not damaged and not reads.flow_is_sealed_with(row["sha256"], row["version"]):
+        yield finding("digest_mismatch", table, row, "version does not match its seal")
 
 
 def runtime(row: Row) -> Iterator[Finding]:
@@ -113,9 +122,15 @@ def runtime(row: Row) -> Iterator[Finding]:
     if row["runtime_state"] is not None and row["runtime_state"] not in RUNTIME_STATES.values():
         yield finding("unknown_state", tables.runtimes, row, "runtime_state is none of the seven")
     try:
-        current_of(RuntimeKey(row["realm"], row["runtime_id"]), row["session_revision"], row["session_sha256"])
+        current = current_of(
+            RuntimeKey(row["realm"], row["runtime_id"]), row["session_revision"], row["session_sha256"]
+        )
     except StoredValueCorrupt:
         yield finding("column_mismatch", tables.runtimes, row, "session_revision and session_sha256 fit no seal")
+    else:
+        if current is not None and reads.is_count(row["revision"]) and row["revision"] < current.revision:
+            told = "its revision is before that of its session"
+            yield finding("revision_out_of_order", tables.runtimes, row, told)
 
 
 def request(row: Row) -> Iterator[Finding]:

@@ -53,6 +53,8 @@ class Chains:
             yield finding("document_invalid", _TABLE, row, "it is no session document, though its SHA-256 is right")
         elif session.session_id != row["session_id"]:
             yield finding("column_mismatch", _TABLE, row, "session_id is not the id of the document")
+        elif version.size_bytes != len(self._document or b""):
+            yield finding("column_mismatch", _TABLE, row, "size_bytes is not the size of the document")
         elif damage_of(runtime, version, row["seal"]):
             yield finding("column_mismatch", _TABLE, row, "a column is not as it was written: its seal does not match")
 

@@ -37,6 +37,12 @@ async def _changed_session(app: Application, body: bytes) -> None:
     await change(app, tables.runtimes, {"session_sha256": digest}, **OF)
 
 
+async def _other_size(app: Application) -> None:
+    *_, newest = await rows(app, tables.session_versions, **OF)
+    await _changed_session(app, session("text", session_id=newest["session_id"]))
+    await change(app, tables.session_versions, {"size_bytes": 1}, **OF, revision=newest["revision"])
+
+
 INPUT = {**OF, "input_id": input_of("").input_id}
 OTHER_SESSION = session("text", session_id=id_of("session of nobody"))
 
@@ -105,6 +111,36 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         OF,
     ),
     "a sequence": (lambda app: change(app, tables.receipts, {"sequence": 7}, **OF), "column_mismatch", "receipts", OF),
+    "a committed revision": (
+        lambda app: change(app, tables.receipts, {"committed_revision": 3}, **OF),
+        "digest_mismatch",
+        "receipts",
+        OF,
+    ),
+    "no committed revision": (
+        lambda app: change(app, tables.receipts, {"committed_revision": None}, **OF),
+        "digest_mismatch",
+        "receipts",
+        OF,
+    ),
+    "a seal of an oauth snapshot": (
+        lambda app: change(app, tables.oauth_flow_snapshots, {"version": 2}, realm="default"),
+        "digest_mismatch",
+        "oauth_flow_snapshots",
+        {"realm": "default"},
+    ),
+    "a revision before that of the session": (
+        lambda app: change(app, tables.runtimes, {"revision": 5}, **OF),
+        "revision_out_of_order",
+        "runtimes",
+        OF,
+    ),
+    "the size of a session without a seal": (
+        _other_size,
+        "column_mismatch",
+        "session_versions",
+        OF,
+    ),
     "a runtime without a row": (
         lambda app: insert(
             app, tables.ops_snapshots, **_ops_row("rt:nobody", b'{"epoch_id": "%s"}' % id_of("epoch").encode())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from runtimestore.errors import OAuthFlowSnapshotChanged
 from runtimestore_server.store.by_key import lock_by_key
+from runtimestore_server.store.digests import sealed_flow
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
@@ -68,7 +69,7 @@ class OAuthFlowKind:
     def land(self, write: OAuthFlowWrite) -> Outcome:
         """The next version."""
         version = self._versions[write.realm] = self._versions.get(write.realm, 0) + 1
-        self._rows[write.realm] = (version, write.sha256, write.snapshot_json)
+        self._rows[write.realm] = (version, sealed_flow(write.sha256, version), write.snapshot_json)
         return Outcome(version)
 
     def write_down(self) -> None:

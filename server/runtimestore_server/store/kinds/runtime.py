@@ -10,12 +10,21 @@ import sqlalchemy as sa
 from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, RuntimeStoreError, StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.by_key import lock_by_key, select_by_key
+from runtimestore_server.store.digests import sealed_receipt
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.values import Outcome, RuntimeKey
 from runtimestore_server.store.versions.landing import next_version, other_base
-from runtimestore_server.store.versions.rows import EDITS, UNKNOWN, Current, current_of, sealed, sealed_current
+from runtimestore_server.store.versions.rows import (
+    EDITS,
+    UNKNOWN,
+    Current,
+    before_its_session,
+    current_of,
+    sealed,
+    sealed_current,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,9 +119,12 @@ class RuntimeKind:
 
     def _damage(self, key: RuntimeKey) -> RuntimeStoreError | None:
         """The refusal to count on from a row whose revision no write left."""
-        if key not in self._rows or key in self._made or is_count(self._rows[key].revision):
+        if key not in self._rows or key in self._made:
             return None
-        return corrupt(tables.runtimes.name, "has no revision", **key._asdict())
+        revision, current = self._rows[key].revision, self._sessions.get(key)
+        if not is_count(revision):
+            return corrupt(tables.runtimes.name, "has no revision", **key._asdict())
+        return before_its_session(key, revision, current) if current else None
 
     def _mismatch(self, write: Write) -> RuntimeStoreError | None:
         row = self._rows.get(write.runtime, _NEVER_WRITTEN)
@@ -199,7 +211,8 @@ class _Landing:
                 snapshot.total_tokens,
             )
         if write.receipt:
-            self._receipts[_boundary(write)] = (write.receipt.sha256, write.receipt.receipt, revision)
+            digest = sealed_receipt(write.receipt.sha256, revision)
+            self._receipts[_boundary(write)] = (digest, write.receipt.receipt, revision)
         for document in write.inputs:
             self._inputs[realm, runtime_id, document.input_id] = (document.sha256, document.state_json)
         if ops := write.ops:

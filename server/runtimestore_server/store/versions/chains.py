@@ -16,6 +16,7 @@ from runtimestore_server.store.versions.rows import (
     EDITS,
     Current,
     Version,
+    before_its_session,
     corrupt_version,
     current_of,
     damage_of,
@@ -102,6 +103,8 @@ def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> StoredSessi
         body = None
     if body is None or sha256(body).digest() != last.sha256:
         raise _named_damage(runtime, chain)
+    if last.size_bytes != len(body):  # under no seal where it came over from a store that had none
+        raise corrupt_version(runtime, last.revision, "is not as large as its row says")
     base_bytes = len(chain[0].body)
     return StoredSession(
         last.session_id,
@@ -208,7 +211,10 @@ class _Found(NamedTuple):
         """The newest version of its session; None if it has none."""
         if self.row is None:
             return None
-        return current_of(self.runtime, self.row.session_revision, self.row.session_sha256)
+        current = current_of(self.runtime, self.row.session_revision, self.row.session_sha256)
+        if current is not None and (damage := before_its_session(self.runtime, self.revision, current)):
+            raise damage
+        return current
 
 
 def _found(tx: Connection, statement: Any, runtime: RuntimeKey, as_of_revision: int | None) -> _Found:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from runtimestore_server.store.digests import SEAL_BYTES, SHA256_BYTES
+from runtimestore_server.store.digests import SHA256_BYTES, seal
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.tables import BASE, EDITS, UINT64_DIGITS, runtimes, session_versions
 
@@ -66,17 +65,18 @@ def sequence_of(stored: Any) -> Any:
 
 def sealed(runtime: RuntimeKey, version: Version) -> bytes:
     """The seal of a version's row."""
-    return _seal(b"version/1", *runtime, *version)
+    return seal(b"version/1", *runtime, *version)
 
 
-def damage_of(runtime: RuntimeKey, version: Version, seal: object) -> StoredValueCorrupt | None:
+def damage_of(runtime: RuntimeKey, version: Version, stored_seal: object) -> StoredValueCorrupt | None:
     """The refusal to hand out what a row says of a version, if it is not as it was written."""
-    if seal is None and version.committed_at_ms is None:
+    if stored_seal is None and version.committed_at_ms is None:
         # It came over from a store that had no seals.
         sound = is_count(version.revision) and version.kind == BASE and is_text(version.session_id)
         sound = sound and isinstance(version.sha256, bytes) and isinstance(version.size_bytes, int)
+        sound = sound and version[Version._fields.index("previous_revision") :] == (None, None, None, None)
     else:
-        sound = seal == sealed(runtime, version)
+        sound = stored_seal == sealed(runtime, version)
     return None if sound else corrupt_version(runtime, version.revision, "does not match its seal")
 
 
@@ -87,7 +87,7 @@ def corrupt_version(runtime: RuntimeKey, revision: object, what: str) -> StoredV
 
 def sealed_current(runtime: RuntimeKey, current: Current) -> bytes:
     """The stored form of the digest of a runtime's newest version: behind it a seal over whose and which it is."""
-    return current.sha256 + _seal(b"current/1", *runtime, *current)
+    return current.sha256 + seal(b"current/1", *runtime, *current)
 
 
 def current_of(runtime: RuntimeKey, revision: object, stored: object) -> Current | None:
@@ -106,15 +106,11 @@ def current_of(runtime: RuntimeKey, revision: object, stored: object) -> Current
     raise corrupt(runtimes.name, "does not say which version of its session is the newest", **runtime._asdict())
 
 
-def _seal(tag: bytes, *fields: object) -> bytes:
-    framed = [tag]
-    for field in fields:
-        if field is None:
-            framed.append(b"0-:")
-        else:
-            value = field if isinstance(field, bytes) else str(field).encode(errors="replace")
-            framed.append(b"%d+:%b" % (len(value), value))
-    return sha256(b"".join(framed)).digest()[:SEAL_BYTES]
+def before_its_session(runtime: RuntimeKey, revision: int, current: Current) -> StoredValueCorrupt | None:
+    """The refusal to count on from a revision before that of the newest session: a write would replace a version."""
+    if revision >= current.revision:
+        return None
+    return corrupt(runtimes.name, "has a revision before that of its session", **runtime._asdict())
 
 
 __all__ = [
@@ -124,6 +120,7 @@ __all__ = [
     "UNKNOWN",
     "Current",
     "Version",
+    "before_its_session",
     "corrupt_version",
     "current_of",
     "damage_of",
