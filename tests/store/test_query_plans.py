@@ -11,6 +11,7 @@ from runtimestore_server.store import reads, requests, tables
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions.chains import load_session
+from runtimestore_server.store.versions.listing import list_versions
 from runtimestore_server.store.writes import Write
 from support.generators.store_writes import (
     REALM,
@@ -62,7 +63,9 @@ def test_every_read_and_every_question_of_a_write_searches_by_key(sqlite_databas
             assert requests.recorded(tx, whole, now_ms=0) is False
             assert requests.forget(tx, before_ms=2**60, most=10) == 2
         with database.readers.connect() as tx:
-            load_session(tx, key)
+            load_session(tx, key, known_sha256=b"another")
+            load_session(tx, key, as_of_revision=1, known_sha256=b"another")
+            list_versions(tx, key, most=10)
             reads.load_input_states(tx, key)
             reads.load_input_state(tx, key, input_id)
             reads.load_boundary_receipt(tx, key, run_id, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
 from runtimestore_server.store.values import Outcome, RuntimeKey
-from runtimestore_server.store.versions.landing import next_version, other_base
+from runtimestore_server.store.versions.landing import next_version, other_base, with_versions
 from runtimestore_server.store.versions.rows import (
     EDITS,
     UNKNOWN,
@@ -68,6 +68,8 @@ class RuntimeKind:
         self._sessions: dict[RuntimeKey, Current | None] = {}
         """The newest versions of sessions; None where there is none, or where damage hides which one is."""
         self._unknown: set[RuntimeKey] = set()
+        self._written: set[RuntimeKey] = set()
+        """Those whose session is to be written."""
         self._taken: Answer[set[BoundaryKey]] = Answer.found(set())
         """The boundaries that have a receipt, from here or from before."""
         self._digests: Answer[dict[InputKey, bytes]] = Answer.found({})
@@ -104,6 +106,7 @@ class RuntimeKind:
     def ask(self, writes: Sequence[Write]) -> None:
         """The boundaries that have a receipt already, and the digests of what is stored of the inputs."""
         self._taken = _taken_boundaries(self._database, self._tx, writes)
+        self._written = {write.runtime for write in writes if write.snapshot}
         inputs = {(*write.runtime, document.input_id) for write in writes for document in write.inputs}
         self._digests = _stored_digests(self._database, self._tx, inputs)
 
@@ -158,7 +161,7 @@ class RuntimeKind:
         as_edits = False
         if write.snapshot:
             current = self._sessions.get(runtime)
-            previous = current.revision if current else UNKNOWN if runtime in self._unknown else None
+            previous = current.revision if current else UNKNOWN if self._hides_its_session(runtime) else None
             version, body = next_version(write.snapshot, row.revision, current, write.receipt, self._now_ms())
             version = version._replace(previous_revision=previous)
             self._landing.versions[*runtime, row.revision] = (*version[1:], sealed(runtime, version), body)
@@ -170,6 +173,17 @@ class RuntimeKind:
         if write.receipt:
             self._taken().add(_boundary(write))
         return Outcome(row.revision, as_edits=as_edits)
+
+    def _hides_its_session(self, key: RuntimeKey) -> bool:
+        """Whether damage hides which version of a session is the newest: another one is written, and not the first."""
+        stored = key in self._rows and key not in self._made
+        return stored and (key in self._unknown or key in self._hidden)
+
+    @cached_property
+    def _hidden(self) -> set[RuntimeKey]:
+        """Those of which there are versions of a session, and whose rows name none: asked for once, as all rows are."""
+        none = sorted(key for key in self._written & self._rows.keys() if self._sessions.get(key) is None)
+        return with_versions(self._database, self._tx, none)()
 
     def write_down(self) -> None:
         """The rows of all tables, and none for a runtime of which everything was refused: that leaves nothing."""

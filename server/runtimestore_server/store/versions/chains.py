@@ -20,6 +20,7 @@ from runtimestore_server.store.versions.rows import (
     corrupt_version,
     current_of,
     damage_of,
+    names_no_session,
     version_of,
 )
 
@@ -81,10 +82,10 @@ def load_session(
             raise corrupt_version(runtime, current.revision, "is missing, or the one that it rests on is")
         if found.chain[-1].version.sha256 != current.sha256:
             raise corrupt_version(runtime, current.revision, "is not the one that its runtime names")
-    elif not found.chain:
-        if found.after is not None:
-            _refuse_what_is_not_kept(runtime, found.after, as_of_revision)
-        return found.revision, None
+    else:
+        found.refuse_if_lost(as_of_revision)
+        if not found.chain:
+            return found.revision, None
     return found.revision, replayed(runtime, found.chain)
 
 
@@ -145,6 +146,9 @@ def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Except
     """The refusal that names the first row of a chain which does not come to its digest."""
     document = bytearray()
     for position, row in enumerate(chain):
+        before = row.version.previous_revision
+        if position and isinstance(before, int) and before > chain[position - 1].version.revision:
+            return corrupt_version(runtime, before, "is missing")
         try:
             if position == 0:
                 document += _document(chain[:1])
@@ -167,27 +171,11 @@ def _describe(tx: Connection, runtime: RuntimeKey, as_of_revision: int | None) -
     version, seal, _ = found.chain[0]
     if damage_of(runtime, version, seal):
         return found.revision, None
-    if as_of_revision is None and found.current != (version.revision, version.sha256):
+    if as_of_revision is not None:
+        found.refuse_if_lost(as_of_revision)
+    elif found.current != (version.revision, version.sha256):
         return found.revision, None
     return found.revision, StoredSession(version.session_id, version.sha256, version.size_bytes, version.revision, None)
-
-
-def _refuse_what_is_not_kept(runtime: RuntimeKey, oldest: StoredVersion, as_of_revision: int) -> None:
-    """Tell a revision at which there was no session yet, which is no error, from one that is not kept.
-
-    Raises:
-        RevisionNotKept: there may have been a session then.
-        StoredValueCorrupt: nobody can tell.
-    """
-    version, seal, _ = oldest
-    if damage := damage_of(runtime, version, seal):
-        raise damage
-    if version.previous_revision is not None or version.committed_at_ms is None:
-        raise RevisionNotKept(
-            f"the session as of revision {as_of_revision} is not kept any more; the oldest that can be read is "
-            f"{version.revision}",
-            metadata={"as_of_revision": str(as_of_revision), "oldest_revision": str(version.revision)},
-        )
 
 
 class _Found(NamedTuple):
@@ -214,7 +202,45 @@ class _Found(NamedTuple):
         current = current_of(self.runtime, self.row.session_revision, self.row.session_sha256)
         if current is not None and (damage := before_its_session(self.runtime, self.revision, current)):
             raise damage
+        if current is None and self.chain:
+            raise names_no_session(self.runtime)
         return current
+
+    def refuse_if_lost(self, as_of_revision: int) -> None:
+        """See that the last of the chain was the newest at a revision: the next one names it, or else the runtime does.
+
+        Raises:
+            RevisionNotKept: there may have been a session then, before the oldest that is kept.
+            StoredValueCorrupt: the one of then is lost, or what says so is damaged.
+        """
+        last = self.chain[-1].version if self.chain else None
+        if last is not None and last.revision == as_of_revision:
+            return
+        if self.after is None:
+            current = self.current
+            if current is None or (last is not None and current.revision == last.revision):
+                return
+            if last is not None and current.revision < last.revision:
+                raise corrupt_version(self.runtime, last.revision, "is newer than the one that its runtime names")
+            if last is None or current.revision <= as_of_revision:
+                raise corrupt_version(self.runtime, current.revision, "is missing")
+            return
+        after, seal, _ = self.after
+        if damage := damage_of(self.runtime, after, seal):
+            raise damage
+        before = after.previous_revision
+        if last is None:
+            if before is not None or after.committed_at_ms is None:
+                raise _not_kept(as_of_revision, after.revision)
+        elif before is not None and last.revision < before <= as_of_revision:
+            raise corrupt_version(self.runtime, before, "is missing")
+
+
+def _not_kept(as_of_revision: int, oldest: int) -> RevisionNotKept:
+    return RevisionNotKept(
+        f"the session as of revision {as_of_revision} is not kept any more; the oldest that can be read is {oldest}",
+        metadata={"as_of_revision": str(as_of_revision), "oldest_revision": str(oldest)},
+    )
 
 
 def _found(tx: Connection, statement: Any, runtime: RuntimeKey, as_of_revision: int | None) -> _Found:

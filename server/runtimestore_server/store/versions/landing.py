@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runtimestore.errors import SnapshotBaseMismatch
+from runtimestore_server.store.by_key import select_by_key
+from runtimestore_server.store.engines.direct import Answer
+from runtimestore_server.store.tables import session_versions
+from runtimestore_server.store.values import RuntimeKey
 from runtimestore_server.store.versions.rows import BASE, EDITS, Version
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from runtimestore_server.store.engines import Database
     from runtimestore_server.store.values import ReceiptDocument, SessionSnapshot
     from runtimestore_server.store.versions.rows import Current
 
@@ -45,3 +54,10 @@ def other_base(current_sha256: bytes) -> SnapshotBaseMismatch:
         "the edits are not of the runtime's current session snapshot; send the whole document",
         metadata={"current_sha256": current_sha256.hex()},
     )
+
+
+def with_versions(database: Database, tx: Connection, keys: Sequence[RuntimeKey]) -> Answer[set[RuntimeKey]]:
+    """Those of the runtimes that have any version of a session."""
+    columns = (session_versions.c.realm, session_versions.c.runtime_id)
+    asked = database.ask(tx, select_by_key(database, columns, columns), columns, keys)
+    return Answer(lambda: {RuntimeKey(row.realm, row.runtime_id) for row in asked()})

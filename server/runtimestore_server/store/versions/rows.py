@@ -106,6 +106,11 @@ def current_of(runtime: RuntimeKey, revision: object, stored: object) -> Current
     raise corrupt(runtimes.name, "does not say which version of its session is the newest", **runtime._asdict())
 
 
+def names_no_session(runtime: RuntimeKey) -> StoredValueCorrupt:
+    """The refusal to take a runtime that has versions of a session for one that has none."""
+    return corrupt(runtimes.name, "names no session, and there are versions of one", **runtime._asdict())
+
+
 def before_its_session(runtime: RuntimeKey, revision: int, current: Current) -> StoredValueCorrupt | None:
     """The refusal to count on from a revision before that of the newest session: a write would replace a version."""
     if revision >= current.revision:
@@ -124,6 +129,7 @@ __all__ = [
     "corrupt_version",
     "current_of",
     "damage_of",
+    "names_no_session",
     "sealed",
     "sealed_current",
     "version_of",

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.tables import runtimes, session_versions
 from runtimestore_server.store.versions.rows import BASE, DESCRIPTION
 
@@ -14,6 +15,7 @@ _V = session_versions
 _ITS = _V.alias("its")
 _AS_OF = sa.bindparam("as_of", type_=sa.BigInteger)
 _BEFORE_ALL: sa.ColumnElement[int] = sa.literal_column("0")
+_BEHIND_ALL: sa.ColumnElement[int] = sa.literal_column(str(INT64_MAX))
 
 
 @cache
@@ -35,10 +37,18 @@ def description(*, as_of: bool) -> sa.Select[Any]:
     return _beside_its(described, _V.c.seal, sa.null().label("body")).order_by(_V.c.revision)
 
 
+@cache
+def page() -> sa.Select[Any]:
+    """The rows of up to `most` versions `before` a revision without their bodies, newest first."""
+    before = _V.c.revision < sa.bindparam("before", type_=sa.BigInteger)
+    newest_first = _beside_its(before, _V.c.seal).order_by(_V.c.revision.desc())
+    return newest_first.limit(sa.bindparam("most", type_=sa.Integer))
+
+
 def _from(first: sa.ColumnElement[Any], *, as_of: bool) -> sa.ColumnElement[bool]:
     """From a revision on up to the version that is asked for, or to the one after it."""
     if not as_of:
-        return sa.and_(_V.c.revision >= first, _V.c.revision <= runtimes.c.session_revision)
+        return sa.and_(_V.c.revision >= first, _V.c.revision <= _newest())
     after = sa.select(sa.func.min(_ITS.c.revision)).where(_of_it(), _ITS.c.revision > _AS_OF)
     last = sa.func.coalesce(after.correlate(runtimes).scalar_subquery(), _AS_OF)
     return sa.and_(_V.c.revision >= sa.func.coalesce(first, _BEFORE_ALL), _V.c.revision <= last)
@@ -46,9 +56,14 @@ def _from(first: sa.ColumnElement[Any], *, as_of: bool) -> sa.ColumnElement[bool
 
 def _latest(*kind: sa.ColumnExpressionArgument[bool], as_of: bool) -> sa.ScalarSelect[Any]:
     """The revision of a runtime's latest version, or of its latest one of a kind, up to the one that is asked for."""
-    newest = _AS_OF if as_of else runtimes.c.session_revision
+    newest = _AS_OF if as_of else _newest()
     latest = sa.select(sa.func.max(_ITS.c.revision)).where(_of_it(), *kind, _ITS.c.revision <= newest)
     return latest.correlate(runtimes).scalar_subquery()
+
+
+def _newest() -> sa.ColumnElement[int]:
+    """The revision that a runtime's row names; where it names none all are looked at, for there should be none."""
+    return sa.func.coalesce(runtimes.c.session_revision, _BEHIND_ALL)
 
 
 def _of_it() -> sa.ColumnElement[bool]:
