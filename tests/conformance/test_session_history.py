@@ -87,6 +87,23 @@ async def test_a_session_that_the_caller_has_is_described_and_not_sent(
     assert await load_session(wire, realm, f"{runtime_id}/none", known_sha256=first) == (None, b"")
 
 
+@pytest.mark.parametrize("digest", [b"", b"abc", bytes(31), bytes(33)], ids=len)
+async def test_what_is_known_must_be_a_digest(
+    wire: Wire, admin: Any, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str, digest: bytes
+) -> None:
+    await client.commit_session_snapshot(runtime_id, grown(1))
+    session = pb.LoadSessionSnapshotRequest(realm=realm, runtime_id=runtime_id, known_sha256=digest)
+    runtime = admin_pb.LoadRuntimeRequest(realm=realm, runtime_id=runtime_id, known_session_sha256=digest)
+
+    for call, field in (
+        (wire.LoadSessionSnapshot(session), "known_sha256"),
+        (admin.LoadRuntime(runtime), "known_session_sha256"),
+    ):
+        found = await refused(call)
+        assert found.reason == InvalidRequest.reason
+        assert [*found.violations] == [field]
+
+
 async def test_the_versions_of_a_session_are_listed_newest_first_in_pages(
     admin: Any, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
 ) -> None:

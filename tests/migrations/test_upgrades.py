@@ -110,9 +110,12 @@ def test_the_snapshots_of_an_older_store_are_the_newest_versions_of_their_sessio
         assert stored is not None
         assert (found, stored.body, stored.revision) == (17, body, 17)
         assert load_session(connection, without) == (1, None)
-        with pytest.raises(RevisionNotKept) as refusal:
-            load_session(connection, key, as_of_revision=16)
-        assert refusal.value.oldest_revision == 17
+        for earlier in (0, 1, 16):
+            with pytest.raises(RevisionNotKept) as refusal:
+                load_session(connection, key, as_of_revision=earlier)
+            assert refusal.value.oldest_revision == 17
+        for later in (17, 18, 2**64 - 1):
+            assert load_session(connection, key, as_of_revision=later) == (17, stored)
 
     edits = SnapshotEdits(sha256(body).digest(), encode([Edit(0, 1, b"[")]), required=True)
     result = b"[" + body[1:]

@@ -539,12 +539,15 @@ pub struct LoadSessionSnapshotRequest {
     /// The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes.
     #[prost(string, tag = "2")]
     pub runtime_id: ::prost::alloc::string::String,
-    /// The SHA-256 of a snapshot that the caller has. Is it the one that would be answered, only the description comes,
-    /// with `unchanged` set.
+    /// The SHA-256 of a snapshot that the caller has: 32 bytes, else INVALID_REQUEST. Is it the one that would be answered,
+    /// only the description comes, with `unchanged` set.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub known_sha256: ::core::option::Option<::prost::bytes::Bytes>,
     /// The session as the write of this revision left it, or the last one before it that wrote one; empty where there was
-    /// none yet. Older than what is kept: NOT_FOUND / REVISION_NOT_KEPT. Absent: the current one.
+    /// none yet. Older than what is kept: NOT_FOUND / REVISION_NOT_KEPT; so is any revision before the one at which a
+    /// session came over from a store without history. 0 is before every write: empty, or REVISION_NOT_KEPT where what
+    /// came first is not kept. A revision that is still to come answers the current one. Absent: the current one. Is the
+    /// version of then lost, STORED_VALUE_CORRUPT, never another one in its place.
     #[prost(uint64, optional, tag = "4")]
     pub as_of_revision: ::core::option::Option<u64>,
 }
@@ -1374,7 +1377,8 @@ pub struct LoadRuntimeRequest {
     /// The runtime: 1 to 512 bytes of UTF-8 without NUL.
     #[prost(string, tag = "2")]
     pub runtime_id: ::prost::alloc::string::String,
-    /// The SHA-256 of a session snapshot that the caller has. Is it the current one, its bytes are not sent.
+    /// The SHA-256 of a session snapshot that the caller has: 32 bytes, else INVALID_REQUEST. Is it the current one, its
+    /// bytes are not sent.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub known_session_sha256: ::core::option::Option<::prost::bytes::Bytes>,
 }

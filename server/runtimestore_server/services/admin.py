@@ -9,7 +9,7 @@ from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
 from runtimestore_server.documents import recovery, versions
 from runtimestore_server.documents.identifiers import owner_field, realm_field, request_id_field
-from runtimestore_server.services.fields import runtime_key
+from runtimestore_server.services.fields import optional_digest, runtime_key
 from runtimestore_server.services.sessions import Sessions
 from runtimestore_server.store import Acquisition
 from runtimestore_server.store.versions.listing import list_versions
@@ -82,7 +82,7 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
     async def LoadRuntime(self, request: pb.LoadRuntimeRequest, context: Any) -> AsyncIterator[pb.LoadRuntimeResponse]:
         """Read all that a runtime recovers from."""
         del context
-        known = request.known_session_sha256 if request.HasField("known_session_sha256") else None
+        known = optional_digest(request, "known_session_sha256")
         runtime = runtime_key(request)
         with self._sessions.reading(runtime):
             found = await self._store.read(recovery.load, runtime, self._store.database, known_sha256=known)

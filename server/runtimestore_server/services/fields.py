@@ -32,6 +32,20 @@ def of_every_write(request: Any) -> dict[str, Any]:
     }
 
 
+def optional_digest(request: Any, field: str) -> bytes | None:
+    """Read a SHA-256 that a request may carry.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if not request.HasField(field):
+        return None
+    digest: bytes = getattr(request, field)
+    if len(digest) != SHA256_BYTES:
+        raise bad_field(field, f"must be a SHA-256: {SHA256_BYTES} bytes")
+    return digest
+
+
 def partial_inputs(request: Any) -> PartialInputs | None:
     """Read what a write says of the inputs that it does not carry.
 

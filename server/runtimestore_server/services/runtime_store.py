@@ -10,7 +10,7 @@ from runtimestore_server.documents import input as inputs
 from runtimestore_server.documents import oauth, ops, receipt, runtime_state, session
 from runtimestore_server.documents.identifiers import realm_field, uuid_field
 from runtimestore_server.documents.limits import Limits
-from runtimestore_server.services.fields import of_every_write, partial_inputs, required, runtime_key
+from runtimestore_server.services.fields import of_every_write, optional_digest, partial_inputs, required, runtime_key
 from runtimestore_server.services.sessions import Sessions
 from runtimestore_server.store import Write, reads
 
@@ -161,7 +161,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Read a session snapshot of a runtime: its description, then its bytes in chunks."""
         runtime = runtime_key(request)
         as_of = request.as_of_revision if request.HasField("as_of_revision") else None
-        known = request.known_sha256 if request.HasField("known_sha256") else None
+        known = optional_digest(request, "known_sha256")
         with self._sessions.reading(runtime):
             revision, stored = await self._store.read(session.load, runtime, as_of_revision=as_of, known_sha256=known)
         if stored is None:

@@ -34,7 +34,9 @@ class LoadRuntimeRequest(_message.Message):
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL."""
     known_session_sha256: _builtins.bytes
-    """The SHA-256 of a session snapshot that the caller has. Is it the current one, its bytes are not sent."""
+    """The SHA-256 of a session snapshot that the caller has: 32 bytes, else INVALID_REQUEST. Is it the current one, its
+    bytes are not sent.
+    """
     def __init__(
         self,
         *,

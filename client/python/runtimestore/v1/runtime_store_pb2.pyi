@@ -1039,12 +1039,15 @@ class LoadSessionSnapshotRequest(_message.Message):
     runtime_id: _builtins.str
     """The runtime: 1 to 512 bytes of UTF-8 without NUL, compared as bytes."""
     known_sha256: _builtins.bytes
-    """The SHA-256 of a snapshot that the caller has. Is it the one that would be answered, only the description comes,
-    with `unchanged` set.
+    """The SHA-256 of a snapshot that the caller has: 32 bytes, else INVALID_REQUEST. Is it the one that would be answered,
+    only the description comes, with `unchanged` set.
     """
     as_of_revision: _builtins.int
     """The session as the write of this revision left it, or the last one before it that wrote one; empty where there was
-    none yet. Older than what is kept: NOT_FOUND / REVISION_NOT_KEPT. Absent: the current one.
+    none yet. Older than what is kept: NOT_FOUND / REVISION_NOT_KEPT; so is any revision before the one at which a
+    session came over from a store without history. 0 is before every write: empty, or REVISION_NOT_KEPT where what
+    came first is not kept. A revision that is still to come answers the current one. Absent: the current one. Is the
+    version of then lost, STORED_VALUE_CORRUPT, never another one in its place.
     """
     def __init__(
         self,
