@@ -107,6 +107,34 @@ async def test_no_edits_at_all_leave_the_snapshot_and_count_a_revision(
     assert await client.load_session_snapshot(runtime_id) == body
 
 
+@pytest.mark.parametrize("later", [0, 1], ids=["the newest", "an earlier one"])
+async def test_a_repeat_under_the_key_of_another_session_is_refused_in_either_form(
+    wire: Wire, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str, later: int
+) -> None:
+    base, result, request_id, proof, other = grown(1), grown(2), new_id(), receipt(new_id()), new_id()
+    await wire.CommitSessionSnapshot(commits(whole(base), realm, runtime_id))
+
+    def applies(delta: pb.SessionDelta, key: str) -> pb.AtomicApplyRequest:
+        request = pb.AtomicApplyRequest(realm=realm, runtime_id=runtime_id, request_id=request_id, receipt=proof)
+        request.session_delta.CopyFrom(delta)
+        request.session_store_key = key
+        return request
+
+    assert (await wire.AtomicApply(applies(edited(base, result), SESSION))).revision == 2
+    for _ in range(later):
+        await client.commit_session_snapshot(runtime_id, grown(3))
+
+    told = []
+    for delta in (whole(result), edited(base, result)):
+        again = await wire.AtomicApply(applies(delta, SESSION))
+        assert (again.revision, again.replayed) == (2, True)
+        found = await refused(wire.AtomicApply(applies(delta, other)))
+        is_refused_with(found, SessionKeyMismatch, "session_key_mismatch")
+        told.append((found.message, found.metadata["expected"], found.metadata["actual"]))
+    assert told[0] == told[1]
+    assert told[0][1:] == (other, SESSION)
+
+
 async def test_edits_of_another_snapshot_are_refused_with_the_current_digest_and_leave_nothing(
     wire: Wire, client: AsyncRuntimeStoreClient, realm: str, runtime_id: str
 ) -> None:

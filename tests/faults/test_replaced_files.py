@@ -10,14 +10,19 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
 from runtimestore import CommitOutcomeUnknown, StoreUnavailable
+from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore.v1.runtime_store_pb2_grpc import RuntimeStoreStub
 from runtimestore_server.store.schema import upgrade
 from support.checkers.health import until_health_is
+from support.checkers.refusals import refused
 from support.generators.calls import Store, input_of
 from support.generators.documents import new_id
+from support.generators.edits import edited, grown, whole
 from support.generators.turns import ONCE, Turns
 from support.servers.listening import listening
 from support.servers.server import ServerProcess, in_process
@@ -265,6 +270,27 @@ async def test_a_write_whose_file_goes_in_the_midst_of_its_commit_is_told_that_i
 
         elsewhere.rename(file)
         assert (await store.persist_input_state("rt:a", input_of("b"), request_id=ID)).replayed
+
+
+async def test_a_session_that_cannot_be_written_is_refused_alike_in_either_form(tmp_path: Path) -> None:
+    file, runtime_id = tmp_path / "store.db", "rt:session:1"
+    upgrade(f"sqlite:///{file}")
+    base, result = grown(1), grown(2)
+    async with in_process(f"sqlite:///{file}") as app, grpc.aio.insecure_channel(app.address) as channel:
+        wire = RuntimeStoreStub(channel)
+        for body in (grown(3), base):
+            request = pb.CommitSessionSnapshotRequest(runtime_id=runtime_id, session_delta=whole(body))
+            await wire.CommitSessionSnapshot(request)
+        file.rename(tmp_path / "elsewhere.db")
+
+        told = []
+        # The base of the last one is not remembered, and cannot be read.
+        for delta in (whole(result), edited(base, result), edited(grown(3), result)):
+            request = pb.CommitSessionSnapshotRequest(runtime_id=runtime_id, session_delta=delta)
+            found = await refused(wire.CommitSessionSnapshot(request))
+            told.append((found.reason, found.store_error, found.message))
+        assert {answer[:2] for answer in told} == {("STORE_UNAVAILABLE", "write_failed")}
+        assert len(set(told)) == 1
 
 
 async def test_a_file_that_may_only_be_read_is_not_ready_and_says_so_at_start(tmp_path: Path) -> None:

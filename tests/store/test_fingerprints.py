@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runtimestore_server.store.values import RuntimeKey
-from runtimestore_server.store.writes import OAuthFlowWrite, Write, fingerprint
+from runtimestore_server.store.writes import OAuthFlowWrite, PartialInputs, Write, fingerprint, sha256_of_inputs
 from support.generators.store_writes import boundary, document, oauth, ops, runtime, snapshot
 
 fields = st.lists(st.binary(max_size=4), max_size=5)
@@ -111,3 +111,16 @@ def test_the_fingerprint_of_a_stored_request_stays_as_it_is() -> None:
 
     assert written.fingerprint().hex() == "d60347ae88d641698f837ded3dfa573c2a168309e6164dee47c687ac90ef5d9e"
     assert secret.fingerprint().hex() == "79a91d676deacbc0b90bc2a87134fd273af64b73ec2de66019b802a821dd675e"
+
+
+@pytest.mark.parametrize("inputs", [(), (FIRST,), (FIRST, SECOND)])
+@pytest.mark.parametrize("if_revision", [None, 0, 7])
+def test_a_request_is_the_same_whether_all_or_none_of_its_inputs_come_with_it(
+    inputs: tuple[Any, ...], if_revision: int | None
+) -> None:
+    whole = dataclasses.replace(WHOLE, inputs=inputs, if_revision=if_revision)
+    partial = PartialInputs(sha256_of_inputs(inputs), if_revision)
+
+    without = dataclasses.replace(whole, inputs=(), partial_inputs=partial, if_revision=3)
+
+    assert without.fingerprint() == whole.fingerprint()

@@ -77,13 +77,23 @@ def check_delta(
                 return snapshot
         case _:
             raise bad_field(FIELD, "is required")
-    if belongs_to is not None and belongs_to != snapshot.session_id:
-        raise SessionKeyMismatch(
-            f"session_store_key {belongs_to} is not the snapshot's id {snapshot.session_id}; send the snapshot of that "
-            "session, or the key of this one",
-            metadata={"expected": belongs_to, "actual": snapshot.session_id},
-        )
+    if belongs_to is not None:
+        check_key(belongs_to, snapshot.session_id)
     return snapshot
+
+
+def check_key(belongs_to: str, session_id: str) -> None:
+    """See that a snapshot is of the session that it must be of.
+
+    Raises:
+        SessionKeyMismatch: it is another session.
+    """
+    if belongs_to != session_id:
+        raise SessionKeyMismatch(
+            f"session_store_key {belongs_to} is not the snapshot's id {session_id}; send the snapshot of that "
+            "session, or the key of this one",
+            metadata={"expected": belongs_to, "actual": session_id},
+        )
 
 
 def base_sha256(delta: pb.SessionDelta) -> bytes | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from runtimestore_server.settings import Settings
-    from runtimestore_server.store import Outcome, Store
+    from runtimestore_server.store import Outcome, RuntimeKey, Store
     from runtimestore_server.store.versions.recent import RecentSession
     from runtimestore_server.workers import Workers
 
@@ -108,6 +108,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Commit a run boundary: snapshot, receipt and inputs, all or nothing."""
         del context
         base = await self._sessions.base_of(request)
+        unchecked: list[tuple[RuntimeKey, bytes, str]] = []
 
         def check() -> Write:
             snapshot = None
@@ -116,6 +117,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
                 has_key = request.HasField("session_store_key")
                 key = uuid_field(request.session_store_key, "session_store_key") if has_key else None
                 snapshot = session.check_delta(request.session_delta, base, belongs_to=key)
+                if key is not None and not snapshot.session_id:
+                    unchecked.append((runtime_key(request), snapshot.sha256, key))
             return Write(
                 **of_every_write(request),
                 snapshot=snapshot,
@@ -125,6 +128,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             )
 
         outcome = await self._commit(request, check, INPUT_UPDATES, base=base)
+        for runtime, digest, key in unchecked:  # it is a repeat, or would have been refused
+            await self._sessions.check_repeat(runtime, outcome.revision, digest, key)
         return pb.AtomicApplyResponse(revision=outcome.revision, replayed=outcome.replayed)
 
     async def LoadInputStates(

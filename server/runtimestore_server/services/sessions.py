@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from runtimestore.errors import StoredValueCorrupt
+from runtimestore.errors import RevisionNotKept, StoredValueCorrupt
 from runtimestore_server.documents import session
 from runtimestore_server.services.fields import runtime_key
 from runtimestore_server.store.versions.recent import RecentSession, weight_of_edits
@@ -37,7 +37,7 @@ class Sessions:
         if base_sha256 is None or (found is not None and found.sha256 == base_sha256):
             return found
         try:
-            _, stored = await self._store.read(session.load, runtime)
+            _, stored = await self._store.read_to_write(session.load, runtime)
         except StoredValueCorrupt:
             return None  # as good as another document: the whole one, which is sent next, mends it
         return None if stored is None else self.loaded(runtime, stored)
@@ -69,6 +69,21 @@ class Sessions:
             found = found._replace(body=held.body, checked=held.checked)
         self._store.remember_session(runtime, found)
         return found
+
+    async def check_repeat(self, runtime: RuntimeKey, revision: int, digest: bytes, belongs_to: str) -> None:
+        """See that a repeat, whose edits could not be checked, is of the session that it must be of.
+
+        Where that version is not kept any more, or damaged, nobody can tell: then it is the repeat that it seems.
+
+        Raises:
+            SessionKeyMismatch: it is another session.
+        """
+        with contextlib.suppress(StoredValueCorrupt, RevisionNotKept):
+            _, stored = await self._store.read_to_write(
+                session.load, runtime, as_of_revision=revision, known_sha256=digest
+            )
+            if stored is not None and stored.sha256 == digest:
+                session.check_key(belongs_to, stored.session_id)
 
     def committed(self, write: Write, outcome: Outcome, base: RecentSession | None) -> None:
         """Remember the session of a write that landed."""

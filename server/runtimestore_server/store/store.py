@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from runtimestore.errors import RuntimeStoreError, StoreUnavailable
+from runtimestore.errors import RuntimeStoreError, StoredValueCorrupt, StoreUnavailable
 from runtimestore_server.shutdown import CLOSE_SECONDS, reached
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import CommitCounters, Committer
@@ -111,6 +111,25 @@ class Store:
             RuntimeStoreError: it was refused, or the store could not commit it.
         """
         return await self._committer.commit(write)
+
+    async def read_to_write(
+        self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same for a write, which failed where this does.
+
+        Raises:
+            RuntimeStoreError: as `read`, but for the trait's error.
+        """
+        try:
+            return await self.read(load, *args, **kwargs)
+        except StoredValueCorrupt:
+            raise  # the value could not be read, whoever needs it
+        except RuntimeStoreError as refusal:
+            if refusal.store_error != "read_failed":
+                raise
+            raise type(refusal)(
+                refusal.message, metadata=refusal.metadata | {"store_error": "write_failed"}
+            ) from refusal
 
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What a function of `tx` reads, on a worker's thread.

@@ -121,10 +121,10 @@ class Write:
         """
         if self.disallowed:
             return self.disallowed.fingerprint
-        if not self.inputs and not self.partial_inputs:
-            return fingerprint(b"runtime/1", *self._but_inputs(self.if_revision))
         partial = self.partial_inputs
         if_revision, all_sha256 = partial[::-1] if partial else (self.if_revision, sha256_of_inputs(self.inputs))
+        if all_sha256 == NO_INPUTS:
+            return fingerprint(b"runtime/1", *self._but_inputs(if_revision))
         return fingerprint(b"runtime/2", *self._but_inputs(if_revision), all_sha256)
 
     def former_fingerprint(self) -> bytes | None:
@@ -241,6 +241,10 @@ def sha256_of_inputs(inputs: Iterable[InputDocument]) -> bytes:
     """The digest that stands for all inputs of a write, as `PartialInputs.all_sha256` in the protos has it."""
     framed = (bytes.fromhex(document.input_id.replace("-", "")) + document.sha256 for document in inputs)
     return sha256(b"".join(framed)).digest()
+
+
+NO_INPUTS = sha256_of_inputs(())
+"""What stands for all inputs of a write where none is meant, whether it says so or not."""
 
 
 def _optional_number(value: int | None) -> bytes:
