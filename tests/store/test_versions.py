@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from runtimestore.errors import RevisionNotKept, SnapshotBaseMismatch, StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.values import Outcome
-from runtimestore_server.store.versions import edits
+from runtimestore_server.store.versions import chains, edits
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import ENTRY_BYTES, RecentSession, RecentSessions
@@ -209,6 +209,34 @@ def test_exactly_the_versions_that_rest_on_damage_are_refused(database: Database
     assert refused <= rests_on[damaged]
     if column == "body":
         assert refused == rests_on[damaged]
+
+
+def test_what_memory_holds_is_compared_and_not_digested_again_and_hides_no_damage(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, bodies = runtime(), [b"a" * 100, b"a" * 100 + b"b" * 30]
+    write_all(database, key, bodies)
+    held = RecentSession(sha256(bodies[1]).digest(), bodies[1], 2, 100, 30)
+    digested = []
+
+    def digest(body: bytes) -> Any:
+        digested.append(bytes(body))
+        return sha256(body)
+
+    monkeypatch.setattr(chains, "sha256", digest)
+    with database.readers.connect() as tx:
+        _, found = chains.load_session(tx, key, held=held)
+        assert found is not None
+        assert (found.body, digested) == (bodies[1], [])
+        _, found = chains.load_session(tx, key, as_of_revision=1, held=held)
+        assert found is not None
+        assert (found.body, digested) == (bodies[0], [bodies[0]])
+
+    table = tables.session_versions
+    with database.writers.begin() as tx:
+        tx.execute(sa.update(table).where(table.c.revision == 1).values(body=b"A" + bodies[0][1:]))
+    with database.readers.connect() as tx, pytest.raises(StoredValueCorrupt, match="revision 1"):
+        chains.load_session(tx, key, held=held)
 
 
 def test_memory_holds_the_newest_documents_within_its_bound() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store import RuntimeKey
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.versions.chains import StoredSession
+    from runtimestore_server.store.versions.recent import RecentSession
 
 BATCH_BYTES = 1024 * 1024
 RECEIPTS_AT_ONCE = 500
@@ -55,8 +56,15 @@ class Recovery(NamedTuple):
         )
 
 
-def load(tx: Connection, runtime: RuntimeKey, database: Database, *, known_sha256: bytes | None = None) -> Recovery:
-    """Read what a runtime recovers from; a session of `known_sha256` without its bytes.
+def load(
+    tx: Connection,
+    runtime: RuntimeKey,
+    database: Database,
+    *,
+    known_sha256: bytes | None = None,
+    held: RecentSession | None = None,
+) -> Recovery:
+    """Read what a runtime recovers from; a session of `known_sha256` without its bytes, one that is `held` compared.
 
     Raises:
         StoredValueCorrupt: a part of it is damaged.
@@ -67,7 +75,7 @@ def load(tx: Connection, runtime: RuntimeKey, database: Database, *, known_sha25
         readable = [item for item in found if not isinstance(item, reads.CorruptInput)]
         named = _receipts(tx, runtime, database, revision, readable)
         _, stored_ops = ops.load(tx, runtime)
-        _, stored_session = session.load(tx, runtime, known_sha256=known_sha256)
+        _, stored_session = session.load(tx, runtime, known_sha256=known_sha256, held=held)
     return Recovery(runtime, revision, state, readable, named, stored_ops, stored_session)
 
 

@@ -198,15 +198,22 @@ def _projected(
 
 
 def load(
-    tx: Connection, runtime: RuntimeKey, *, as_of_revision: int | None = None, known_sha256: bytes | None = None
+    tx: Connection,
+    runtime: RuntimeKey,
+    *,
+    as_of_revision: int | None = None,
+    known_sha256: bytes | None = None,
+    held: RecentSession | None = None,
 ) -> tuple[int, StoredSession | None]:
     """Read the revision and the session snapshot of a runtime; that of `known_sha256` without its bytes.
+
+    What is `held` in memory is compared, and not digested again.
 
     Raises:
         StoredValueCorrupt: it is damaged, or the stored session id is not the document's.
         RevisionNotKept: it is older than what is kept.
     """
-    revision, stored = load_session(tx, runtime, as_of_revision=as_of_revision, known_sha256=known_sha256)
+    revision, stored = load_session(tx, runtime, as_of_revision=as_of_revision, known_sha256=known_sha256, held=held)
     if stored is not None and stored.body is not None and not _is_of(stored.body, stored.session_id):
         raise corrupt_version(runtime, stored.revision, "has the id of another session")
     return revision, stored

@@ -85,7 +85,13 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         known = optional_digest(request, "known_session_sha256")
         runtime = runtime_key(request)
         with self._sessions.reading(runtime):
-            found = await self._store.read(recovery.load, runtime, self._store.database, known_sha256=known)
+            found = await self._store.read(
+                recovery.load,
+                runtime,
+                self._store.database,
+                known_sha256=known,
+                held=self._sessions.held(runtime),
+            )
         if found.session is not None:
             self._sessions.loaded(runtime, found.session)
         self._sending(found.size_bytes)

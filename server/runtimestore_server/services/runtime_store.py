@@ -168,7 +168,9 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         as_of = request.as_of_revision if request.HasField("as_of_revision") else None
         known = optional_digest(request, "known_sha256")
         with self._sessions.reading(runtime):
-            revision, stored = await self._store.read(session.load, runtime, as_of_revision=as_of, known_sha256=known)
+            revision, stored = await self._store.read(
+                session.load, runtime, as_of_revision=as_of, known_sha256=known, held=self._sessions.held(runtime)
+            )
         if stored is None:
             context.set_trailing_metadata(((REVISION_KEY, str(revision)),))
             return

@@ -33,7 +33,7 @@ class Sessions:
             return None
         base_sha256 = session.base_sha256(request.session_delta)
         runtime = runtime_key(request, store_error="write_failed")
-        found = self._store.recent_sessions.get(runtime)
+        found = self.held(runtime)
         if base_sha256 is None or (found is not None and found.sha256 == base_sha256):
             return found
         try:
@@ -41,6 +41,10 @@ class Sessions:
         except StoredValueCorrupt:
             return None  # as good as another document: the whole one, which is sent next, mends it
         return None if stored is None else self.loaded(runtime, stored)
+
+    def held(self, runtime: RuntimeKey) -> RecentSession | None:
+        """The newest session of a runtime, if it is in memory."""
+        return self._store.recent_sessions.get(runtime)
 
     @contextlib.contextmanager
     def reading(self, runtime: RuntimeKey) -> Iterator[None]:
@@ -63,7 +67,7 @@ class Sessions:
             stored.edits_bytes,
             base_revision=stored.base_revision,
         )
-        held = self._store.recent_sessions.get(runtime)
+        held = self.held(runtime)
         if held is not None and held.sha256 == found.sha256:
             # The same bytes, of which it is known what need not be checked again.
             found = found._replace(body=held.body, checked=held.checked)
