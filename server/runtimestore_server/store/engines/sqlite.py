@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from runtimestore_server.store.engines import direct
+from runtimestore_server.store.engines import direct, sqlite_statements
 from runtimestore_server.store.engines.answers import Fault, Sizes
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
@@ -23,14 +22,16 @@ from runtimestore_server.store.engines.database import Database, Row
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_refused_write, read_only_problem
-from runtimestore_server.store.engines.rows import replacing, split_off_large, with_digits
+from runtimestore_server.store.engines.rows import split_off_large, with_digits
 from runtimestore_server.store.engines.sqlite_connections import (
     begin_immediate,
     configure,
     configure_writer,
     create_private,
+    spill_early,
+    spill_late,
 )
-from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, open_blob, sqlite3
+from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, sqlite3
 from runtimestore_server.store.engines.sqlite_faults import fault_of
 from runtimestore_server.store.engines.sqlite_log import write_again
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
@@ -39,9 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.pool import ConnectionPoolEntry
     from sqlalchemy.sql.expression import FromClause
-
-PIECE_BYTES = 1024 * 1024
 
 
 class SqliteDatabase(Database):
@@ -112,14 +112,16 @@ class SqliteDatabase(Database):
         """One statement, run for each row within the driver; a large row alone and in pieces."""
         small, large = split_off_large(table, rows)
         if small:
-            direct.run(tx, _upsert(table), with_digits(tuple(table.columns), small))
+            direct.run(tx, sqlite_statements.upsert(table), with_digits(tuple(table.columns), small))
+        if large:
+            spill_late(tx, sum(len(row[-1]) for row in large))
         for row in large:
-            _upsert_in_pieces(tx, table, row)
+            sqlite_statements.upsert_in_pieces(tx, table, row)
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
         """A plain insert: the one writer has looked before."""
         if rows:
-            direct.run(tx, _insert(table), with_digits(tuple(table.columns), rows))
+            direct.run(tx, sqlite_statements.insert(table), with_digits(tuple(table.columns), rows))
         return Answer.found(len(rows))
 
     def classify(self, error: Exception) -> Fault:
@@ -253,45 +255,10 @@ class SqliteDatabase(Database):
             connection.connection.rollback()
             raise
 
-    def _end(self, *_: object) -> None:
+    def _end(self, driver: Any, record: ConnectionPoolEntry) -> None:
         """Let others make checkpoints; called once the connection is out of use, whatever became of it."""
         self._lock.release()
+        spill_early(driver, record)
 
     def _closed(self, *_: object) -> None:
         self._lock.close()
-
-
-# The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,
-# row by row, than dictionaries and bind processors.
-@cache
-def _insert(table: sa.Table) -> str:
-    return str(sa.insert(table).compile(dialect=_dialect()))
-
-
-@cache
-def _upsert(table: sa.Table) -> str:
-    from sqlalchemy.dialects.sqlite import insert
-
-    return str(replacing(insert(table), table).compile(dialect=_dialect()))
-
-
-def _upsert_in_pieces(tx: Connection, table: sa.Table, row: Row) -> None:
-    """Make room for the row's last value, then fill it: binding a document whole would hold two more copies of it."""
-    from sqlalchemy.dialects.sqlite import insert
-
-    *values, document = zip(table.columns, row, strict=True)
-    column, body = document
-    room = insert(table).values(
-        {**{key.name: value for key, value in values}, column.name: sa.func.zeroblob(len(body))}
-    )
-    rowid: int = tx.execute(replacing(room, table).returning(sa.literal_column("rowid"))).scalar_one()
-    driver: Any = tx.connection.driver_connection
-    with open_blob(driver, table.name, column.name, rowid) as blob, memoryview(body) as view:
-        for start in range(0, len(view), PIECE_BYTES):
-            blob.write(view[start : start + PIECE_BYTES])
-
-
-def _dialect() -> sa.Dialect:
-    from sqlalchemy.dialects.sqlite import dialect
-
-    return dialect(paramstyle="qmark")

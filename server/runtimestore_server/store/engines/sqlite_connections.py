@@ -16,10 +16,16 @@ from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 CACHE_KIBIBYTES = 12 * 1024
 """How much of the file the connection that commits keeps in memory; SQLite's own default is 2 MB. With a third more a
 write takes as long, among 64 runtimes that grow."""
+
+_PAGE_BYTES = 4096
+"""SQLite's own size of a page, which every file has that this server made; with larger ones fewer are needed."""
+_LATE = "runtimestore spills late"
+"""In the `info` of a connection: the pages that its transaction carries."""
 
 
 def create_private(file: str) -> None:
@@ -44,8 +50,8 @@ def configure_writer(connection: sqlite3.Connection, record: object) -> None:
     del record
     # Else a log that was long once stays so for ever: it is begun anew at its beginning, but never cut.
     connection.execute(f"PRAGMA journal_size_limit = {LARGE_LOG_BYTES}")
-    # Else the inner pages of the indexes are read anew for most writes. Beyond it a transaction spills into the log, so
-    # that this is what a large commit keeps in memory, too.
+    # Else the inner pages of the indexes are read anew for most writes. Beyond it a transaction spills into the log,
+    # but for large documents: see spill_late.
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     connection.execute("PRAGMA secure_delete = ON")  # as Debian's SQLite is built: nothing deleted stays in the file
 
@@ -87,6 +93,24 @@ def _is_foreign(cursor: sqlite3.Cursor) -> bool:
     """Whether the file is another program's: it is refused a moment later, and must stay as it is."""
     names = [row[0] for row in cursor.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     return bool(names) and store_identity.name not in names
+
+
+def spill_late(connection: Connection, carried_bytes: int) -> None:
+    """Let a transaction keep what it carries in memory until COMMIT, until `spill_early`.
+
+    Room for a large document is made before it is filled. What had to leave the memory between the two would be
+    written to the log, read, written over and read once more for its checksums, while every other write waits.
+    """
+    carried_pages = connection.info.get(_LATE, 0) + carried_bytes // _PAGE_BYTES
+    connection.info[_LATE] = carried_pages
+    pages = 1024 * CACHE_KIBIBYTES // _PAGE_BYTES + carried_pages
+    connection.exec_driver_sql(f"PRAGMA cache_spill = {pages}")
+
+
+def spill_early(driver: sqlite3.Connection | None, record: ConnectionPoolEntry) -> None:
+    """Let the next transaction of a connection that is given back keep as much in memory as any other."""
+    if record.info.pop(_LATE, 0) and driver is not None:
+        driver.execute("PRAGMA cache_spill = 1")  # a page: as many as the cache has, which is more, are kept anyway
 
 
 def begin_immediate(connection: Connection) -> None:
