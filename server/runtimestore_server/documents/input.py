@@ -12,8 +12,10 @@ import msgspec
 
 from runtimestore.errors import InputStateInvalid, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.documents import wire
 from runtimestore_server.documents.identifiers import canonical_uuid, uuid_field
 from runtimestore_server.documents.json import envelope, invalid, lenient
+from runtimestore_server.documents.wire import varint
 from runtimestore_server.integers import UINT32_MAX, UINT64_MAX
 from runtimestore_server.store import reads
 from runtimestore_server.store.values import InputDocument
@@ -34,6 +36,14 @@ BATCH_BYTES = 1024 * 1024
 SEED_TEXT_MAX_CHARACTERS = 256
 """A longer text in a document is no phase and no run id that a person wants to see."""
 
+_INPUT_ID = wire.key(pb.StoredInputState.INPUT_ID_FIELD_NUMBER)
+_STATE_JSON = wire.key(pb.StoredInputState.STATE_JSON_FIELD_NUMBER)
+_SEED = wire.key(pb.StoredInputState.SEED_FIELD_NUMBER)
+_PHASE = wire.key(pb.InputStateSeed.PHASE_FIELD_NUMBER)
+_LAST_RUN_ID = wire.key(pb.InputStateSeed.LAST_RUN_ID_FIELD_NUMBER)
+_LAST_BOUNDARY_SEQUENCE = wire.number_key(pb.InputStateSeed.LAST_BOUNDARY_SEQUENCE_FIELD_NUMBER)
+_ATTEMPT_COUNT = wire.number_key(pb.InputStateSeed.ATTEMPT_COUNT_FIELD_NUMBER)
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -43,9 +53,12 @@ class _Input(msgspec.Struct):
     current_state: str
 
 
-class _Seed(msgspec.Struct):
+class InputSeed(msgspec.Struct, frozen=True):
+    """What a person wants to see of an input's document, and whose it is."""
+
     input_id: str | None = None
-    current_state: str = ""
+    """The input's id in its canonical form; None if the document names none."""
+    phase: str = msgspec.field(default="", name="current_state")
     last_run_id: str | None = None
     last_boundary_sequence: int | None = None
     attempt_count: int | None = None
@@ -60,19 +73,8 @@ class _LooseSeed(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Input)
-_seed_decoder = msgspec.json.Decoder(_Seed)
+_seed_decoder = msgspec.json.Decoder(InputSeed)
 _loose_seed_decoder = msgspec.json.Decoder(_LooseSeed)
-
-
-class InputSeed(msgspec.Struct, frozen=True):
-    """What a person wants to see of an input's document, and whose it is."""
-
-    input_id: str | None = None
-    """The input's id in its canonical form; None if the document names none."""
-    phase: str = ""
-    last_run_id: str | None = None
-    last_boundary_sequence: int | None = None
-    attempt_count: int | None = None
 
 
 class ReadableInput(NamedTuple):
@@ -119,20 +121,23 @@ def seed_of(state_json: bytes, *, stored_id: str) -> InputSeed:
             return InputSeed()
         except RecursionError:
             return InputSeed(input_id=stored_id)
-        seed = _Seed(
+        seed = InputSeed(
             input_id=_or_default(loose.input_id, str, None),
-            current_state=_or_default(loose.current_state, str, ""),
+            phase=_or_default(loose.current_state, str, ""),
             last_run_id=_or_default(loose.last_run_id, str, None),
             last_boundary_sequence=_or_default(loose.last_boundary_sequence, int, None),
             attempt_count=_or_default(loose.attempt_count, int, None),
         )
-    return InputSeed(
-        input_id=canonical_uuid(seed.input_id or ""),
-        phase=_short(seed.current_state) or "",
-        last_run_id=_short(seed.last_run_id),
-        last_boundary_sequence=_in_range(seed.last_boundary_sequence, UINT64_MAX),
-        attempt_count=_in_range(seed.attempt_count, UINT32_MAX),
+    if seed.input_id == stored_id and _is_in_form(seed):  # nearly always so
+        return seed
+    input_id, phase, last_run_id = (
+        canonical_uuid(seed.input_id or ""),
+        _short(seed.phase) or "",
+        _short(seed.last_run_id),
     )
+    sequence = _in_range(seed.last_boundary_sequence, UINT64_MAX)
+    attempts = _in_range(seed.attempt_count, UINT32_MAX)
+    return InputSeed(input_id, phase, last_run_id, sequence, attempts)
 
 
 def load(tx: Connection, runtime: RuntimeKey, input_id: str) -> tuple[int, ReadableInput | None]:
@@ -167,41 +172,65 @@ def load_all(
 
 def message(found: ReadableInput) -> pb.StoredInputState:
     """Make the message of an input, with its seed."""
-    state = pb.StoredInputState()
-    fill(state, found)
-    return state
+    return pb.StoredInputState.FromString(b"".join(_parts(found)))
 
 
-def fill(state: pb.StoredInputState, found: ReadableInput) -> None:
-    """Make an empty message, which stands in another one already, that of an input: to put it there is to copy it."""
-    stored, seed = found
-    state.input_id, state.state_json = stored.input_id, stored.state_json.decode()
-    told = state.seed
-    told.phase = seed.phase
-    if seed.last_run_id is not None:
-        told.last_run_id = seed.last_run_id
-    if seed.last_boundary_sequence is not None:
-        told.last_boundary_sequence = seed.last_boundary_sequence
-    if seed.attempt_count is not None:
-        told.attempt_count = seed.attempt_count
+def messages(revision: int, found: Iterable[ReadableInput | reads.CorruptInput]) -> Iterator[bytes]:
+    """Make the messages of a runtime's inputs as they travel: about `BATCH_BYTES` each, at least one."""
+    begin = pb.LoadInputStatesResponse(revision=revision).SerializeToString()
+    several = False
+    for batch in batches(found, pb.LoadInputStatesResponse.INPUT_STATES_FIELD_NUMBER):
+        several = True
+        yield begin + batch
+    if not several:
+        yield begin
 
 
-def batches(revision: int, found: Iterable[ReadableInput | reads.CorruptInput]) -> Iterator[pb.LoadInputStatesResponse]:
-    """Make the messages of a runtime's inputs: about `BATCH_BYTES` each, at least one."""
-    answer = pb.LoadInputStatesResponse(revision=revision)
+def batches(found: Iterable[ReadableInput | reads.CorruptInput], field: int) -> Iterator[bytes]:
+    """The inputs as they travel in this field of a message, which is repeated: about `BATCH_BYTES` at once.
+
+    Corrupt ones stand where LoadInputStates has them.
+    """
+    batch: list[bytes] = []
     size_bytes = 0
+    begin = wire.key(field)
     for item in found:
-        item_bytes = len(item.stored.state_json) if isinstance(item, ReadableInput) else len(item.description)
-        if size_bytes and size_bytes + item_bytes > BATCH_BYTES:
-            yield answer
-            answer = pb.LoadInputStatesResponse(revision=revision)
-            size_bytes = 0
+        fields: tuple[bytes, ...]
         if isinstance(item, ReadableInput):
-            fill(answer.input_states.add(), item)
+            item_bytes = len(item.stored.state_json)
+            before, document, after = _parts(item)
+            fields = begin, varint(len(before) + item_bytes + len(after)), before, document, after
         else:
-            answer.corrupt_inputs.add(input_id=item.input_id, description=item.description)
+            item_bytes = len(item.description)
+            corrupt = pb.CorruptInput(input_id=item.input_id, description=item.description)
+            fields = (pb.LoadInputStatesResponse(corrupt_inputs=[corrupt]).SerializeToString(),)
+        if size_bytes and size_bytes + item_bytes > BATCH_BYTES:
+            yield b"".join(batch)
+            batch.clear()
+            size_bytes = 0
+        batch += fields
         size_bytes += item_bytes
-    yield answer
+    if batch:
+        yield b"".join(batch)
+
+
+def _parts(found: ReadableInput) -> tuple[bytes, bytes, bytes]:
+    """The message of an input as it travels: what comes before its document, that, and what comes behind, its seed."""
+    (input_id, state_json), seed = found
+    if not state_json.isascii():
+        state_json.decode()  # it travels as text, and what is none nobody could read
+    name, phase, told = input_id.encode(), seed.phase.encode(), b""
+    if phase:
+        told = _PHASE + varint(len(phase)) + phase
+    if seed.last_run_id is not None:
+        run_id = seed.last_run_id.encode()
+        told += _LAST_RUN_ID + varint(len(run_id)) + run_id
+    if seed.last_boundary_sequence is not None:
+        told += _LAST_BOUNDARY_SEQUENCE + varint(seed.last_boundary_sequence)
+    if seed.attempt_count is not None:
+        told += _ATTEMPT_COUNT + varint(seed.attempt_count)
+    before = b"".join((_INPUT_ID, varint(len(name)), name, _STATE_JSON, varint(len(state_json))))
+    return before, state_json, _SEED + varint(len(told)) + told
 
 
 def _readable(runtime: RuntimeKey, stored: reads.StoredInput) -> ReadableInput:
@@ -210,6 +239,18 @@ def _readable(runtime: RuntimeKey, stored: reads.StoredInput) -> ReadableInput:
         return ReadableInput(stored, seed)
     what = "is no input's document" if seed.input_id is None else "has the id of another input"
     raise reads.corrupt("inputs", what, **runtime._asdict(), input_id=stored.input_id)
+
+
+def _is_in_form(seed: InputSeed) -> bool:
+    """Whether a seed can be told as the document has it."""
+    run_id, sequence, attempts = seed.last_run_id, seed.last_boundary_sequence, seed.attempt_count
+    return (
+        canonical_uuid(seed.input_id or "") == seed.input_id
+        and len(seed.phase) <= SEED_TEXT_MAX_CHARACTERS
+        and (run_id is None or len(run_id) <= SEED_TEXT_MAX_CHARACTERS)
+        and (sequence is None or 0 <= sequence <= UINT64_MAX)
+        and (attempts is None or 0 <= attempts <= UINT32_MAX)
+    )
 
 
 def _or_default(raw: msgspec.Raw, kind: type[T], default: D) -> T | D:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore_server.documents import input as inputs
-from runtimestore_server.documents import ops, receipt, runtime_state, session
+from runtimestore_server.documents import ops, receipt, runtime_state, session, wire
 from runtimestore_server.documents.identifiers import canonical_uuid
 from runtimestore_server.store import reads
 from runtimestore_server.store.by_key import select_by_key
@@ -31,29 +32,17 @@ _KEY = (receipts.c.realm, receipts.c.runtime_id, receipts.c.run_id, receipts.c.s
 _COLUMNS = (*_KEY, receipts.c.sha256, receipts.c.receipt, receipts.c.committed_revision)
 
 Boundary = tuple[str, int]
-T = TypeVar("T")
 
 
-class Recovery(NamedTuple):
+@dataclass(frozen=True)
+class Recovery(reads.Counted):
     """What a runtime recovers from."""
 
-    runtime: RuntimeKey
     revision: int
-    state: str | None
-    inputs: list[ReadableInput]
-    receipts: list[tuple[Boundary, reads.StoredReceipt]]
-    ops: reads.StoredOps | None
+    before_session: list[bytes]
+    """The messages of all that comes before its session, as they travel."""
     session: StoredSession | None
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes of documents it holds."""
-        return (
-            sum(len(found.stored.state_json) for found in self.inputs)
-            + sum(len(found.receipt) for _, found in self.receipts)
-            + (len(self.ops.snapshot_json) if self.ops else 0)
-            + (len(self.session.body or b"") if self.session else 0)
-        )
+    size_bytes: int
 
 
 def load(
@@ -67,7 +56,7 @@ def load(
     """Read what a runtime recovers from; a session of `known_sha256` without its bytes, one that is `held` compared.
 
     Raises:
-        StoredValueCorrupt: a part of it is damaged.
+        StoredValueCorrupt: a part of it is damaged, the state is none, or a receipt is another boundary's.
     """
     with database.one_moment(tx):
         revision, state = reads.load_runtime_state(tx, runtime)
@@ -76,7 +65,22 @@ def load(
         named = _receipts(tx, runtime, database, revision, readable)
         _, stored_ops = ops.load(tx, runtime)
         _, stored_session = session.load(tx, runtime, known_sha256=known_sha256, held=held)
-    return Recovery(runtime, revision, state, readable, named, stored_ops, stored_session)
+    size_bytes = (
+        sum(len(item.stored.state_json) for item in readable)
+        + sum(len(stored.receipt) for _, stored in named)
+        + (len(stored_ops.snapshot_json) if stored_ops else 0)
+        + (len(stored_session.body or b"") if stored_session else 0)
+    )
+    described = pb.RuntimeDescription(revision=revision, state=runtime_state.message(runtime, state))
+    # Made here, and not on the event loop; of these documents nothing but their messages is held from now on.
+    before_session = [
+        pb.LoadRuntimeResponse(runtime=described).SerializeToString(),
+        *_of_inputs(readable),
+        *_of_receipts(runtime, named),
+    ]
+    if stored_ops is not None:
+        before_session.append(pb.LoadRuntimeResponse(ops=ops.message(stored_ops)).SerializeToString())
+    return Recovery(revision, before_session, stored_session, size_bytes)
 
 
 def _receipts(
@@ -100,48 +104,29 @@ def _named_by(item: ReadableInput) -> Boundary | None:
     return canonical, sequence
 
 
-def messages(found: Recovery) -> Iterator[pb.LoadRuntimeResponse]:
-    """Make the messages of what a runtime recovers from, in the order in which the stream has them.
-
-    Raises:
-        StoredValueCorrupt: the state is none, or a receipt is another boundary's.
-    """
-    state = runtime_state.message(found.runtime, found.state)
-    yield pb.LoadRuntimeResponse(runtime=pb.RuntimeDescription(revision=found.revision, state=state))
-    for some in _batches((item, len(item.stored.state_json)) for item in found.inputs):
-        answer = pb.LoadRuntimeResponse()
-        for item in some:
-            inputs.fill(answer.inputs.input_states.add(), item)
-        yield answer
-    committed = (
-        (
-            pb.CommittedReceipt(
-                receipt=receipt.message(found.runtime, *boundary, stored.receipt),
-                committed_revision=stored.committed_revision,
-            ),
-            len(stored.receipt),
-        )
-        for boundary, stored in found.receipts
-    )
-    for several in _batches(committed):
-        yield pb.LoadRuntimeResponse(receipts=pb.RuntimeReceipts(receipts=several))
-    if found.ops is not None:
-        yield pb.LoadRuntimeResponse(ops=ops.message(found.ops))
-    if found.session is not None:
-        yield pb.LoadRuntimeResponse(session=session.info(found.revision, found.session))
-        for chunk in session.chunks(found.session):
-            yield pb.LoadRuntimeResponse(session_chunk=chunk)
+def _of_inputs(found: Iterable[ReadableInput]) -> Iterator[bytes]:
+    for batch in inputs.batches(found, pb.RuntimeInputs.INPUT_STATES_FIELD_NUMBER):
+        yield wire.message(pb.LoadRuntimeResponse.INPUTS_FIELD_NUMBER, batch)
 
 
-def _batches(items: Iterable[tuple[T, int]]) -> Iterator[list[T]]:
-    """Items with their sizes, as many at once as come to a message."""
-    batch: list[T] = []
+def _of_receipts(runtime: RuntimeKey, named: Iterable[tuple[Boundary, reads.StoredReceipt]]) -> Iterator[bytes]:
+    batch: list[pb.CommittedReceipt] = []
     size_bytes = 0
-    for item, item_bytes in items:
-        if batch and size_bytes + item_bytes > BATCH_BYTES:
-            yield batch
+    for boundary, stored in named:
+        if batch and size_bytes + len(stored.receipt) > BATCH_BYTES:
+            yield pb.LoadRuntimeResponse(receipts=pb.RuntimeReceipts(receipts=batch)).SerializeToString()
             batch, size_bytes = [], 0
-        batch.append(item)
-        size_bytes += item_bytes
+        told = receipt.message(runtime, *boundary, stored.receipt)
+        batch.append(pb.CommittedReceipt(receipt=told, committed_revision=stored.committed_revision))
+        size_bytes += len(stored.receipt)
     if batch:
-        yield batch
+        yield pb.LoadRuntimeResponse(receipts=pb.RuntimeReceipts(receipts=batch)).SerializeToString()
+
+
+def messages(found: Recovery) -> Iterator[bytes]:
+    """Make the messages of what a runtime recovers from as they travel, in the order in which the stream has them."""
+    yield from found.before_session
+    if found.session is not None:
+        described = session.info(found.revision, found.session)
+        yield pb.LoadRuntimeResponse(session=described).SerializeToString()
+        yield from session.chunks(found.session, pb.LoadRuntimeResponse.SESSION_CHUNK_FIELD_NUMBER)

@@ -13,7 +13,7 @@ import msgspec
 
 from runtimestore.errors import SessionKeyMismatch, SessionSnapshotInvalid
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.documents import growth, session_envelope, session_readback
+from runtimestore_server.documents import growth, session_envelope, session_readback, wire
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.documents.json import invalid, lenient
 from runtimestore_server.documents.session_envelope import FIELD
@@ -231,11 +231,11 @@ def info(revision: int, stored: StoredSession) -> pb.SessionSnapshotInfo:
     )
 
 
-def chunks(stored: StoredSession) -> Iterator[bytes]:
-    """The bytes of a stored snapshot, if they were asked for, a message's worth at a time."""
-    body = stored.body or b""
-    for start in range(0, len(body), CHUNK_BYTES):
-        yield body[start : start + CHUNK_BYTES]
+def chunks(stored: StoredSession, field: int) -> Iterator[bytes]:
+    """The bytes of a stored snapshot, if they were asked for, as messages that have a piece of it in this field."""
+    with memoryview(stored.body or b"") as body:
+        for start in range(0, len(body), CHUNK_BYTES):
+            yield wire.message(field, body[start : start + CHUNK_BYTES])
 
 
 def _is_of(body: bytes, session_id: str) -> bool:

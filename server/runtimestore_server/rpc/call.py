@@ -23,7 +23,7 @@ from runtimestore_server.access.peers import host_of
 from runtimestore_server.rpc.admission import OURS, WRITES, unavailable
 from runtimestore_server.rpc.call_ends import code_of_end
 from runtimestore_server.rpc.received import note_received
-from runtimestore_server.rpc.sending import this_call
+from runtimestore_server.rpc.sending import as_sent, this_call
 from runtimestore_server.rpc.small_messages import MOST_BYTES, too_large
 from runtimestore_server.rpc.status import (
     end_of_call,
@@ -108,7 +108,7 @@ class Calls:
             run = method.traced_by(self._traces)
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
-        return grpc.stream_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(run, response_serializer=as_sent(handler.response_serializer))
 
     def arrived(self, call: Task) -> None:
         """Count a call until it is over.

@@ -12,7 +12,7 @@ from runtimestore.errors import Overloaded
 from runtimestore_server.budget import Bound, Budget
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     import grpc.aio
 
@@ -125,10 +125,15 @@ class Sending:
         closing = asyncio.get_running_loop().create_task(messages.aclose())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        kept: int = min(answer.bytes, message.ByteSize())
+        kept: int = min(answer.bytes, len(message) if isinstance(message, bytes) else message.ByteSize())
         dropped, answer.bytes = answer.bytes - kept, kept
         self.budget.give_back(dropped, items=0)
         return dropped
+
+
+def as_sent(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """What makes bytes of a message of a stream, which may be made of the documents' own bytes already."""
+    return lambda message: message if isinstance(message, bytes) else serializer(message)
 
 
 def this_call() -> asyncio.Task[Any]:

@@ -79,7 +79,7 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         )
         return answer
 
-    async def LoadRuntime(self, request: pb.LoadRuntimeRequest, context: Any) -> AsyncIterator[pb.LoadRuntimeResponse]:
+    async def LoadRuntime(self, request: pb.LoadRuntimeRequest, context: Any) -> AsyncIterator[Any]:
         """Read all that a runtime recovers from."""
         del context
         known = optional_digest(request, "known_session_sha256")

@@ -132,16 +132,14 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             await self._sessions.check_repeat(runtime, outcome.revision, digest, key)
         return pb.AtomicApplyResponse(revision=outcome.revision, replayed=outcome.replayed)
 
-    async def LoadInputStates(
-        self, request: pb.LoadInputStatesRequest, context: Context
-    ) -> AsyncIterator[pb.LoadInputStatesResponse]:
+    async def LoadInputStates(self, request: pb.LoadInputStatesRequest, context: Context) -> AsyncIterator[Any]:
         """Read all inputs of a runtime in batches."""
         del context
         revision, found = await self._store.read(
             inputs.load_all, runtime_key(request), skip_corrupt=request.skip_corrupt
         )
         self._sending(reads.size_bytes(found))
-        for answer in inputs.batches(revision, found):
+        for answer in inputs.messages(revision, found):
             yield answer
 
     async def LoadBoundaryReceipt(
@@ -160,9 +158,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             committed_revision=stored.committed_revision,
         )
 
-    async def LoadSessionSnapshot(
-        self, request: pb.LoadSessionSnapshotRequest, context: Context
-    ) -> AsyncIterator[pb.LoadSessionSnapshotResponse]:
+    async def LoadSessionSnapshot(self, request: pb.LoadSessionSnapshotRequest, context: Context) -> AsyncIterator[Any]:
         """Read a session snapshot of a runtime: its description, then its bytes in chunks."""
         runtime = runtime_key(request)
         as_of = request.as_of_revision if request.HasField("as_of_revision") else None
@@ -178,8 +174,8 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             self._sessions.loaded(runtime, stored)
         self._sending(len(stored.body or b""))
         yield pb.LoadSessionSnapshotResponse(info=session.info(revision, stored))
-        for chunk in session.chunks(stored):
-            yield pb.LoadSessionSnapshotResponse(chunk=chunk)
+        for chunk in session.chunks(stored, pb.LoadSessionSnapshotResponse.CHUNK_FIELD_NUMBER):
+            yield chunk
 
     async def PersistInputState(
         self, request: pb.PersistInputStateRequest, context: Context

@@ -35,6 +35,15 @@ _TEXT = re.compile(r"[^\0\ud800-\udfff]+")
 _OTHER_DIGEST = "does not match its SHA-256"
 
 
+class Counted:
+    """What a load has found that knows how much it is."""
+
+    __slots__ = ()
+
+    size_bytes: int
+    """How many bytes of documents it has."""
+
+
 class StoredInput(NamedTuple):
     """An input's document as it was written."""
 
@@ -71,16 +80,16 @@ def load_input_states(
     revision = revision_of(rows[0] if rows else None, runtime)
     stored: list[StoredInput | CorruptInput] = []
     seen: set[object] = set()
-    for row in rows:
-        if row.sha256 is None:
+    for _, input_id, digest, state_json in rows:
+        if digest is None:
             continue
-        twice = row.input_id in seen  # not beside each other, where it is the index that is damaged
-        seen.add(row.input_id)
-        if not twice and _is_sound(row.state_json, row.sha256):
-            stored.append(StoredInput(row.input_id, row.state_json))
+        twice = input_id in seen  # not beside each other, where it is the index that is damaged
+        seen.add(input_id)
+        if not twice and _is_sound(state_json, digest):
+            stored.append(StoredInput(input_id, state_json))
             continue
         what = "is there more than once" if twice else _OTHER_DIGEST
-        refusal = corrupt(inputs.name, what, **runtime._asdict(), input_id=row.input_id)
+        refusal = corrupt(inputs.name, what, **runtime._asdict(), input_id=input_id)
         if not skip_corrupt:
             raise refusal
         stored.append(CorruptInput(refusal.metadata["input_id"], refusal.message))
@@ -224,6 +233,8 @@ def size_bytes(found: object) -> int:
     """How many bytes of documents a load has found."""
     if isinstance(found, bytes):
         return len(found)
+    if isinstance(found, Counted):
+        return found.size_bytes
     if isinstance(found, (tuple, list)):
         return sum(size_bytes(part) for part in found)
     return 0

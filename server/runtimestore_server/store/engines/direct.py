@@ -7,6 +7,7 @@ stay: a driver's error goes the way of all others.
 from __future__ import annotations
 
 from collections import namedtuple
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from sqlalchemy.exc import MultipleResultsFound
@@ -75,7 +76,8 @@ def compiled(statement: Any, dialect: sa.Dialect) -> Compiled:
         text=str(made),
         order=None if order is None else tuple(order),
         constants={name: value for name, value in made.params.items() if value is not None},
-        row=named("row", columns.keys())._make,
+        # As its `_make` does but for the count of the values, which is the statement's.
+        row=partial(tuple.__new__, named("row", columns.keys())),
         numbers=tuple(place for place, column in enumerate(columns) if isinstance(column.type, UInt64)),
     )
 
@@ -117,9 +119,9 @@ def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, l
 
     def found() -> list[Any]:
         if not statement.numbers:
-            return [statement.row(row) for row in rows()]
+            return list(map(statement.row, rows()))
         return [
-            statement.row(int(value) if place in statement.numbers else value for place, value in enumerate(row))
+            statement.row([int(value) if place in statement.numbers else value for place, value in enumerate(row)])
             for row in rows()
         ]
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runtimestore_server.store.engines import direct
@@ -66,9 +67,8 @@ def configure_reader(connection: sqlite3.Connection, record: object) -> None:
     connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is an error, not a wrong answer
 
 
-def _text(stored: bytes) -> str:
-    """Text as it is stored, whatever it is: a damaged row must be found by who reads it, not break the cursor."""
-    return stored.decode("utf-8", "surrogateescape")
+_text = partial(str, encoding="utf-8", errors="surrogateescape")
+"""Text as it is stored, whatever it is: a damaged row must be found by who reads it, not break the cursor."""
 
 
 def _sha256(value: object) -> bytes | None:

@@ -1,0 +1,42 @@
+"""Messages of loads as they travel, put together of the documents' own bytes.
+
+A message object holds a copy of each document, and what it is sent as holds another one. Each is new memory, which the
+kernel hands out page by page: for a session of megabytes that takes longer than all else that a load does.
+"""
+
+from __future__ import annotations
+
+_VARINT, _DELIMITED = 0, 2
+"""The wire types of numbers, and of what begins with its length: protobuf.dev, "Encoding"."""
+_ONE_BYTE = 0x80
+"""A smaller number takes one byte."""
+
+
+def varint(number: int) -> bytes:
+    """A number, seven bits a byte."""
+    if number < _ONE_BYTE:
+        return _SHORT[number]
+    encoded = bytearray()
+    while number >= _ONE_BYTE:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+_SHORT = tuple(bytes([number]) for number in range(_ONE_BYTE))
+
+
+def key(field: int) -> bytes:
+    """What a field begins with that has a length: text, bytes or a message; the length follows."""
+    return varint(field << 3 | _DELIMITED)
+
+
+def number_key(field: int) -> bytes:
+    """What a field begins with that is a number, which follows."""
+    return varint(field << 3 | _VARINT)
+
+
+def message(field: int, value: bytes | memoryview) -> bytes:
+    """A message that has this field alone: these bytes, or the message that they are."""
+    return b"".join((key(field), varint(len(value)), value))
