@@ -112,6 +112,25 @@ async def test_a_checkpoint_whose_sync_fails_after_a_partial_one_loses_nothing(
 
 
 @pytest.mark.usefixtures("runner")
+async def test_a_checkpoint_beside_the_commits_whose_sync_fails_loses_nothing(database: Path, disk: LostPages) -> None:
+    large, small = Turns("rt:large", size_bytes=40_000_000), Turns("rt:small", size_bytes=20_000)
+    with _server(database, disk) as server:
+        async with Store(server.address, retry=ONCE) as store:
+            assert await small.take(store)
+            if not disk.syncs("w"):
+                pytest.skip("this Python's SQLite cannot be reached by LD_PRELOAD")
+            with disk.failing(database=True):
+                assert await large.take(store)
+                await until(lambda: disk.syncs("D") >= 1)
+                assert await small.take(store)
+            for _ in range(3):
+                assert await small.take(store)
+            server.kill()
+
+    await _check(disk.after_power_loss(database.parent / "after"), [large, small])
+
+
+@pytest.mark.usefixtures("runner")
 @pytest.mark.parametrize("afterwards", ["a checkpoint fails", "the server is killed"])
 async def test_nothing_is_lost_behind_a_commit_whose_sync_failed(
     database: Path, disk: LostPages, afterwards: str

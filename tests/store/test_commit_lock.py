@@ -201,3 +201,25 @@ def test_the_last_server_that_ends_takes_the_file_of_the_lock_along(tmp_path: Pa
 )
 def test_the_versions_of_sqlite_that_may_lose_commits_are_known(version: str, has_it: bool) -> None:
     assert has_reset_defect(version) is has_it
+
+
+def test_a_lock_that_is_kept_anew_by_a_commit_that_began_within_the_last_keeping_stays_kept(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    file.touch()
+    lock, other = CommitLock(str(file)), CommitLock(str(file))
+    lock.share(within_seconds=WAIT_SECONDS)
+    assert lock.keep()
+    lock.release()
+
+    lock.share(within_seconds=WAIT_SECONDS)
+    lock.end_keeping()
+    assert not other.alone()  # the commit is not over
+    assert lock.keep()  # it is large, too
+    lock.release()
+    assert not other.alone()
+    lock.end_keeping()
+
+    assert other.alone()
+    other.release()
+    for one in (lock, other):
+        one.close()

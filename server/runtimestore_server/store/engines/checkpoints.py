@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from runtimestore_server.store.engines.checkpoint_beside import CheckpointBeside
 from runtimestore_server.store.engines.commit_lock import NoLock
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.engines.sqlite_log import INDEX_HEADERS_BYTES, drop_uncommitted, index_file, write_whole
 from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtimestore_server.store.engines.commit_lock import CommitLock
 
 _log = structlog.get_logger(__name__)
@@ -30,8 +33,8 @@ CHECKPOINT_BYTES = 16 * 1024 * 1024
 the next one is brought over once, and a checkpoint holds the writers up for its two syncs."""
 
 LARGE_COMMIT_BYTES = 32 * 1024 * 1024
-"""A commit that wrote this much leaves its checkpoint to the next one, or to a moment in which nothing waits: what came
-behind it has waited for long enough."""
+"""A commit that wrote this much has its checkpoint made beside the next ones, or leaves it to the next one, or to a
+moment in which nothing waits: what came behind it has waited for long enough."""
 
 WRITE_BYTES = 32 * 1024
 """About what a write costs in the log beside its documents: the pages of the tables and indexes that it touches."""
@@ -53,12 +56,20 @@ _READ_LOCKS = range(123, 128)
 
 
 class Checkpoints:
-    """The checkpoints that one writer makes, alone with the file: see commit_lock.py."""
+    """The checkpoints that one writer makes, alone with the file: see commit_lock.py.
 
-    def __init__(self, log_file: Path, lock: CommitLock | None = None) -> None:
+    With `bring_beside`, that brings most of a log that a large commit made long into the file, beside the commits.
+    """
+
+    def __init__(
+        self, log_file: Path, lock: CommitLock | None = None, bring_beside: Callable[[], None] | None = None
+    ) -> None:
         self._log_file = log_file
         self._lock = lock
+        self._beside = CheckpointBeside(bring_beside, lock, self._fails) if bring_beside and lock else None
         self._owed_bytes = 0
+        self._not_beside_bytes = 0
+        """How much was written since the last checkpoint of either kind began."""
         self._failed = False
         self._cut_at = 0.0
         self._warned = False
@@ -74,11 +85,32 @@ class Checkpoints:
         """Bring the log into the file if it is time. Never raises: what was committed stays committed in the log."""
         was_due = self._owed_bytes >= CHECKPOINT_BYTES
         self._owed_bytes += written_bytes
+        self._not_beside_bytes += written_bytes
+        if self._begins_beside():
+            return
         if was_due or CHECKPOINT_BYTES <= self._owed_bytes < LARGE_COMMIT_BYTES:
             self.make(driver)
 
+    def _begins_beside(self) -> bool:
+        """Begin a checkpoint beside the commits, if there is enough for one; whether one is under way."""
+        if self._beside is None or self._failed:
+            return False
+        if self._beside.under_way:
+            return True
+        if self._not_beside_bytes < LARGE_COMMIT_BYTES or not self._beside.begin():
+            return False
+        self._not_beside_bytes = 0
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a checkpoint beside the commits that is under way."""
+        if self._beside is not None:
+            self._beside.wait(seconds)
+
     def make(self, driver: sqlite3.Connection) -> None:
         """Bring the log into the file, unless another server commits just now. Never raises."""
+        if self._beside is not None and self._beside.under_way:
+            return  # the rest is brought after the next commit, or when nothing waits
         try:
             if self._lock and not self._lock.alone():
                 return  # tried again after the next commit
@@ -101,7 +133,9 @@ class Checkpoints:
         self._failed = False
         self.counts["made" if in_log == brought else "incomplete"] += 1
         if in_log == brought:
-            self._owed_bytes = 0  # else a reader still needs the rest: try again after the next commit
+            self._owed_bytes = self._not_beside_bytes = (
+                0  # else a reader still needs the rest: try again after the next commit
+            )
         if self.log_bytes() > LARGE_LOG_BYTES and time.monotonic() >= self._cut_at:
             self._cut(driver)
 
@@ -135,11 +169,15 @@ class Checkpoints:
         except OSError:
             return 0
 
-    def _fail(self, driver: sqlite3.Connection, error: Exception) -> None:
+    def _fails(self, error: Exception) -> None:
+        """Have the next checkpoint begin anew; called on the thread of the one that failed."""
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         _log.warning("checkpoint failed; the log keeps everything, and the next one begins anew", error=name)
         self._failed = True
         self.counts["failed"] += 1
+
+    def _fail(self, driver: sqlite3.Connection, error: Exception) -> None:
+        self._fails(error)
         self._owed_bytes = 0  # not after every commit: each try begins with the whole log
         try:
             forget_progress(driver)

@@ -57,6 +57,11 @@ class CommitLock:
         self._path = database_file + SUFFIX
         self._handle: int | None = None
         self._held = False
+        self._kept = False
+        """Whether it is held alone for a checkpoint beside the commits of this server."""
+        self._kept_for_commit = False
+        """Whether that has ended, and a commit that began within it has not."""
+        self._committing = False
         self._mutex = threading.Lock()  # `close` comes from any thread
 
     def share(self, *, within_seconds: float) -> None:
@@ -66,6 +71,10 @@ class CommitLock:
             CheckpointUnderWay: one that had begun did not end in time.
             NoLock: there is no lock to be had.
         """
+        with self._mutex:
+            self._committing = True
+            if self._kept:
+                return  # others are kept out already
         deadline = time.monotonic() + within_seconds
         pause_seconds = _FIRST_PAUSE_SECONDS
         while not self._take(fcntl.LOCK_SH):
@@ -85,19 +94,48 @@ class CommitLock:
         return self._take(fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Give up what is held."""
+        """Give up what is held, but for what is kept."""
         with self._mutex:
-            if self._handle is not None and self._held:
-                fcntl.flock(self._handle, fcntl.LOCK_UN)
-            self._held = False
+            self._committing = False
+            if self._kept and not self._kept_for_commit:
+                return
+            self._kept = self._kept_for_commit = False
+            self._unlock()
+
+    def keep(self) -> bool:
+        """Keep commits and checkpoints of others out until `end_keeping`, but not the commits of this server.
+
+        As `alone` does; for a checkpoint by an SQLite that can be trusted to make it while its own process commits.
+
+        Raises:
+            NoLock: there is no lock to be had.
+        """
+        kept = self._take(fcntl.LOCK_EX)
+        with self._mutex:
+            self._kept, self._kept_for_commit = kept, False
+        return kept
+
+    def end_keeping(self) -> None:
+        """Let others in again, once the commit is over that is under way."""
+        with self._mutex:
+            if self._committing:  # to turn this into a share is to hold nothing for a moment
+                self._kept_for_commit = True
+            else:
+                self._kept = False
+                self._unlock()
+
+    def _unlock(self) -> None:
+        if self._handle is not None and self._held:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+        self._held = False
 
     def close(self) -> None:
-        """Give up what is held, close the file, and remove it if nobody holds it.
+        """Give up what is held, close the file, and remove it if nobody holds it; unless it is kept.
 
         Who has opened it and not locked it yet sees that it is removed, and makes a new one.
         """
         with self._mutex, contextlib.suppress(OSError):
-            if self._handle is not None:
+            if self._handle is not None and not self._kept:
                 try:
                     fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path = Path(self._path)

@@ -101,6 +101,17 @@ class FileIdentity:
         if problem:
             raise FileReplaced(problem)
 
+    def sync(self) -> None:
+        """Have the system bring onto the disk what was written into the file.
+
+        What fails here fails SQLite's own sync, too: Linux tells everybody who has the file open.
+
+        Raises:
+            OSError: it could not.
+        """
+        if self._handle is not None:
+            os.fdatasync(self._handle)
+
     def close(self) -> None:
         """Let go of the file; every connection is closed."""
         with self._lock:

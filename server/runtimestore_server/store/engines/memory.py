@@ -47,6 +47,9 @@ class MemoryDatabase(SqliteDatabase):
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
         """Nothing: there is no log."""
 
+    def _wait_for_checkpoint(self) -> None:
+        """Nothing: there is no log."""
+
     @property
     def log_bytes(self) -> int | None:
         """None: there is no log."""

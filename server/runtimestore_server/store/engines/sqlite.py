@@ -55,19 +55,21 @@ class SqliteDatabase(Database):
         url = url.set(drivername="sqlite+pysqlite")
         self._file = url.database or ""
         create_private(self._file)
-        # One connection commits and makes checkpoints: SQLite up to 3.51.2 may lose commits where two do.
+        # One connection commits and makes checkpoints, but for that of a large commit.
         self.writers = self._engine(url, pool_size=1)
         self._real_file = os.path.realpath(self._file)  # as SQLite itself names what lies beside a file
         self._log_is_on_disk = False
         self._lock = CommitLock(self._real_file)
-        self._checkpoints = Checkpoints(Path(f"{self._real_file}-wal"), self._lock)
+        # Where SQLite has the defect, one connection commits and makes every checkpoint.
+        beside = None if has_reset_defect() else self._bring_log
+        self._checkpoints = Checkpoints(Path(f"{self._real_file}-wal"), self._lock, beside)
         event.listen(self.writers, "connect", configure_writer)
         event.listen(self.writers, "begin", self._begin)
         event.listen(self.writers, "checkin", self._end)
         event.listen(self.writers, "close", self._closed)
         self._reopen_when_read_only(self.writers)
-        # Two more than the threads for loads: the health check, and new bases of sessions.
-        self.readers = self._engine(url, pool_size=reader_threads + 2)
+        # Three more than the threads for loads: the health check, new bases of sessions, checkpoints beside commits.
+        self.readers = self._engine(url, pool_size=reader_threads + 3)
         self._identity = FileIdentity(self._file)
         self._identity.watch(self.writers)
         self._identity.watch(self.readers)
@@ -185,6 +187,7 @@ class SqliteDatabase(Database):
 
     def dispose(self) -> None:
         """Close every connection, and let go of the file."""
+        self._wait_for_checkpoint()
         super().dispose()
         self._identity.close()
 
@@ -192,6 +195,17 @@ class SqliteDatabase(Database):
         """Bring the log into the file from time to time."""
         driver: Any = connection.connection.driver_connection
         self._checkpoints.after_commit(driver, writes * WRITE_BYTES + carried_bytes)
+
+    def _bring_log(self) -> None:
+        """Bring the log into the file as far as it came, and have the system write that: beside the commits."""
+        with self.readers.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        # SQLite leaves it to the one who brings the last of the log, and every writer would wait for it.
+        self._identity.sync()
+
+    def _wait_for_checkpoint(self) -> None:
+        self._checkpoints.wait(BUSY_TIMEOUT_SECONDS)
 
     @property
     def untidy(self) -> bool:
