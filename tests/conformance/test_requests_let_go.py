@@ -85,10 +85,23 @@ async def test_no_request_stays_in_memory_when_its_call_is_over(realm: str) -> N
                 await until(lambda: app.store._committer.waiting_writes == 1)
                 found = await refused(sent(channel, "CommitSessionSnapshot", **large))
                 assert found.metadata["waiting_bytes"]  # they leave room as it arrives, but not for this one
-                await until(lambda: requests.alive() == ["CommitSessionSnapshotRequest"])
+                await until(lambda: not requests.alive())
                 go_on.set()
                 await waiting
             await until(lambda: not requests.alive())
+
+
+@pytest.mark.parametrize("method", WRITES)
+async def test_no_request_stays_in_memory_while_its_write_waits(realm: str, method: str) -> None:
+    async with in_process("memory:") as app, connections(app.address, 1) as (channel,):
+        with _no_garbage_collector():
+            requests = _Requests()
+            with held_commits(app) as go_on:
+                waiting = asyncio.ensure_future(done(sent(channel, method, realm=realm)))
+                await until(lambda: app.store._committer.waiting_writes == 1)
+                await until(lambda: not requests.alive())
+                go_on.set()
+                await waiting
 
 
 async def test_no_request_stays_in_memory_when_its_caller_gives_up(realm: str) -> None:
@@ -97,7 +110,7 @@ async def test_no_request_stays_in_memory_when_its_caller_gives_up(realm: str) -
             requests = _Requests()
             with held_commits(app) as go_on:
                 given_up = sent(channel, "PersistInputState", realm=realm)
-                await until(lambda: requests.alive() == ["PersistInputStateRequest"])
+                await until(lambda: app.store._committer.waiting_writes == 1)
                 await ended(given_up)
                 go_on.set()
             await until(lambda: not requests.alive())
