@@ -63,6 +63,9 @@ class SqliteFileToRead(SqliteDatabase):
             )
         return None
 
+    def _wait_for_checkpoint(self) -> None:
+        """Nothing: who only reads makes none."""
+
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """One read transaction.
