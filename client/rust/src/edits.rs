@@ -26,16 +26,17 @@ pub(crate) struct Edit {
     pub(crate) replacement: Bytes,
 }
 
-/// Finds the edits that make `changed` of `base`; `None` where sending them saves little.
-pub(crate) fn find_edits(base: &[u8], changed: &Bytes) -> Option<Vec<Edit>> {
-    let edits = edits_between(base, changed);
+/// Finds the edits that make `changed` of `base`, whose first `agreed` bytes are the same; `None` where sending them saves
+/// little.
+pub(crate) fn find_edits(base: &[u8], changed: &Bytes, agreed: usize) -> Option<Vec<Edit>> {
+    let edits = edits_between(base, changed, agreed);
     let cost: usize = edits.iter().map(|edit| edit.replacement.len() + EDIT_BYTES).sum();
     (edits.is_empty() || cost < changed.len() / 2).then_some(edits)
 }
 
 /// Finds the edits that make `changed` of `base`, ascending and not overlapping.
-fn edits_between(base: &[u8], changed: &Bytes) -> Vec<Edit> {
-    let start = common_prefix(base, changed);
+fn edits_between(base: &[u8], changed: &Bytes, agreed: usize) -> Vec<Edit> {
+    let start = agreed + common_prefix(&base[agreed..], &changed[agreed..]);
     let tail = common_suffix(&base[start..], &changed[start..]);
     between(&base[..base.len() - tail], &changed.slice(..changed.len() - tail), start)
 }
@@ -78,7 +79,7 @@ fn between(base: &[u8], changed: &Bytes, start: usize) -> Vec<Edit> {
 const COMPARED_BYTES: usize = 4096;
 
 /// Counts the bytes that agree from the beginning.
-fn common_prefix(one: &[u8], other: &[u8]) -> usize {
+pub(crate) fn common_prefix(one: &[u8], other: &[u8]) -> usize {
     let most = one.len().min(other.len());
     let mut agreed = 0;
     while agreed < most {
@@ -141,7 +142,8 @@ mod tests {
                     changed.splice(start..end, inserted);
                 }
                 let changed = Bytes::from(changed);
-                assert_eq!(apply(&base, &edits_between(&base, &changed)), changed);
+                let agreed = rand::random_range(0..=common_prefix(&base, &changed));
+                assert_eq!(apply(&base, &edits_between(&base, &changed, agreed)), changed);
             }
         }
     }
@@ -153,7 +155,7 @@ mod tests {
         changed.splice(1000..1010, *b"first");
         changed.splice(90_000..90_000, *b"second");
         let changed = Bytes::from(changed);
-        let edits = find_edits(&base, &changed).expect("little changed");
+        let edits = find_edits(&base, &changed, 0).expect("little changed");
         assert_eq!(apply(&base, &edits), changed);
         assert!(edits.iter().map(|edit| edit.replacement.len()).sum::<usize>() < 200, "{edits:?}");
     }
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn what_is_all_new_is_not_sent_as_edits() {
         let changed = Bytes::from(random_bytes(26, 5000));
-        assert_eq!(find_edits(&random_bytes(26, 5000), &changed), None);
-        assert_eq!(find_edits(&changed.clone(), &changed), Some(Vec::new()));
+        assert_eq!(find_edits(&random_bytes(26, 5000), &changed, 0), None);
+        assert_eq!(find_edits(&changed.clone(), &changed, 5000), Some(Vec::new()));
     }
 }

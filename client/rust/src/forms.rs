@@ -82,6 +82,8 @@ pub(crate) struct Forms<'a, W> {
     since: u64,
     shared: W,
     body: Option<Bytes>,
+    /// The session that the store was seen to hold, and the one that it is to hold.
+    before: Option<KnownSession>,
     session: Option<KnownSession>,
     inputs: &'a [InputState],
     is_short: bool,
@@ -91,9 +93,11 @@ pub(crate) struct Forms<'a, W> {
 impl<'a, W: RuntimeWrite> Forms<'a, W> {
     /// Makes the forms of `shared`, which has all but the session and the inputs.
     pub(crate) fn new(known: &'a KnownRuntimes, shared: W, body: Option<Bytes>, inputs: &'a [InputState]) -> Self {
-        let session = body.as_ref().and_then(|body| known.described(body));
         let since = known.revision(shared.runtime_id());
-        let mut forms = Self { known, since, request: shared.clone(), shared, body, session, inputs, is_short: false };
+        let before = body.as_ref().and_then(|_| known.session(shared.runtime_id()));
+        let session = body.as_ref().and_then(|body| known.described(body, before.as_ref()));
+        let request = shared.clone();
+        let mut forms = Self { known, since, shared, body, before, session, inputs, is_short: false, request };
         let (edits, partial) = (forms.edits(), forms.partial());
         forms.request = forms.form(edits, partial);
         forms
@@ -134,11 +138,10 @@ impl<'a, W: RuntimeWrite> Forms<'a, W> {
 
     /// Makes the session edits of the one that the store holds; `None` where the whole is not much longer.
     fn edits(&self) -> Option<v1::SnapshotEdits> {
-        let session = self.session.as_ref()?;
-        let known = self.known.session(self.shared.runtime_id())?;
-        let edits = find_edits(&known.body, &session.body)?;
+        let (before, session) = (self.before.as_ref()?, self.session.as_ref()?);
+        let edits = find_edits(&before.body, &session.body, session.agreed_bytes)?;
         Some(v1::SnapshotEdits {
-            base_sha256: Bytes::copy_from_slice(&known.sha256),
+            base_sha256: Bytes::copy_from_slice(&before.sha256),
             edits: edits
                 .into_iter()
                 .map(|edit| v1::Edit { start: edit.start as u64, end: edit.end as u64, replacement: edit.replacement })

@@ -5,7 +5,8 @@
 //! a promise: each short form names what it rests on, and the server refuses it where that is not so (any more).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,13 +14,15 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::types::InputState;
+use crate::{edits::common_prefix, types::InputState};
 
 /// How much a client remembers unless told.
 pub const DEFAULT_KNOWN_BYTES: usize = 64 << 20;
 
 /// What an input that is remembered takes beside its document, about.
 const INPUT_BYTES: usize = 200;
+/// What a runtime that is remembered takes beside its session and inputs, about: tables are half empty at times.
+const RUNTIME_BYTES: usize = 2 * size_of::<Runtime>() + 100;
 
 pub(crate) type Sha256Digest = [u8; 32];
 
@@ -27,11 +30,34 @@ pub(crate) fn sha256(bytes: &[u8]) -> Sha256Digest {
     Sha256::digest(bytes).into()
 }
 
-/// A session snapshot that a runtime's store was seen to hold.
+/// A session snapshot that a runtime's store was seen to hold, or is to hold.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownSession {
     pub(crate) body: Bytes,
     pub(crate) sha256: Sha256Digest,
+    /// With how much of the one before it, from the beginning, it agrees.
+    pub(crate) agreed_bytes: usize,
+    /// Has taken that in: of the next one, which agrees with more, only the rest is hashed.
+    agreed: Sha256,
+}
+
+impl KnownSession {
+    /// Makes one that comes after nothing that is known; the digest is its own.
+    pub(crate) fn of(body: Bytes, sha256: Sha256Digest) -> Self {
+        Self { body, sha256, agreed_bytes: 0, agreed: Sha256::new() }
+    }
+
+    /// Describes a session; `before` is the one before it, if that is known.
+    fn after(before: Option<&Self>, body: &Bytes) -> Self {
+        let agreed_bytes = before.map_or(0, |before| common_prefix(&before.body, body));
+        let hashed = before.filter(|before| before.agreed_bytes <= agreed_bytes);
+        let (hashed_bytes, mut agreed) =
+            hashed.map_or_else(|| (0, Sha256::new()), |before| (before.agreed_bytes, before.agreed.clone()));
+        agreed.update(&body[hashed_bytes..agreed_bytes]);
+        let mut whole = agreed.clone();
+        whole.update(&body[agreed_bytes..]);
+        Self { body: body.clone(), sha256: whole.finalize().into(), agreed_bytes, agreed }
+    }
 }
 
 /// An input's document as the store holds it.
@@ -45,6 +71,14 @@ impl KnownInput {
     fn of(state_json: &str) -> Self {
         Self { state_json: state_json.into(), sha256: sha256(state_json.as_bytes()) }
     }
+
+    fn is(&self, state_json: &str) -> bool {
+        *self.state_json == *state_json
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.state_json.len() + INPUT_BYTES
+    }
 }
 
 /// What is known of one runtime: its session, and those inputs that are known to be so at `revision`.
@@ -53,15 +87,23 @@ struct Runtime {
     session: Option<KnownSession>,
     revision: u64,
     inputs: HashMap<Uuid, KnownInput>,
+    /// Counted as they change, and not all of them at each call.
+    inputs_bytes: usize,
     size_bytes: usize,
-    /// Grows with each use of any runtime: the least is the one used longest ago.
     used: u64,
 }
 
 impl Runtime {
-    fn count_bytes(&self) -> usize {
-        self.session.as_ref().map_or(0, |session| session.body.len())
-            + self.inputs.values().map(|input| input.state_json.len() + INPUT_BYTES).sum::<usize>()
+    fn remember(&mut self, input_id: Uuid, input: KnownInput) {
+        self.inputs_bytes += input.size_bytes();
+        if let Some(before) = self.inputs.insert(input_id, input) {
+            self.inputs_bytes -= before.size_bytes();
+        }
+    }
+
+    fn forget_inputs(&mut self) -> HashMap<Uuid, KnownInput> {
+        self.inputs_bytes = 0;
+        std::mem::take(&mut self.inputs)
     }
 }
 
@@ -76,17 +118,34 @@ pub(crate) struct ChangedInputs {
 }
 
 /// What is known of the runtimes that a client drives, the latest used, within so many bytes.
-#[derive(Debug)]
 pub(crate) struct KnownRuntimes {
     most_bytes: usize,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+impl fmt::Debug for KnownRuntimes {
+    /// Shows none of the documents: a client that is shown is no reason to write conversations into a log.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("KnownRuntimes").field("most_bytes", &self.most_bytes).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct State {
-    runtimes: HashMap<String, Runtime>,
+    runtimes: HashMap<Arc<str>, Runtime>,
+    /// By their last use, of which each of any runtime has a greater number: the first was used longest ago.
+    by_use: BTreeMap<u64, Arc<str>>,
     size_bytes: usize,
     uses: u64,
+}
+
+impl State {
+    fn forget(&mut self, runtime_id: &str) {
+        if let Some(forgotten) = self.runtimes.remove(runtime_id) {
+            self.by_use.remove(&forgotten.used);
+            self.size_bytes -= forgotten.size_bytes;
+        }
+    }
 }
 
 impl KnownRuntimes {
@@ -123,7 +182,7 @@ impl KnownRuntimes {
         for (place, input) in inputs.iter().enumerate() {
             all_of_them.update(input.input_id.as_bytes());
             match known.inputs.get(&input.input_id) {
-                Some(stored) if *stored.state_json == *input.state_json => {
+                Some(stored) if stored.is(&input.state_json) => {
                     changed.remove(&input.input_id); // twice in one request: the last counts
                     all_of_them.update(stored.sha256);
                 }
@@ -142,8 +201,10 @@ impl KnownRuntimes {
     }
 
     /// Describes a session as it is remembered; `None` where nothing is, which spares its digest.
-    pub(crate) fn described(&self, body: &Bytes) -> Option<KnownSession> {
-        (self.most_bytes > 0).then(|| KnownSession { body: body.clone(), sha256: sha256(body) })
+    ///
+    /// `before` is the one before it, if that is known.
+    pub(crate) fn described(&self, body: &Bytes, before: Option<&KnownSession>) -> Option<KnownSession> {
+        (self.most_bytes > 0).then(|| KnownSession::after(before, body))
     }
 
     /// Remembers a session that was loaded, with the digest that it was checked against.
@@ -156,8 +217,14 @@ impl KnownRuntimes {
         if self.most_bytes == 0 {
             return;
         }
-        let known = inputs.iter().map(|input| (input.input_id, KnownInput::of(&input.state_json))).collect();
-        self.change(runtime_id, |runtime| (runtime.revision, runtime.inputs) = (revision, known));
+        let known: Vec<_> = inputs.iter().map(|input| (input.input_id, KnownInput::of(&input.state_json))).collect();
+        self.change(runtime_id, |runtime| {
+            runtime.revision = revision;
+            runtime.forget_inputs();
+            for (input_id, input) in known {
+                runtime.remember(input_id, input);
+            }
+        });
     }
 
     /// Remembers a write that landed with a revision: its session and inputs are what the store holds now.
@@ -178,18 +245,15 @@ impl KnownRuntimes {
                 return; // a repeat of a write long ago, or answers that overtook each other
             }
             let follows = runtime.revision + 1 == revision;
-            let mut before = std::mem::take(&mut runtime.inputs);
-            let mut written = HashMap::with_capacity(inputs.len());
+            let mut before = if follows { HashMap::new() } else { runtime.forget_inputs() };
+            runtime.revision = revision;
             for input in inputs {
-                let found = before.remove(&input.input_id).or_else(|| written.remove(&input.input_id));
-                let found = found.filter(|found: &KnownInput| *found.state_json == *input.state_json);
-                written.insert(input.input_id, found.unwrap_or_else(|| KnownInput::of(&input.state_json)));
+                if runtime.inputs.get(&input.input_id).is_none_or(|held| !held.is(&input.state_json)) {
+                    let found = before.remove(&input.input_id).filter(|found| found.is(&input.state_json));
+                    let found = found.unwrap_or_else(|| KnownInput::of(&input.state_json));
+                    runtime.remember(input.input_id, found);
+                }
             }
-            if follows {
-                before.extend(written);
-                written = before;
-            }
-            (runtime.revision, runtime.inputs) = (revision, written);
             if session.is_some() {
                 runtime.session = session;
             }
@@ -198,38 +262,30 @@ impl KnownRuntimes {
 
     /// Forgets a runtime: the store holds something else than was thought.
     pub(crate) fn forget(&self, runtime_id: &str) {
-        let mut state = self.lock();
-        if let Some(forgotten) = state.runtimes.remove(runtime_id) {
-            state.size_bytes -= forgotten.size_bytes;
-        }
+        self.lock().forget(runtime_id);
     }
 
     fn change(&self, runtime_id: &str, change: impl FnOnce(&mut Runtime)) {
         if self.most_bytes == 0 {
             return;
         }
-        let mut state = self.lock();
+        let mut locked = self.lock();
+        let state = &mut *locked;
         state.uses += 1;
-        let uses = state.uses;
-        if !state.runtimes.contains_key(runtime_id) {
-            state.runtimes.insert(runtime_id.to_owned(), Runtime::default());
-        }
-        let Some(runtime) = state.runtimes.get_mut(runtime_id) else {
-            return;
-        };
+        let known = state.runtimes.get_key_value(runtime_id).map(|(known, _)| Arc::clone(known));
+        let runtime_id = known.unwrap_or_else(|| runtime_id.into());
+        let runtime = state.runtimes.entry(Arc::clone(&runtime_id)).or_default();
         change(runtime);
-        runtime.used = uses;
-        let (before, now) = (runtime.size_bytes, runtime.count_bytes());
-        runtime.size_bytes = now;
-        state.size_bytes = state.size_bytes - before + now;
-        while state.size_bytes > self.most_bytes {
-            let Some(oldest) =
-                state.runtimes.iter().min_by_key(|(_, runtime)| runtime.used).map(|(runtime_id, _)| runtime_id.clone())
-            else {
-                return;
-            };
-            let size_bytes = state.runtimes.remove(&oldest).map_or(0, |runtime| runtime.size_bytes);
-            state.size_bytes -= size_bytes;
+        let session_bytes = runtime.session.as_ref().map_or(0, |session| session.body.len());
+        let size_bytes = RUNTIME_BYTES + runtime_id.len() + session_bytes + runtime.inputs_bytes;
+        state.size_bytes = state.size_bytes - runtime.size_bytes + size_bytes;
+        state.by_use.remove(&runtime.used);
+        (runtime.size_bytes, runtime.used) = (size_bytes, state.uses);
+        state.by_use.insert(state.uses, runtime_id);
+        while state.size_bytes > self.most_bytes
+            && let Some((_, oldest)) = state.by_use.pop_first()
+        {
+            state.forget(&oldest);
         }
     }
 
@@ -239,53 +295,4 @@ impl KnownRuntimes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RUNTIME: &str = "rt:1";
-
-    fn input(id: u128, state_json: &str) -> InputState {
-        InputState { input_id: Uuid::from_u128(id), state_json: state_json.to_owned() }
-    }
-
-    fn changed(known: &KnownRuntimes, inputs: &[InputState]) -> Option<(u64, Vec<usize>)> {
-        known.changed_inputs(RUNTIME, inputs).map(|some| (some.revision, some.changed))
-    }
-
-    #[test]
-    fn inputs_are_known_from_one_write_to_the_next_but_not_over_anothers() {
-        let known = KnownRuntimes::new(DEFAULT_KNOWN_BYTES);
-        let (one, two) = (input(1, "a"), input(2, "b"));
-        known.committed(RUNTIME, 1, 0, None, std::slice::from_ref(&one));
-        known.committed(RUNTIME, 2, 1, None, std::slice::from_ref(&two));
-        assert_eq!(changed(&known, &[one.clone(), input(2, "c"), two.clone()]), Some((2, vec![])));
-        assert_eq!(changed(&known, &[one.clone(), input(2, "c")]), Some((2, vec![1])));
-        known.committed(RUNTIME, 4, 2, None, std::slice::from_ref(&two));
-        assert_eq!(changed(&known, &[one, two]), Some((4, vec![0])));
-    }
-
-    #[test]
-    fn of_a_store_that_was_restored_nothing_is_known_any_more() {
-        let known = KnownRuntimes::new(DEFAULT_KNOWN_BYTES);
-        let (one, two) = (input(1, "a"), input(2, "b"));
-        let session = known.described(&Bytes::from_static(b"{}"));
-        known.committed(RUNTIME, 7, 0, session, std::slice::from_ref(&one));
-        known.committed(RUNTIME, 4, 7, None, std::slice::from_ref(&two));
-        assert!(known.session(RUNTIME).is_none());
-        assert_eq!(changed(&known, &[one, two]), Some((4, vec![0])));
-        known.went_back(RUNTIME, 4, 3);
-        assert_eq!(known.revision(RUNTIME), 0);
-    }
-
-    #[test]
-    fn what_was_used_longest_ago_is_forgotten_first() {
-        let known = KnownRuntimes::new(100);
-        for (runtime_id, bytes) in [("rt:1", 40), ("rt:2", 40), ("rt:3", 40)] {
-            known.committed(runtime_id, 1, 0, known.described(&Bytes::from(vec![b'x'; bytes])), &[]);
-        }
-        let kept = ["rt:1", "rt:2", "rt:3"].map(|runtime_id| known.session(runtime_id).is_some());
-        assert_eq!(kept, [false, true, true]);
-        known.committed("rt:4", 1, 0, known.described(&Bytes::from(vec![b'x'; 200])), &[]);
-        assert!(known.session("rt:4").is_none());
-    }
-}
+mod tests;

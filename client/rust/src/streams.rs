@@ -110,7 +110,7 @@ impl Session {
                 body.freeze()
             }
         };
-        Ok(KnownSession { body, sha256 })
+        Ok(KnownSession::of(body, sha256))
     }
 
     fn corrupt(&self, what: &str) -> Error {
