@@ -2,7 +2,10 @@
 
 use std::future::Future;
 
-use tokio::time::{sleep, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{sleep, timeout_at},
+};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use crate::{
@@ -151,6 +154,10 @@ impl Caller {
     }
 
     async fn call<A: Attempt>(&self, mut attempt: A, kind: Kind, deadline: Deadline) -> Result<A::Value> {
+        // Waiting would panic.
+        if Handle::try_current().is_err() {
+            return Err(Error::invalid_argument("a call is awaited within a Tokio runtime: it waits by its clock"));
+        }
         let mut attempts = Attempts::new(self.retry, deadline, kind);
         let mut not_reached = 0;
         loop {
@@ -163,7 +170,7 @@ impl Caller {
                 continue;
             }
             // Nothing was sent, so the next server is tried at once, and each once.
-            if error.is_unsent() && not_reached + 1 < self.servers.count() {
+            if error.is_not_connected() && not_reached + 1 < self.servers.count() {
                 not_reached += 1;
                 attempts.not_made();
                 continue;
@@ -177,16 +184,17 @@ impl Caller {
     async fn attempt<A: Attempt>(&self, attempt: &mut A, deadline: Deadline) -> Result<A::Value> {
         let (server, channel) = match timeout_at(deadline.at, self.servers.take()).await {
             Ok(taken) => taken?,
-            Err(_) => return Err(deadline.exceeded()),
+            Err(_) => return Err(deadline.exceeded_unsent()),
         };
         let ended = match timeout_at(deadline.at, attempt.run(self, channel, deadline)).await {
-            // The transport goes by the same deadline, and may be the first to see it pass.
-            Ok(Err(error)) if error.code() == Code::Cancelled && deadline.left().is_zero() => Err(deadline.exceeded()),
+            // The transport and the server go by the same deadline, and may be the first to see it pass.
+            Ok(Err(error)) if is_deadline(&error, deadline) => Err(deadline.exceeded()),
             Ok(ended) => ended,
             Err(_) => Err(deadline.exceeded()),
         };
-        let refused = |error: &Error| error.reason().is_some() || error.text("reason").is_some();
-        self.servers.answered(server, ended.as_ref().map_or_else(refused, |_| true));
+        if let Some(answered) = ended.as_ref().map_or_else(Error::is_answer, |_| Some(true)) {
+            self.servers.answered(server, answered);
+        }
         ended
     }
 
@@ -194,7 +202,8 @@ impl Caller {
         // The transport would reset the stream, as if something had gone wrong on its way, and be asked again.
         let (bytes, most) = (message.encoded_len(), self.max_message_bytes);
         if bytes > most {
-            return Err(Status::out_of_range(format!("the request is {bytes} bytes; at most {most} are sent")).into());
+            let message = format!("the request is {bytes} bytes; at most {most} are sent");
+            return Err(Error::never_sent(Code::OutOfRange, message));
         }
         let mut request = Request::new(message);
         request.set_timeout(deadline.left());
@@ -203,6 +212,16 @@ impl Caller {
         }
         Ok(request)
     }
+}
+
+/// Whether an attempt ended since the call's time is up.
+fn is_deadline(error: &Error, deadline: Deadline) -> bool {
+    error.reason().is_none()
+        && match error.code() {
+            Code::DeadlineExceeded => true,
+            Code::Cancelled | Code::Unknown => deadline.left().is_zero(),
+            _ => false,
+        }
 }
 
 struct UnaryCall<Q>(Q);

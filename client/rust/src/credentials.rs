@@ -98,6 +98,10 @@ impl Pem {
     fn read(&self) -> Result<Vec<u8>> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
+            // Not quoted: it may be a key.
+            Self::File(path) if path.to_string_lossy().contains("-----BEGIN") => Err(Error::invalid_argument(
+                "the text of a PEM was given where the path of a file is meant: give its bytes, as a Vec<u8>",
+            )),
             Self::File(path) => read_regular(path)
                 .map_err(|error| Error::invalid_argument(format!("{} cannot be read: {error}", path.display()))),
         }

@@ -1,8 +1,8 @@
 //! How a call was refused or failed: one type, told apart by the reason that the server names.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt, io, time::Duration};
 
-use tonic::{Code, ConnectError, Status};
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
 pub use crate::v1::ErrorReason;
@@ -48,8 +48,18 @@ struct Failure {
     metadata: HashMap<String, String>,
     violations: Vec<FieldViolation>,
     retry_after: Option<Duration>,
-    /// Whether no connection was made, so that nothing was sent.
-    unsent: bool,
+    sent: Sent,
+}
+
+/// Whether an attempt may have reached a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It may, or did.
+    Perhaps,
+    /// No connection was made.
+    NotConnected,
+    /// This client sent nothing, and asked no server.
+    Never,
 }
 
 /// What the calls of the crate return.
@@ -65,13 +75,20 @@ impl Error {
             metadata: HashMap::new(),
             violations: Vec::new(),
             retry_after: None,
-            unsent: false,
+            sent: Sent::Perhaps,
         }))
+    }
+
+    /// Makes the failure of what was not sent to any server.
+    pub(crate) fn never_sent(code: Code, message: impl Into<String>) -> Self {
+        let mut error = Self::call_failed(code, message);
+        error.0.sent = Sent::Never;
+        error
     }
 
     /// Makes the refusal of a request that was not sent, since it cannot be meant.
     pub(crate) fn invalid_argument(message: impl Into<String>) -> Self {
-        Self::call_failed(Code::InvalidArgument, message)
+        Self::never_sent(Code::InvalidArgument, message)
     }
 
     /// Makes a refusal that this client tells for the server.
@@ -147,8 +164,22 @@ impl Error {
     }
 
     /// Whether there was no connection to send the request on.
+    pub(crate) fn is_not_connected(&self) -> bool {
+        self.0.sent == Sent::NotConnected
+    }
+
+    /// Whether no server can have seen the request.
     pub(crate) fn is_unsent(&self) -> bool {
-        self.0.unsent
+        self.0.sent != Sent::Perhaps
+    }
+
+    /// Whether this is a server's answer; `None` where no server was asked.
+    ///
+    /// What names no reason may be of the transport, of something in between, or of a server that ends. Two codes are
+    /// not: of an older server, which lacks the method, and of an answer that is larger than this client takes.
+    pub(crate) fn is_answer(&self) -> Option<bool> {
+        let named = self.0.reason.is_some() || self.text("reason").is_some();
+        (self.0.sent != Sent::Never).then(|| named || matches!(self.0.code, Code::Unimplemented | Code::OutOfRange))
     }
 
     /// The variant of the trait's error that the server named; `None` where it named none.
@@ -189,7 +220,16 @@ impl From<Status> for Error {
         // What the transport met says why, such as that the connection was refused.
         let mut cause = std::error::Error::source(&status);
         while let Some(met) = cause {
-            error.0.unsent |= met.is::<ConnectError>();
+            if met.is::<ConnectError>() {
+                error.0.sent = Sent::NotConnected;
+            }
+            if met.is::<TimeoutExpired>() {
+                error.0.code = Code::DeadlineExceeded;
+            }
+            // The connection broke. The transport has no word for that, and "unknown" is what a proxy's reset is told as.
+            if met.is::<io::Error>() {
+                error.0.code = Code::Unavailable;
+            }
             let text = met.to_string();
             if !error.0.message.contains(&text) {
                 error.0.message = format!("{}: {text}", error.0.message);

@@ -69,11 +69,16 @@ impl Deadline {
 
     /// Makes the failure of a call whose answer did not come in time.
     pub(crate) fn exceeded(&self) -> Error {
-        let seconds = self.timeout.as_secs_f64();
-        Error::call_failed(
-            Code::DeadlineExceeded,
-            format!("the answer did not come within the call's {seconds} seconds"),
-        )
+        Error::call_failed(Code::DeadlineExceeded, self.what_passed())
+    }
+
+    /// Makes the failure of a call, or of its last attempt, that could not be sent in time.
+    pub(crate) fn exceeded_unsent(&self) -> Error {
+        Error::never_sent(Code::DeadlineExceeded, self.what_passed())
+    }
+
+    fn what_passed(&self) -> String {
+        format!("the answer did not come within the call's {} seconds", self.timeout.as_secs_f64())
     }
 }
 
@@ -113,7 +118,7 @@ impl Attempts {
         if left.is_zero() {
             return Err(match self.last.take() {
                 Some(last) => self.final_error(last),
-                None => self.deadline.exceeded(),
+                None => self.deadline.exceeded_unsent(),
             });
         }
         self.made += 1;
@@ -141,7 +146,7 @@ impl Attempts {
         };
         self.resets += u32::from(is_reset(&error));
         let used_up = self.policy.max_attempts.is_some_and(|most| self.made >= most);
-        let pause = error.retry_after().unwrap_or_default() + self.policy.pause(self.made);
+        let pause = error.retry_after().unwrap_or_default().saturating_add(self.policy.pause(self.made));
         // With no time for another attempt the error at hand says more than a deadline.
         if used_up || !self.may_repeat(&error) || pause >= self.deadline.left() {
             return Err(self.final_error(error));
@@ -184,7 +189,7 @@ impl Attempts {
 
 /// Whether it is open that the attempt was committed.
 fn leaves_doubt(error: &Error) -> bool {
-    error.reason().is_none_or(|reason| reason == ErrorReason::CommitOutcomeUnknown)
+    !error.is_unsent() && error.reason().is_none_or(|reason| reason == ErrorReason::CommitOutcomeUnknown)
 }
 
 /// Whether the transport ended the attempt: a proxy that restarts resets streams, or ends them in the middle.
@@ -218,3 +223,6 @@ fn is_conclusive(error: &Error) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests;

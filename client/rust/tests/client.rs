@@ -2,9 +2,15 @@
 
 mod support;
 
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
 use bytes::Bytes;
 use runtimestore::{
-    Client, ErrorReason, Tls,
+    Client, ErrorReason, Pem, Tls,
     errors::StoreError,
     types::{RequestId, RuntimeState, WriteOptions},
 };
@@ -207,8 +213,42 @@ async fn what_cannot_be_meant_is_refused_before_anything_is_sent() {
     assert!(both.message().contains("Unix socket"), "{both}");
     let afar = Client::builder("10.0.0.7:50051").token("rst_secret").build().unwrap_err();
     assert!(afar.message().contains("TLS") && !afar.message().contains("secret"));
+    let plain = Client::builder("https://10.0.0.7:50051").build().unwrap_err();
+    assert!(plain.message().contains("give tls"), "{plain}");
     let malformed = Client::builder("127.0.0.1:1").token("rst_secret\n").build().unwrap_err();
     assert!(malformed.message().contains("end of line") && !malformed.message().contains("secret"));
+}
+
+#[test]
+fn a_call_outside_of_a_runtime_is_refused_and_does_not_panic() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = runtime.block_on(async { client("127.0.0.1:50051") });
+    let mut call = pin!(store.get_server_info());
+    let Poll::Ready(refused) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("it waits");
+    };
+    assert!(refused.unwrap_err().message().contains("Tokio"));
+}
+
+#[tokio::test]
+async fn nothing_that_is_shown_shows_a_secret_or_a_document() {
+    let server = Server::start();
+    let secret = || b"-----BEGIN PRIVATE KEY-----\nsecret".to_vec();
+    let tls = Tls { identity: Some((secret().into(), secret().into())), ..Tls::default() };
+    let settings = Client::builder(server.address()).token("rst_secret").tls(tls.clone());
+    let store = Client::builder(server.address()).token("rst_secret").build().unwrap();
+    store.persist_input_state(RUNTIME, input(1, "secret"), WriteOptions::default()).await.unwrap();
+    store.persist_auth_oauth_flow_snapshot("secret", RequestId::Chosen).await.unwrap();
+    let oauth = store.load_auth_oauth_flow_snapshot().await.unwrap();
+    for shown in [format!("{settings:?}"), format!("{tls:?}"), format!("{store:?}"), format!("{oauth:?}")] {
+        assert!(!shown.contains("secret") && !shown.contains(&format!("{:?}", b"secret")), "{shown}");
+    }
+    // The text of a key is taken for the path of a file: nothing of it is quoted.
+    let text = String::from_utf8(secret()).unwrap();
+    let identity = Some((Pem::from(text.as_str()), Pem::from(text.as_str())));
+    let refused = Client::builder(server.address()).tls(Tls { identity, ..Tls::default() }).build().unwrap_err();
+    assert!(!format!("{refused:?}").contains("secret"), "{refused:?}");
+    assert_eq!(refused.message().contains("give its bytes"), cfg!(feature = "tls"));
 }
 
 #[test]

@@ -2,10 +2,16 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use runtimestore::{
-    Client, ErrorReason, RetryPolicy,
+    Client, ErrorReason, RetryPolicy, Token,
     types::{RequestId, WriteOptions},
 };
 use runtimestore_testing::{Proxy, Server};
@@ -92,6 +98,74 @@ async fn an_earlier_attempt_in_doubt_is_not_hidden_by_what_the_last_one_says() {
     assert_eq!(failed.text("last_reason"), Some("SESSION_SNAPSHOT_INVALID"));
     assert!(failed.request_id().is_some());
     server.kill();
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_each_time_is_tried_for_as_long_as_there_is_time() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address());
+    let at_once = RetryPolicy { max_backoff: Duration::ZERO, ..RetryPolicy::default() };
+    let store = Client::builder(proxy.address()).retry(at_once).timeout(Duration::from_mins(5)).build().unwrap();
+    store.get_server_info().await.unwrap();
+    proxy.lose_answers(30);
+    store.atomic_apply(RUNTIME, None, receipt(1, 0), &[], None, WriteOptions::default()).await.unwrap();
+    assert_eq!(proxy.lost(), 30);
+}
+
+#[tokio::test]
+async fn what_is_refused_after_nothing_was_sent_is_no_doubt() {
+    let mut server = Server::start();
+    let store = client(server.address()).with_timeout(Duration::from_mins(5));
+    server.kill();
+    let refused = tokio::spawn(async move {
+        store.commit_session_snapshot(RUNTIME, "{}", WriteOptions::default()).await.unwrap_err()
+    });
+    let back = tokio::task::spawn_blocking(move || {
+        server.restart();
+        server
+    });
+    let _server = back.await.unwrap();
+    assert_eq!(refused.await.unwrap().reason(), Some(ErrorReason::SessionSnapshotInvalid));
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_before_each_attempt() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&asked);
+    let token = Token::Asked(Arc::new(move || format!("rst_{}", counting.fetch_add(1, Ordering::SeqCst))));
+    let store = Client::builder(proxy.address()).token(token).build().unwrap();
+    store.get_server_info().await.unwrap();
+    proxy.lose_answers(2);
+    store.get_server_info().await.unwrap();
+    assert_eq!((proxy.lost(), asked.load(Ordering::SeqCst)), (2, 4));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_in_the_middle_is_read_again_from_the_start() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address());
+    let session = session_of(Uuid::new_v4(), 60_000);
+    let inputs: Vec<_> = (0..2000).map(|id| input(id, "consumed")).collect();
+    let options = WriteOptions::default();
+    client(server.address())
+        .atomic_apply(RUNTIME, Some(session.clone()), receipt(1, 0), &inputs, None, options)
+        .await
+        .unwrap();
+
+    let store = client(proxy.address());
+    proxy.cut_after(session.len() / 2);
+    assert_eq!(store.load_session_snapshot(RUNTIME).await.unwrap().value, Some(session.clone()));
+    assert!(proxy.was_cut());
+    proxy.cut_after(50_000);
+    assert_eq!(store.load_input_states(RUNTIME).await.unwrap().value, inputs);
+    assert!(proxy.was_cut());
+    let store = client(proxy.address());
+    proxy.cut_after(session.len());
+    let loaded = store.load_runtime(RUNTIME).await.unwrap();
+    assert_eq!((loaded.session_snapshot, loaded.input_states), (Some(session), inputs));
+    assert!(proxy.was_cut());
 }
 
 #[tokio::test]

@@ -185,6 +185,24 @@ async fn no_call_is_lost_to_a_server_that_hangs() {
 }
 
 #[tokio::test]
+async fn what_a_client_refuses_by_itself_says_nothing_of_a_server() {
+    let servers = [Server::start(), Server::start()];
+    let builder = Client::builder(servers[0].address()).also_at(servers[1].address()).retry(ONCE);
+    let store = builder.max_message_bytes(10_000).build().unwrap();
+    written_until_some_reach(&servers[0], &store, 0).await;
+    written_until_some_reach(&servers[1], &store, 100).await;
+    let before = (count(&servers[0]).await, count(&servers[1]).await);
+    let too_large = "x".repeat(20_000);
+    for number in 0..10 {
+        let refused = store.persist_ops_lifecycle(RUNTIME, too_large.clone(), WriteOptions::default()).await;
+        assert_eq!(refused.unwrap_err().code(), Code::OutOfRange);
+        write(&store, 200 + 2 * number).await;
+        write(&store, 201 + 2 * number).await;
+    }
+    assert_eq!((count(&servers[0]).await, count(&servers[1]).await), (before.0 + 10, before.1 + 10));
+}
+
+#[tokio::test]
 async fn where_no_connection_can_be_made_the_call_goes_on_to_the_next_server_and_is_no_repeat() {
     let (mut dead, mut back) = (Server::start(), Server::start());
     dead.kill();
@@ -223,4 +241,24 @@ fn connections_outlive_the_runtime_of_a_caller() {
         runtime().block_on(write(&store, number));
     }
     assert_eq!(home.block_on(async { count(&servers[0]).await + count(&servers[1]).await }), 3);
+}
+
+#[test]
+fn a_client_whose_runtime_has_ended_says_so_and_does_not_hang() {
+    let server = Server::start();
+    let name = Name::of(&[&server]);
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let home = runtime();
+    let stores = home.block_on(async {
+        let several = Client::builder(server.address()).also_at("127.0.0.1:1").build().unwrap();
+        let named = Client::builder(NAME).look_up(name.look_up()).build().unwrap();
+        let used = client(server.address());
+        write(&used, 1).await;
+        [several, named, used]
+    });
+    drop(home);
+    for store in stores {
+        let refused = runtime().block_on(store.get_server_info()).unwrap_err();
+        assert!(refused.message().contains("in which the client was built has ended"), "{refused:?}");
+    }
 }

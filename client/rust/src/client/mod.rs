@@ -20,8 +20,9 @@ use crate::{
 
 /// A client of one store and one realm. A clone shares its connections, and what it remembers.
 ///
-/// It lives in the Tokio runtime in which it was built. Any number of calls may run at once. A call that is dropped
-/// leaves either the whole write or nothing.
+/// It lives in the Tokio runtime in which it was built, whose clock and network are enabled (`enable_all`), and ends with
+/// it; calls may be awaited in any other such runtime. Any number may run at once. A call that is dropped leaves either
+/// the whole write or nothing.
 ///
 /// **Writes** are one transaction each, all or nothing, and durable when the answer is there. `if_revision` commits only
 /// if the runtime is at that revision, and else fails with [`ErrorReason::RevisionMismatch`]. A request id makes a repeat

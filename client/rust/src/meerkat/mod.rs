@@ -36,7 +36,7 @@ type StoreResult<T> = Result<T, RuntimeStoreError>;
 ///
 /// It may be built, used and dropped anywhere: in a plain thread, and inside of any runtime. Its connections live in a
 /// small runtime of its own, so that the trait's synchronous methods can wait for them. A call that is dropped goes on,
-/// as it does with the trait's other stores.
+/// as it does with the trait's other stores. Threads do not come along over a fork: build it behind one, not before.
 pub struct RemoteRuntimeStore {
     client: Client,
     authority_key: Option<String>,

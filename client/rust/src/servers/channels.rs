@@ -37,6 +37,11 @@ pub(crate) fn endpoint_of(address: &Address, text: &str, tls: Option<&Tls>) -> R
                 "tls is not spoken over a Unix socket: leave it out, or the unix: address",
             ));
         }
+        (_, None) if text.starts_with("https://") => {
+            return Err(Error::invalid_argument(
+                "address asks for TLS by https:// and would be spoken to without: give tls, such as Tls::default()",
+            ));
+        }
         (Address::Unix(path), None) => format!("unix://{path}"),
         (_, Some(_)) => format!("https://{}", address.authority()),
         (_, None) => format!("http://{}", address.authority()),

@@ -9,23 +9,25 @@
 
 mod channels;
 mod health;
+mod home;
 mod names;
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 pub(crate) use channels::{channel_to, endpoint_of};
 use health::is_there;
+use home::{home_ended, watch};
 pub(crate) use names::Names;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, OnceCell},
+    sync::{Notify, OnceCell, oneshot},
     time::sleep,
 };
 use tonic::transport::{Channel, Endpoint};
@@ -94,7 +96,11 @@ impl Server {
 
 /// The servers of one store.
 #[derive(Debug)]
-pub(crate) struct Servers(Arc<Shared>);
+pub(crate) struct Servers {
+    shared: Arc<Shared>,
+    /// Ends with this.
+    _watch: oneshot::Sender<()>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -102,6 +108,8 @@ struct Shared {
     names: Names,
     /// Where connections live. The caller of a call may be in another runtime, which ends before this one.
     runtime: Handle,
+    /// It did.
+    has_ended: AtomicBool,
     known: Mutex<Known>,
     first_look: OnceCell<()>,
     next: AtomicUsize,
@@ -123,25 +131,31 @@ impl Servers {
             Place::Named { .. } => None,
         });
         let known = Mutex::new(Known { servers: fixed.collect(), looked_up: Vec::new() });
-        let (first_look, next, changed) = (OnceCell::new(), AtomicUsize::new(0), Notify::new());
-        Self(Arc::new(Shared { places, names, runtime, known, first_look, next, changed }))
+        let (has_ended, first_look) = (AtomicBool::new(false), OnceCell::new());
+        let (next, changed) = (AtomicUsize::new(0), Notify::new());
+        let shared = Arc::new(Shared { places, names, runtime, has_ended, known, first_look, next, changed });
+        let watch = watch(&shared);
+        Self { shared, _watch: watch }
     }
 
     /// Counts the servers that are known.
     pub(crate) fn count(&self) -> usize {
-        self.0.lock().servers.len()
+        self.shared.lock().servers.len()
     }
 
     /// Takes the next server that answers; where none is known to, one that did not.
     ///
     /// # Errors
     ///
-    /// No server is known, since no name can be looked up.
+    /// No server is known, since no name can be looked up; or the runtime of the connections has ended.
     pub(crate) async fn take(&self) -> Result<(ServerId, Channel)> {
-        self.0.first_look.get_or_try_init(|| self.0.look_up_all()).await?;
         loop {
-            let changed = self.0.changed.notified();
-            if let Some(taken) = self.0.choose() {
+            let changed = self.shared.changed.notified();
+            if self.shared.has_ended.load(Ordering::SeqCst) {
+                return Err(home_ended());
+            }
+            self.shared.first_look.get_or_try_init(|| self.shared.look_up_all()).await?;
+            if let Some(taken) = self.shared.choose() {
                 return Ok(taken);
             }
             changed.await;
@@ -150,7 +164,7 @@ impl Servers {
 
     /// Tells whether a server answered, be it by a refusal.
     pub(crate) fn answered(&self, id: ServerId, answered: bool) {
-        let mut known = self.0.lock();
+        let mut known = self.shared.lock();
         let several = known.servers.len() > 1;
         let Some(server) = known.servers.iter_mut().find(|server| server.id == id) else {
             return;
@@ -158,9 +172,9 @@ impl Servers {
         server.standing = if answered { Standing::Answers } else { Standing::Silent };
         if !answered {
             if several {
-                self.0.ask(server);
+                self.shared.ask(server);
             }
-            self.0.look_up_again(&mut known, id.place, LOOKED_UP_AFTER);
+            self.shared.look_up_again(&mut known, id.place, LOOKED_UP_AFTER);
         }
     }
 }

@@ -53,7 +53,7 @@ impl Names {
         let (look_up, asked) = (Arc::clone(&self.look_up), host.to_owned());
         let answered = runtime.spawn_blocking(move || look_up(&asked, port)).await;
         let answered = answered.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let unknown = |why: &str| Error::call_failed(Code::Unavailable, format!("{host} cannot be looked up: {why}"));
+        let unknown = |why: &str| Error::never_sent(Code::Unavailable, format!("{host} cannot be looked up: {why}"));
         let mut found: Vec<SocketAddr> = Vec::new();
         for at in answered.map_err(|error| unknown(&error.to_string()))? {
             if self.only_local && !at.ip().is_loopback() {

@@ -22,6 +22,8 @@ struct Shared {
     /// How many answers are lost yet, each with its connection.
     answers_to_lose: AtomicUsize,
     lost: AtomicUsize,
+    /// After how many bytes of answers the connection is cut, once; 0: it is not.
+    cut_after_bytes: AtomicUsize,
     sent_bytes: AtomicUsize,
     answered_bytes: AtomicUsize,
     connections: Mutex<Vec<TcpStream>>,
@@ -58,6 +60,17 @@ impl Proxy {
     /// Cuts the connection at each of the next answers, instead of passing it on.
     pub fn lose_answers(&self, count: usize) {
         self.shared.answers_to_lose.store(count, Ordering::SeqCst);
+    }
+
+    /// Cuts the connection once, when so many bytes of answers have been passed on: in the middle of a long one.
+    pub fn cut_after(&self, bytes: usize) {
+        self.shared.cut_after_bytes.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Tells whether that came.
+    #[must_use]
+    pub fn was_cut(&self) -> bool {
+        self.shared.cut_after_bytes.load(Ordering::SeqCst) == 0
     }
 
     /// Tells how many answers were lost.
@@ -113,7 +126,7 @@ fn serve(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
     thread::spawn(move || {
         pass(server, client_side, |bytes| {
             answering.answered_bytes.fetch_add(bytes.len(), Ordering::SeqCst);
-            !is_lost(&answering, bytes)
+            !is_lost(&answering, bytes) && !is_cut(&answering, bytes)
         });
     });
 }
@@ -131,6 +144,13 @@ fn is_lost(shared: &Shared, bytes: &[u8]) -> bool {
         shared.lost.fetch_add(1, Ordering::SeqCst);
     }
     is_lost
+}
+
+/// Whether as much as was to be passed on has been.
+fn is_cut(shared: &Shared, bytes: &[u8]) -> bool {
+    let less = |left: usize| (left > 0).then(|| left.saturating_sub(bytes.len()));
+    let before = shared.cut_after_bytes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+    before.is_ok_and(|left| left <= bytes.len())
 }
 
 fn pass(mut from: TcpStream, mut to: TcpStream, may_pass: impl Fn(&[u8]) -> bool) {
