@@ -30,3 +30,27 @@ impl Fences {
         fences.insert(runtime_id.to_owned(), newest);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_that_were_asked_for_at_once_the_newer_is_held() {
+        let fences = Fences::default();
+        fences.hold("rt:1", 6, None);
+        fences.hold("rt:1", 5, None);
+        assert_eq!((fences.held("rt:1"), fences.held("rt:2")), (Some(6), None));
+    }
+
+    #[test]
+    fn a_restored_store_counts_from_where_it_was() {
+        let fences = Fences::default();
+        fences.hold("rt:1", 9, None);
+        fences.hold("rt:1", 3, Some(9));
+        assert_eq!(fences.held("rt:1"), Some(3));
+        // An answer to a call of before that comes late.
+        fences.hold("rt:1", 2, Some(9));
+        assert_eq!(fences.held("rt:1"), Some(3));
+    }
+}

@@ -229,3 +229,6 @@ impl Assembler for RuntimeParts {
         Ok((loaded, session))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,10 +12,10 @@ use std::{
 
 use runtimestore::{
     Client, ErrorReason, RetryPolicy, Token,
-    types::{RequestId, WriteOptions},
+    types::{RequestId, RuntimeState, WriteOptions},
 };
 use runtimestore_testing::{Proxy, Server};
-use support::{RUNTIME, client, input, receipt, session_of};
+use support::{RUNTIME, at_revision, client, input, receipt, session_of};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -218,4 +218,28 @@ async fn what_the_store_has_is_not_sent_again_and_what_it_has_not_any_more_is() 
     let before = counting.answered_bytes();
     assert_eq!(store.load_session_snapshot(RUNTIME).await.unwrap().value, Some(session(3002)));
     assert!(counting.answered_bytes() - before < 1000, "the session came again");
+}
+
+#[tokio::test]
+async fn a_revision_that_is_asked_for_is_compared_whichever_form_is_sent() {
+    let server = Server::start();
+    let (store, other) = (client(server.address()), client(server.address()));
+    let inputs: Vec<_> = (0..50).map(|id| input(id, "queued")).collect();
+    let changed: Vec<_> = std::iter::once(input(0, "consumed")).chain(inputs[1..].iter().cloned()).collect();
+    let commit = async |inputs: &[_], options| {
+        store.commit_machine_lifecycle(RUNTIME, RuntimeState::Idle, inputs, options).await
+    };
+    assert_eq!(commit(&inputs, at_revision(0)).await.unwrap().revision, 1);
+    // Some of the inputs stand for all of them, at the revision that is asked for.
+    assert_eq!(commit(&changed, at_revision(1)).await.unwrap().revision, 2);
+    for stale in [0, 1, 3] {
+        let refused = commit(&inputs, at_revision(stale)).await.unwrap_err();
+        assert_eq!(refused.reason(), Some(ErrorReason::RevisionMismatch));
+        assert_eq!((refused.number("if_revision"), refused.number("current_revision")), (Some(stale), Some(2)));
+    }
+    // Somebody else writes: what was asked for is refused, and what was not lands as a whole.
+    other.persist_input_state(RUNTIME, input(7, "abandoned"), WriteOptions::default()).await.unwrap();
+    assert_eq!(commit(&changed, at_revision(2)).await.unwrap_err().number("if_revision"), Some(2));
+    assert_eq!(commit(&changed, WriteOptions::default()).await.unwrap().revision, 4);
+    assert_eq!(other.load_input_states(RUNTIME).await.unwrap().value, changed);
 }
