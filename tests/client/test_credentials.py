@@ -185,3 +185,12 @@ def test_what_cannot_be_meant_is_told_where_the_client_is_made() -> None:
         Tls(certificate="c.pem")
     with grpc.insecure_channel("127.0.0.1:1") as channel, pytest.raises(ValueError, match="tls is of a channel"):
         RuntimeStoreClient(channel=channel, tls=Tls())
+
+
+@pytest.mark.parametrize("name", ["ca", "key"])
+def test_the_text_of_a_key_in_the_place_of_a_path_is_not_quoted(name: str) -> None:
+    text = "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n"
+    with pytest.raises(ValueError, match=f"{name} is the text of a PEM") as refused:
+        Tls(ca=text if name == "ca" else None, certificate=b"", key=text if name == "key" else b"")
+    assert "secret" not in str(refused.value)
+    assert "secret" not in repr(Tls(ca="ca.pem", certificate=b"", key=text.encode()))

@@ -46,6 +46,11 @@ class Tls:
         """Refuse what cannot be meant."""
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together: give both, or neither")
+        for name in ("ca", "certificate", "key"):
+            given = getattr(self, name)
+            if not isinstance(given, bytes) and "-----BEGIN" in str(given):
+                # Not quoted: as a path that is not there it would be, and it may be a key.
+                raise ValueError(f"{name} is the text of a PEM where a path is meant: give its bytes")
 
     def credentials(self) -> grpc.ChannelCredentials:
         """What gRPC makes a channel with.
