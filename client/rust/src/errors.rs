@@ -179,7 +179,7 @@ impl Error {
     /// not: of an older server, which lacks the method, and of an answer that is larger than this client takes.
     pub(crate) fn is_answer(&self) -> Option<bool> {
         let named = self.0.reason.is_some() || self.text("reason").is_some();
-        (self.0.sent != Sent::Never).then(|| named || matches!(self.0.code, Code::Unimplemented | Code::OutOfRange))
+        (self.0.sent != Sent::Never).then_some(named || matches!(self.0.code, Code::Unimplemented | Code::OutOfRange))
     }
 
     /// The variant of the trait's error that the server named; `None` where it named none.

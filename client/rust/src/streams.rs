@@ -1,6 +1,6 @@
 //! Puts the messages of one stream together and checks them. A stream that breaks is read again from the start.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tonic::{Code, metadata::MetadataMap};
 
@@ -100,16 +100,9 @@ impl Session {
         if self.info.sha256 != <[u8; 32]>::as_slice(&sha256) {
             return Err(self.corrupt("the bytes that arrived do not match its SHA-256"));
         }
-        let body = match <[Bytes; 1]>::try_from(self.chunks) {
-            Ok([whole]) => whole,
-            Err(chunks) => {
-                let mut body = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-                for chunk in &chunks {
-                    body.extend_from_slice(chunk);
-                }
-                body.freeze()
-            }
-        };
+        // A single chunk is copied too: it is a piece of what was received, which it would keep in memory with it for as
+        // long as the session is remembered.
+        let body = Bytes::from(self.chunks.concat());
         Ok(KnownSession::of(body, sha256))
     }
 

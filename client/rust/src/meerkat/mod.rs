@@ -111,6 +111,11 @@ impl RemoteRuntimeStore {
     }
 }
 
+/// Takes a session's bytes, without the room that was left for more of them: it is remembered until the next.
+fn whole(delta: SessionDelta) -> Bytes {
+    delta.session_snapshot.into_boxed_slice().into()
+}
+
 #[async_trait::async_trait]
 impl RuntimeStore for RemoteRuntimeStore {
     fn auth_authority_key(&self) -> Option<String> {
@@ -160,7 +165,7 @@ impl RuntimeStore for RemoteRuntimeStore {
         session_delta: SessionDelta,
     ) -> StoreResult<()> {
         let (client, runtime_id) = (self.client.clone(), runtime_id.0.clone());
-        let session = Bytes::from(session_delta.session_snapshot);
+        let session = whole(session_delta);
         let call = async move { client.commit_session_snapshot(&runtime_id, session, WriteOptions::default()).await };
         self.write(call).await.map(|_| ())
     }
@@ -174,7 +179,7 @@ impl RuntimeStore for RemoteRuntimeStore {
         session_store_key: Option<SessionId>,
     ) -> StoreResult<()> {
         let (client, runtime_id) = (self.client.clone(), runtime_id.0.clone());
-        let session = session_delta.map(|delta| Bytes::from(delta.session_snapshot));
+        let session = session_delta.map(whole);
         let (receipt, inputs) = (receipt_of(receipt)?, inputs_of(&input_updates)?);
         let key = session_store_key.map(|key| key.0);
         let options = WriteOptions::default();

@@ -61,6 +61,18 @@ fn a_session_is_what_was_written_or_damaged() {
 }
 
 #[test]
+fn a_session_that_is_remembered_keeps_nothing_else_in_memory() {
+    use v1::load_session_snapshot_response::Part;
+    let received = Bytes::from(vec![b'x'; 8192]);
+    let mut read = SessionChunks::new(None, None);
+    for part in [Part::Info(info(b"xxx")), Part::Chunk(received.slice(100..103))] {
+        read.add(v1::LoadSessionSnapshotResponse { part: Some(part) }).unwrap();
+    }
+    let session = read.finish(&MetadataMap::new()).unwrap().value.unwrap();
+    assert!(session.body == "xxx" && received.is_unique());
+}
+
+#[test]
 fn a_session_is_unchanged_only_where_it_is_the_known_one() {
     for read in [alone, with_the_runtime] {
         let unchanged = v1::SessionSnapshotInfo { unchanged: true, ..info(b"session") };
