@@ -44,6 +44,7 @@ DECIDED = {
     "REVISION_MISMATCH",
     "FENCED",
     "OAUTH_FLOW_SNAPSHOT_CHANGED",
+    "SESSION_KEY_MISMATCH",
 }
 """What is true of every attempt of one request."""
 

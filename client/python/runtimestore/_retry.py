@@ -21,6 +21,7 @@ from runtimestore.errors import (
     RequestIdReused,
     RevisionMismatch,
     RuntimeStoreError,
+    SessionKeyMismatch,
     StoreUnavailable,
 )
 
@@ -38,10 +39,12 @@ _CONCLUSIVE = (
     RevisionMismatch,
     Fenced,
     OAuthFlowSnapshotChanged,
+    SessionKeyMismatch,
 )
 """What no attempt of the same request can have escaped: the server first looks whether it knows the request, and what
 it compares with only grows, so that what has been passed stays passed (`_COMPARED`). What it finds wrong with a request
-itself it tells before: a server of another version may refuse what this one took in."""
+itself it tells before: a server of another version may refuse what this one took in. Not so the key of another session:
+it is compared with the id in the same request, by every version."""
 
 
 _MOST_RESETS = 10

@@ -211,7 +211,10 @@ fn is_reset(error: &Error) -> bool {
 /// passed stays passed.
 fn is_conclusive(error: &Error) -> bool {
     let (named, there) = match error.reason() {
-        Some(ErrorReason::BoundaryReceiptExists | ErrorReason::RequestIdReused) => return true,
+        // The last compares two parts of the same request, as every version of the server does.
+        Some(ErrorReason::BoundaryReceiptExists | ErrorReason::RequestIdReused | ErrorReason::SessionKeyMismatch) => {
+            return true;
+        }
         Some(ErrorReason::RevisionMismatch) => ("if_revision", "current_revision"),
         Some(ErrorReason::Fenced) => ("fence", "current_fence"),
         Some(ErrorReason::OauthFlowSnapshotChanged) => ("expected_version", "current_version"),

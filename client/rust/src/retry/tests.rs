@@ -146,7 +146,7 @@ fn a_refusal_that_no_attempt_can_have_escaped_is_told_as_it_is() {
     assert!(compared("REVISION_MISMATCH", "if_revision", "current_revision"));
     assert!(compared("FENCED", "fence", "current_fence"));
     assert!(compared("OAUTH_FLOW_SNAPSHOT_CHANGED", "expected_version", "current_version"));
-    for reason in ["BOUNDARY_RECEIPT_EXISTS", "REQUEST_ID_REUSED"] {
+    for reason in ["BOUNDARY_RECEIPT_EXISTS", "REQUEST_ID_REUSED", "SESSION_KEY_MISMATCH"] {
         let told = told_after(vec![broken(), refusal(reason, &[], None)]);
         assert_eq!(told.reason().unwrap().as_str_name(), reason);
     }
