@@ -19,6 +19,7 @@ from runtimestore import (
     RequestIdReused,
     RevisionMismatch,
     RunBoundaryReceipt,
+    SessionKeyMismatch,
 )
 from runtimestore._known import KnownRuntimes
 from support.checkers.threaded import either_client
@@ -171,6 +172,20 @@ async def test_an_expected_revision_of_the_callers_own_decides_as_if_everything_
             await store.atomic_apply(RUNTIME, session("4"), _receipt(0), inputs, if_revision=1)
         assert (await store.atomic_apply(RUNTIME, session("4"), _receipt(0), inputs, if_revision=3)).revision == 4
         assert await other.load_session_snapshot(RUNTIME) == session("4")
+
+
+@pytest.mark.parametrize("kind", ["aio", "sync"])
+async def test_the_key_of_another_session_is_told_first_as_if_everything_had_been_sent(kind: str) -> None:
+    receipt = _receipt(0)
+    async with (
+        in_process("memory:") as app,
+        either_client(kind, app.address) as store,
+        either_client("aio", app.address) as other,
+    ):
+        await store.atomic_apply(RUNTIME, session("a" * 3000), receipt)
+        await other.commit_session_snapshot(RUNTIME, session("c"))  # what the edits are made of is not there any more
+        with pytest.raises(SessionKeyMismatch):
+            await store.atomic_apply(RUNTIME, session("a" * 3000 + "b"), receipt, session_store_key=uuid.uuid4())
 
 
 @pytest.mark.parametrize("kind", ["aio", "sync"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from runtimestore import _messages as messages
 from runtimestore._edits import find_edits
-from runtimestore.errors import InvalidField, RevisionMismatch, SnapshotBaseMismatch
+from runtimestore.errors import BoundaryReceiptExists, InvalidField, RevisionMismatch, SnapshotBaseMismatch
 from runtimestore.v1 import runtime_store_pb2 as pb
 
 if TYPE_CHECKING:
@@ -58,11 +58,14 @@ class Forms(Generic[Q]):
         self._session = known.described(session, self._before)
         self._inputs = inputs
         self._is_short = False
+        self._sends_edits = False
         self.request: Q = self._form(self._edits(), self._partial())
 
     def instead(self, error: RuntimeStoreError) -> bool:
         """Whether the refused form was the short one: the whole one is sent now."""
-        if not self._is_short or not isinstance(error, _SHORT_REFUSED):
+        # Without its base a session's id is not seen. A key of another session is told before what the boundary has.
+        hides_the_key = self._sends_edits and isinstance(error, BoundaryReceiptExists)
+        if not (hides_the_key or (self._is_short and isinstance(error, _SHORT_REFUSED))):
             return False
         self._known.forget(self._shared.runtime_id)
         self.request = self._form(None, None)
@@ -105,7 +108,8 @@ class Forms(Generic[Q]):
         edits: pb.SnapshotEdits | None,
         partial: tuple[int, list[InputState], pb.PartialInputs] | None,
     ) -> Q:
-        self._is_short = edits is not None or partial is not None
+        self._sends_edits = edits is not None
+        self._is_short = self._sends_edits or partial is not None
         form = copy.deepcopy(self._shared)
         if self._body is not None and isinstance(form, pb.CommitSessionSnapshotRequest | pb.AtomicApplyRequest):
             if edits is None:

@@ -87,6 +87,7 @@ pub(crate) struct Forms<'a, W> {
     session: Option<KnownSession>,
     inputs: &'a [InputState],
     is_short: bool,
+    sends_edits: bool,
     pub(crate) request: W,
 }
 
@@ -97,7 +98,8 @@ impl<'a, W: RuntimeWrite> Forms<'a, W> {
         let before = body.as_ref().and_then(|_| known.session(shared.runtime_id()));
         let session = body.as_ref().and_then(|body| known.described(body, before.as_ref()));
         let request = shared.clone();
-        let mut forms = Self { known, since, shared, body, before, session, inputs, is_short: false, request };
+        let (is_short, sends_edits) = (false, false);
+        let mut forms = Self { known, since, shared, body, before, session, inputs, is_short, sends_edits, request };
         let (edits, partial) = (forms.edits(), forms.partial());
         forms.request = forms.form(edits, partial);
         forms
@@ -106,8 +108,8 @@ impl<'a, W: RuntimeWrite> Forms<'a, W> {
     /// Puts the whole form in the place of the short one, if that is what was refused.
     pub(crate) fn instead(&mut self, error: &Error) -> bool {
         use ErrorReason::{
-            InputStateInvalid, InvalidRequest, OpsSnapshotInvalid, RevisionMismatch, SessionSnapshotInvalid,
-            SnapshotBaseMismatch,
+            BoundaryReceiptExists, InputStateInvalid, InvalidRequest, OpsSnapshotInvalid, RevisionMismatch,
+            SessionSnapshotInvalid, SnapshotBaseMismatch,
         };
         // What refuses a short form that may be fine as a whole; a bad field where a server of an older version does not
         // know it. What refuses the whole as well is told by the answer to that.
@@ -122,7 +124,9 @@ impl<'a, W: RuntimeWrite> Forms<'a, W> {
                     | InvalidRequest
             )
         );
-        if !self.is_short || !short_refused {
+        // Without its base a session's id is not seen. A key of another session is told before what the boundary has.
+        let hides_the_key = self.sends_edits && error.reason() == Some(BoundaryReceiptExists);
+        if !(hides_the_key || self.is_short && short_refused) {
             return false;
         }
         self.known.forget(self.shared.runtime_id());
@@ -170,7 +174,8 @@ impl<'a, W: RuntimeWrite> Forms<'a, W> {
         edits: Option<v1::SnapshotEdits>,
         partial: Option<(Vec<v1::StoredInputState>, u64, v1::PartialInputs)>,
     ) -> W {
-        self.is_short = edits.is_some() || partial.is_some();
+        self.sends_edits = edits.is_some();
+        self.is_short = self.sends_edits || partial.is_some();
         let mut form = self.shared.clone();
         if let Some(body) = &self.body {
             let delta = match edits {

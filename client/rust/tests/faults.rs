@@ -243,3 +243,17 @@ async fn a_revision_that_is_asked_for_is_compared_whichever_form_is_sent() {
     assert_eq!(commit(&changed, WriteOptions::default()).await.unwrap().revision, 4);
     assert_eq!(other.load_input_states(RUNTIME).await.unwrap().value, changed);
 }
+
+#[tokio::test]
+async fn a_key_of_another_session_is_told_first_whichever_form_is_sent() {
+    let server = Server::start();
+    let (store, other) = (client(server.address()), client(server.address()));
+    let (session_id, options) = (Uuid::new_v4(), WriteOptions::default());
+    let session = |messages| Some(session_of(session_id, messages));
+    store.atomic_apply(RUNTIME, session(30), receipt(1, 0), &[], Some(session_id), options).await.unwrap();
+    // What the edits are made of is not there any more.
+    other.commit_session_snapshot(RUNTIME, session_of(session_id, 1), options).await.unwrap();
+    let key = Some(Uuid::new_v4());
+    let refused = store.atomic_apply(RUNTIME, session(31), receipt(1, 0), &[], key, options).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(ErrorReason::SessionKeyMismatch));
+}
