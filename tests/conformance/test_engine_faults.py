@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,10 +12,11 @@ import pytest
 
 from runtimestore import RetryPolicy, StoreUnavailable
 from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.store.values import RuntimeKey
 from support.checkers.refusals import WireRefusal, is_refusal, refused
 from support.generators.calls import Store, everything, input_of, session_of
 from support.generators.documents import new_id, session
-from support.generators.requests import LOADS, WRITES, request_of
+from support.generators.requests import LOADS, RUNTIME, WRITES, request_of
 from support.servers.database import held_commits
 from support.servers.engines import DURABLE
 
@@ -115,6 +117,31 @@ async def test_an_engine_that_cannot_be_reached(
     assert (await everything(store, "rt:session:x"))["revision"] == 0
     for method in reversed(WRITES):  # the update of version 0 comes before the write that makes it 1
         await getattr(wire, method)(request_of(method, realm=realm))
+
+
+@pytest.mark.needs(DURABLE)
+@pytest.mark.parametrize("method", ["CommitSessionSnapshot", "AtomicApply"])
+async def test_a_write_whose_edits_cannot_be_looked_up_is_a_write_that_failed(
+    app: Application, engine: Engine, wire: Wire, realm: str, method: str
+) -> None:
+    before, after = session("before"), session("after")
+    await wire.CommitSessionSnapshot(
+        request_of("CommitSessionSnapshot", realm=realm, session_delta=pb.SessionDelta(session_snapshot=before))
+    )
+    app.store.recent_sessions.drop(RuntimeKey(realm, RUNTIME["runtime_id"]))
+    edits = pb.SnapshotEdits(
+        base_sha256=sha256(before).digest(),
+        edits=[pb.Edit(end=len(before), replacement=after)],
+        sha256=sha256(after).digest(),
+    )
+    delta = pb.SessionDelta(snapshot_edits=edits)
+
+    with engine.unreachable(app.store.database):
+        found = await _call(wire, method, realm=realm, session_delta=delta)
+
+    is_refusal(found, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "write_failed")
+    assert found.retry_delay_seconds is not None
+    await getattr(wire, method)(request_of(method, realm=realm, session_delta=delta))
 
 
 @pytest.mark.needs(DURABLE)
