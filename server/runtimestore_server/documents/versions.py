@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -9,14 +12,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore_server.documents.identifiers import bad_field
 from runtimestore_server.integers import INT64_MAX
+from runtimestore_server.store.digests import SEAL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from runtimestore_server.store import RuntimeKey
     from runtimestore_server.store.versions.rows import Version
 
 DEFAULT_PAGE_SIZE = 100
 MOST_PAGE_SIZE = 1000
+
+_REVISION_BYTES = 8
+_TOKEN_CHARACTERS = (_REVISION_BYTES + SEAL_BYTES) * 4 // 3
 
 
 def page_size(asked: int) -> int:
@@ -30,26 +38,43 @@ def page_size(asked: int) -> int:
     return min(asked, MOST_PAGE_SIZE) or DEFAULT_PAGE_SIZE
 
 
-def before_revision(token: str) -> int:
-    """Where the page begins that a token asks for.
+def before_revision(runtime: RuntimeKey, token: str) -> int:
+    """Where the page of a runtime begins that a token asks for.
 
     Raises:
-        InvalidRequest: no answer gave it.
+        InvalidRequest: no answer about this runtime gave it.
     """
     if not token:
         return INT64_MAX
-    is_number = token.isascii() and token.isdecimal() and len(token) <= len(str(INT64_MAX))
-    if not is_number or int(token) > INT64_MAX:
-        raise bad_field("page_token", "must be the next_page_token of the answer before")
-    return int(token)
+    revision = int.from_bytes(_bytes_of(token)[:_REVISION_BYTES], "big")
+    if token != _token(runtime, revision):
+        raise bad_field("page_token", "must be the next_page_token of the answer before, about the same runtime")
+    return min(revision, INT64_MAX)  # a larger one was forged
 
 
-def page(found: Sequence[Version], size: int) -> pb.ListSessionVersionsResponse:
-    """Make the answer of up to `size` versions; where one more was found there is a next page."""
+def page(runtime: RuntimeKey, found: Sequence[Version], size: int) -> pb.ListSessionVersionsResponse:
+    """Make the answer of up to `size` versions of a runtime; where one more was found there is a next page."""
     answer = pb.ListSessionVersionsResponse(versions=map(_message, found[:size]))
     if len(found) > size:
-        answer.next_page_token = str(found[size - 1].revision)
+        answer.next_page_token = _token(runtime, found[size - 1].revision)
     return answer
+
+
+def _token(runtime: RuntimeKey, revision: int) -> str:
+    """A page token as AIP-158 has it: safe in a URL, no use to read, and of no other runtime.
+
+    The seal keeps mistakes out. It is no secret: a forged token tells its maker no more than a true one.
+    """
+    number = revision.to_bytes(_REVISION_BYTES, "big")
+    seal = sha256(b"\0".join((b"page/1", runtime.realm.encode(), runtime.runtime_id.encode(), number))).digest()
+    return base64.urlsafe_b64encode(number + seal[:SEAL_BYTES]).decode()
+
+
+def _bytes_of(token: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(token[:_TOKEN_CHARACTERS])
+    except (binascii.Error, ValueError):  # ValueError: it is no ASCII
+        return b""
 
 
 def _message(version: Version) -> pb.SessionVersion:

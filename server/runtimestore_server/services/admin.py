@@ -104,9 +104,10 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         """A page of the versions of a session."""
         del context
         size = versions.page_size(request.page_size)
-        before = versions.before_revision(request.page_token)
-        found = await self._store.read(list_versions, runtime_key(request), before_revision=before, most=size + 1)
-        return versions.page(found, size)
+        runtime = runtime_key(request)
+        before = versions.before_revision(runtime, request.page_token)
+        found = await self._store.read(list_versions, runtime, before_revision=before, most=size + 1)
+        return versions.page(runtime, found, size)
 
     async def AcquireRuntime(self, request: pb.AcquireRuntimeRequest, context: Any) -> pb.AcquireRuntimeResponse:
         """Make the caller the one who drives a runtime."""
