@@ -25,6 +25,7 @@ from runtimestore._known import KnownRuntimes
 from support.checkers.threaded import either_client
 from support.faults.reply_proxy import ReplyProxy
 from support.generators import documents
+from support.generators.documents import new_id, spellings
 from support.servers.command import run
 from support.servers.server import in_process
 
@@ -77,12 +78,11 @@ def test_what_is_remembered_of_inputs_counts_as_what_it_is_now() -> None:
     assert known.changed_inputs(RUNTIME, large) is None
 
 
-def test_an_input_is_known_however_its_id_is_spelt() -> None:
+@pytest.mark.parametrize("form", range(len(spellings(new_id()))))
+def test_an_input_is_known_however_its_id_is_spelt(form: int) -> None:
     known, input_id = KnownRuntimes(50_000), uuid.uuid4()
-    first, last = (
-        InputState(spelt, _input(input_id, text).state_json)
-        for spelt, text in zip((str(input_id), str(input_id).upper()), ("first", "last"), strict=True)
-    )
+    spelt = spellings(str(input_id))[form]
+    first, last = _input(input_id, "first"), InputState(spelt, _input(input_id, "last").state_json)
     other = _input(uuid.uuid4(), "other")
     known.committed(RUNTIME, 1, since=0, inputs=[first, other])
     known.committed(RUNTIME, 2, since=1, inputs=[last])

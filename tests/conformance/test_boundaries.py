@@ -20,6 +20,7 @@ from support.generators.documents import (
     sample,
     sample_receipt,
     session,
+    spellings,
 )
 from support.servers.database import rows
 
@@ -200,7 +201,7 @@ async def test_ids_of_a_receipt_given_in_any_form_are_answered_in_lower_case_wit
         )
     )
 
-    for asked in (run_id, run_id.upper(), run_id.replace("-", "").upper(), f"urn:uuid:{run_id}"):
+    for asked in spellings(run_id):
         answer = await wire.LoadBoundaryReceipt(
             pb.LoadBoundaryReceiptRequest(realm=realm, runtime_id=runtime_id, run_id=asked)
         )

@@ -22,7 +22,7 @@ from runtimestore_server.store.digests import SHA256_BYTES
 from runtimestore_server.store.requests import RequestKey, sealed
 from runtimestore_server.store.tables import requests
 from support.generators.calls import RUNTIME_WRITES, RuntimeWrite, Store, everything, input_of, named, session_of
-from support.generators.documents import input_state, new_id, ops, receipt, session
+from support.generators.documents import input_state, new_id, ops, receipt, session, spellings
 from support.servers.database import change, forget, rows
 
 if TYPE_CHECKING:
@@ -205,11 +205,10 @@ async def test_a_repeated_boundary_is_a_replay_and_no_second_receipt(store: Stor
 
 
 async def test_a_request_id_is_the_same_in_every_textual_form(store: Store, runtime_id: str) -> None:
-    request_id = uuid.uuid4()
-    state = input_of("a")
-    await store.persist_input_state(runtime_id, state, request_id=str(request_id))
+    request_id, state = new_id(), input_of("a")
+    await store.persist_input_state(runtime_id, state, request_id=request_id)
 
-    for form in (str(request_id).upper(), request_id.hex, f"{{{request_id}}}", request_id.urn):
+    for form in spellings(request_id):
         assert await store.persist_input_state(runtime_id, state, request_id=form) == (1, True)
 
 

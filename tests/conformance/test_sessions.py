@@ -10,7 +10,7 @@ import pytest
 from runtimestore import InvalidRequest, SessionKeyMismatch
 from runtimestore_server.store.tables import sessions
 from support.generators.calls import NOTHING, Store, everything, input_of
-from support.generators.documents import SESSION_SAMPLES, new_id, receipt, sample, session
+from support.generators.documents import SESSION_SAMPLES, new_id, receipt, sample, session, spellings
 from support.servers.database import rows
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ async def test_a_session_store_key_that_is_the_snapshots_id_in_any_form_is_accep
     store: Store, runtime_id: str
 ) -> None:
     session_id = new_id()
-    for number, key in enumerate(
-        (session_id, session_id.upper(), session_id.replace("-", ""), f"{{{session_id}}}", f"urn:uuid:{session_id}")
-    ):
+    for number, key in enumerate(spellings(session_id)):
         body = session(session_id=session_id.upper() if number % 2 else session_id)
         await store.atomic_apply(runtime_id, body, receipt(), session_store_key=key)
         assert await store.load_session_snapshot(runtime_id) == body

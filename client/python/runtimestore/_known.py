@@ -246,8 +246,12 @@ def _canonical(input_id: str) -> str:
     """
     if len(input_id) == CANONICAL_LENGTH and input_id == input_id.lower():
         return input_id
-    return str(uuid.UUID(input_id))
+    return str(_uuid_of(input_id))
+
+
+def _uuid_of(text: str) -> uuid.UUID:
+    return uuid.UUID(text.lower())  # Python's takes a URN in small letters only
 
 
 def _known_input(input_id: str, state_json: str) -> KnownInput:
-    return KnownInput(uuid.UUID(input_id).bytes, state_json, sha256(state_json.encode()).digest())
+    return KnownInput(_uuid_of(input_id).bytes, state_json, sha256(state_json.encode()).digest())

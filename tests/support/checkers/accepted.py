@@ -133,4 +133,4 @@ def _canonical(receipt: pb.RunBoundaryReceipt) -> pb.RunBoundaryReceipt:
 
 
 def _uuid(text: str) -> str:
-    return str(uuid.UUID(text))
+    return str(uuid.UUID(text.lower()))

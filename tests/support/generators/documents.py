@@ -30,6 +30,13 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def spellings(canonical: str) -> tuple[str, ...]:
+    """A UUID in every textual form that is taken."""
+    urn = f"urn:uuid:{canonical}"
+    forms = (canonical, canonical.replace("-", ""), f"{{{canonical}}}", urn, f"URN:UUID:{canonical}")
+    return (*forms, *(form.upper() for form in forms[:3]), urn.upper())
+
+
 def session(text: str = "hello", *, session_id: str | None = None, **fields: Any) -> bytes:
     """A session of one message; `fields` replace or add top-level ones, None takes one away."""
     document: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from support.generators.documents import UINT64_MAX
+from support.generators.documents import UINT64_MAX, spellings
 from support.generators.hostile_json import input_document, ops_document, session_document
 from support.generators.requests import ALL
 
@@ -142,7 +142,7 @@ def _input(random: random.Random) -> pb.StoredInputState:
     input_id = new_id_of(random)
     state = pb.StoredInputState(input_id=input_id, state_json=_text(input_document(random, input_id)))
     if random.random() < 0.1:
-        state.input_id = random.choice((*HOSTILE_TEXTS, input_id.upper(), f"{{{input_id}}}", f"urn:uuid:{input_id}"))
+        state.input_id = random.choice((*HOSTILE_TEXTS, *spellings(input_id)))
     return state
 
 
