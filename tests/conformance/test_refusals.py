@@ -57,6 +57,24 @@ async def test_a_bad_document_of_each_kind(wire: Wire, realm: str) -> None:
         assert len(found.violations) == 1
 
 
+async def test_all_that_varies_in_what_is_told_of_a_bad_field_stands_in_the_metadata(wire: Wire, realm: str) -> None:
+    session_id = new_id()
+    for method, changed in (
+        ("CommitSessionSnapshot", {"session_delta": {"session_snapshot": b'{"id": }'}}),
+        ("CommitSessionSnapshot", {"session_delta": {"session_snapshot": b'{"id":   }'}}),
+        ("CommitSessionSnapshot", {"session_delta": {"session_snapshot": session(messages=[{"role": 1}])}}),
+        ("CommitSessionSnapshot", {"session_delta": {"session_snapshot": session(session_id="x")}}),
+        ("AtomicApply", {"session_delta": {"session_snapshot": session(version=2**32, session_id=session_id)}}),
+        ("PersistInputState", {"state": {"input_id": new_id(), "state_json": "[]"}}),
+        ("PersistOpsLifecycle", {"snapshot": {"snapshot_json": "{}"}}),
+        ("LoadInputState", {"input_id": "x"}),
+        ("CommitMachineLifecycle", {"commit": {"runtime_state": 0}}),
+    ):
+        found = await _call(wire, method, realm=realm, **changed)
+        assert found.message == f"{found.metadata['field']}: {found.metadata['description']}"
+        assert found.violations == {found.metadata["field"]: found.metadata["description"]}
+
+
 async def test_what_stands_in_a_bad_document_is_not_told(wire: Wire, realm: str) -> None:
     for value in (f'"{SECRET}"', f'{{"{SECRET}": 1}}', f'["{SECRET}"]'):
         documents = (

@@ -15,11 +15,14 @@ pub enum ErrorReason {
     /// INVALID_ARGUMENT. `session_store_key` is not the `id` of the session snapshot.
     /// Metadata: `expected` (the key), `actual` (the snapshot's id). Nothing was written.
     SessionKeyMismatch = 1,
-    /// INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field. Nothing was written.
+    /// INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field, and so do the metadata:
+    /// `field`, `description`. Nothing was written.
     SessionSnapshotInvalid = 2,
-    /// INVALID_ARGUMENT. An input document's envelope is bad; `BadRequest` names the field. Nothing was written.
+    /// INVALID_ARGUMENT. An input document's envelope is bad; `BadRequest` names the field, and so do the metadata:
+    /// `field`, `description`. Nothing was written.
     InputStateInvalid = 3,
-    /// INVALID_ARGUMENT. The ops document's envelope is bad; `BadRequest` names the field. Nothing was written.
+    /// INVALID_ARGUMENT. The ops document's envelope is bad; `BadRequest` names the field, and so do the metadata:
+    /// `field`, `description`. Nothing was written.
     OpsSnapshotInvalid = 4,
     /// ALREADY_EXISTS. The boundary (runtime, run, sequence) has its receipt already. Nothing of this request was
     /// written. Metadata: `run_id`, `sequence`.
@@ -47,7 +50,8 @@ pub enum ErrorReason {
     StoredValueCorrupt = 13,
     /// RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in.
     Overloaded = 14,
-    /// INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure.
+    /// INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure. Metadata:
+    /// `field`, and `description`, or of a limit `size_bytes`, `limit_bytes`, `limit` (the setting's name).
     InvalidRequest = 15,
     /// UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told.
     Unauthenticated = 16,
@@ -284,7 +288,7 @@ pub struct SessionSnapshotInfo {
     /// The snapshot's `id`, lower case with hyphens.
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
-    /// How many bytes follow in chunks.
+    /// The size of the snapshot; so many bytes follow in chunks, unless it is `unchanged`.
     #[prost(uint64, tag = "2")]
     pub size_bytes: u64,
     /// The SHA-256 of the bytes: 32 bytes.
@@ -1460,7 +1464,8 @@ pub struct ListSessionVersionsRequest {
     /// How many versions at most; 0: 100. More than 1000 are taken for 1000.
     #[prost(int32, tag = "3")]
     pub page_size: i32,
-    /// `next_page_token` of the answer before; empty for the first page. The other fields must be the same.
+    /// `next_page_token` of the answer before; empty for the first page. Nothing to read: it may look otherwise in every
+    /// version. Realm and runtime must be those of the answer that gave it, else INVALID_REQUEST.
     #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
 }

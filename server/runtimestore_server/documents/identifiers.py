@@ -101,6 +101,6 @@ def bad_field(field: str, description: str, **metadata: str) -> InvalidRequest:
     """Make the refusal of one field; `description` says the cure, `metadata` what else programs are told."""
     return InvalidRequest(
         f"{field}: {description}",
-        metadata={"field": field, **metadata},
+        metadata={"field": field, "description": description, **metadata},
         violations=[FieldViolation(field, description)],
     )

@@ -85,7 +85,9 @@ def document_uuid(text: str, refusal: type[InvalidField], field: str) -> str:
 def invalid(refusal: type[InvalidField], field: str, description: str) -> InvalidField:
     """Make the refusal of a document's `field`; `description` says the cure."""
     return refusal(
-        f"{field}: {description}", metadata={"field": field}, violations=[FieldViolation(field, description)]
+        f"{field}: {description}",
+        metadata={"field": field, "description": description},
+        violations=[FieldViolation(field, description)],
     )
 
 

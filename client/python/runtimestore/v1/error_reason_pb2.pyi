@@ -29,11 +29,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `expected` (the key), `actual` (the snapshot's id). Nothing was written.
     """
     SESSION_SNAPSHOT_INVALID: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field. Nothing was written."""
+    """INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field, and so do the metadata:
+    `field`, `description`. Nothing was written.
+    """
     INPUT_STATE_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. An input document's envelope is bad; `BadRequest` names the field. Nothing was written."""
+    """INVALID_ARGUMENT. An input document's envelope is bad; `BadRequest` names the field, and so do the metadata:
+    `field`, `description`. Nothing was written.
+    """
     OPS_SNAPSHOT_INVALID: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The ops document's envelope is bad; `BadRequest` names the field. Nothing was written."""
+    """INVALID_ARGUMENT. The ops document's envelope is bad; `BadRequest` names the field, and so do the metadata:
+    `field`, `description`. Nothing was written.
+    """
     BOUNDARY_RECEIPT_EXISTS: _ErrorReason.ValueType  # 5
     """ALREADY_EXISTS. The boundary (runtime, run, sequence) has its receipt already. Nothing of this request was
     written. Metadata: `run_id`, `sequence`.
@@ -67,7 +73,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     OVERLOADED: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""
     INVALID_REQUEST: _ErrorReason.ValueType  # 15
-    """INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure."""
+    """INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure. Metadata:
+    `field`, and `description`, or of a limit `size_bytes`, `limit_bytes`, `limit` (the setting's name).
+    """
     UNAUTHENTICATED: _ErrorReason.ValueType  # 16
     """UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told."""
     REALM_NOT_ALLOWED: _ErrorReason.ValueType  # 17
@@ -117,11 +125,17 @@ SESSION_KEY_MISMATCH: ErrorReason.ValueType  # 1
 Metadata: `expected` (the key), `actual` (the snapshot's id). Nothing was written.
 """
 SESSION_SNAPSHOT_INVALID: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field. Nothing was written."""
+"""INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field, and so do the metadata:
+`field`, `description`. Nothing was written.
+"""
 INPUT_STATE_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. An input document's envelope is bad; `BadRequest` names the field. Nothing was written."""
+"""INVALID_ARGUMENT. An input document's envelope is bad; `BadRequest` names the field, and so do the metadata:
+`field`, `description`. Nothing was written.
+"""
 OPS_SNAPSHOT_INVALID: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The ops document's envelope is bad; `BadRequest` names the field. Nothing was written."""
+"""INVALID_ARGUMENT. The ops document's envelope is bad; `BadRequest` names the field, and so do the metadata:
+`field`, `description`. Nothing was written.
+"""
 BOUNDARY_RECEIPT_EXISTS: ErrorReason.ValueType  # 5
 """ALREADY_EXISTS. The boundary (runtime, run, sequence) has its receipt already. Nothing of this request was
 written. Metadata: `run_id`, `sequence`.
@@ -155,7 +169,9 @@ and its key. Every other row stays readable. Where a page of the engine's files 
 OVERLOADED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""
 INVALID_REQUEST: ErrorReason.ValueType  # 15
-"""INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure."""
+"""INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure. Metadata:
+`field`, and `description`, or of a limit `size_bytes`, `limit_bytes`, `limit` (the setting's name).
+"""
 UNAUTHENTICATED: ErrorReason.ValueType  # 16
 """UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told."""
 REALM_NOT_ALLOWED: ErrorReason.ValueType  # 17

@@ -231,7 +231,9 @@ class ListSessionVersionsRequest(_message.Message):
     page_size: _builtins.int
     """How many versions at most; 0: 100. More than 1000 are taken for 1000."""
     page_token: _builtins.str
-    """`next_page_token` of the answer before; empty for the first page. The other fields must be the same."""
+    """`next_page_token` of the answer before; empty for the first page. Nothing to read: it may look otherwise in every
+    version. Realm and runtime must be those of the answer that gave it, else INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,

@@ -421,7 +421,7 @@ class SessionSnapshotInfo(_message.Message):
     session_id: _builtins.str
     """The snapshot's `id`, lower case with hyphens."""
     size_bytes: _builtins.int
-    """How many bytes follow in chunks."""
+    """The size of the snapshot; so many bytes follow in chunks, unless it is `unchanged`."""
     sha256: _builtins.bytes
     """The SHA-256 of the bytes: 32 bytes."""
     revision: _builtins.int
