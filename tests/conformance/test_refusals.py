@@ -12,7 +12,7 @@ from runtimestore.errors import REFUSALS, Fenced
 from runtimestore.v1 import error_reason_pb2
 from runtimestore.v1 import runtime_store_pb2 as pb
 from support.checkers.refusals import WireRefusal, is_refusal, nothing_there, refused
-from support.generators.documents import new_id, session
+from support.generators.documents import new_id, session, spellings
 from support.generators.requests import ALL, RUNTIME_WRITES, WRITES, request_of
 
 if TYPE_CHECKING:
@@ -73,6 +73,14 @@ async def test_all_that_varies_in_what_is_told_of_a_bad_field_stands_in_the_meta
         found = await _call(wire, method, realm=realm, **changed)
         assert found.message == f"{found.metadata['field']}: {found.metadata['description']}"
         assert found.violations == {found.metadata["field"]: found.metadata["description"]}
+
+
+@pytest.mark.parametrize("method", WRITES)
+async def test_a_refusal_names_its_call_by_the_request_id_in_lower_case_with_hyphens(wire: Wire, method: str) -> None:
+    request_id = new_id()
+    for spelt in spellings(request_id):
+        found = await _call(wire, method, realm="No realm", request_id=spelt)
+        assert found.metadata["request_id"] == request_id
 
 
 async def test_what_stands_in_a_bad_document_is_not_told(wire: Wire, realm: str) -> None:

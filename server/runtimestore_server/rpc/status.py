@@ -25,6 +25,7 @@ from runtimestore.errors import (
     RuntimeStoreError,
 )
 from runtimestore_server.access.failures import NotLetIn
+from runtimestore_server.documents.identifiers import canonical_uuid
 from runtimestore_server.logs import UNFORESEEN, frames
 from runtimestore_server.rpc.call_ends import CANCELLED, DEADLINE_EXCEEDED, code_of_end
 
@@ -97,14 +98,13 @@ def name_caller(principal: str) -> None:
 
 
 def name_subject(request: Any) -> None:
-    """Keep what the request of this task's call is about, for the log; the request itself may be megabytes."""
-    _subject.set(
-        (
-            getattr(request, "realm", None),
-            getattr(request, "runtime_id", None),
-            getattr(request, "request_id", None),
-        )
-    )
+    """Keep what the request of this task's call is about, for the log; the request itself may be megabytes.
+
+    The request id in the store's own form: one id is found by one name, however its caller spells it.
+    """
+    given = getattr(request, "request_id", None)
+    request_id = (canonical_uuid(given) or given) if given else given
+    _subject.set((getattr(request, "realm", None), getattr(request, "runtime_id", None), request_id))
 
 
 def realm_of_call() -> str | None:
