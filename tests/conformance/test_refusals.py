@@ -39,6 +39,7 @@ async def test_a_session_key_that_does_not_match(wire: Wire, realm: str) -> None
 
     is_refusal(found, grpc.StatusCode.INVALID_ARGUMENT, "SESSION_KEY_MISMATCH", "session_key_mismatch")
     assert (found.metadata["expected"], found.metadata["actual"]) == (key, session_id)
+    assert list(found.violations) == ["session_store_key"]
 
 
 async def test_a_bad_document_of_each_kind(wire: Wire, realm: str) -> None:

@@ -13,7 +13,7 @@ pub enum ErrorReason {
     /// Never sent. A client that meets a reason it does not know goes by the status code.
     Unspecified = 0,
     /// INVALID_ARGUMENT. `session_store_key` is not the `id` of the session snapshot.
-    /// Metadata: `expected` (the key), `actual` (the snapshot's id). Nothing was written.
+    /// Metadata: `expected` (the key), `actual` (the snapshot's id); `BadRequest` names the key. Nothing was written.
     SessionKeyMismatch = 1,
     /// INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field, and so do the metadata:
     /// `field`, `description`. Nothing was written.

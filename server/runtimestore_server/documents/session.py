@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from runtimestore.errors import SessionKeyMismatch, SessionSnapshotInvalid
+from runtimestore.errors import FieldViolation, SessionKeyMismatch, SessionSnapshotInvalid
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.documents import growth, session_envelope, session_readback, wire
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
@@ -93,6 +93,7 @@ def check_key(belongs_to: str, session_id: str) -> None:
             f"session_store_key {belongs_to} is not the snapshot's id {session_id}; send the snapshot of that "
             "session, or the key of this one",
             metadata={"expected": belongs_to, "actual": session_id},
+            violations=[FieldViolation("session_store_key", "must be the id of the session snapshot")],
         )
 
 

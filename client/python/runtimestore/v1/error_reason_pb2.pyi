@@ -26,7 +26,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Never sent. A client that meets a reason it does not know goes by the status code."""
     SESSION_KEY_MISMATCH: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT. `session_store_key` is not the `id` of the session snapshot.
-    Metadata: `expected` (the key), `actual` (the snapshot's id). Nothing was written.
+    Metadata: `expected` (the key), `actual` (the snapshot's id); `BadRequest` names the key. Nothing was written.
     """
     SESSION_SNAPSHOT_INVALID: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field, and so do the metadata:
@@ -122,7 +122,7 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent. A client that meets a reason it does not know goes by the status code."""
 SESSION_KEY_MISMATCH: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT. `session_store_key` is not the `id` of the session snapshot.
-Metadata: `expected` (the key), `actual` (the snapshot's id). Nothing was written.
+Metadata: `expected` (the key), `actual` (the snapshot's id); `BadRequest` names the key. Nothing was written.
 """
 SESSION_SNAPSHOT_INVALID: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The session snapshot's envelope is bad; `BadRequest` names the field, and so do the metadata:
