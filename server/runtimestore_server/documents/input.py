@@ -197,13 +197,12 @@ def batches(found: Iterable[ReadableInput | reads.CorruptInput], field: int) -> 
     for item in found:
         fields: tuple[bytes, ...]
         if isinstance(item, ReadableInput):
-            item_bytes = len(item.stored.state_json)
             before, document, after = _parts(item)
-            fields = begin, varint(len(before) + item_bytes + len(after)), before, document, after
+            fields = begin, varint(len(before) + len(document) + len(after)), before, document, after
         else:
-            item_bytes = len(item.description)
             corrupt = pb.CorruptInput(input_id=item.input_id, description=item.description)
             fields = (pb.LoadInputStatesResponse(corrupt_inputs=[corrupt]).SerializeToString(),)
+        item_bytes = sum(map(len, fields))  # of a small document, half is its id and its seed
         if size_bytes and size_bytes + item_bytes > BATCH_BYTES:
             yield b"".join(batch)
             batch.clear()
