@@ -1,6 +1,7 @@
 //! Makes the crate's generated code from the proto files: `cargo run -p runtimestore-codegen`.
 
 use std::{
+    env,
     error::Error,
     fs,
     path::{Path, PathBuf},
@@ -17,8 +18,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     generate(&here().join("../src"))
 }
 
+/// The folder of this package, as Cargo says where it runs this: what was built in another checkout is run here, too.
 fn here() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    env::var_os("CARGO_MANIFEST_DIR").expect("set by Cargo: `cargo run -p runtimestore-codegen`").into()
 }
 
 /// Writes the code into a folder.

@@ -1,6 +1,6 @@
 //! Documents of upstream's own types.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use meerkat_core::{
     Session,
@@ -11,6 +11,7 @@ use meerkat_runtime::{
     input_state::{InputLifecycleState, StoredInputState},
     ops_lifecycle::PersistedOpsSnapshot,
 };
+use runtimestore_testing::root;
 use uuid::Uuid;
 
 /// A session with so many messages.
@@ -52,6 +53,6 @@ pub fn ops_snapshots() -> Vec<PersistedOpsSnapshot> {
 }
 
 fn sample<T: for<'a> serde::Deserialize<'a>>(name: &str) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/samples").join(name);
+    let path = root().join("tests/samples").join(name);
     serde_json::from_slice(&fs::read(&path).expect("a sample")).expect("a sample of upstream's own type")
 }

@@ -9,4 +9,4 @@ mod server;
 pub use program::Program;
 pub use proxy::Proxy;
 pub use secure::SecureServer;
-pub use server::{Postgres, Server};
+pub use server::{Postgres, Server, root};

@@ -14,9 +14,12 @@ use tempfile::TempDir;
 /// How long a server may take until it serves, on a machine that has other things to do.
 const START: Duration = Duration::from_mins(2);
 
-/// The root of the repository.
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
+/// The root of the repository, as Cargo says where it runs what it runs: one folder of builds may serve many checkouts,
+/// and what was built in another one knows the path of that.
+#[must_use]
+pub fn root() -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env::current_dir().unwrap(), PathBuf::from);
+    package.ancestors().find(|folder| folder.join("proto").is_dir()).expect("a folder of the repository").into()
 }
 
 /// The command that serves: `$RUNTIMESTORE_COMMAND`, else the one of `make setup`.
