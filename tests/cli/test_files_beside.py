@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 from runtimestore import StoreReadOnly, StoreUnavailable
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
+from support.checkers.clean_up import until
 from support.checkers.health import until_health_is
 from support.generators.calls import Store, input_of
 from support.generators.turns import ONCE
@@ -80,7 +81,7 @@ async def test_what_is_in_the_way_of_the_lock_makes_a_server_not_ready_until_it_
     IN_THE_WAY[shape](lock)
     with ServerProcess(f"sqlite:///{tmp_path}/store.db", health_interval_seconds=INTERVAL_SECONDS) as server:
         await until_health_is(server.address, NOT_SERVING)
-        assert str(lock) in server.log
+        await until(lambda: str(lock) in server.log)
         async with Store(server.address, retry=ONCE) as store:
             with pytest.raises((StoreUnavailable, StoreReadOnly)):
                 await store.persist_input_state("rt:a", input_of("a"))

@@ -137,7 +137,7 @@ def test_a_revision_that_is_none_is_told_in_one_line(file: Path, stored: bytes |
     done = run("verify", "--database-url", f"sqlite:///{file}", cwd=file.parent)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("runtimestore: the database is ahead or foreign: at revision ")
+    assert done.stderr.startswith("runtimestore: the database's revision is damaged: it is ")
     assert done.stderr.removesuffix("\n").isprintable()
 
 

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from runtimestore import RetryPolicy, RuntimeStoreError
 from runtimestore_server.store import tables
+from runtimestore_server.store.digests import sealed_flow
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from support.generators.calls import Store, id_of
@@ -192,7 +193,8 @@ class _Acknowledged:
         broken.add(version, self.oauth_version, self.oauth_version + 1)
         if row:
             body = _oauth_body(version)
-            broken.halves += (row.snapshot_json, row.sha256) != (body, sha256(body).digest())
+            digest = sealed_flow(sha256(body).digest(), version)
+            broken.halves += (row.snapshot_json, row.sha256) != (body, digest)
         self.oauth_version = version
 
 

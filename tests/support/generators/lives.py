@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from runtimestore import RuntimeState
 from runtimestore_server.store import tables
+from runtimestore_server.store.digests import sealed_receipt
 from runtimestore_server.store.values import InputDocument, OpsDocument, ReceiptDocument, RuntimeKey, SessionSnapshot
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.writes import Write
@@ -140,7 +141,7 @@ class Life:
             tables.requests.c.realm == realm, tables.requests.c.request_id.in_(ids)
         )
         receipts = rows(tables.receipts)
-        assert all(sound(row.sha256, row.receipt) for row in receipts)
+        assert all(row.sha256 == sealed_receipt(_digest(row.receipt), row.committed_revision) for row in receipts)
         return Stored(
             revision=runtime.revision if runtime else 0,
             state=runtime.runtime_state if runtime else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 100
 """How many rows of Postgres are in memory at once; each may be as large as a message."""
+
+LEAVING_SECONDS = 2.0
+"""How long the sessions of a server that was just stopped are waited for: Postgres ends them a moment after it."""
 
 
 class PostgresStore(WholeStore):
@@ -102,9 +106,14 @@ class PostgresStore(WholeStore):
         return None
 
     def _refuse_servers(self, tx: Connection) -> None:
-        tx.exec_driver_sql("SELECT pg_stat_clear_snapshot()")  # else a second look would show what the first one saw
-        if self.users(tx):
-            raise InUse("a server is connected to the database: stop it first")
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while True:
+            tx.exec_driver_sql("SELECT pg_stat_clear_snapshot()")  # else each look would show what the first one saw
+            if not self.users(tx):
+                return
+            if time.monotonic() > deadline:
+                raise InUse("a server is connected to the database: stop it first")
+            time.sleep(0.05)
 
     @staticmethod
     def users(tx: Connection) -> int:
