@@ -126,3 +126,23 @@ def test_a_log_that_cannot_be_written_again_is_told_by_migrate(tmp_path: Path) -
     told = _told(tmp_path, *arguments, command=(sys.executable, "-c", UNDER_A_LIMIT))
 
     assert "File too large" in told
+
+
+@pytest.mark.parametrize("suffix", ["-lock", "-wal", "-shm"])
+@pytest.mark.parametrize("command", ["migrate", "verify", "serve"])
+def test_where_a_link_beside_the_store_leads_keeps_its_mode(tmp_path: Path, command: str, suffix: str) -> None:
+    upgrade(f"sqlite:///{tmp_path}/store.db")
+    another = tmp_path / "another"
+    another.write_bytes(b"of another program")
+    another.chmod(0o644)
+    (tmp_path / f"store.db{suffix}").symlink_to(another)
+    url = f"sqlite:///{tmp_path}/store.db"
+
+    if command == "serve" and suffix == "-lock":
+        with ServerProcess(url):
+            pass
+    else:
+        done = run(command, "--database-url", url, cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+
+    assert (another.stat().st_mode & 0o777, another.read_bytes()) == (0o644, b"of another program")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runtimestore.errors import RevisionNotKept
+from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.documents import input as inputs
-from runtimestore_server.documents import ops, recovery, session
+from runtimestore_server.documents import ops, receipt, recovery, session
 from runtimestore_server.store import reads
-from runtimestore_server.store.values import InputDocument, OpsDocument, ReceiptDocument
+from runtimestore_server.store.values import InputDocument, OpsDocument
 from runtimestore_server.store.versions.chains import StoredSession
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.listing import list_versions
@@ -70,7 +71,8 @@ def _everything(database: Database, key: RuntimeKey, turn: int) -> None:
     seed: dict[str, Any] = {"last_run_id": RUN, "last_boundary_sequence": 0, "phase": "applied"}
     state = documents.input_state(f"input of {turn}", input_id=INPUT, **seed).state_json.encode()
     registry = documents.ops(f"ops of {turn}", epoch_id=SESSION).encode()
-    proof = ReceiptDocument(RUN, turn, body := b"receipt of %d" % turn, sha256(body).digest())
+    said = pb.RunBoundaryReceipt(run_id=RUN, boundary=pb.RUN_APPLY_BOUNDARY_RUN_START, sequence=turn)
+    proof = receipt.check(said)
     whole = Write(
         key,
         snapshot=made_of(BODIES[turn - 1] if turn else None, BODIES[turn])._replace(session_id=SESSION),

@@ -191,7 +191,8 @@ class FileIdentity:
         """
         with contextlib.suppress(OSError):
             mode = stat.S_IMODE(os.stat(self._path).st_mode) | stat.S_IWUSR  # noqa: PTH116  (beside os.chmod)
-            if stat.S_IMODE(os.stat(beside).st_mode) != mode:  # noqa: PTH116
+            found = os.lstat(beside).st_mode
+            if stat.S_ISREG(found) and stat.S_IMODE(found) != mode:  # where a link leads is not the store's
                 os.chmod(beside, mode)  # noqa: PTH101
 
     def _connected(self, driver: Any, record: Any) -> None:
