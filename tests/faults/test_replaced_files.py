@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -291,29 +289,3 @@ async def test_a_session_that_cannot_be_written_is_refused_alike_in_either_form(
             told.append((found.reason, found.store_error, found.message))
         assert {answer[:2] for answer in told} == {("STORE_UNAVAILABLE", "write_failed")}
         assert len(set(told)) == 1
-
-
-async def test_a_file_that_may_only_be_read_is_not_ready_and_says_so_at_start(tmp_path: Path) -> None:
-    from support.faults.disk import unwritable
-
-    file = tmp_path / "store.db"
-    upgrade(f"sqlite:///{file}")
-    with contextlib.ExitStack() as locked:
-        locked.enter_context(unwritable(file))
-        with ServerProcess(f"sqlite:///{file}", health_interval_seconds=INTERVAL_SECONDS) as server:
-            assert "may only be read" in server.log
-            await until_health_is(server.address, NOT_SERVING)
-            locked.close()
-            await until_health_is(server.address, SERVING)
-            async with Store(server.address, retry=ONCE) as store:
-                with contextlib.suppress(Exception):  # the connection may be from before
-                    await store.persist_input_state("rt:a", input_of("a"))
-                await store.persist_input_state("rt:a", input_of("b"))
-
-
-def test_a_store_behind_a_link_that_led_nowhere_is_its_owners_alone(tmp_path: Path) -> None:
-    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
-    upgrade(f"sqlite:///{tmp_path}/link.db")
-    assert (tmp_path / "real.db").stat().st_mode & 0o777 == 0o600
-    with contextlib.closing(sqlite3.connect(tmp_path / "real.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from runtimestore_server.store import tables
 from support.checkers.verified import OF, SESSION_OF
+from support.faults.older_rows import changed_document, changed_session, ops_row, other_size, request_row
 from support.generators.calls import id_of, input_of
 from support.generators.documents import new_id, session
-from support.servers.database import change, delete, flip_a_byte, insert, rows
+from support.servers.database import change, delete, flip_a_byte, insert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import sqlalchemy as sa
-
     from runtimestore_server.app import Application
-
-
-async def _changed_document(app: Application, table: sa.Table, column: str, body: bytes, **key: Any) -> None:
-    await change(app, table, {column: body, "sha256": sha256(body).digest()}, **key)
-
-
-async def _changed_session(app: Application, body: bytes) -> None:
-    """A session as an older server left it, which checked less and sealed nothing."""
-    (runtime,) = await rows(app, tables.runtimes, **OF)
-    *_, newest = await rows(app, tables.session_versions, **OF)
-    at = {**OF, "revision": newest["revision"]}
-    digest = sha256(body).digest()
-    await delete(app, tables.session_versions, **at)
-    values = {"kind": "base", "sha256": digest, "size_bytes": len(body), "body": body, "seal": None}
-    await insert(app, tables.session_versions, **{**newest, **values, "committed_at_ms": None})
-    assert runtime["session_revision"] == newest["revision"]
-    await change(app, tables.runtimes, {"session_sha256": digest}, **OF)
-
-
-async def _other_size(app: Application) -> None:
-    *_, newest = await rows(app, tables.session_versions, **OF)
-    await _changed_session(app, session("text", session_id=newest["session_id"]))
-    await change(app, tables.session_versions, {"size_bytes": 1}, **OF, revision=newest["revision"])
-
 
 INPUT = {**OF, "input_id": input_of("").input_id}
 OTHER_SESSION = session("text", session_id=id_of("session of nobody"))
@@ -69,25 +42,25 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         {"realm": "default"},
     ),
     "no session": (
-        lambda app: _changed_session(app, b"{}"),
+        lambda app: changed_session(app, b"{}"),
         "document_invalid",
         "session_versions",
         OF,
     ),
     "no input": (
-        lambda app: _changed_document(app, tables.inputs, "state_json", b"[]", **INPUT),
+        lambda app: changed_document(app, tables.inputs, "state_json", b"[]", **INPUT),
         "document_invalid",
         "inputs",
         INPUT,
     ),
     "no receipt": (
-        lambda app: _changed_document(app, tables.receipts, "receipt", b"{}", **OF),
+        lambda app: changed_document(app, tables.receipts, "receipt", b"{}", **OF),
         "document_invalid",
         "receipts",
         OF,
     ),
     "no ops document": (
-        lambda app: _changed_document(app, tables.ops_snapshots, "snapshot_json", b"\xff", **OF),
+        lambda app: changed_document(app, tables.ops_snapshots, "snapshot_json", b"\xff", **OF),
         "document_invalid",
         "ops_snapshots",
         OF,
@@ -99,7 +72,7 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         OF,
     ),
     "another session's document": (
-        lambda app: _changed_session(app, OTHER_SESSION),
+        lambda app: changed_session(app, OTHER_SESSION),
         "column_mismatch",
         "session_versions",
         OF,
@@ -136,14 +109,14 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         OF,
     ),
     "the size of a session without a seal": (
-        _other_size,
+        other_size,
         "column_mismatch",
         "session_versions",
         OF,
     ),
     "a runtime without a row": (
         lambda app: insert(
-            app, tables.ops_snapshots, **_ops_row("rt:nobody", b'{"epoch_id": "%s"}' % id_of("epoch").encode())
+            app, tables.ops_snapshots, **ops_row("rt:nobody", b'{"epoch_id": "%s"}' % id_of("epoch").encode())
         ),
         "no_runtime",
         "ops_snapshots",
@@ -220,19 +193,19 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         OF,
     ),
     "a remembered answer": (
-        lambda app: insert(app, tables.requests, **_request_row(revision=99)),
+        lambda app: insert(app, tables.requests, **request_row(revision=99)),
         "revision_out_of_order",
         "requests",
         {"request_id": id_of("request")},
     ),
     "a fingerprint": (
-        lambda app: insert(app, tables.requests, **_request_row(fingerprint=b"short")),
+        lambda app: insert(app, tables.requests, **request_row(fingerprint=b"short")),
         "seal_mismatch",
         "requests",
         {"request_id": id_of("request")},
     ),
     "a seal": (
-        lambda app: insert(app, tables.requests, **_request_row(fingerprint=bytes(48))),
+        lambda app: insert(app, tables.requests, **request_row(fingerprint=bytes(48))),
         "seal_mismatch",
         "requests",
         {"request_id": id_of("request")},
@@ -294,23 +267,3 @@ DAMAGE: dict[str, tuple[Callable[[Application], Any], str, str, dict[str, Any]]]
         {"runtime_id": "rt:acquired"},
     ),
 }
-
-
-def _ops_row(runtime_id: str, body: bytes) -> dict[str, Any]:
-    return {
-        "realm": "default",
-        "runtime_id": runtime_id,
-        "epoch_id": id_of("epoch"),
-        "sha256": sha256(body).digest(),
-        "snapshot_json": body,
-    }
-
-
-def _request_row(*, revision: int = 1, fingerprint: bytes = bytes(32)) -> dict[str, Any]:
-    return {
-        "realm": "default",
-        "request_id": id_of("request"),
-        "fingerprint": fingerprint,
-        "revision": revision,
-        "recorded_at_ms": time.time_ns() // 1_000_000,  # a server would forget an old one
-    }
