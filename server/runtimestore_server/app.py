@@ -26,6 +26,7 @@ from runtimestore_server.rpc.received import received_bytes
 from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
 from runtimestore_server.rpc.status import Unanswered, realm_of_call
+from runtimestore_server.rpc.workarounds.closed_connections import close_connection
 from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.services.runtime_store import RuntimeStoreService
@@ -109,7 +110,7 @@ class Application:
         """Open the store and serve it."""
         settings = self.settings
         try:
-            self.certificates, self.authorization = await asyncio.to_thread(protection, settings)
+            self.certificates, self.authorization = await asyncio.to_thread(protection, settings, close_connection)
         except Unusable as wrong:
             raise CannotServe(str(wrong)) from None
         database, revision = await _opened(settings)

@@ -56,6 +56,12 @@ async def _check(url: str, writers: list[Turns]) -> None:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalars().all() == ["ok"]
 
 
+def _skip_unless_reached(disk: LostPages) -> None:
+    """Called once something was written."""
+    if not disk.syncs("w"):
+        pytest.skip("this Python's SQLite cannot be reached by LD_PRELOAD")
+
+
 @pytest.mark.usefixtures("runner")
 async def test_a_write_whose_sync_fails_is_not_acknowledged_and_lands_once_syncs_work_again(
     database: Path, disk: LostPages
@@ -64,8 +70,7 @@ async def test_a_write_whose_sync_fails_is_not_acknowledged_and_lands_once_syncs
     with _server(database, disk) as server:
         async with Store(server.address, retry=ONCE) as store:
             assert await store.persist_input_state(runtime_id, input_of("a")) == (1, False)
-            if not disk.syncs("w"):
-                pytest.skip("this Python's SQLite cannot be reached by LD_PRELOAD")
+            _skip_unless_reached(disk)
             with disk.failing(log=True):
                 for _ in range(3):
                     with pytest.raises((CommitOutcomeUnknown, StoreUnavailable)) as refused:
@@ -117,8 +122,7 @@ async def test_a_checkpoint_beside_the_commits_whose_sync_fails_loses_nothing(da
     with _server(database, disk) as server:
         async with Store(server.address, retry=ONCE) as store:
             assert await small.take(store)
-            if not disk.syncs("w"):
-                pytest.skip("this Python's SQLite cannot be reached by LD_PRELOAD")
+            _skip_unless_reached(disk)
             with disk.failing(database=True):
                 assert await large.take(store)
                 await until(lambda: disk.syncs("D") >= 1)
@@ -140,8 +144,7 @@ async def test_nothing_is_lost_behind_a_commit_whose_sync_failed(
     with _server(database, disk) as server:
         async with Store(server.address, retry=ONCE) as store:
             assert await kept.take(store)
-            if not disk.syncs("w"):
-                pytest.skip("this Python's SQLite cannot be reached by LD_PRELOAD")
+            _skip_unless_reached(disk)
             reader = sqlite3.connect(database)
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM runtimes").fetchall()

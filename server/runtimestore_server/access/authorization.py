@@ -14,18 +14,16 @@ from runtimestore_server.access.failures import Failures, NotLetIn, sent_in_the_
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
 from runtimestore_server.access.peers import is_carried_safely, names_shown
-from runtimestore_server.access.strangers import StrangersCalls
 from runtimestore_server.access.tokens import MalformedToken, digest_of, sent_token
 from runtimestore_server.documents.identifiers import DEFAULT_REALM
-from runtimestore_server.rpc.workarounds.closed_connections import close_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from runtimestore.errors import RuntimeStoreError
     from runtimestore_server.access.access_file import AccessFile
     from runtimestore_server.access.rules import Credential, Principal, Rules
-    from runtimestore_server.rpc.watches import OpenWatch
+    from runtimestore_server.access.strangers import StrangersCalls
 
 
 class Caller:
@@ -54,9 +52,9 @@ class Authorization:
         insecure: whether tokens are taken that came over a network without TLS.
     """
 
-    def __init__(self, file: AccessFile, *, insecure: bool = False) -> None:
+    def __init__(self, file: AccessFile, strangers: StrangersCalls, *, insecure: bool = False) -> None:
         self._file = file
-        self.strangers = StrangersCalls(close_connection)
+        self.strangers = strangers
         """Their calls that are open."""
         self._insecure = insecure
         self._failures = Failures()
@@ -179,22 +177,24 @@ class MethodAuthorization:
         self._asks_realm(caller)
 
     @contextmanager
-    def while_let_in(self, call: asyncio.Task[Any], caller: Caller, watch: OpenWatch | None = None) -> Iterator[None]:
+    def while_let_in(
+        self, call: asyncio.Task[Any], caller: Caller, pass_to_strangers: Callable[[], None] | None = None
+    ) -> Iterator[None]:
         """Let the stream of a call that was let in go on for as long as its caller would be let in.
 
-        A watch that strangers may have too goes on as one of theirs.
+        One that strangers may have too goes on as one of theirs, which `pass_to_strangers` makes it.
         """
         if caller.is_needed:
             self._streams.add(call, caller, lambda: self.asks_again(caller))
-        elif watch is not None:
-            self._streams.add(call, caller, lambda: self._looks_whose(call, caller, watch))
+        elif pass_to_strangers is not None:
+            self._streams.add(call, caller, lambda: self._looks_whose(call, caller, pass_to_strangers))
         try:
             yield
         finally:
             self._streams.remove(call)
 
-    def _looks_whose(self, call: asyncio.Task[Any], caller: Caller, watch: OpenWatch) -> None:
-        """Count a watch among those of strangers, once its caller is one.
+    def _looks_whose(self, call: asyncio.Task[Any], caller: Caller, pass_to_strangers: Callable[[], None]) -> None:
+        """Count a stream among those of strangers, once its caller is one.
 
         Raises:
             Overloaded: strangers have too many already.
@@ -203,7 +203,7 @@ class MethodAuthorization:
         try:
             caller.principal, caller.rules = _known(caller.credential, rules), rules
         except NotLetIn:
-            watch.pass_to_strangers()
+            pass_to_strangers()
             self._streams.remove(call)
 
     def _not_let_in(self, stranger: NotLetIn) -> RuntimeStoreError:

@@ -11,8 +11,11 @@ import structlog
 from runtimestore_server.access.access_file import AccessFile
 from runtimestore_server.access.authorization import Authorization
 from runtimestore_server.access.rules import Unusable
+from runtimestore_server.access.strangers import StrangersCalls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtimestore_server.access.tls import Certificates
     from runtimestore_server.settings import Settings
 
@@ -39,8 +42,10 @@ def _resolved(host: str) -> set[str]:
     return {str(address[0]).partition("%")[0] for _, _, _, _, address in found}
 
 
-def protection(settings: Settings) -> tuple[Certificates | None, Authorization | None]:
-    """What a server with these settings is protected by.
+def protection(
+    settings: Settings, close_connection: Callable[[str], bool]
+) -> tuple[Certificates | None, Authorization | None]:
+    """What a server with these settings is protected by; `close_connection` closes that of a peer.
 
     Raises:
         Unusable: a file cannot be used, settings miss each other, or the server would be open to a network.
@@ -71,5 +76,7 @@ def protection(settings: Settings) -> tuple[Certificates | None, Authorization |
         from runtimestore_server.access.tls import Certificates  # what reads certificates takes 8 MB
 
         certificates = Certificates(cert, key, settings.tls_client_ca)
-    file = settings.access_file
-    return certificates, None if file is None else Authorization(AccessFile(file), insecure=settings.insecure)
+    if settings.access_file is None:
+        return certificates, None
+    strangers = StrangersCalls(close_connection)
+    return certificates, Authorization(AccessFile(settings.access_file), strangers, insecure=settings.insecure)

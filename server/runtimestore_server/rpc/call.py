@@ -227,7 +227,7 @@ class _Method:
         """What ends a stream when its caller is not let in any more, or has a watch be one of strangers'."""
         if self._authorization is None or not isinstance(caller, Caller):
             return nullcontext()
-        return self._authorization.while_let_in(call, caller, watch)
+        return self._authorization.while_let_in(call, caller, None if watch is None else watch.pass_to_strangers)
 
     def _counted_watch(self, caller: Whoever) -> AbstractContextManager[OpenWatch | None]:
         """What bounds the streams that watch health."""

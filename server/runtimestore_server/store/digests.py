@@ -34,8 +34,3 @@ def sealed_flow(digest: bytes, version: int) -> bytes:
 def digest_in(stored: object) -> object:
     """The digest in its stored form; an older version stored it without a seal."""
     return stored[:SHA256_BYTES] if isinstance(stored, bytes) else stored
-
-
-def is_sealed(stored: object) -> bool:
-    """Whether there is anything behind a digest."""
-    return isinstance(stored, bytes) and len(stored) != SHA256_BYTES

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.integers import INT64_MAX
-from runtimestore_server.store.digests import digest_in, is_sealed, sealed_flow, sealed_receipt
+from runtimestore_server.store.digests import SHA256_BYTES, digest_in, sealed_flow, sealed_receipt
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.tables import (
     UINT64_DIGITS,
@@ -25,6 +25,8 @@ from runtimestore_server.store.tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.values import RuntimeKey
@@ -124,31 +126,18 @@ def checked_receipt(row: Any, runtime: RuntimeKey, revision: int, **key: str) ->
     """
     verify(row.receipt, digest_in(row.sha256), receipts, **runtime._asdict(), **key)
     committed = row.committed_revision
-    if not receipt_is_sealed_with(row.sha256, committed):
+    if not is_sealed_with(row.sha256, committed, sealed_receipt):
         raise corrupt(receipts.name, "does not match its seal", **runtime._asdict(), **key)
     if committed is not None and not (is_count(committed) and committed <= revision):
         raise corrupt(receipts.name, "was committed with no revision", **runtime._asdict(), **key)
     return StoredReceipt(row.receipt, committed)
 
 
-def receipt_is_sealed_with(stored: object, committed_revision: object) -> bool:
-    """Whether the digest of a receipt is stored with the seal of this revision, or without one as it once was."""
-    if not is_sealed(stored):
+def is_sealed_with(stored: object, number: object, sealed: Callable[[bytes, int], bytes]) -> bool:
+    """Whether a digest is stored with the seal of this number, as `sealed` makes it, or without one as it once was."""
+    if not isinstance(stored, bytes) or len(stored) == SHA256_BYTES:
         return True
-    digest = digest_in(stored)
-    return (
-        isinstance(digest, bytes)
-        and is_count(committed_revision)
-        and stored == sealed_receipt(digest, committed_revision)
-    )
-
-
-def flow_is_sealed_with(stored: object, version: object) -> bool:
-    """Whether the digest of an OAuth flow snapshot is stored with the seal of this version, or without one."""
-    if not is_sealed(stored):
-        return True
-    digest = digest_in(stored)
-    return isinstance(digest, bytes) and is_count(version) and stored == sealed_flow(digest, version)
+    return is_count(number) and stored == sealed(stored[:SHA256_BYTES], number)
 
 
 def load_runtime_state(tx: Connection, runtime: RuntimeKey) -> tuple[int, str | None]:
@@ -176,7 +165,7 @@ def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | N
     verify(row.snapshot_json, digest_in(row.sha256), table, realm=realm)
     if not is_count(row.version):
         raise corrupt(table.name, "has no version", realm=realm)
-    if not flow_is_sealed_with(row.sha256, row.version):
+    if not is_sealed_with(row.sha256, row.version, sealed_flow):
         raise corrupt(table.name, "does not match its seal", realm=realm)
     return row.version, row.snapshot_json
 

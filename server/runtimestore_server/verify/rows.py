@@ -11,7 +11,7 @@ from runtimestore_server.documents import ops, session
 from runtimestore_server.documents import receipt as receipts
 from runtimestore_server.documents.runtime_state import RUNTIME_STATES
 from runtimestore_server.store import reads, requests, tables
-from runtimestore_server.store.digests import digest_in
+from runtimestore_server.store.digests import digest_in, sealed_flow, sealed_receipt
 from runtimestore_server.store.values import RuntimeKey
 from runtimestore_server.store.versions.rows import current_of
 from runtimestore_server.verify.findings import Finding, Severity
@@ -103,7 +103,7 @@ def receipt(row: Row) -> Iterator[Finding]:
         return
     if (told.run_id, f"{told.sequence:0{tables.UINT64_DIGITS}d}") != (row["run_id"], row["sequence"]):
         yield finding("column_mismatch", table, row, "run_id or sequence is not the one of the receipt")
-    elif not reads.receipt_is_sealed_with(row["sha256"], row["committed_revision"]):
+    elif not reads.is_sealed_with(row["sha256"], row["committed_revision"], sealed_receipt):
         yield finding("digest_mismatch", table, row, "committed_revision does not match its seal")
 
 
@@ -112,7 +112,7 @@ def oauth_flow_snapshot(row: Row) -> Iterator[Finding]:
     table = tables.oauth_flow_snapshots
     damaged = [*sound(table, "snapshot_json", row), *_counted(table, "version", row)]
     yield from damaged
-    if not damaged and not reads.flow_is_sealed_with(row["sha256"], row["version"]):
+    if not damaged and not reads.is_sealed_with(row["sha256"], row["version"], sealed_flow):
         yield finding("digest_mismatch", table, row, "version does not match its seal")
 
 

@@ -133,9 +133,8 @@ class Checkpoints:
         self._failed = False
         self.counts["made" if in_log == brought else "incomplete"] += 1
         if in_log == brought:
-            self._owed_bytes = self._not_beside_bytes = (
-                0  # else a reader still needs the rest: try again after the next commit
-            )
+            # Else a reader still needs the rest: it is tried again after the next commit.
+            self._owed_bytes = self._not_beside_bytes = 0
         if self.log_bytes() > LARGE_LOG_BYTES and time.monotonic() >= self._cut_at:
             self._cut(driver)
 
