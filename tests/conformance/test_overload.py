@@ -143,8 +143,11 @@ async def test_thousands_of_calls_that_arrive_while_a_server_stands_still_are_al
             server.send_signal(signal.SIGCONT)
             answers = await asyncio.gather(*calls, return_exceptions=True)
 
-    # Beyond 1,000 that wait gRPC would cancel them, which tells their callers nothing.
-    assert {type(answer) for answer in answers} == {str}
+    # Beyond 1,000 that wait gRPC would cancel them, which tells their callers nothing. Where its machine is busy,
+    # more than 1,024 wait for their turn behind it: the others are told so, and when to come again.
+    refused = [answer for answer in answers if not isinstance(answer, str)]
+    assert all(isinstance(answer, Overloaded) and answer.retry_after_seconds for answer in refused), refused
+    assert len(refused) < len(answers) - 1024
 
 
 async def test_loads_beyond_the_bound_are_overloaded(
