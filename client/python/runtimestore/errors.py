@@ -367,6 +367,11 @@ class StoredValueCorrupt(RuntimeStoreError):
     code = grpc.StatusCode.DATA_LOSS
     default_store_error = "read_failed"
 
+    @property
+    def next_page_token(self) -> str:
+        """Of a page of a list: what asks for the page past the damage; else empty."""
+        return self.metadata.get("next_page_token", "")
+
 
 class Unauthenticated(RuntimeStoreError):
     """No credential, or one that is unknown, ended or malformed; nothing was received."""

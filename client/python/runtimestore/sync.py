@@ -469,7 +469,10 @@ class RuntimeStoreClient:
         """List the versions of a runtime's session that can be loaded with `as_of_revision`, newest first.
 
         A page has at most `page_size` (0: the server's choice); its `next_page_token`, empty on the last one, asks for
-        the next.
+        the next. A page ends before a version that is damaged or lost.
+
+        Raises:
+            StoredValueCorrupt: the next version is damaged or lost; its `next_page_token` asks for those past it.
         """
         return self._unary(
             self._connection.admin.ListSessionVersions,

@@ -47,6 +47,7 @@ pub enum ErrorReason {
     StoreReadOnly = 12,
     /// DATA_LOSS. A stored value does not match its SHA-256 or cannot be decoded. Metadata names the row: `table`
     /// and its key. Every other row stays readable. Where a page of the engine's files is damaged, `table` is `unknown`.
+    /// Where a page of a list is refused, metadata `next_page_token` asks for the page past the damage.
     StoredValueCorrupt = 13,
     /// RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in.
     Overloaded = 14,
@@ -1759,6 +1760,9 @@ pub mod runtime_store_admin_client {
         /// Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
         /// inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
         /// Messages are of about 1 MiB at most, but for one with a single larger document.
+        ///
+        /// All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
+        /// parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
         pub async fn load_runtime(
             &mut self,
             request: impl tonic::IntoRequest<super::LoadRuntimeRequest>,
@@ -1787,6 +1791,10 @@ pub mod runtime_store_admin_client {
         }
         /// Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
         /// takes their revisions. Pages as in AIP-158.
+        ///
+        /// A page ends before a version that is damaged or lost, and the next one is refused with STORED_VALUE_CORRUPT, which
+        /// names it and, as `next_page_token` in its metadata, how to go on past it. So every other version can be listed, and
+        /// none is missing in silence.
         pub async fn list_session_versions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionVersionsRequest>,

@@ -11,13 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore_server.documents.identifiers import bad_field
-from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.digests import SEAL_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from runtimestore_server.store import RuntimeKey
+    from runtimestore_server.store.versions.listing import Listed
     from runtimestore_server.store.versions.rows import Version
 
 DEFAULT_PAGE_SIZE = 100
@@ -38,25 +36,33 @@ def page_size(asked: int) -> int:
     return min(asked, MOST_PAGE_SIZE) or DEFAULT_PAGE_SIZE
 
 
-def before_revision(runtime: RuntimeKey, token: str) -> int:
-    """Where the page of a runtime begins that a token asks for.
+def begins_behind(runtime: RuntimeKey, token: str) -> int | None:
+    """Behind which revision the page of a runtime begins that a token asks for; None for the first one.
 
     Raises:
         InvalidRequest: no answer about this runtime gave it.
     """
     if not token:
-        return INT64_MAX
-    revision = int.from_bytes(_bytes_of(token)[:_REVISION_BYTES], "big")
+        return None
+    revision = int.from_bytes(_bytes_of(token)[:_REVISION_BYTES], "big", signed=True)
     if token != _token(runtime, revision):
         raise bad_field("page_token", "must be the next_page_token of the answer before, about the same runtime")
-    return min(revision, INT64_MAX)  # a larger one was forged
+    return revision
 
 
-def page(runtime: RuntimeKey, found: Sequence[Version], size: int) -> pb.ListSessionVersionsResponse:
-    """Make the answer of up to `size` versions of a runtime; where one more was found there is a next page."""
+def page(runtime: RuntimeKey, listed: Listed, size: int) -> pb.ListSessionVersionsResponse:
+    """Make the answer of up to `size` versions of a runtime; where there is one more, or damage, there is a next page.
+
+    Raises:
+        StoredValueCorrupt: damage comes first; its metadata say how to go on past it.
+    """
+    found, damage = listed
+    if damage is not None and not found:
+        damage.refusal.metadata["next_page_token"] = _token(runtime, damage.behind)
+        raise damage.refusal
     answer = pb.ListSessionVersionsResponse(versions=map(_message, found[:size]))
-    if len(found) > size:
-        answer.next_page_token = _token(runtime, found[size - 1].revision)
+    if damage is not None or len(found) > size:
+        answer.next_page_token = _token(runtime, found[:size][-1].revision)
     return answer
 
 
@@ -65,7 +71,7 @@ def _token(runtime: RuntimeKey, revision: int) -> str:
 
     The seal keeps mistakes out. It is no secret: a forged token tells its maker no more than a true one.
     """
-    number = revision.to_bytes(_REVISION_BYTES, "big")
+    number = revision.to_bytes(_REVISION_BYTES, "big", signed=True)  # a damaged one may be negative
     seal = sha256(b"\0".join((b"page/1", runtime.realm.encode(), runtime.runtime_id.encode(), number))).digest()
     return base64.urlsafe_b64encode(number + seal[:SEAL_BYTES]).decode()
 

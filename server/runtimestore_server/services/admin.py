@@ -105,9 +105,9 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         del context
         size = versions.page_size(request.page_size)
         runtime = runtime_key(request)
-        before = versions.before_revision(runtime, request.page_token)
-        found = await self._store.read(list_versions, runtime, before_revision=before, most=size + 1)
-        return versions.page(runtime, found, size)
+        behind = versions.begins_behind(runtime, request.page_token)
+        listed = await self._store.read(list_versions, runtime, behind=behind, most=size + 1)
+        return versions.page(runtime, listed, size)
 
     async def AcquireRuntime(self, request: pb.AcquireRuntimeRequest, context: Any) -> pb.AcquireRuntimeResponse:
         """Make the caller the one who drives a runtime."""

@@ -69,6 +69,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     STORED_VALUE_CORRUPT: _ErrorReason.ValueType  # 13
     """DATA_LOSS. A stored value does not match its SHA-256 or cannot be decoded. Metadata names the row: `table`
     and its key. Every other row stays readable. Where a page of the engine's files is damaged, `table` is `unknown`.
+    Where a page of a list is refused, metadata `next_page_token` asks for the page past the damage.
     """
     OVERLOADED: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""
@@ -165,6 +166,7 @@ STORE_READ_ONLY: ErrorReason.ValueType  # 12
 STORED_VALUE_CORRUPT: ErrorReason.ValueType  # 13
 """DATA_LOSS. A stored value does not match its SHA-256 or cannot be decoded. Metadata names the row: `table`
 and its key. Every other row stays readable. Where a page of the engine's files is damaged, `table` is `unknown`.
+Where a page of a list is refused, metadata `next_page_token` asks for the page past the damage.
 """
 OVERLOADED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""

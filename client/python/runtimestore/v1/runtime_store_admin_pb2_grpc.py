@@ -89,6 +89,9 @@ class RuntimeStoreAdminServicer:
         """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
         inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
         Messages are of about 1 MiB at most, but for one with a single larger document.
+
+        All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
+        parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +100,10 @@ class RuntimeStoreAdminServicer:
     def ListSessionVersions(self, request, context):
         """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
         takes their revisions. Pages as in AIP-158.
+
+        A page ends before a version that is damaged or lost, and the next one is refused with STORED_VALUE_CORRUPT, which
+        names it and, as `next_page_token` in its metadata, how to go on past it. So every other version can be listed, and
+        none is missing in silence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,10 +52,17 @@ class RuntimeStoreAdminStub:
     """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
     inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
     Messages are of about 1 MiB at most, but for one with a single larger document.
+
+    All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
+    parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
     """
     ListSessionVersions: _grpc.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.ListSessionVersionsRequest, _runtime_store_admin_pb2.ListSessionVersionsResponse]
     """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
     takes their revisions. Pages as in AIP-158.
+
+    A page ends before a version that is damaged or lost, and the next one is refused with STORED_VALUE_CORRUPT, which
+    names it and, as `next_page_token` in its metadata, how to go on past it. So every other version can be listed, and
+    none is missing in silence.
     """
 
 @_typing.type_check_only
@@ -82,10 +89,17 @@ class RuntimeStoreAdminAsyncStub(RuntimeStoreAdminStub):
     """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
     inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
     Messages are of about 1 MiB at most, but for one with a single larger document.
+
+    All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
+    parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
     """
     ListSessionVersions: _aio.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.ListSessionVersionsRequest, _runtime_store_admin_pb2.ListSessionVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
     takes their revisions. Pages as in AIP-158.
+
+    A page ends before a version that is damaged or lost, and the next one is refused with STORED_VALUE_CORRUPT, which
+    names it and, as `next_page_token` in its metadata, how to go on past it. So every other version can be listed, and
+    none is missing in silence.
     """
 
 class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
@@ -127,6 +141,9 @@ class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
         """Reads all that a runtime recovers from, as one consistent snapshot in one stream: its description first, then its
         inputs, the receipts that the inputs name, its ops snapshot, and its session. A cold start is this one call.
         Messages are of about 1 MiB at most, but for one with a single larger document.
+
+        All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
+        parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
         """
 
     @_abc_1.abstractmethod
@@ -137,6 +154,10 @@ class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runtime_store_admin_pb2.ListSessionVersionsResponse, _abc.Awaitable[_runtime_store_admin_pb2.ListSessionVersionsResponse]]:
         """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
         takes their revisions. Pages as in AIP-158.
+
+        A page ends before a version that is damaged or lost, and the next one is refused with STORED_VALUE_CORRUPT, which
+        names it and, as `next_page_token` in its metadata, how to go on past it. So every other version can be listed, and
+        none is missing in silence.
         """
 
 def add_RuntimeStoreAdminServicer_to_server(servicer: RuntimeStoreAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -73,7 +73,7 @@ def damage_of(runtime: RuntimeKey, version: Version, stored_seal: object) -> Sto
     if stored_seal is None and version.committed_at_ms is None:
         # It came over from a store that had no seals.
         sound = is_count(version.revision) and version.kind == BASE and is_text(version.session_id)
-        sound = sound and isinstance(version.sha256, bytes) and isinstance(version.size_bytes, int)
+        sound = sound and isinstance(version.sha256, bytes) and is_count(version.size_bytes)
         sound = sound and version[Version._fields.index("previous_revision") :] == (None, None, None, None)
     else:
         sound = stored_seal == sealed(runtime, version)

@@ -39,8 +39,12 @@ def description(*, as_of: bool) -> sa.Select[Any]:
 
 @cache
 def page() -> sa.Select[Any]:
-    """The rows of up to `most` versions `before` a revision without their bodies, newest first."""
-    before = _V.c.revision < sa.bindparam("before", type_=sa.BigInteger)
+    """The rows of up to `most` versions `up_to` a revision without their bodies, newest first.
+
+    One whose revision is damaged into none is not found: the version after it misses it.
+    """
+    is_one = sa.cast(_V.c.revision, sa.BigInteger) == _V.c.revision
+    before = sa.and_(_V.c.revision <= sa.bindparam("up_to", type_=sa.BigInteger), is_one)
     newest_first = _beside_its(before, _V.c.seal).order_by(_V.c.revision.desc())
     return newest_first.limit(sa.bindparam("most", type_=sa.Integer))
 
