@@ -122,22 +122,24 @@ class KnownRuntimes:
             stored = known.inputs if known else {}
             if known is None or not stored:
                 return None
-            revision, all_of_them = known.revision, bytearray()
+            revision, all_of_them = known.revision, list[bytes]()
             changed: dict[bytes, InputState] = {}
             for state in inputs:
+                input_id = state.input_id
                 try:
-                    found = stored.get(_canonical(state.input_id))
+                    # As it is it is nearly always in the store's own form.
+                    found = stored.get(input_id) or stored.get(_canonical(input_id))
                     if found is None or found.state_json != state.state_json:
-                        found = _known_input(state.input_id, state.state_json)
+                        found = _known_input(input_id, state.state_json)
                         changed[found.key] = state
-                    else:
+                    elif changed:
                         changed.pop(found.key, None)  # twice in one request: the last counts
                 except ValueError:
                     return None  # no UUID: the server says so
-                all_of_them += found.key + found.sha256
+                all_of_them += found.key, found.sha256
         if len(changed) == len(inputs):
             return None
-        return ChangedInputs(revision, list(changed.values()), sha256(all_of_them).digest())
+        return ChangedInputs(revision, list(changed.values()), sha256(b"".join(all_of_them)).digest())
 
     def described(self, body: bytes | None, before: KnownSession | None = None) -> KnownSession | None:
         """A session as it is remembered; `None` where nothing is, which spares its digest.
@@ -203,6 +205,9 @@ class KnownRuntimes:
                 runtime.inputs, runtime.inputs_bytes = {}, 0
             runtime.revision = revision
             for state in inputs:
+                held = runtime.inputs.get(state.input_id)
+                if held is not None and held.state_json == state.state_json:
+                    continue  # nearly all of them
                 try:
                     name = _canonical(state.input_id)
                     found = before.get(name)

@@ -43,7 +43,10 @@ def input_states(name: str, values: object) -> list[InputState]:
     """The inputs to write, in their order. Messages are made of those alone that are sent."""
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of InputState, not {type(values).__name__}")
-    return [input_state(f"{name}[{number}]", value) for number, value in enumerate(values)]
+    return [
+        value if isinstance(value, InputState) else input_state(f"{name}[{number}]", value)
+        for number, value in enumerate(values)
+    ]
 
 
 def stored_input(state: InputState) -> pb.StoredInputState:
