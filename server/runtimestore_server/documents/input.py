@@ -21,7 +21,7 @@ from runtimestore_server.store import reads
 from runtimestore_server.store.values import InputDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy.engine import Connection
 
@@ -179,38 +179,44 @@ def messages(revision: int, found: Iterable[ReadableInput | reads.CorruptInput])
     """Make the messages of a runtime's inputs as they travel: about `BATCH_BYTES` each, at least one."""
     begin = pb.LoadInputStatesResponse(revision=revision).SerializeToString()
     several = False
-    for batch in batches(found, pb.LoadInputStatesResponse.INPUT_STATES_FIELD_NUMBER):
+    for batch in batches(found, pb.LoadInputStatesResponse.INPUT_STATES_FIELD_NUMBER, lambda _: begin):
         several = True
-        yield begin + batch
+        yield batch
     if not several:
         yield begin
 
 
-def batches(found: Iterable[ReadableInput | reads.CorruptInput], field: int) -> Iterator[bytes]:
+def batches(
+    found: Iterable[ReadableInput | reads.CorruptInput], field: int, begin: Callable[[int], bytes]
+) -> Iterator[bytes]:
     """The inputs as they travel in this field of a message, which is repeated: about `BATCH_BYTES` at once.
 
-    Corrupt ones stand where LoadInputStates has them.
+    Behind what each such message is to `begin` with, where so many bytes follow; corrupt inputs stand where
+    LoadInputStates has them.
     """
     batch: list[bytes] = []
     size_bytes = 0
-    begin = wire.key(field)
+    key = wire.key(field)
     for item in found:
         fields: tuple[bytes, ...]
         if isinstance(item, ReadableInput):
             before, document, after = _parts(item)
-            fields = begin, varint(len(before) + len(document) + len(after)), before, document, after
+            length_bytes = len(before) + len(document) + len(after)
+            length = varint(length_bytes)
+            fields = key, length, before, document, after
+            item_bytes = len(key) + len(length) + length_bytes  # of a small document, half is its id and its seed
         else:
             corrupt = pb.CorruptInput(input_id=item.input_id, description=item.description)
             fields = (pb.LoadInputStatesResponse(corrupt_inputs=[corrupt]).SerializeToString(),)
-        item_bytes = sum(map(len, fields))  # of a small document, half is its id and its seed
+            item_bytes = len(fields[0])
         if size_bytes and size_bytes + item_bytes > BATCH_BYTES:
-            yield b"".join(batch)
+            yield b"".join((begin(size_bytes), *batch))
             batch.clear()
             size_bytes = 0
         batch += fields
         size_bytes += item_bytes
     if batch:
-        yield b"".join(batch)
+        yield b"".join((begin(size_bytes), *batch))
 
 
 def _parts(found: ReadableInput) -> tuple[bytes, bytes, bytes]:
@@ -228,7 +234,7 @@ def _parts(found: ReadableInput) -> tuple[bytes, bytes, bytes]:
         told += _LAST_BOUNDARY_SEQUENCE + varint(seed.last_boundary_sequence)
     if seed.attempt_count is not None:
         told += _ATTEMPT_COUNT + varint(seed.attempt_count)
-    before = b"".join((_INPUT_ID, varint(len(name)), name, _STATE_JSON, varint(len(state_json))))
+    before = _INPUT_ID + varint(len(name)) + name + _STATE_JSON + varint(len(state_json))
     return before, state_json, _SEED + varint(len(told)) + told
 
 

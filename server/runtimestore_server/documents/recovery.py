@@ -14,7 +14,7 @@ from runtimestore_server.store.by_key import select_by_key
 from runtimestore_server.store.tables import receipts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy.engine import Connection
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from runtimestore_server.store.versions.recent import RecentSession
 
 BATCH_BYTES = 1024 * 1024
+LARGE_BYTES = 256 * 1024
+"""So much is sent while the session is being read; of less there is nothing to gain."""
 RECEIPTS_AT_ONCE = 500
 """How many receipts are asked for in one statement."""
 
@@ -35,14 +37,24 @@ Boundary = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What comes before the session of what a runtime recovers from."""
+
+    revision: int
+    messages: list[bytes]
+    """Its messages, as they travel."""
+    size_bytes: int
+    """How many bytes of documents they have."""
+
+
+@dataclass(frozen=True)
 class Recovery(reads.Counted):
     """What a runtime recovers from."""
 
-    revision: int
-    before_session: list[bytes]
-    """The messages of all that comes before its session, as they travel."""
+    beginning: Beginning
     session: StoredSession | None
     size_bytes: int
+    """How many bytes of documents all of it has."""
 
 
 def load(
@@ -52,35 +64,45 @@ def load(
     *,
     known_sha256: bytes | None = None,
     held: RecentSession | None = None,
+    begun: Callable[[Beginning], None] | None = None,
 ) -> Recovery:
     """Read what a runtime recovers from; a session of `known_sha256` without its bytes, one that is `held` compared.
+
+    What comes before the session is told to `begun` as soon as it is there, and where that takes a while.
 
     Raises:
         StoredValueCorrupt: a part of it is damaged, the state is none, or a receipt is another boundary's.
     """
     with database.one_moment(tx):
-        revision, state = reads.load_runtime_state(tx, runtime)
-        _, found = inputs.load_all(tx, runtime, skip_corrupt=False)
-        readable = [item for item in found if not isinstance(item, reads.CorruptInput)]
-        named = _receipts(tx, runtime, database, revision, readable)
-        _, stored_ops = ops.load(tx, runtime)
+        beginning = _beginning(tx, runtime, database)
+        if begun is not None and beginning.size_bytes >= LARGE_BYTES:
+            begun(beginning)
         _, stored_session = session.load(tx, runtime, known_sha256=known_sha256, held=held)
+    size_bytes = beginning.size_bytes + (len(stored_session.body or b"") if stored_session else 0)
+    return Recovery(beginning, stored_session, size_bytes)
+
+
+def _beginning(tx: Connection, runtime: RuntimeKey, database: Database) -> Beginning:
+    """Read all that comes before the session, and make its messages: here, and not on the event loop."""
+    revision, state = reads.load_runtime_state(tx, runtime)
+    _, found = inputs.load_all(tx, runtime, skip_corrupt=False)
+    readable = [item for item in found if not isinstance(item, reads.CorruptInput)]
+    named = _receipts(tx, runtime, database, revision, readable)
+    _, stored_ops = ops.load(tx, runtime)
     size_bytes = (
         sum(len(item.stored.state_json) for item in readable)
         + sum(len(stored.receipt) for _, stored in named)
         + (len(stored_ops.snapshot_json) if stored_ops else 0)
-        + (len(stored_session.body or b"") if stored_session else 0)
     )
     described = pb.RuntimeDescription(revision=revision, state=runtime_state.message(runtime, state))
-    # Made here, and not on the event loop; of these documents nothing but their messages is held from now on.
-    before_session = [
+    messages = [
         pb.LoadRuntimeResponse(runtime=described).SerializeToString(),
         *_of_inputs(readable),
         *_of_receipts(runtime, named),
     ]
     if stored_ops is not None:
-        before_session.append(pb.LoadRuntimeResponse(ops=ops.message(stored_ops)).SerializeToString())
-    return Recovery(revision, before_session, stored_session, size_bytes)
+        messages.append(pb.LoadRuntimeResponse(ops=ops.message(stored_ops)).SerializeToString())
+    return Beginning(revision, messages, size_bytes)
 
 
 def _receipts(
@@ -105,8 +127,8 @@ def _named_by(item: ReadableInput) -> Boundary | None:
 
 
 def _of_inputs(found: Iterable[ReadableInput]) -> Iterator[bytes]:
-    for batch in inputs.batches(found, pb.RuntimeInputs.INPUT_STATES_FIELD_NUMBER):
-        yield wire.message(pb.LoadRuntimeResponse.INPUTS_FIELD_NUMBER, batch)
+    begin = wire.key(pb.LoadRuntimeResponse.INPUTS_FIELD_NUMBER)
+    return inputs.batches(found, pb.RuntimeInputs.INPUT_STATES_FIELD_NUMBER, lambda size: begin + wire.varint(size))
 
 
 def _of_receipts(runtime: RuntimeKey, named: Iterable[tuple[Boundary, reads.StoredReceipt]]) -> Iterator[bytes]:
@@ -123,10 +145,9 @@ def _of_receipts(runtime: RuntimeKey, named: Iterable[tuple[Boundary, reads.Stor
         yield pb.LoadRuntimeResponse(receipts=pb.RuntimeReceipts(receipts=batch)).SerializeToString()
 
 
-def messages(found: Recovery) -> Iterator[bytes]:
-    """Make the messages of what a runtime recovers from as they travel, in the order in which the stream has them."""
-    yield from found.before_session
+def of_session(found: Recovery) -> Iterator[bytes]:
+    """Make the messages of the session, as they travel, behind those of the beginning."""
     if found.session is not None:
-        described = session.info(found.revision, found.session)
+        described = session.info(found.beginning.revision, found.session)
         yield pb.LoadRuntimeResponse(session=described).SerializeToString()
         yield from session.chunks(found.session, pb.LoadRuntimeResponse.SESSION_CHUNK_FIELD_NUMBER)

@@ -10,12 +10,16 @@ _VARINT, _DELIMITED = 0, 2
 """The wire types of numbers, and of what begins with its length: protobuf.dev, "Encoding"."""
 _ONE_BYTE = 0x80
 """A smaller number takes one byte."""
+_TWO_BYTES = _ONE_BYTE**2
+"""A smaller number takes two bytes at most: the lengths of nearly all inputs do."""
 
 
 def varint(number: int) -> bytes:
     """A number, seven bits a byte."""
     if number < _ONE_BYTE:
         return _SHORT[number]
+    if number < _TWO_BYTES:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
     while number >= _ONE_BYTE:
         encoded.append(number & 0x7F | 0x80)

@@ -10,6 +10,7 @@ from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
 from runtimestore_server.documents import recovery, versions
 from runtimestore_server.documents.identifiers import owner_field, realm_field, request_id_field
 from runtimestore_server.services.fields import optional_digest, runtime_key
+from runtimestore_server.services.loading import Loading
 from runtimestore_server.services.sessions import Sessions
 from runtimestore_server.store import Acquisition
 from runtimestore_server.store.versions.listing import list_versions
@@ -84,18 +85,29 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         del context
         known = optional_digest(request, "known_session_sha256")
         runtime = runtime_key(request)
-        with self._sessions.reading(runtime):
-            found = await self._store.read(
-                recovery.load,
-                runtime,
-                self._store.database,
-                known_sha256=known,
-                held=self._sessions.held(runtime),
+        held = self._sessions.held(runtime)
+        loading: Loading[recovery.Beginning, recovery.Recovery] = Loading(
+            lambda begun: self._store.read(
+                recovery.load, runtime, self._store.database, known_sha256=known, held=held, begun=begun
             )
+        )
+        try:
+            beginning = await loading.beginning()
+            if beginning is not None:
+                self._sending(beginning.size_bytes)
+                for answer in beginning.messages:
+                    yield answer
+            with self._sessions.reading(runtime):
+                found = await loading.whole()
+        finally:
+            loading.abandon()
         if found.session is not None:
             self._sessions.loaded(runtime, found.session)
-        self._sending(found.size_bytes)
-        for answer in recovery.messages(found):
+        self._sending(found.size_bytes - (beginning.size_bytes if beginning is not None else 0))
+        if beginning is None:
+            for answer in found.beginning.messages:
+                yield answer
+        for answer in recovery.of_session(found):
             yield answer
 
     async def ListSessionVersions(

@@ -91,7 +91,8 @@ class RuntimeStoreAdminServicer:
         Messages are of about 1 MiB at most, but for one with a single larger document.
 
         All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
-        parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
+        parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`. A runtime of several
+        hundred KB is sent while its session is still being read: what came before a refusal counts for nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

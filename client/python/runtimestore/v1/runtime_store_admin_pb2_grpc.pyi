@@ -54,7 +54,8 @@ class RuntimeStoreAdminStub:
     Messages are of about 1 MiB at most, but for one with a single larger document.
 
     All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
-    parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
+    parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`. A runtime of several
+    hundred KB is sent while its session is still being read: what came before a refusal counts for nothing.
     """
     ListSessionVersions: _grpc.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.ListSessionVersionsRequest, _runtime_store_admin_pb2.ListSessionVersionsResponse]
     """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
@@ -91,7 +92,8 @@ class RuntimeStoreAdminAsyncStub(RuntimeStoreAdminStub):
     Messages are of about 1 MiB at most, but for one with a single larger document.
 
     All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
-    parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
+    parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`. A runtime of several
+    hundred KB is sent while its session is still being read: what came before a refusal counts for nothing.
     """
     ListSessionVersions: _aio.UnaryUnaryMultiCallable[_runtime_store_admin_pb2.ListSessionVersionsRequest, _runtime_store_admin_pb2.ListSessionVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a runtime's session that can be read, newest first. `as_of_revision` of LoadSessionSnapshot
@@ -143,7 +145,8 @@ class RuntimeStoreAdminServicer(metaclass=_abc_1.ABCMeta):
         Messages are of about 1 MiB at most, but for one with a single larger document.
 
         All or nothing: one damaged part refuses the whole call with STORED_VALUE_CORRUPT, which names its row. The other
-        parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`.
+        parts can be had by the loads of their own, inputs by LoadInputStates with `skip_corrupt`. A runtime of several
+        hundred KB is sent while its session is still being read: what came before a refusal counts for nothing.
         """
 
     @_abc_1.abstractmethod
