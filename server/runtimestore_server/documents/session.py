@@ -43,6 +43,9 @@ CHUNK_BYTES = 1024 * 1024
 
 ID_STANDS_WITHIN_BYTES = 1024
 
+COPIED_AS_READ = 16
+"""How many bytes are copied, about, in the time in which one is checked."""
+
 
 class _Id(msgspec.Struct):
     id: str
@@ -80,6 +83,18 @@ def check_delta(
     if belongs_to is not None:
         check_key(belongs_to, snapshot.session_id)
     return snapshot
+
+
+def looked_at_bytes(delta: pb.SessionDelta, base: RecentSession) -> int:
+    """As how many bytes its base counts for how long the check of a delta takes.
+
+    Edits behind all that was checked before, as of a turn, leave that to be copied and nothing of it to be read.
+    """
+    found = delta.snapshot_edits.edits
+    checked_bytes = base.checked.ends if base.checked is not None else 0
+    if delta.WhichOneof("delta") != "snapshot_edits" or (found and found[0].start < checked_bytes):
+        return len(base.body)
+    return len(base.body) - checked_bytes + checked_bytes // COPIED_AS_READ
 
 
 def check_key(belongs_to: str, session_id: str) -> None:

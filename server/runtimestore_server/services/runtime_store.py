@@ -257,7 +257,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         `input_field` is where inputs are, `base` what its session delta is made of.
         """
         size_bytes = self._received_bytes()
-        if size_bytes + (len(base.body) if base else 0) > LARGE_REQUEST_BYTES:
+        if size_bytes + (session.looked_at_bytes(request.session_delta, base) if base else 0) > LARGE_REQUEST_BYTES:
             write = await self._workers.run(check, size_bytes=size_bytes)
         else:
             write = check()
