@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from runtimestore_server.rpc.admission import PROMPT
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.status import UNKNOWN_METHOD, log_unknown
 
@@ -25,6 +26,8 @@ class Registrar:
     def __init__(self, calls: Calls, server: grpc.aio.Server) -> None:
         self._calls = calls
         self._server = server
+        self._methods = _Methods()
+        server.add_generic_rpc_handlers((self._methods,))
 
     def add_generic_rpc_handlers(self, _handlers: object) -> None:
         """Leave out what generated code registers a second time, for runtimes older than the registration by name."""
@@ -32,7 +35,25 @@ class Registrar:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Register the methods of a service."""
         wrapped = {name: self._calls.wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_registered_method_handlers(service, wrapped)
+        if f"/{service}/".startswith(PROMPT):  # else a probe would wait behind all calls that are not begun
+            self._server.add_registered_method_handlers(service, wrapped)
+        else:
+            self._methods.handlers |= {f"/{service}/{name}": handler for name, handler in wrapped.items()}
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """Finds the handler of a call by its path.
+
+    Of methods that it knows by name, gRPC waits for the next call of each in a task, and after every call it begins to
+    wait for all those tasks anew: with two dozen methods that costs a small write more than its checks.
+    """
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a method that is registered."""
+        return self.handlers.get(handler_call_details.method)
 
 
 class UnknownMethods(grpc.GenericRpcHandler):
