@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_KEPT = "_runtimestore_driver"
+"""The attribute of a connection of SQLAlchemy's that keeps what `_driver` found."""
+
 
 class Answer(Generic[T]):
     """What a statement finds, asked for when it is needed: where statements are sent together, it is waited for then.
@@ -36,8 +39,8 @@ class Answer(Generic[T]):
 
     __slots__ = ("_fetch", "_found")
 
-    def __init__(self, fetch: Callable[[], T]) -> None:
-        self._fetch: Callable[[], T] | None = fetch
+    def __init__(self, fetch: Callable[[], T] | None) -> None:
+        self._fetch = fetch
         self._found: T
 
     def __call__(self) -> T:
@@ -49,7 +52,9 @@ class Answer(Generic[T]):
     @classmethod
     def found(cls, found: T) -> Answer[T]:
         """One that is known."""
-        return cls(lambda: found)
+        answer = cls(None)
+        answer._found = found
+        return answer
 
 
 class Compiled(NamedTuple):
@@ -130,9 +135,9 @@ def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, l
 
 def fetch(tx: Connection, text: str, parameters: Parameters, *, later: bool) -> Answer[list[Row]]:
     """Run a statement once; its rows. With `later` they stay where they are until they are asked for."""
-    if observed(tx):
+    if (driver := _driver(tx)) is None:
         return Answer.found([tuple(row) for row in tx.exec_driver_sql(text, parameters)])
-    cursor = _cursor(tx)
+    cursor = driver.cursor()
 
     def rows() -> list[Row]:
         try:
@@ -150,10 +155,10 @@ def fetch(tx: Connection, text: str, parameters: Parameters, *, later: bool) -> 
 
 def run(tx: Connection, text: str, rows: Sequence[Parameters]) -> None:
     """Run a statement that finds nothing, for each of these parameters."""
-    if observed(tx):
+    if (driver := _driver(tx)) is None:
         tx.exec_driver_sql(text, rows if len(rows) > 1 else rows[0])
         return
-    cursor = _cursor(tx)
+    cursor = driver.cursor()
     try:
         if len(rows) == 1:
             cursor.execute(text, rows[0])
@@ -173,6 +178,13 @@ def observed(tx: Connection) -> bool:
     return bool(tx.dispatch.before_cursor_execute or tx.dispatch.after_cursor_execute)
 
 
-def _cursor(tx: Connection) -> Any:
-    driver: Any = tx.connection.driver_connection
-    return driver.cursor()
+def _driver(tx: Connection) -> Any:
+    """The driver's connection; None where somebody listens. To ask for both at each statement costs more than some do.
+
+    Kept with the one that SQLAlchemy has at the time: after an error, it may have another one.
+    """
+    proxied = tx.connection
+    kept: tuple[object, Any] | None = tx.__dict__.get(_KEPT)
+    if kept is None or kept[0] is not proxied:
+        kept = tx.__dict__[_KEPT] = proxied, None if observed(tx) else proxied.driver_connection
+    return kept[1]

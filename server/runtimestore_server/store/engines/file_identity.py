@@ -172,7 +172,8 @@ class FileIdentity:
 
     def _found_beside(self, *, is_link: bool) -> tuple[Numbers | None, ...]:
         file = self._named_by_sqlite() if is_link else self._path
-        return tuple(_numbers(file + suffix) for suffix in BESIDE)
+        log, index = BESIDE
+        return _numbers(file + log), _numbers(file + index)
 
     def _connecting(self, _dialect: object, record: Any, _arguments: object, _parameters: object) -> None:
         self.check()

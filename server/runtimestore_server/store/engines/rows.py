@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
 
-def with_digits(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> list[Row]:
+@cache
+def columns_of(table: sa.Table) -> tuple[sa.Column[Any], ...]:
+    """The columns of a table: to ask SQLAlchemy for them makes a new list each time."""
+    return tuple(table.columns)
+
+
+def with_digits(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> Sequence[Row]:
     """The rows with uint64 values as they are stored, for parameters that no column's type converts."""
     wide = _wide(columns)
     if not wide:
-        return list(rows)
+        return rows
     stored = []
     for row in rows:
         values = list(row)

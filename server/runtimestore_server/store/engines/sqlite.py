@@ -22,7 +22,7 @@ from runtimestore_server.store.engines.database import Database, Row
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.file_identity import FileIdentity
 from runtimestore_server.store.engines.files import is_refused_write, read_only_problem
-from runtimestore_server.store.engines.rows import split_off_large, with_digits
+from runtimestore_server.store.engines.rows import columns_of, split_off_large, with_digits
 from runtimestore_server.store.engines.sqlite_connections import (
     begin_immediate,
     configure,
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, Engine
     from sqlalchemy.pool import ConnectionPoolEntry
     from sqlalchemy.sql.expression import FromClause
+
+
+FEW_KEYS = 3
+"""So many keys are looked up by a statement each."""
 
 
 class SqliteDatabase(Database):
@@ -110,11 +114,25 @@ class SqliteDatabase(Database):
         """The keys as one JSON array of arrays."""
         return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
 
+    def ask(
+        self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
+    ) -> Answer[list[Any]]:
+        """A few keys are asked for one by one: to read them as JSON takes longer than to look them up."""
+        if len(keys) > FEW_KEYS:
+            return super().ask(tx, statement, columns, keys)
+        made = sqlite_statements.of_one_key(statement, tx.dialect)
+        found: list[Any] = []
+        for key in with_digits(columns, keys):
+            found += direct.ask(tx, made, sqlite_statements.key_parameters(key), later=False)()
+        return Answer.found(found)
+
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement, run for each row within the driver; a large row alone and in pieces."""
+        if not rows:
+            return
         small, large = split_off_large(table, rows)
         if small:
-            direct.run(tx, sqlite_statements.upsert(table), with_digits(tuple(table.columns), small))
+            direct.run(tx, sqlite_statements.upsert(table), with_digits(columns_of(table), small))
         if large:
             spill_late(tx, sum(len(row[-1]) for row in large))
         for row in large:
@@ -123,7 +141,7 @@ class SqliteDatabase(Database):
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
         """A plain insert: the one writer has looked before."""
         if rows:
-            direct.run(tx, sqlite_statements.insert(table), with_digits(tuple(table.columns), rows))
+            direct.run(tx, sqlite_statements.insert(table), with_digits(columns_of(table), rows))
         return Answer.found(len(rows))
 
     def classify(self, error: Exception) -> Fault:

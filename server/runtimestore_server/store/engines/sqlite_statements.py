@@ -6,7 +6,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql import visitors
 
+from runtimestore_server.store.engines.direct import Compiled, compiled
 from runtimestore_server.store.engines.rows import replacing
 from runtimestore_server.store.engines.sqlite_driver import open_blob
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
 PIECE_BYTES = 1024 * 1024
+
+_PARTS = tuple(f"key_{place}" for place in range(8))
+"""Of the parts of one key: no table has more."""
 
 
 # The text of the statement, with a `?` a column in the table order: tuples go straight to the driver, which is cheaper,
@@ -32,6 +37,23 @@ def upsert(table: sa.Table) -> str:
     from sqlalchemy.dialects import sqlite
 
     return str(replacing(sqlite.insert(table), table).compile(dialect=_dialect()))
+
+
+@cache
+def of_one_key(statement: Any, dialect: sa.Dialect) -> Compiled:
+    """A select from a table that is joined with the given keys, for one key alone; bound by `key_parameters`."""
+    (joined,) = statement.get_final_froms()
+    parts: dict[Any, Any] = {column: sa.bindparam(_PARTS[place]) for place, column in enumerate(joined.left.c)}
+    alone = sa.select(*statement.selected_columns)
+    for condition in (joined.onclause, statement.whereclause):
+        if condition is not None:
+            alone = alone.where(visitors.replacement_traverse(condition, {}, lambda element, **_: parts.get(element)))
+    return compiled(alone, dialect)
+
+
+def key_parameters(key: Row) -> dict[str, Any]:
+    """What binds such a select to a key."""
+    return dict(zip(_PARTS, key, strict=False))
 
 
 def upsert_in_pieces(tx: Connection, table: sa.Table, row: Row) -> None:
