@@ -6,27 +6,23 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
-from runtimestore import CommitOutcomeUnknown, StoreUnavailable
+from runtimestore import StoreUnavailable
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1.runtime_store_pb2_grpc import RuntimeStoreStub
 from runtimestore_server.store.schema import upgrade
 from support.checkers.health import until_health_is
 from support.checkers.refusals import refused
-from support.generators.calls import Store, input_of
+from support.generators.calls import Store
 from support.generators.documents import new_id
 from support.generators.edits import edited, grown, whole
 from support.generators.turns import ONCE, Turns
-from support.servers.listening import listening
 from support.servers.server import ServerProcess, in_process
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
 
 pytestmark = pytest.mark.usefixtures("runner")
 
@@ -245,29 +241,6 @@ async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path:
         async with Store(server.address, retry=ONCE) as store:
             for writer in writers:
                 await writer.check(store)
-
-
-async def test_a_write_whose_file_goes_in_the_midst_of_its_commit_is_told_that_its_outcome_is_unknown(
-    tmp_path: Path,
-) -> None:
-    file, elsewhere = tmp_path / "store.db", tmp_path / "elsewhere.db"
-    upgrade(f"sqlite:///{file}")
-    async with in_process(f"sqlite:///{file}") as app, Store(app.address, retry=ONCE) as store:
-        await store.persist_input_state("rt:a", input_of("a"))
-
-        def strike(connection: Connection) -> None:
-            asked = "SELECT count(*) FROM requests WHERE request_id = ?"
-            if connection.exec_driver_sql(asked, (ID,)).scalar_one():  # else it is one of maintenance
-                file.rename(elsewhere)
-
-        with listening(app.store.database.writers, commit=strike), pytest.raises(CommitOutcomeUnknown):
-            await store.persist_input_state("rt:a", input_of("b"), request_id=ID)
-        assert not file.exists()  # nobody made a new one
-        with pytest.raises(StoreUnavailable):
-            await store.persist_input_state("rt:a", input_of("b"), request_id=ID)
-
-        elsewhere.rename(file)
-        assert (await store.persist_input_state("rt:a", input_of("b"), request_id=ID)).replayed
 
 
 async def test_a_session_that_cannot_be_written_is_refused_alike_in_either_form(tmp_path: Path) -> None:

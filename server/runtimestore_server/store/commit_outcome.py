@@ -51,6 +51,7 @@ def find_out(database: Database, batch: Sequence[AnyWrite], attempt: Attempt, ga
     while time.monotonic() < deadline:
         try:
             with database.writers.connect() as connection:
+                database.check_identity()
                 state = _asked(database, connection, attempt, identified)
                 if state is CommitState.COMMITTED:
                     database.settle(connection)

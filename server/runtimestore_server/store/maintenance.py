@@ -152,6 +152,7 @@ class Maintenance:
         began = time.monotonic()
         most = task.most
         with self._database.writers.connect() as connection:
+            self._database.check_identity()
             with connection.begin():
                 rows = task.sweep(connection, most)
                 task.fit(rows, time.monotonic() - began)

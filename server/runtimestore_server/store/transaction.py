@@ -198,6 +198,10 @@ def _fault(database: Database, error: Exception) -> Fault:
         return Fault.TRANSIENT
     if isinstance(error, CommitAborted):
         return Fault.UNAVAILABLE
+    try:
+        database.check_identity()  # else a file that was cut, or taken away, would pass for one that is damaged
+    except Exception as replaced:  # noqa: BLE001  (it is all that is told)
+        error = replaced
     return database.classify(error)
 
 

@@ -154,7 +154,10 @@ class Database(ABC):
         tx.commit()
 
     def check_identity(self) -> None:  # noqa: B027  (most engines have nothing to look at)
-        """See that what is open is what the settings name. Asked before and after each COMMIT. Raises if it is not."""
+        """See that what is open is what the settings name. Raises if it is not.
+
+        Asked before and after each COMMIT, and whenever a write fails: what is wrong may be that alone.
+        """
 
     def problem_of_writes(self) -> str | None:
         """Why no write can be taken, and the cure, where that can be told without one; None if it cannot."""

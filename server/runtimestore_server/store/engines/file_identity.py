@@ -1,9 +1,9 @@
 """Whether the SQLite file that is open is the one that its path names, and holds the store that it held.
 
 A file that is removed or replaced stays open: writes go on into what nobody will ever read. SQLite does not look, so
-it is looked here, by the numbers of the file, its log and the log's index, whenever a connection is made or taken out
-of the pool, and before and after each COMMIT. What is written over in place keeps its numbers; then the time of the
-last change leads to a look at a few bytes of the file itself. See docs/decisions/0045.
+it is looked here, by the numbers of the file, its log and the log's index, whenever a connection is made or one that
+reads is taken out of the pool, and before and after each COMMIT. What is written over in place keeps its numbers; then
+the time of the last change leads to a look at a few bytes of the file itself. See docs/decisions/0045.
 """
 
 from __future__ import annotations
@@ -75,14 +75,15 @@ class FileIdentity:
         self._largest_bytes = 0
         self._told: str | None = None
 
-    def watch(self, engine: Engine) -> None:
-        """Let no connection of this engine be made, or be used, where it would be of another file."""
+    def watch(self, engine: Engine, *, looks_when_used: bool) -> None:
+        """Let no connection of this engine be made where it would be of another file, nor, so asked, be used."""
         from sqlalchemy import event
 
         event.listen(engine, "do_connect", self._connecting)
         event.listen(engine, "connect", self._connected)
         event.listen(engine, "close", self._closing)
-        event.listen(engine, "engine_connect", self._used)
+        if looks_when_used:
+            event.listen(engine, "engine_connect", self._used)
 
     def check(self) -> None:
         """See that the path leads to what is open.

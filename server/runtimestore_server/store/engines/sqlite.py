@@ -75,8 +75,8 @@ class SqliteDatabase(Database):
         # Three more than the threads for loads: the health check, new bases of sessions, checkpoints beside commits.
         self.readers = self._engine(url, pool_size=reader_threads + 3)
         self._identity = FileIdentity(self._file)
-        self._identity.watch(self.writers)
-        self._identity.watch(self.readers)
+        self._identity.watch(self.writers, looks_when_used=False)  # who writes looks before COMMIT, and after errors
+        self._identity.watch(self.readers, looks_when_used=True)
 
     @property
     def file(self) -> Path:
@@ -232,6 +232,7 @@ class SqliteDatabase(Database):
 
     def tidy(self) -> None:
         """Bring the log into the file, and cut it."""
+        self.check_identity()
         with self.writers.connect() as connection:
             driver: Any = connection.connection.driver_connection
             self._checkpoints.make(driver)
