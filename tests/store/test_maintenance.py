@@ -22,6 +22,7 @@ from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import until
 from support.generators.backlog import forgotten, insert_backlog, left_of_backlog
 from support.generators.store_writes import document, new_id, runtime
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 120
 BACKLOG = 25_000
 """Forgotten without a checkpoint, as many leave a log of eighty megabytes."""
+
+WAITING = 100
+"""Writes that wait at once, so that none is missing in the queue before the last of them."""
 
 MOST_SLICES_IN_A_ROW = 10
 """Many writers always have a write in the queue, so that hardly two slices follow each other; threads may be late."""
@@ -71,11 +75,13 @@ class Seen:
 
 
 @contextlib.asynccontextmanager
-async def _committer(database: Database, *sweeps: maintenance.Sweep) -> AsyncIterator[Committer]:
+async def _committer(
+    database: Database, *sweeps: maintenance.Sweep, max_batch_writes: int = 64
+) -> AsyncIterator[Committer]:
     committer = Committer(
         database,
         threads=1,
-        max_batch_writes=64,
+        max_batch_writes=max_batch_writes,
         max_waiting_writes=1000,
         max_waiting_bytes=100_000_000,
         maintenance=Maintenance(database, sweeps),
@@ -124,6 +130,28 @@ async def test_while_a_backlog_is_forgotten_writes_go_on_and_the_log_stays_short
     assert seen.slices_in_a_row <= MOST_SLICES_IN_A_ROW
     assert len(seen.connections) == 1  # one connection commits, whatever it is that is committed
     assert seen.log_bytes < WARNED_LOG_BYTES
+
+
+async def test_maintenance_has_its_turns_though_there_is_always_a_write_that_waits(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("OVERDUE_SECONDS", "BUSY_PAUSE", "IDLE_PAUSE"):
+        monkeypatch.setattr(maintenance, pause, 0)
+    order: list[str] = []
+
+    def sweep(_tx: Connection, most: int) -> int:
+        order.append("slice")
+        return most
+
+    def committed(_connection: Connection) -> None:
+        order.append("commit")
+
+    async with _committer(sqlite_database, sweep, max_batch_writes=1) as committer, asyncio.timeout(WAIT_SECONDS):
+        with listening(sqlite_database.writers, commit=committed):
+            writes = [Write(runtime(), new_id(), runtime_state="idle") for _ in range(WAITING)]
+            assert await asyncio.gather(*map(committer.commit, writes)) == [Outcome(1)] * WAITING
+
+    assert max(len(commits) for commits in "".join(what[0] for what in order).split("s")) < WAITING // 2
 
 
 async def test_an_idle_server_forgets_a_backlog_and_leaves_a_short_log(

@@ -157,11 +157,13 @@ class CommitThread:
 
         Empty when it is time for maintenance.
         """
+        waited = False
         with self._wake:
             while True:
                 if self._deferred and (self.shutdown.draining or time.monotonic() >= self._next_try):
                     return self._first_of_each_deferred()
-                pause_seconds = self._maintenance_pause_seconds()
+                # A write that comes while nothing is due goes first: to ask again would take as long as a statement.
+                pause_seconds = None if waited and self._queue else self._maintenance_pause_seconds()
                 if pause_seconds == 0 and (self._writes_came or not self._queue):
                     return []  # never twice in a row while a write waits
                 if self._wait_for_company():
@@ -174,6 +176,7 @@ class CommitThread:
                     next_try = max(0.0, self._next_try - time.monotonic())
                     pause_seconds = next_try if pause_seconds is None else min(next_try, pause_seconds)
                 self._wake.wait(pause_seconds)
+                waited = True
 
     def _wait_for_company(self) -> bool:
         """Wait a moment for as many writes as came with the last batch; whether anything was waited for.
