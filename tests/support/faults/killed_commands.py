@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-SCRIPT = """\
-import os, signal, sys
-left, watched, calls, *arguments = sys.argv[1:]
-left = int(left)
-def killing(call):
-    def step(*args, **options):
-        global left
-        named = (os.fsdecode(a) for a in args if isinstance(a, (str, bytes, os.PathLike)))
-        left -= call is fsync or any(watched in name for name in named)
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **options)
-    return step
-fsync = os.fsync
-for name in calls.split(","):
-    setattr(os, name, killing(getattr(os, name)))
-from runtimestore_server.cli import run
-sys.exit(run(arguments))
-"""
+from support.servers.forked_command import ForkedCommand
+from support.servers.server_process import environment_with
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
 WITHIN_SECONDS = 60
 
 
@@ -34,5 +25,26 @@ def run_killed_after(
 
     Those count that name a file whose path has `watched` in it, and each `fsync`, which names none.
     """
-    command = [sys.executable, "-c", SCRIPT, str(steps), watched, ",".join(calls), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=WITHIN_SECONDS)
+    command = ForkedCommand(
+        arguments, environment=environment_with({}), cwd=Path.cwd(), first=partial(_die_after, steps, watched, calls)
+    )
+    return command.outcome(WITHIN_SECONDS)
+
+
+def _die_after(steps: int, watched: str, calls: tuple[str, ...]) -> None:
+    """Have this process kill itself once it has come so far."""
+    left, fsync = steps, os.fsync
+
+    def killing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            named = (os.fsdecode(one) for one in arguments if isinstance(one, (str, bytes, os.PathLike)))
+            left -= call is fsync or any(watched in name for name in named)
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        return step
+
+    for name in calls:
+        setattr(os, name, killing(getattr(os, name)))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 import runtimestore_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
     from typing import NoReturn
@@ -54,18 +54,27 @@ def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class ForkedCommand:
-    """What the tests use of `subprocess.Popen`, with standard output and standard error as pipes."""
+    """What the tests use of `subprocess.Popen`, with standard output and standard error as pipes.
 
-    def __init__(self, arguments: Sequence[str], *, environment: Mapping[str, str], cwd: Path | None) -> None:
+    In the new process `first` is called before the command, if it is given: a function that can be pickled.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path | None,
+        first: Callable[[], None] | None = None,
+    ) -> None:
         (started, started_writer), (stdout, stdout_writer), (stderr, stderr_writer) = (
             _CONTEXT.Pipe(duplex=False) for _ in range(3)
         )
         writers = (started_writer, stdout_writer, stderr_writer)
         with _lock:
             _start_forking()
-            self._process = _CONTEXT.Process(
-                target=_run, args=(list(arguments), dict(environment), str(cwd or os.curdir), *writers), daemon=True
-            )
+            given = (list(arguments), dict(environment), str(cwd or os.curdir), *writers, first)
+            self._process = _CONTEXT.Process(target=_run, args=given, daemon=True)
             self._process.start()
         for writer in writers:
             writer.close()
@@ -143,6 +152,7 @@ def _run(
     started: Connection,
     stdout: Connection,
     stderr: Connection,
+    first: Callable[[], None] | None,
 ) -> NoReturn:
     """Be the command: this is the forked process."""
     from runtimestore_server.__main__ import main
@@ -159,4 +169,6 @@ def _run(
     os.chdir(cwd)
     sys.argv = ["runtimestore", *arguments]
     gc.freeze()  # what was loaded is not looked through again, and so not copied
+    if first is not None:
+        first()
     sys.exit(main())
