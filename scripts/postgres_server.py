@@ -27,6 +27,7 @@ START_SECONDS = 60
 STOP_SECONDS = 60
 LOG_CHARACTERS = 3000  # of the log in an error's message
 LOOPBACK = "127.0.0.1"
+SHORT_PARENT = Path("/tmp")  # noqa: S108 - sockets want a short path that another user reaches: not pytest's own folder
 
 StopMode = Literal["smart", "fast", "immediate", "kill"]
 
@@ -38,8 +39,9 @@ class PostgresServer:
 
     It is reached by a socket in `folder`, and with `tcp` also by a port of the loopback interface that the system
     chose, or `port` itself, and that it keeps from one start to the next. `settings` are those of postgresql.conf;
-    `environment` is what the server has beside what we have. One that is made with `keep_template` keeps the cluster as
-    it was made, and as long as it is there every other one is a copy of that: to make a cluster costs a second of CPU.
+    `environment` is what the server has beside what we have, and its folder is made in `parent`. One that is made with
+    `keep_template` keeps the cluster as it was made, and as long as it is there every other one is a copy of that: to
+    make a cluster costs a second of CPU.
     """
 
     _templates: ClassVar[set[Path]] = set()
@@ -51,9 +53,11 @@ class PostgresServer:
         port: int | None = None,
         settings: Mapping[str, str | int] | None = None,
         environment: Mapping[str, str] | None = None,
+        parent: Path = SHORT_PARENT,
         keep_template: bool = False,
     ) -> None:
         self.folder: Path
+        self._parent = parent
         self.port = port
         self._tcp = tcp or port is not None
         self._settings = dict(settings or {})
@@ -66,8 +70,7 @@ class PostgresServer:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            # A path for sockets has to be short, and another user has to reach it: not within pytest's own folder.
-            self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+            self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=self._parent))
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self._installation = Installation.found(self.folder)
             self._installation.account.give(self.folder)
@@ -227,6 +230,7 @@ class PostgresServer:
     def standby(self, *, port: int | None = None) -> PostgresServer:
         """A server that follows it, with the same settings: its context copies this one, which has to run then."""
         found = PostgresServer(tcp=self._tcp, port=port, settings=self._settings, environment=self._environment)
+        found._parent = self._parent
         found._followed = self
         return found
 

@@ -24,6 +24,7 @@ from support.checkers.torture import Trial, write_report
 from support.generators.forms import CHANGED, EDITS, FORMS, WHOLE, sending
 from support.servers.engines import Engine, Memory, Postgres, Sqlite
 from support.servers.postgres import postgres
+from support.servers.quick_folders import quick_folder
 from support.servers.server import entered, in_process
 
 if TYPE_CHECKING:
@@ -178,13 +179,14 @@ def postgres_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """One engine of the matrix."""
     kind: type[Engine] = request.param
     if kind is Postgres:
-        return Postgres(request.getfixturevalue("postgres_cluster"))
-    folder = tmp_path_factory.mktemp(kind.name)
-    return Memory(folder) if kind is Memory else Sqlite(folder)
+        yield Postgres(request.getfixturevalue("postgres_cluster"))
+        return
+    with quick_folder(kind.name) as folder:
+        yield Memory(folder) if kind is Memory else Sqlite(folder)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore_server.store.engines import open_database
-from scripts.postgres_server import PostgresServer
 from support.servers.command import run, serving
+from support.servers.postgres import quick_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from scripts.postgres_server import PostgresServer
 
 PASSWORD = "hunter-2"  # noqa: S105  (nobody's)
 REFUSES = "runtimestore: the database server answers, but refuses this connection: "
@@ -21,7 +23,7 @@ REFUSES = "runtimestore: the database server answers, but refuses this connectio
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server that asks for the password of whoever comes by TCP, and speaks another language where it has one."""
-    with PostgresServer(tcp=True) as found:
+    with quick_postgres(tcp=True) as found:
         found.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
         hba = found.data / "pg_hba.conf"
         hba.write_text(

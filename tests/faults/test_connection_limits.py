@@ -11,11 +11,13 @@ from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.schema import upgrade
-from scripts.postgres_server import PostgresServer
+from support.servers.postgres import quick_postgres
 from support.servers.server import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from scripts.postgres_server import PostgresServer
 
 WARNED = "connections may run out"
 CONNECTED = "SELECT numbackends FROM pg_stat_database WHERE datname = 'postgres'"
@@ -24,7 +26,7 @@ WAIT_SECONDS = 20
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    with PostgresServer(tcp=True) as found:
+    with quick_postgres(tcp=True) as found:
         upgrade(found.url)
         yield found
 

@@ -8,19 +8,21 @@ import pytest
 
 from runtimestore_server.store.engines import open_database
 from runtimestore_server.store.schema import upgrade
-from scripts.postgres_server import PostgresServer
+from support.servers.postgres import quick_postgres
 from support.servers.server import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from scripts.postgres_server import PostgresServer
+
 WARNED = "durability settings are off"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    with PostgresServer(tcp=True) as found:
+    with quick_postgres(tcp=True) as found:
         upgrade(found.url)
         found.stop("fast")
         found.run("pg_checksums", "--enable", "--no-sync")

@@ -17,7 +17,6 @@ from runtimestore_server.store import schema, tables
 from runtimestore_server.store.engines import Fault, open_database
 from runtimestore_server.store.engines.postgres_connections import CommitInDoubt
 from runtimestore_server.store.values import Outcome
-from scripts.postgres_server import PostgresServer
 from support.checkers.clean_up import until
 from support.generators.calls import Store
 from support.generators.lives import Life
@@ -25,7 +24,7 @@ from support.generators.store_writes import commit
 from support.generators.writers import Writers
 from support.servers.command import run
 from support.servers.pgbouncer import NoPgBouncer, PgBouncer, drop_pools
-from support.servers.postgres import Cluster
+from support.servers.postgres import Cluster, quick_postgres
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from runtimestore import AsyncRuntimeStoreClient
     from runtimestore_server.store.engines import Database
+    from scripts.postgres_server import PostgresServer
     from support.checkers.torture import Trial
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -41,7 +41,7 @@ ONCE = RetryPolicy(max_attempts=1)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    with PostgresServer(tcp=True, settings={"max_connections": 200}) as found:
+    with quick_postgres(tcp=True, settings={"max_connections": 200}) as found:
         yield found
 
 

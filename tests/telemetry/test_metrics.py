@@ -21,8 +21,8 @@ from runtimestore_server.settings import Settings
 from runtimestore_server.store.schema import HEAD, upgrade
 from runtimestore_server.telemetry.counts import BatchCounts, Histogram, MethodCounts
 from runtimestore_server.telemetry.readiness import NOT_LOOKED, Readiness
-from scripts.postgres_server import PostgresServer
 from support.checkers.scraping import LISTEN, checks, get, metrics_address, scraped, until, value
+from support.servers.postgres import quick_postgres
 from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def test_a_server_whose_engine_is_gone_is_not_ready_and_tells_which_check_fails(
 
 
 def test_a_server_whose_engine_is_stopped_is_not_ready_until_it_is_back() -> None:
-    with PostgresServer() as engine:
+    with quick_postgres() as engine:
         upgrade(engine.url)
         with ServerProcess(engine.url, health_interval_seconds=0.2, **LISTEN) as server:
             address = metrics_address(server)

@@ -16,9 +16,9 @@ import yaml
 
 from runtimestore import InvalidRequest, RetryPolicy, RuntimeStoreClient, Tls
 from runtimestore_server.store.schema import upgrade
-from scripts.postgres_server import PostgresServer
 from support.checkers.scraping import LISTEN, metrics_address, scraped, until, value
 from support.servers.access import access_file, ca, entry, new_token, server_files
+from support.servers.postgres import quick_postgres
 from support.servers.prometheus import NoPrometheus, Prometheus, program
 from support.servers.server_process import ServerProcess
 
@@ -59,7 +59,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     rules = access_file(folder / "access.toml", [entry("a", token := new_token())])
     files: Any = server_files(folder) | {"access_file": rules}
     with contextlib.ExitStack() as stack:
-        postgres = stack.enter_context(PostgresServer())
+        postgres = stack.enter_context(quick_postgres())
         upgrade(postgres.url)
         found = []
         for url in (f"sqlite:///{folder}/store.db", postgres.url):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 
 from runtimestore_server.store.schema import upgrade
 from scripts.postgres_server import PostgresServer
+from support.servers import quick_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,12 @@ SETTINGS: dict[str, str | int] = {
     # dropped several times as fast. Tests of what Postgres syncs, and of what it warns of, have a server of their own.
     "fsync": "off",
     "full_page_writes": "off",
+    # It may lie in memory.
+    "max_wal_size": "128MB",
 }
+
+STRATEGIES_SINCE = 150000
+"""The version of Postgres, as it numbers itself, that first asks how a database is to be copied."""
 
 
 class Cluster:
@@ -51,7 +57,8 @@ class Cluster:
 
     def drop(self, url: str) -> None:
         """Drop a database. Fails if a connection to it is still open: whoever used it has to have cleaned up."""
-        self._run(sql.SQL("DROP DATABASE {}").format(sql.Identifier(make_url(url).database or "")))
+        with self._connected() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(make_url(url).database or "")))
 
     def close(self) -> None:
         """Drop what `fresh_database` needed for itself."""
@@ -62,13 +69,21 @@ class Cluster:
     def _create(self, template: str | None) -> str:
         name = f"test_{uuid.uuid4().hex}"
         copied = sql.Identifier(template or "template1")
-        self._run(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), copied))
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), copied)
+        with self._connected() as connection:
+            if connection.info.server_version >= STRATEGIES_SINCE:
+                statement += sql.SQL(" STRATEGY file_copy")  # else what is copied is also written to the log
+            connection.execute(statement)
         return name
 
-    def _run(self, statement: sql.Composed) -> None:
+    def _connected(self) -> psycopg.Connection:
         conninfo = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute(statement)
+        return psycopg.connect(conninfo, autocommit=True)
+
+
+def quick_postgres(**options: Any) -> PostgresServer:
+    """A Postgres of a test's own that is quick: in memory, where there is room. Others are for tests of disks."""
+    return PostgresServer(parent=quick_folders.parent(), **options)
 
 
 @contextlib.contextmanager
@@ -80,6 +95,6 @@ def postgres() -> Iterator[Cluster]:
     """
     named = os.environ.get("TEST_DATABASE_URL")
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(named or stack.enter_context(PostgresServer(settings=SETTINGS, keep_template=True)).url)
+        cluster = Cluster(named or stack.enter_context(quick_postgres(settings=SETTINGS, keep_template=True)).url)
         stack.callback(cluster.close)
         yield cluster
