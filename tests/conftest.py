@@ -58,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what it runs in the background with SIGINT ignored, and processes inherit that: tests that
     # interrupt one would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # nothing of what is collected is garbage: looking for it takes a quarter of the time
     config.addinivalue_line("markers", "needs(capability): only on engines that have it")
     config.stash[TRIALS] = {}
 
@@ -74,6 +75,7 @@ def pytest_collection_finish() -> None:
     """Look for garbage once more, and never again in the thousands of tests that stay until the end."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
@@ -178,15 +180,20 @@ def postgres_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def sqlite_engines() -> Iterator[dict[type[Engine], Engine]]:
+    with quick_folder() as folder:
+        yield {Memory: Memory(folder), Sqlite: Sqlite(folder)}
+
+
 @pytest.fixture(scope="module")
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest) -> Engine:
     """One engine of the matrix."""
     kind: type[Engine] = request.param
     if kind is Postgres:
-        yield Postgres(request.getfixturevalue("postgres_cluster"))
-        return
-    with quick_folder(kind.name) as folder:
-        yield Memory(folder) if kind is Memory else Sqlite(folder)
+        return Postgres(request.getfixturevalue("postgres_cluster"))
+    found: Engine = request.getfixturevalue("sqlite_engines")[kind]
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ the disk, in `tmp_path`.
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 MEMORY = Path("/dev/shm")  # noqa: S108  (what is made there has a name that nobody else has)
 
+REMOVE_BEHIND_US = 'cat >/dev/null; rm -rf "$1"'
+"""A script whose standard input is a pipe from us, and ends with us. What lay in memory would stay there."""
+
 ROOM_BYTES = 4 * 1024**3
 """What must be free: several times what the tests of all workers take there."""
 
@@ -33,10 +37,15 @@ def parent() -> Path:
 
 
 @contextmanager
-def quick_folder(name: str) -> Iterator[Path]:
-    """A folder whose files are quick to make, to sync and to remove; nothing of it is left afterwards."""
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=parent()) as folder:
-        yield Path(folder)
+def quick_folder() -> Iterator[Path]:
+    """A folder whose files are quick to make, to sync and to remove. Whatever ends us, nothing of it is left."""
+    folder = tempfile.mkdtemp(prefix="runtimestore-tests-", dir=parent())
+    with subprocess.Popen(
+        ["/bin/sh", "-c", REMOVE_BEHIND_US, "remover", folder],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us
+    ):
+        yield Path(folder)  # leaving ends the pipe, and waits
 
 
 def _has_room(folder: Path) -> bool:
