@@ -78,6 +78,7 @@ class PostgresServer:
             self._make_cluster()
             if self._keep_template:
                 template = shutil.copytree(self.data, self.folder / "template", symlinks=True)
+                self._installation.account.give(template)  # who cleans up behind us is the account
                 self._templates.add(template)
                 stack.callback(self._templates.discard, template)
             if self._tcp and self.port is None:

@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 60
 HELD = """
 import sys
 from scripts.postgres_server import PostgresServer
-with PostgresServer() as server:
+with PostgresServer(keep_template=True) as server:
     server.pause()
     print(server.pid, server.folder, flush=True)
     sys.stdin.read()
