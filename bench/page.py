@@ -6,7 +6,6 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from bench import plots
 from bench.figures import FIGURES_HEAD, NONE, TITLES, Results, all_workloads, figures, median_of
 from bench.long_session import CHANGED, WHOLE
 from bench.rust_way import RUST_WAY
@@ -33,6 +32,8 @@ def write_json(docs: Path, results: Results) -> None:
 
 def write(docs: Path, results: Results) -> None:
     """Write all of it; the page keeps what stands outside of its marks."""
+    from bench import plots  # which take a second to load what they draw with
+
     write_json(docs, results)
     drawn = plots.draw(docs / FOLDER, results)
     page = docs / PAGE

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -35,7 +32,9 @@ from support.generators.store_writes import (
     runtime,
     statements,
 )
+from support.servers.forked_command import ForkedCommand
 from support.servers.schemas import contents, plainly, upgrade_to
+from support.servers.server_process import environment_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,14 +53,9 @@ POPULATE: dict[str, Callable[[Database], None]] = {
 }
 
 
-def _migrate(url: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNTIMESTORE_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "runtimestore_server", "migrate"],
-        env={**environment, "RUNTIMESTORE_DATABASE_URL": url},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _migrate(url: str) -> ForkedCommand:
+    environment = environment_with({"RUNTIMESTORE_DATABASE_URL": url})
+    return ForkedCommand(["migrate"], environment=environment, cwd=None)
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -198,7 +192,7 @@ def test_two_processes_that_migrate_at_once_both_succeed_and_make_one_schema(
     empty_url: str, database: Database
 ) -> None:
     processes = [_migrate(empty_url) for _ in range(2)]
-    logs = [process.communicate(timeout=PROCESS_SECONDS)[1] for process in processes]
+    logs = [process.outcome(PROCESS_SECONDS).stderr for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0], logs
     found = contents(database)

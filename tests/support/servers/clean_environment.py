@@ -68,5 +68,6 @@ def clean_environment_with(requirement: str, directory: Path) -> CleanEnvironmen
     command = [sys.executable, "-m", "venv", "--without-pip", str(directory)]
     subprocess.run(command, env=outside_the_checkout(), timeout=300, check=True)
     environment = CleanEnvironment(directory)
-    environment.pip("install", "--quiet", requirement)
+    # What is imported there is compiled then; all that is installed is many times as much.
+    environment.pip("install", "--quiet", "--no-compile", requirement)
     return environment
