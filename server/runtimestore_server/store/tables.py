@@ -203,9 +203,10 @@ oauth_flow_snapshots = Table(
 def _take_the_engines_own_options(made: MetaData, connection: Connection, **_: object) -> None:
     """Say what an engine has options for, before tables are made on it: naming an option loads its whole dialect."""
     engine = connection.dialect.name
+    of_tables = dict(connection.dialect.construct_arguments or ()).get(Table, {})
     for table in made.tables.values():
-        if engine == "sqlite" and not table.info.get("with_rowid", True):
-            table.dialect_kwargs["sqlite_with_rowid"] = False
+        for option in of_tables.keys() & table.info.keys():
+            table.dialect_kwargs[f"{engine}_{option}"] = table.info[option]
         for index in table.indexes:
             if WHERE in index.info:
                 index.dialect_kwargs[f"{engine}_where"] = index.info[WHERE]
