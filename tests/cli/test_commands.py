@@ -96,6 +96,19 @@ def test_migrate_refuses_what_it_cannot_migrate(tmp_path: Path) -> None:
     assert "Traceback" not in nowhere.stderr + memory.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("m", "migrate"), ("serve --li", "--listen"), ("verify --js", "--json")]
+)
+def test_a_shell_completes_commands_and_their_flags(tmp_path: Path, typed: str, completed: str) -> None:
+    words = f"runtimestore {typed}"
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+
+    done = run(cwd=tmp_path, extra={"_RUNTIMESTORE_COMPLETE": "bash_complete", **asked})
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"plain,{completed}\n"
+
+
 @pytest.mark.parametrize("asked", ["version", "--version"])
 def test_version_tells_the_version(tmp_path: Path, asked: str) -> None:
     done = run(asked, cwd=tmp_path)

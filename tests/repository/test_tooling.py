@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUBS = Path("runtimestore/v1")
 COMMITTED = Path("client/python") / STUBS
 TOOLS = Path(sys.executable).parent
+LONGEST_MODULE_LINES = 300
 
 
 def _tool(name: str) -> str:
@@ -164,6 +165,17 @@ def test_the_generated_stubs_are_marked_as_generated() -> None:
         pytest.skip("not a git checkout")
 
     assert done.stdout.strip().endswith(": true")
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    """But the client's own, each of which is one table or one list of methods, and what is generated."""
+    rooms = ("server", "migrations", "tests", "bench", "scripts", "examples")
+    modules = [module for room in rooms for module in (ROOT / room).rglob("*.py")]
+
+    long = [module for module in modules if len(module.read_text(encoding="utf-8").splitlines()) > LONGEST_MODULE_LINES]
+
+    assert ROOT / "server/runtimestore_server/app.py" in modules
+    assert long == []
 
 
 def test_the_client_imports_nothing_of_the_server() -> None:
