@@ -1,4 +1,4 @@
-"""How much may be held at once, and when those who were refused for it should come back."""
+"""Bounds how much may be held at once, and paces those who were refused for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where settings come from: the file that `config` names, and the variables that are one, or nearly one."""
+"""Finds settings: in the file that `config` names, and in the variables that are one, or nearly one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client shows to a server, and by what it knows one: TLS and bearer tokens, the same for both clients."""
+"""Holds what a client shows to a server and knows it by: TLS and bearer tokens, the same for both clients."""
 
 from __future__ import annotations
 

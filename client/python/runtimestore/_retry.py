@@ -1,4 +1,4 @@
-"""When a call is sent again, after what pause, and when no longer: the same for both clients."""
+"""Decides whether and when a call is sent again, and when no longer: the same for both clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the clients take and give: plain frozen values, compared by their content."""
+"""Defines what the clients take and give: plain frozen values, compared by their content."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who may come in: certificates, tokens, and the rules by which callers are let into methods and realms."""
+"""Lets callers in: certificates, tokens, and the rules that say which methods and realms are open to whom."""

@@ -1,4 +1,4 @@
-"""Who calls, and whether they may.
+"""Finds out who calls, and refuses who may not.
 
 Asked before a message is received, once more when its realm is known, and for as long as a stream is open.
 """

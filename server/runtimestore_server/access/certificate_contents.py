@@ -1,4 +1,4 @@
-"""What can be known of certificates and their key by reading them: that they belong together, and until when they hold.
+"""Reads certificates and their key: whether they belong together, and until when they hold.
 
 Whether gRPC takes them, only a handshake tells: `handshake.py`.
 """

@@ -1,4 +1,4 @@
-"""Whether a server may listen where it is told to: closed by default on whatever a network reaches."""
+"""Decides whether a server may listen where it is told to: closed by default on whatever a network reaches."""
 
 from __future__ import annotations
 

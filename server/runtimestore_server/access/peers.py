@@ -1,4 +1,4 @@
-"""How a call came: whether what it carries could be read on its way, and which names its certificate shows."""
+"""Tells how a call came: whether what it carries could be read on its way, and which names its certificate shows."""
 
 from __future__ import annotations
 

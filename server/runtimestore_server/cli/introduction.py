@@ -1,4 +1,4 @@
-"""Which store a command speaks of, and what `serve` says to a person who looks at a terminal."""
+"""Names the store that a command speaks of, and greets a person who looks at a terminal for `serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command says when it cannot go on: on standard error, in sentences that hold no value of the command line.
+"""Says why a command cannot go on: on standard error, in sentences that hold no value of the command line.
 
 click's own messages quote what was typed. Any part of that may be a password, so none of them is shown: a sentence is
 made anew from the class of click's error.

@@ -1,4 +1,4 @@
-"""What a server's settings forbid: documents over a limit, writes without a fence.
+"""Refuses what a server's settings forbid: documents over a limit, writes without a fence.
 
 Another server may have allowed it, or this one before a restart. So what is forbidden is refused only if it is new: the
 repeat of a write that landed gets the answer of that write (contract: a repeat is recognised), which the transaction

@@ -1,4 +1,4 @@
-"""All that a runtime recovers from: one consistent look at its state, inputs, receipts, ops and session."""
+"""Answers all that a runtime recovers from: one consistent look at its state, inputs, receipts, ops and session."""
 
 from __future__ import annotations
 

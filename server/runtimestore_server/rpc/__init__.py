@@ -1,1 +1,1 @@
-"""What every call passes through, from its arrival to its last byte: the way is in `call`."""
+"""Carries every call from its arrival to its last byte: the way is in `call`."""

@@ -1,4 +1,4 @@
-"""Who may be received and how much may wait: the limiter of each kind of call."""
+"""Decides who may be received and how much may wait: the limiter of each kind of call."""
 
 from __future__ import annotations
 

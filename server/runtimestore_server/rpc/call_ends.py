@@ -1,4 +1,4 @@
-"""How a call ended that was neither answered nor refused: with a status of its handler's, by its deadline, or given up.
+"""Tells how a call ended that was neither answered nor refused: by its handler's status, its deadline, or given up.
 
 gRPC for Python tells a handler of the latter two in the same way: its task is cancelled. Only the time says which it
 was.

@@ -1,4 +1,4 @@
-"""How many connections callers may have open: as many as are wanted, as long as files are left for the server itself.
+"""Bounds the connections of callers: as many as are wanted, as long as files are left for the server itself.
 
 A connection is an open file of the process, and anybody may open one: nobody is asked who it is before it has said
 something. Without a bound those who only connect take every file that the process may open, and then nothing answers:

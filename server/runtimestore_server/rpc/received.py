@@ -1,4 +1,4 @@
-"""How long the message of a call was when it was received. To ask the decoded one is to encode it once more.
+"""Remembers how long a message was when it was received. To ask the decoded one is to encode it once more.
 
 Of 60 MB that takes some 80 ms, in which no other call comes on: protobuf keeps the interpreter to itself.
 """

@@ -1,4 +1,4 @@
-"""What a store does for itself between the writes: sweeps that delete or fold, a bounded slice at a time.
+"""Tends a store between the writes: sweeps that delete or fold, a bounded slice at a time.
 
 A slice is a transaction of its own that holds a commit thread for some ten milliseconds; what it wrote counts towards
 the next checkpoint as writes do. While writes come, slices take a quarter of the thread's time at most.

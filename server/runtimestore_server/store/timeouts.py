@@ -1,4 +1,4 @@
-"""How long the store waits for what: all such times, the longest first, and which of them wins over which.
+"""Lists how long the store waits for what, the longest first, and which of these times wins over which.
 
 A caller's own deadline wins over all of them: it stops waiting, and the store does not notice. A shutdown wins over
 `TRANSIENT_LIMIT_SECONDS`: once it begins, nothing is run again, and what is deferred is tried once more and refused.

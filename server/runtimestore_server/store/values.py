@@ -1,4 +1,4 @@
-"""What writes consist of and what becomes of them: plain values, checked before they come here.
+"""Defines what writes consist of and what becomes of them: plain values, checked before they come here.
 
 Documents are kept as the bytes that were sent; nothing in this package parses, trims or re-serialises them.
 """

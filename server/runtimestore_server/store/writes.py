@@ -1,4 +1,4 @@
-"""What is written: each kind of write with its idempotency key and its fingerprint, checked before it comes here."""
+"""Defines each kind of write, with its idempotency key and its fingerprint, checked before it comes here."""
 
 from __future__ import annotations
 

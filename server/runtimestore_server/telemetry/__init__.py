@@ -1,1 +1,1 @@
-"""What is seen of a server from outside: counts, metrics, readiness, and how many lines the log takes of one kind."""
+"""Shows a server from outside: counts, metrics, readiness, and how many lines the log takes of one kind."""

@@ -1,4 +1,4 @@
-"""What `/readyz` tells: the outcome of the last look at each thing that serving needs, without a look of its own."""
+"""Answers `/readyz`: the outcome of the last look at each thing that serving needs, without a look of its own."""
 
 from __future__ import annotations
 

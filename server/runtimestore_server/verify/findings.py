@@ -1,4 +1,4 @@
-"""What a verification finds, and its report."""
+"""Collects what a verification finds into its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a verification tells what it finds: a bar, a line for each finding, and the report as one JSON document.
+"""Tells what a verification finds: a bar, a line for each finding, and the report as one JSON document.
 
 None of it is kept in memory: findings of a document wait in a temporary file until their number is known.
 """

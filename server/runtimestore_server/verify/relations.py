@@ -1,4 +1,4 @@
-"""What is asked of rows together: nothing without its runtime, each projection as its snapshot says, no lost input."""
+"""Checks rows together: nothing without its runtime, each projection as its snapshot says, no lost input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a single row: its digest, its document, and whether its columns say what the document says."""
+"""Checks a single row: its digest, its document, and whether its columns say what the document says."""
 
 from __future__ import annotations
 

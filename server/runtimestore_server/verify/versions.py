@@ -1,4 +1,4 @@
-"""What is asked of the versions of sessions, one after the other: each must come to its digest."""
+"""Checks the versions of sessions, one after the other: each must come to its digest."""
 
 from __future__ import annotations
 

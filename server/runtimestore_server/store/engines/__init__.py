@@ -1,4 +1,4 @@
-"""All that SQLite and Postgres do differently. No module outside names an engine; they ask for a capability.
+"""Holds all that SQLite and Postgres do differently. No module outside names an engine; they ask for a capability.
 
 Both are driven synchronously: writers and readers have an SQLAlchemy engine each, used from threads of the store's own.
 """

@@ -1,4 +1,4 @@
-"""What an engine answers when the store asks: what an error means, what became of a COMMIT, how much there is."""
+"""Lists what an engine answers the store: what an error means, what became of a COMMIT, how much there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store asks of a database: statements over many rows, and answers to what engines do differently."""
+"""Defines what the store asks of a database: statements over many rows, and answers that engines give differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the SQLite file that is open is the one that its path names, and holds the store that it held.
+"""Checks that the SQLite file that is open is the one that its path names, and holds the store that it held.
 
 A file that is removed or replaced stays open: writes go on into what nobody will ever read. SQLite does not look, so
 it is looked here, by the numbers of the file, its log and the log's index, whenever a connection is made or one that

@@ -1,4 +1,4 @@
-"""What a system says of an SQLite file and its medium: why it cannot be used, and whether there is room."""
+"""Asks the system about an SQLite file and its medium: why it cannot be used, and whether there is room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a store is named to an operator: by its file, or its host and database, and never with a password."""
+"""Names a store to an operator: by its file, or its host and database, and never with a password."""
 
 from __future__ import annotations
 

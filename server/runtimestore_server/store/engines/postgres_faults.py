@@ -1,4 +1,4 @@
-"""What an error of Postgres, or of the way to it, means for the store."""
+"""Tells what an error of Postgres, or of the way to it, means for the store."""
 
 from __future__ import annotations
 

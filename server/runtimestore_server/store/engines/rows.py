@@ -1,4 +1,4 @@
-"""What both engines need to turn rows of the tables into statements and parameters."""
+"""Turns rows of the tables into statements and parameters, as both engines need them."""
 
 from __future__ import annotations
 

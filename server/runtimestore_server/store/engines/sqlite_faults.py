@@ -1,4 +1,4 @@
-"""What an error of SQLite, or of what stands around it, means for the store."""
+"""Tells what an error of SQLite, or of what stands around it, means for the store."""
 
 from __future__ import annotations
 

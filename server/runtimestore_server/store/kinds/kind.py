@@ -1,4 +1,4 @@
-"""What one kind of write adds to a commit: the protocol, and how the driver holds the writes of a kind."""
+"""Defines what one kind of write adds to a commit: the protocol, and how the driver holds the writes of a kind."""
 
 from __future__ import annotations
 
