@@ -28,6 +28,7 @@ import runtimestore_server.cli.serve  # noqa: F401  (the same)
 from runtimestore_server import cli
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.engines.postgres_pipeline import Pipeline
 from runtimestore_server.store.transaction import commit_batch
 from runtimestore_server.store.values import Outcome
 from support.generators.lives import Life
@@ -123,8 +124,16 @@ class _Steps:
         self._dies_at = dies_at
         self._dies_within_seconds = dies_within_seconds
         engine = database.writers
-        for name in ("checkout", "begin", "before_cursor_execute", "after_cursor_execute"):
+        for name in ("checkout", "begin"):
             event.listen(engine, name, self.passed)
+        if database.sends_ahead:
+            # Who listens to statements has them sent one by one. The last ones are received behind COMMIT.
+            for name in ("send", "_receive"):
+                real = getattr(Pipeline, name)
+                setattr(Pipeline, name, self._stepping(real))
+        else:
+            for name in ("before_cursor_execute", "after_cursor_execute"):
+                event.listen(engine, name, self.passed)
         commit = engine.dialect.do_commit
 
         def do_commit(connection: Any) -> None:
@@ -136,6 +145,13 @@ class _Steps:
             self.passed()
 
         engine.dialect.do_commit = do_commit  # type: ignore[assignment, method-assign]  # no event tells of its end
+
+    def _stepping(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def stepped(*given: Any, **named: Any) -> Any:
+            self.passed()
+            return real(*given, **named)
+
+        return stepped
 
     def passed(self, *_: Any) -> None:
         """One step further."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from runtimestore.errors import BoundaryReceiptExists, OAuthFlowSnapshotChanged, RequestIdReused, RevisionMismatch
 from runtimestore_server.store import tables
-from runtimestore_server.store.commit import commit as commit_in
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
 from support.generators.store_writes import (
@@ -27,8 +25,6 @@ from support.generators.store_writes import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from runtimestore_server.store.engines import Database
 
 
@@ -231,26 +227,3 @@ def test_a_batch_costs_a_statement_a_table_however_many_writes_it_holds(sqlite_d
         assert commit(sqlite_database, *batch) == [Outcome(1)] * count
 
     assert len(seen) == 12  # BEGIN, four questions, one statement for each of seven tables
-
-
-def test_on_postgres_statements_are_sent_before_others_are_answered(
-    postgres_database: Database, tmp_path: Path
-) -> None:
-    known = runtime()
-
-    def batch() -> list[Write]:
-        return [Write(known, new_id(), snapshot=snapshot(), receipt=boundary(), inputs=(document(),), ops=ops())]
-
-    commit(postgres_database, *batch())
-    with postgres_database.writers.connect() as connection, (tmp_path / "trace").open("w+b") as trace:
-        connection.rollback()
-        driver: Any = connection.connection.driver_connection
-        driver.pgconn.trace(trace.fileno())
-        with connection.begin(), postgres_database.together(connection, carried_bytes=0):
-            assert commit_in(postgres_database, connection, batch(), now_ms=lambda: 1) == [Outcome(2)]
-        driver.pgconn.untrace()
-        trace.seek(0)
-        senders = [line.split(b"\t")[1] for line in trace.read().splitlines() if line.count(b"\t") > 1]
-
-    round_trips = sum(1 for before, after in itertools.pairwise(senders) if (before, after) == (b"F", b"B"))
-    assert 0 < round_trips <= 5  # 15 where each statement is answered before the next one is sent

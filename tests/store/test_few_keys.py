@@ -37,7 +37,7 @@ def test_each_key_finds_its_row_however_many_are_asked_for(database: Database, c
     asked = [(*key, RUN, sequence) for sequence in sorted(sequences)[:count]]
     missing = (*key, RUN, 5)
     with database.writers.begin() as tx:
-        database.insert_new(tx, tables.receipts, rows)()
+        database.insert_missing(tx, tables.receipts, rows)
 
         assert sorted(_found(database, tx, asked)) == [(*one, b"receipt %d" % one[3]) for one in asked]
         assert sorted(_found(database, tx, [missing, *asked][:count])) == [
@@ -49,7 +49,7 @@ def test_each_key_finds_its_row_however_many_are_asked_for(database: Database, c
 def test_rows_come_in_the_order_of_their_keys(database: Database, count: int) -> None:
     keys = sorted(runtime() for _ in range(count))
     with database.writers.begin() as tx:
-        database.insert_new(tx, tables.runtimes, [(*key, 1, None, None, None) for key in reversed(keys)])()
+        database.insert_missing(tx, tables.runtimes, [(*key, 1, None, None, None) for key in reversed(keys)])
 
         locked = lock_by_key(database, tx, RUNTIME, (tables.runtimes.c.revision,), keys)()
 

@@ -11,7 +11,7 @@ from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store import tables, transaction
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.committer import Committer
-from runtimestore_server.store.requests import RowTaken
+from runtimestore_server.store.engines import RowTaken
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import until

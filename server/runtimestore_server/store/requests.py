@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from runtimestore.errors import RequestIdReused, RuntimeStoreError
 from runtimestore_server.store.by_key import select_by_key
 from runtimestore_server.store.digests import SEAL_BYTES, SHA256_BYTES
+from runtimestore_server.store.engines import RowTaken
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.reads import corrupt, is_count, is_text
 from runtimestore_server.store.tables import requests
@@ -43,10 +44,6 @@ class _Known(NamedTuple):
     sound: bool = True
 
 
-class RowTaken(Exception):
-    """Another transaction inserted a row meanwhile that could not be locked before: run again, and see it."""
-
-
 class RequestMemory:
     """The requests that a batch may repeat, and those it will be remembered by."""
 
@@ -55,7 +52,7 @@ class RequestMemory:
         self._tx = tx
         self._known: dict[RequestKey, _Known] = {}
         self._new: dict[RequestKey, _Known] = {}
-        self._inserted: Answer[int] = Answer.found(0)
+        self._inserted: Answer[None] = Answer.found(None)
         keys = sorted({RequestKey(write.realm, write.request_id) for write in batch if write.request_id})
         columns = (requests.c.realm, requests.c.request_id)
         recorded = (*columns, requests.c.fingerprint, requests.c.revision, requests.c.recorded_at_ms)
@@ -99,7 +96,7 @@ class RequestMemory:
             (*key, sealed(key, known.fingerprint, known.revision, now_ms), known.revision, now_ms)
             for key, known in sorted(self._new.items())
         ]
-        self._inserted = self._database.insert_new(self._tx, requests, rows)
+        self._inserted = self._database.insert_new(self._tx, requests, rows, taken=RowTaken())
 
     def confirm(self) -> None:
         """See that every id was free, once all statements were sent.
@@ -107,8 +104,7 @@ class RequestMemory:
         Raises:
             RowTaken: another transaction was first with one of the ids.
         """
-        if self._inserted() != len(self._new):
-            raise RowTaken
+        self._inserted()
 
 
 def sealed(key: RequestKey, fingerprint: bytes, revision: int, recorded_at_ms: int) -> bytes:

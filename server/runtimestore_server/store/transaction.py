@@ -26,8 +26,7 @@ from runtimestore_server.store import rights
 from runtimestore_server.store.commit import commit
 from runtimestore_server.store.commit_gate import CommitAborted
 from runtimestore_server.store.commit_outcome import Attempt, find_out
-from runtimestore_server.store.engines import CommitState, Fault, error_name
-from runtimestore_server.store.requests import RowTaken
+from runtimestore_server.store.engines import CommitState, Fault, KeyNotFree, RowTaken, error_name
 from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS, TRANSIENT_LIMIT_SECONDS
 from runtimestore_server.store.values import DEFERRED, Deferred, Outcome
 
@@ -153,6 +152,8 @@ def _attempt(
             with database.committing():
                 transaction.commit()
             database.check_identity()  # else it may be committed into what nobody will read
+        except KeyNotFree:
+            raise  # told in place of a COMMIT
         except Exception as error:
             database.discard(connection)  # its transaction may still be open
             raise _CommitFailed(error, attempt) from error

@@ -114,6 +114,8 @@ class _Connection:
         self._writer = writer
         self._upstream: asyncio.StreamWriter | None = None
         self._fate = Fate.GO_ON
+        self._held_back = b""
+        """A COMMIT in a pipeline, message by message, until the one that ends the pipeline comes."""
 
     def cut(self) -> None:
         """End both sides at once, whatever is under way."""
@@ -137,11 +139,17 @@ class _Connection:
             while True:
                 head = await self._reader.readexactly(5)
                 body = await self._reader.readexactly(int.from_bytes(head[1:]) - 4)
-                if head[:1] == b"Q" and body.upper().startswith(b"COMMIT"):
+                if self._held_back or (head[:1] == b"P" and body.split(b"\0")[1].upper() == b"COMMIT"):
+                    self._held_back += head + body
+                    if head[:1] != b"S":
+                        continue
+                    self._fate = self._wire.fate()
+                elif head[:1] == b"Q" and body.upper().startswith(b"COMMIT"):
                     self._fate = self._wire.fate()
                 if self._fate is Fate.CUT_BEFORE:
                     return
-                upstream.write(head + body)
+                upstream.write(self._held_back or head + body)
+                self._held_back = b""
                 if self._fate is Fate.CUT_AT_ONCE:
                     upstream.close()  # what was written goes out first
                     self._upstream = None

@@ -15,7 +15,9 @@ from runtimestore_server.store.engines.answers import (
     CommitState,
     EngineRefusal,
     Fault,
+    KeyNotFree,
     Lacking,
+    RowTaken,
     Sizes,
 )
 from runtimestore_server.store.engines.database import Database
@@ -45,7 +47,9 @@ __all__ = [
     "Fault",
     "FileReplaced",
     "InUse",
+    "KeyNotFree",
     "Lacking",
+    "RowTaken",
     "Sizes",
     "WholeStore",
     "belongs_to_a_database",

@@ -32,6 +32,14 @@ class ChangedMeanwhile(Exception):
     """What was read as one moment was not: somebody wrote past the locks."""
 
 
+class KeyNotFree(Exception):
+    """There is a row under a key that an insert needs: the transaction is not committed."""
+
+
+class RowTaken(KeyNotFree):
+    """Another transaction inserted the row meanwhile, which could not be locked before: run again, and see it."""
+
+
 class CommitState(enum.Enum):
     """What became of a transaction whose COMMIT was not answered."""
 

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 
 from runtimestore_server.store.engines import direct
-from runtimestore_server.store.engines.answers import Began, CommitState, Fault, Lacking, Sizes
+from runtimestore_server.store.engines.answers import Began, CommitState, Fault, KeyNotFree, Lacking, Sizes
 from runtimestore_server.store.engines.direct import Answer
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Database(ABC):
     def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
         """Inside, a statement need not be answered before the next one is sent; its errors may come later.
 
-        `carried_bytes` is how much the statements inside carry altogether.
+        They may come as late as COMMIT, which is then sent behind what is not answered yet. `carried_bytes` is how much
+        the statements inside carry altogether.
         """
         del tx, carried_bytes  # where the engine is in this process, nothing is waited for
         return contextlib.nullcontext()
@@ -85,8 +86,17 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
-        """Insert rows whose primary key is free, in one statement; how many were."""
+    def insert_missing(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+        """Insert those of the rows whose primary key is free, in one statement."""
+
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row], *, taken: KeyNotFree) -> Answer[None]:
+        """Insert rows whose primary keys are all free, in one statement.
+
+        `taken` is raised if one is not: where the answer is asked for, or by COMMIT, which then commits nothing.
+        """
+        del taken  # where one transaction writes at a time, nobody can have been first
+        self.insert_missing(tx, table, rows)
+        return Answer.found(None)
 
     @abstractmethod
     def classify(self, error: Exception) -> Fault:

@@ -120,7 +120,11 @@ def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, l
     """What a compiled statement finds; `later` as `fetch` has it."""
     bound = {**statement.constants, **parameters}
     values = bound if statement.order is None else tuple(bound[name] for name in statement.order)
-    rows = fetch(tx, statement.text, values, later=later)
+    return as_rows(statement, fetch(tx, statement.text, values, later=later))
+
+
+def as_rows(statement: Compiled, rows: Answer[list[Row]]) -> Answer[list[Any]]:
+    """What a compiled statement found, as its rows."""
 
     def found() -> list[Any]:
         if not statement.numbers:

@@ -10,10 +10,20 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from runtimestore_server.store.engines import direct
+from runtimestore_server.store.engines import postgres_pipelines as pipelines
 from runtimestore_server.store.engines import postgres_statements as statements
-from runtimestore_server.store.engines.answers import Began, CommitState, Fault, Lacking, Sizes, TableSize
+from runtimestore_server.store.engines.answers import (
+    Began,
+    CommitState,
+    Fault,
+    KeyNotFree,
+    Lacking,
+    Sizes,
+    TableSize,
+)
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Row
 from runtimestore_server.store.engines.direct import Answer
+from runtimestore_server.store.engines.postgres_arrays import encoded
 from runtimestore_server.store.engines.postgres_connections import (
     connect_lazily,
     is_pooled,
@@ -61,37 +71,54 @@ class PostgresDatabase(Database):
         """The keys, a list a column."""
         return statements.lists(columns, rows)
 
+    def ask(
+        self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
+    ) -> Answer[list[Any]]:
+        """In the pipeline, where there is one."""
+        made = direct.compiled_once(statement, tx.dialect)
+        return direct.as_rows(made, pipelines.fetch(tx, made.text, {**made.constants, **encoded(columns, keys)}))
+
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
         small, large = split_off_large(table, rows)
         if small:
-            direct.run(tx, self._text(statements.upsert(table)), [statements.lists(tuple(table.columns), small)])
+            pipelines.run(tx, self._text(statements.upsert(table)), encoded(tuple(table.columns), small))
         for row in large:
             tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
+    def insert_missing(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """Rows that another transaction is inserting are waited for, then left alone."""
+        if rows:
+            text = self._text(statements.insert_missing(table))
+            pipelines.fetch(tx, text, encoded(tuple(table.columns), rows))
+
+    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row], *, taken: KeyNotFree) -> Answer[None]:
+        """The same; in a pipeline the statement fails if one was left alone, since COMMIT is behind it already."""
         if not rows:
-            return Answer.found(0)
-        text = self._text(statements.insert_new(table))
-        inserted = direct.fetch(tx, text, statements.lists(tuple(table.columns), rows), later=True)
-        return Answer(lambda: len(inserted()))
+            return Answer.found(None)
+        values = encoded(tuple(table.columns), rows)
+        if pipelines.are_open(tx):
+            pipelines.fetch(tx, self._text(statements.insert_new(table)), values, taken=taken)
+            return Answer.found(None)
+        inserted = pipelines.fetch(tx, self._text(statements.insert_missing(table)), values)
+
+        def confirmed() -> None:
+            if len(inserted()) != len(rows):
+                raise taken
+
+        return Answer(confirmed)
 
     @contextlib.contextmanager
     def together(self, tx: Connection, carried_bytes: int) -> Iterator[None]:
-        """A pipeline of libpq: what was sent is waited for where what it found is needed, and at the end."""
+        """A pipeline of libpq, which COMMIT ends: what was sent is waited for where what it found is needed."""
         import psycopg
 
         # A pipeline holds one more copy of what it sends. Who listens to statements sees each begin and end.
         if carried_bytes >= LARGE_BYTES or direct.observed(tx) or not psycopg.Pipeline.is_supported():
             yield
             return
-        driver: Any = tx.connection.driver_connection
-        try:
-            with driver.pipeline():
-                yield
-        except psycopg.Error as error:
-            direct.raise_as_all_others(tx, error, "statements in a pipeline")
+        with pipelines.opened(tx):
+            yield
 
     def _text(self, statement: Any) -> str:
         """The text of a statement that is made once, without constants in it."""
@@ -105,7 +132,7 @@ class PostgresDatabase(Database):
 
     def began(self, tx: Connection) -> Answer[Began]:
         """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
-        rows = direct.fetch(tx, self._text(_BEGAN), {}, later=True)
+        rows = pipelines.fetch(tx, self._text(_BEGAN), {})
 
         def began() -> Began:
             ((token, now_ms),) = rows()

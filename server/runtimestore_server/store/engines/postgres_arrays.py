@@ -7,84 +7,100 @@ from __future__ import annotations
 
 from functools import cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from runtimestore_server.store.tables import UINT64_DIGITS, UInt64
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Sequence
 
 _HEADER = Struct("!iiIii")
 """Dimensions, whether there may be NULLs, the type of the elements; the length and the first index of the dimension."""
 _LENGTH = Struct("!i").pack
 _INTEGER = Struct("!iq").pack
-_NULL = _LENGTH(-1)
+_NULL = (_LENGTH(-1),)
 _INTEGER_BYTES = 8
+_BYTEA, _BIGINT, _TEXT = 17, 20, 25
+"""The oids of the elements' types, which are the same in every database."""
+_ONE = {oid: _HEADER.pack(1, 1, oid, 1, 1) for oid in (_BYTEA, _BIGINT, _TEXT)}
 
 
-class Texts(list[str | None]):
-    """The values of a column of text."""
+class Encoded:
+    """The values of a column as they are sent."""
+
+    __slots__ = ("form",)
+
+    def __init__(self, *parts: bytes) -> None:
+        self.form = b"".join(parts)
+
+    def __repr__(self) -> str:
+        """As of the values: whoever listens to statements looks for them there."""
+        return repr(self.form)
 
 
-class Integers(list[int | None]):
-    """The values of a column of bigint."""
+class _Column(NamedTuple):
+    """How the values of a column are sent."""
+
+    oid: int
+    encode: Callable[[Any], Sequence[bytes]]
+    """The parts of one value: not put together one by one, since they may be megabytes."""
 
 
-class Documents(list[bytes | None]):
-    """The values of a column of bytea."""
+def encoded(columns: tuple[sa.Column[Any], ...], rows: Sequence[Sequence[Any]]) -> dict[str, Encoded]:
+    """The values of rows that have these columns, an array a column."""
+    names, forms = _columns(columns)
+    if len(rows) == 1:
+        return {
+            name: Encoded(_ONE[oid], *(_NULL if value is None else encode(value)))
+            for name, (oid, encode), value in zip(names, forms, rows[0], strict=True)
+        }
+    length = len(rows)
+    arrays = {}
+    for name, (oid, encode), values in zip(names, forms, zip(*rows, strict=True), strict=True):
+        parts = [_HEADER.pack(1, 1, oid, length, 1)]
+        for value in values:
+            parts += _NULL if value is None else encode(value)
+        arrays[name] = Encoded(*parts)
+    return arrays
 
 
-Values = Texts | Integers | Documents
+@cache
+def _columns(columns: tuple[sa.Column[Any], ...]) -> tuple[list[str], list[_Column]]:
+    return [column.name for column in columns], [_column(column) for column in columns]
 
 
-def values_of(column: sa.Column[Any], values: Iterable[Any]) -> Values:
-    """The values of a column as a parameter."""
+def _column(column: sa.Column[Any]) -> _Column:
     if isinstance(column.type, sa.LargeBinary):
-        return Documents(values)
+        return _Column(_BYTEA, lambda value: (_LENGTH(len(value)), value))
+    if isinstance(column.type, UInt64):
+        return _Column(_TEXT, lambda value: (_LENGTH(UINT64_DIGITS), b"%0*d" % (UINT64_DIGITS, value)))
     if isinstance(column.type, sa.Integer):
-        return Integers(values)
-    return Texts(values)
+        return _Column(_BIGINT, lambda value: (_INTEGER(_INTEGER_BYTES, value),))
+
+    def text(value: str) -> Sequence[bytes]:
+        form = value.encode()
+        return _LENGTH(len(form)), form
+
+    return _Column(_TEXT, text)
 
 
 def register(connection: Any) -> None:
     """Have a connection send such values."""
-    for kind, dumper in _dumpers().items():
-        connection.adapters.register_dumper(kind, dumper)
+    connection.adapters.register_dumper(Encoded, _dumper())
 
 
 @cache
-def _dumpers() -> dict[type[Values], type[Any]]:
+def _dumper() -> type[Any]:
     from psycopg.adapt import Dumper
-    from psycopg.postgres import types
     from psycopg.pq import Format
 
-    text, bigint, bytea = types["text"], types["int8"], types["bytea"]
+    class EncodedDumper(Dumper):
+        format = Format.BINARY
+        # Without a type: what the parameter is, the statement says.
 
-    class TextsDumper(Dumper):
-        format, oid = Format.BINARY, text.array_oid
+        def dump(self, obj: Encoded) -> bytes:
+            return obj.form
 
-        def dump(self, obj: Texts) -> bytes:
-            encoded = [None if value is None else value.encode() for value in obj]
-            return _array(text.oid, [_NULL if one is None else _LENGTH(len(one)) + one for one in encoded])
-
-    class IntegersDumper(Dumper):
-        format, oid = Format.BINARY, bigint.array_oid
-
-        def dump(self, obj: Integers) -> bytes:
-            return _array(bigint.oid, [_NULL if one is None else _INTEGER(_INTEGER_BYTES, one) for one in obj])
-
-    class DocumentsDumper(Dumper):
-        format, oid = Format.BINARY, bytea.array_oid
-
-        def dump(self, obj: Documents) -> bytes:
-            parts: list[bytes] = []
-            for one in obj:  # not put together one by one: they may be megabytes
-                parts += (_NULL,) if one is None else (_LENGTH(len(one)), one)
-            return _array(bytea.oid, parts, length=len(obj))
-
-    return {Texts: TextsDumper, Integers: IntegersDumper, Documents: DocumentsDumper}
-
-
-def _array(element_oid: int, parts: list[bytes], *, length: int | None = None) -> bytes:
-    length = len(parts) if length is None else length
-    return b"".join((_HEADER.pack(1, 1, element_oid, length, 1), *parts))
+    return EncodedDumper

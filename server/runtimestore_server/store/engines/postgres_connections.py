@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore_server.store.engines import postgres_arrays
+from runtimestore_server.store.engines import postgres_pipelines as pipelines
 from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.postgres_limits import OVERFLOW
 from runtimestore_server.store.timeouts import (
@@ -80,7 +81,7 @@ def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -
     )
     event.listen(engine, "connect", _configured(prepare_threshold))
     event.listen(engine, "handle_error", _disconnect_the_confused)
-    _doubt_warnings(engine.dialect)
+    _commit_in_pipelines(engine.dialect)
     return engine
 
 
@@ -96,30 +97,44 @@ def _disconnect_the_confused(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _doubt_warnings(dialect: sa.Dialect) -> None:
-    """Have a COMMIT that is answered with a warning raise CommitInDoubt.
+def _commit_in_pipelines(dialect: sa.Dialect) -> None:
+    """Have COMMIT end the pipeline that is open, and be in doubt where it is answered with a warning.
 
     Whatever cancels a COMMIT ends its wait for a synchronous standby and no more: it is answered as if the standby had
     the transaction.
     """
-    commit = dialect.do_commit
+    commit, rollback = dialect.do_commit, dialect.do_rollback
 
     def do_commit(connection: Any) -> None:
-        severities: list[str | None] = []
-
-        def noted(diagnostic: Any) -> None:
-            severities.append(diagnostic.severity_nonlocalized)
-
-        driver = connection.driver_connection
-        driver.add_notice_handler(noted)
-        try:
-            commit(connection)
-        finally:
-            driver.remove_notice_handler(noted)
+        pipeline = pipelines.open_on(connection.driver_connection)
+        severities = _told_of(commit, connection) if pipeline is None else pipeline.commit()
         if "WARNING" in severities:
             raise CommitInDoubt
 
-    dialect.do_commit = do_commit  # type: ignore[assignment, method-assign]  # the one place where COMMIT is sent
+    def do_rollback(connection: Any) -> None:
+        if (pipeline := pipelines.of(connection.driver_connection)) is not None:
+            pipeline.rollback()
+        rollback(connection)
+
+    # The one place each where they are sent.
+    dialect.do_commit = do_commit  # type: ignore[assignment, method-assign]
+    dialect.do_rollback = do_rollback  # type: ignore[assignment, method-assign]
+
+
+def _told_of(commit: Callable[[Any], None], connection: Any) -> list[str | None]:
+    """Commit; how severe is what Postgres says of it beside."""
+    severities: list[str | None] = []
+
+    def noted(diagnostic: Any) -> None:
+        severities.append(diagnostic.severity_nonlocalized)
+
+    driver = connection.driver_connection
+    driver.add_notice_handler(noted)
+    try:
+        commit(connection)
+    finally:
+        driver.remove_notice_handler(noted)
+    return severities
 
 
 def _configured(prepare_threshold: int | None) -> Callable[[Any, ConnectionPoolEntry], None]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from runtimestore_server.store.engines.postgres_arrays import values_of
 from runtimestore_server.store.engines.rows import replacing, with_digits
 
 if TYPE_CHECKING:
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def lists(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-    """The parameters of `unnest`: the values of the rows, a list a column."""
+    """The parameters of `unnest` for SQLAlchemy: the values of the rows, a list a column."""
     values = zip(*with_digits(columns, rows), strict=True)
-    return {column.name: values_of(column, of_column) for column, of_column in zip(columns, values, strict=True)}
+    return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}
 
 
 def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:
@@ -48,6 +47,10 @@ def _rows(table: sa.Table) -> Any:
     return insert(table).from_select(table.columns.keys(), sa.select(*given.columns))
 
 
+def _missing(table: sa.Table) -> Any:
+    return _rows(table).on_conflict_do_nothing().returning(sa.literal_column("1"))
+
+
 @cache
 def upsert(table: sa.Table) -> Executable:
     """Insert many rows, or replace what is there under their keys."""
@@ -63,7 +66,17 @@ def upsert_row(table: sa.Table) -> Executable:
 
 
 @cache
-def insert_new(table: sa.Table) -> Executable:
+def insert_missing(table: sa.Table) -> Executable:
     """Insert those of many rows whose keys are free; returns one row for each of them."""
-    statement: Executable = _rows(table).on_conflict_do_nothing().returning(sa.literal_column("1"))
+    statement: Executable = _missing(table)
     return statement
+
+
+@cache
+def insert_new(table: sa.Table) -> Executable:
+    """Insert many rows whose keys are free; divides by zero if one is not."""
+    inserted = _missing(table).cte("inserted")
+    first, *_ = table.columns
+    given = sa.func.cardinality(sa.bindparam(first.name, type_=sa.ARRAY(_plain(first))))
+    all_of_them = sa.cast(sa.func.count() == given, sa.Integer)
+    return sa.select(sa.literal_column("1").op("/")(all_of_them)).select_from(inserted)

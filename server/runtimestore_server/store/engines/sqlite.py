@@ -138,11 +138,10 @@ class SqliteDatabase(Database):
         for row in large:
             sqlite_statements.upsert_in_pieces(tx, table, row)
 
-    def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> Answer[int]:
+    def insert_missing(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """A plain insert: the one writer has looked before."""
         if rows:
             direct.run(tx, sqlite_statements.insert(table), with_digits(columns_of(table), rows))
-        return Answer.found(len(rows))
 
     def classify(self, error: Exception) -> Fault:
         """By its class, and by SQLite's primary result code."""

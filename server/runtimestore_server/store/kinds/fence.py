@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runtimestore_server.store.engines import RowTaken
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.fences import NEVER_ACQUIRED, Held, damage
 from runtimestore_server.store.kinds.kind import Lock
-from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.tables import fences
 from runtimestore_server.store.values import Outcome
 
@@ -28,7 +28,7 @@ class FenceKind:
         self._fences = transaction.fences
         self._held: dict[RuntimeKey, Held] = {}
         self._existing: set[RuntimeKey] = set()
-        self._inserted: Answer[int] = Answer.found(0)
+        self._inserted: Answer[None] = Answer.found(None)
         self._rows: dict[RuntimeKey, tuple[int, str, int]] = {}
         self._first: list[tuple[str, str, int, str, int]] = []
 
@@ -62,10 +62,9 @@ class FenceKind:
         """A row that was not there could not be locked: there the key decides."""
         rows = [(*key, *row) for key, row in sorted(self._rows.items())]
         self._first = [row for row in rows if row[:2] not in self._existing]
-        self._inserted = self._database.insert_new(self._tx, fences, self._first)
+        self._inserted = self._database.insert_new(self._tx, fences, self._first, taken=RowTaken())
         self._database.upsert(self._tx, fences, [row for row in rows if row[:2] in self._existing])
 
     def confirm(self) -> None:
         """Raises RowTaken where the key was not free."""
-        if self._inserted() != len(self._first):
-            raise RowTaken
+        self._inserted()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from runtimestore.errors import OAuthFlowSnapshotChanged
 from runtimestore_server.store.by_key import lock_by_key
 from runtimestore_server.store.digests import sealed_flow
+from runtimestore_server.store.engines import RowTaken
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
-from runtimestore_server.store.requests import RowTaken
 from runtimestore_server.store.tables import oauth_flow_snapshots
 from runtimestore_server.store.values import Outcome
 
@@ -34,7 +34,7 @@ class OAuthFlowKind:
         self._existing: set[str] = set()
         self._rows: dict[str, tuple[int, bytes, bytes]] = {}
         self._first: list[tuple[str, int, bytes, bytes]] = []
-        self._inserted: Answer[int] = Answer.found(0)
+        self._inserted: Answer[None] = Answer.found(None)
 
     def lock(self, writes: Sequence[OAuthFlowWrite]) -> Answer[Lock]:
         """The rows of the realms."""
@@ -76,10 +76,9 @@ class OAuthFlowKind:
         """A row that was not there could not be locked: there the key decides."""
         rows = [(realm, *row) for realm, row in sorted(self._rows.items())]
         self._first = [row for row in rows if row[0] not in self._existing]
-        self._inserted = self._database.insert_new(self._tx, oauth_flow_snapshots, self._first)
+        self._inserted = self._database.insert_new(self._tx, oauth_flow_snapshots, self._first, taken=RowTaken())
         self._database.upsert(self._tx, oauth_flow_snapshots, [row for row in rows if row[0] in self._existing])
 
     def confirm(self) -> None:
         """Raises RowTaken where the key was not free."""
-        if self._inserted() != len(self._first):
-            raise RowTaken
+        self._inserted()

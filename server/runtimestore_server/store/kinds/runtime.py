@@ -11,6 +11,7 @@ from runtimestore.errors import BoundaryReceiptExists, RevisionMismatch, Runtime
 from runtimestore_server.store import tables
 from runtimestore_server.store.by_key import lock_by_key, select_by_key
 from runtimestore_server.store.digests import sealed_receipt
+from runtimestore_server.store.engines import KeyNotFree
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.kinds.kind import Lock
 from runtimestore_server.store.reads import corrupt, is_count
@@ -88,7 +89,7 @@ class RuntimeKind:
         if self._database.concurrent_writers and len(rows) + len(held) < len(keys):
             # A row that is not there cannot be locked: make it, then look at what the key decided.
             missing = [key for key in keys if key not in self._rows and key not in held]
-            self._database.insert_new(self._tx, tables.runtimes, [(*key, *_NEVER_WRITTEN) for key in missing])
+            self._database.insert_missing(self._tx, tables.runtimes, [(*key, *_NEVER_WRITTEN) for key in missing])
             self._made = set(missing)
             self._take(lock_by_key(self._database, self._tx, _KEY, _VALUES, missing)().rows)
         return Lock({RuntimeKey(*key) for key in held}, made=bool(self._made))
@@ -211,7 +212,7 @@ class _Landing:
         self._ops: dict[RuntimeKey, tuple[Any, ...]] = {}
         self._inputs: dict[InputKey, tuple[bytes, bytes]] = {}
         self._receipts: dict[BoundaryKey, tuple[bytes, bytes, int]] = {}
-        self._inserted: Answer[int] = Answer.found(0)
+        self._inserted: Answer[None] = Answer.found(None)
 
     def add(self, write: Write, revision: int) -> None:
         """Take in the rows of one write that lands with `revision`."""
@@ -246,11 +247,11 @@ class _Landing:
         database.upsert(tx, tables.sessions, _sorted_rows(self._sessions))
         database.upsert(tx, tables.inputs, _sorted_rows(self._inputs))
         database.upsert(tx, tables.ops_snapshots, _sorted_rows(self._ops))
-        self._inserted = database.insert_new(tx, tables.receipts, _sorted_rows(self._receipts))
+        taken = KeyNotFree("a receipt appeared under a locked runtime")
+        self._inserted = database.insert_new(tx, tables.receipts, _sorted_rows(self._receipts), taken=taken)
 
     def confirm(self) -> None:
-        if self._inserted() != len(self._receipts):
-            raise RuntimeError("a receipt appeared under a locked runtime")
+        self._inserted()
 
 
 def _sorted_rows(rows: dict[Any, Any]) -> list[tuple[Any, ...]]:
