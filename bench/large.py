@@ -46,7 +46,7 @@ def commit(arguments: argparse.Namespace) -> LargeCommit:
     request = pb.AtomicApplyRequest(
         runtime_id=f"rt:bench:{session_id}",
         request_id=str(uuid.uuid4()),
-        session_delta=pb.SessionDelta(session_snapshot=session_document(session_id, snapshot_bytes)),
+        session_delta=pb.SessionDelta(session_snapshot=session_document(session_id, snapshot_bytes, unlike=True)),
         receipt=pb.RunBoundaryReceipt(
             run_id=str(uuid.uuid4()), boundary=pb.RUN_APPLY_BOUNDARY_RUN_START, message_count=1, sequence=0
         ),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
+import os
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -97,8 +99,12 @@ class InputDocuments:
         return pb.StoredInputState(input_id=self.input_id, state_json=f"{self._head}{run_id}{self._tail}")
 
 
-def session_document(session_id: str, size_bytes: int, *, changing: str = "") -> bytes:
-    """A session of about this size, made of the sample's messages over and over."""
+def session_document(session_id: str, size_bytes: int, *, changing: str = "", unlike: bool = False) -> bytes:
+    """A session of about this size, made of the sample's messages over and over.
+
+    What repeats so often packs better than any real session: with `unlike` every second message is random text, and the
+    document packs to about a half.
+    """
     sample = SampleSession()
     document = json.loads(sample.snapshot(sample.turns))
     messages = document["messages"]
@@ -106,7 +112,7 @@ def session_document(session_id: str, size_bytes: int, *, changing: str = "") ->
     document["messages"] = []
     document["metadata"]["changing"] = changing
     left_bytes = size_bytes - len(_dumped(document))
-    for message in _without_end(messages):
+    for message in _without_end(messages, unlike=unlike):
         left_bytes -= len(_dumped(message)) + 1
         if left_bytes < 0:
             break
@@ -114,8 +120,13 @@ def session_document(session_id: str, size_bytes: int, *, changing: str = "") ->
     return _dumped(document)
 
 
-def _without_end(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield from itertools.cycle(messages)
+def _without_end(messages: list[dict[str, Any]], *, unlike: bool) -> Iterator[dict[str, Any]]:
+    for number, message in enumerate(itertools.cycle(messages)):
+        if unlike and number % 2:
+            text = base64.b64encode(os.urandom(len(_dumped(message)) * 3 // 4)).decode()
+            yield {"role": "user", "content": text}
+        else:
+            yield message
 
 
 def _dumped(value: object) -> bytes:

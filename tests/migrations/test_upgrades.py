@@ -49,6 +49,7 @@ POPULATE: dict[str, Callable[[Database], None]] = {
     "0001": write_before_versions,
     "0002": write_before_versions,
     "0003": write_while_carrying,
+    "0004": write_everything_and_acquire,
     HEAD: write_everything_and_acquire,
 }
 

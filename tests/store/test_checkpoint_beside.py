@@ -110,6 +110,17 @@ def test_commits_go_on_and_those_of_other_servers_wait(database: Database, held:
 
 
 @needs_sound_sqlite
+def test_a_packed_document_that_makes_a_checkpoint_due_by_itself_has_it_made_beside_too(
+    database: Database, held: _Held
+) -> None:
+    body = bytes(checkpoints.CHECKPOINT_BYTES + 1)
+    assert commit(database, Write(runtime(), inputs=(document()._replace(state_json=body),))) == [Outcome(1)]
+
+    assert held.begun.wait(WAIT_SECONDS)
+    assert database.checkpoint_counts["made"] == 0
+
+
+@needs_sound_sqlite
 def test_a_commit_that_began_within_it_keeps_other_servers_checkpoints_out_to_its_end(
     database: Database, held: _Held, tmp_path: Path
 ) -> None:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision. Known without loading Alembic; a test holds it against the migrations."""
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """All revisions, oldest first."""
 
 CARRYING = "0003"

@@ -55,11 +55,20 @@ class SessionSnapshot(NamedTuple):
     total_tokens: int
     edits: SnapshotEdits | None = None
     checked: CheckedPrefix | None = None
+    packed: bytes | None = None
+    """The document as it is stored where it is stored whole, if it is large."""
 
     @property
     def stored_bytes(self) -> int:
         """About how many bytes are written for it."""
-        return len(self.body) if self.edits is None or self.edits.encoded is None else len(self.edits.encoded)
+        if self.edits is not None and self.edits.encoded is not None:
+            return len(self.edits.encoded)
+        return len(self.body) if self.packed is None else len(self.packed)
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of the document are held in memory."""
+        return len(self.body) + len(self.packed or b"")
 
 
 class InputDocument(NamedTuple):

@@ -103,7 +103,7 @@ class Write:
         """How many bytes of documents this write holds in memory."""
         return (
             sum(len(document.state_json) for document in self.inputs)
-            + (len(self.snapshot.body) if self.snapshot else 0)
+            + (self.snapshot.held_bytes if self.snapshot else 0)
             + (len(self.receipt.receipt) if self.receipt else 0)
             + (len(self.ops.snapshot_json) if self.ops else 0)
         )
@@ -112,7 +112,7 @@ class Write:
     def stored_bytes(self) -> int:
         """About how many bytes of documents are written for it."""
         snapshot = self.snapshot
-        return self.size_bytes - (len(snapshot.body) - snapshot.stored_bytes if snapshot else 0)
+        return self.size_bytes - (snapshot.held_bytes - snapshot.stored_bytes if snapshot else 0)
 
     def fingerprint(self) -> bytes:
         """What makes two requests the same: every field that changes what is written or when it is refused.

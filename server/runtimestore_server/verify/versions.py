@@ -9,6 +9,7 @@ from runtimestore_server.store.tables import BASE, session_versions
 from runtimestore_server.store.values import RuntimeKey
 from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.chains import StoredVersion, step
+from runtimestore_server.store.versions.packing import unpacked
 from runtimestore_server.store.versions.rows import Version, damage_of, sequence_of
 from runtimestore_server.verify.rows import finding, session_of
 
@@ -61,7 +62,10 @@ class Chains:
     def _advance(self, row: StoredVersion) -> str | None:
         """Come to the version of a row; what is wrong with it, if it is not as it was written."""
         if row.version.kind == BASE:
-            self._document = bytearray(row.body) if isinstance(row.body, bytes) else None
+            try:
+                self._document = bytearray(unpacked(row.body, row.version.size_bytes))
+            except edits.Undecodable:
+                self._document = None
         elif self._document is not None:
             try:
                 step(self._document, row)

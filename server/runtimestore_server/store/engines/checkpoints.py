@@ -35,7 +35,8 @@ the next one is brought over once, and a checkpoint holds the writers up for its
 
 LARGE_COMMIT_BYTES = 32 * 1024 * 1024
 """A commit that wrote this much has its checkpoint made beside the next ones, or leaves it to the next one, or to a
-moment in which nothing waits: what came behind it has waited for long enough."""
+moment in which nothing waits: what came behind it has waited for long enough. So has one of more than CHECKPOINT_BYTES
+where it can be made beside: a large document is packed, and writes less than it has."""
 
 WRITE_BYTES = 32 * 1024
 """About what a write costs in the log beside its documents: the pages of the tables and indexes that it touches."""
@@ -88,18 +89,19 @@ class Checkpoints:
         was_due = self._owed_bytes >= CHECKPOINT_BYTES
         self._owed_bytes += written_bytes
         self._not_beside_bytes += written_bytes
-        if self._begins_beside():
+        if self._begins_beside(written_bytes):
             return
         if was_due or CHECKPOINT_BYTES <= self._owed_bytes < LARGE_COMMIT_BYTES:
             self.make(driver)
 
-    def _begins_beside(self) -> bool:
+    def _begins_beside(self, written_bytes: int) -> bool:
         """Begin a checkpoint beside the commits, if there is enough for one; whether one is under way."""
         if self._beside is None or self._failed:
             return False
         if self._beside.under_way:
             return True
-        if self._not_beside_bytes < LARGE_COMMIT_BYTES or not self._beside.begin():
+        enough = written_bytes > CHECKPOINT_BYTES or self._not_beside_bytes >= LARGE_COMMIT_BYTES
+        if not enough or not self._beside.begin():
             return False
         self._not_beside_bytes = 0
         return True

@@ -10,6 +10,7 @@ from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.reads import revision_of
 from runtimestore_server.store.versions import edits, selects
+from runtimestore_server.store.versions.packing import unpacked
 from runtimestore_server.store.versions.recent import weight_of_edits
 from runtimestore_server.store.versions.rows import (
     BASE,
@@ -105,15 +106,16 @@ def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion], held: RecentSe
     last, seal, _ = chain[-1]
     if damage := damage_of(runtime, last, seal):
         raise damage
+    base_bytes = 0
     try:
-        body = _document(chain)
+        base = _base(chain[0])
+        base_bytes, body = len(base), _document(base, chain[1:])
     except edits.Undecodable:
         body = None
     if body is None or not _comes_to(body, last.sha256, held):
         raise _named_damage(runtime, chain)
     if last.size_bytes != len(body):  # under no seal where it came over from a store that had none
         raise corrupt_version(runtime, last.revision, "is not as large as its row says")
-    base_bytes = len(chain[0].body)
     return StoredSession(
         last.session_id,
         last.sha256,
@@ -132,14 +134,17 @@ def _comes_to(body: bytes, digest: bytes, held: RecentSession | None) -> bool:
     return sha256(body).digest() == digest
 
 
-def _document(chain: Sequence[StoredVersion]) -> bytes:
-    base = chain[0].body
-    if not isinstance(base, bytes) or chain[0].version.kind != BASE:
+def _base(row: StoredVersion) -> bytes:
+    if row.version.kind != BASE:
         raise edits.Undecodable("a base is none")
-    if len(chain) == 1:
+    return unpacked(row.body, row.version.size_bytes)
+
+
+def _document(base: bytes, chain: Sequence[StoredVersion]) -> bytes:
+    if not chain:
         return base
     document = bytearray(base)
-    for row in chain[1:]:
+    for row in chain:
         step(document, row)
     return bytes(document)
 
@@ -164,12 +169,14 @@ def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Except
             return corrupt_version(runtime, before, "is missing")
         try:
             if position == 0:
-                document += _document(chain[:1])
+                document += _base(row)
             else:
                 step(document, row)
         except edits.Undecodable:
             rests_on_nothing = position == 0 and row.version.kind == EDITS
-            what = "is no base, and nothing is there that it rests on" if rests_on_nothing else "cannot be applied"
+            what = "cannot be applied" if position else "cannot be unpacked"
+            if rests_on_nothing:
+                what = "is no base, and nothing is there that it rests on"
             return corrupt_version(runtime, row.version.revision, what)
         if sha256(document).digest() != row.version.sha256:
             return corrupt_version(runtime, row.version.revision, "does not match its SHA-256")

@@ -18,6 +18,7 @@ from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.store.engines import Fault, error_name
 from runtimestore_server.store.tables import session_versions
 from runtimestore_server.store.versions.chains import load_session
+from runtimestore_server.store.versions.packing import packed
 from runtimestore_server.store.versions.recent import Fold
 from runtimestore_server.store.versions.rows import BASE, DESCRIPTION, EDITS, damage_of, sealed, version_of
 
@@ -59,6 +60,7 @@ class _Prepared(NamedTuple):
     version: Version
     """What the row said that it was made of."""
     body: bytes
+    """As it is stored."""
 
 
 class Folding:
@@ -159,12 +161,12 @@ class Folding:
                 return None
             recent = self._recent.get(runtime)
             if recent is not None and recent.sha256 == version.sha256:
-                return _Prepared(runtime, session, version, recent.body)
+                return _Prepared(runtime, session, version, _stored(recent.body))
             _, stored = load_session(connection, runtime, as_of_revision=version.revision)
             if stored is None or stored.body is None or stored.revision != version.revision:
                 return None
             self._database.release_buffers(connection, len(stored.body))
-            return _Prepared(runtime, session, version, stored.body)
+            return _Prepared(runtime, session, version, _stored(stored.body))
 
     def sweep(self, tx: Connection, most: int) -> int:
         """Write the document that was made, if its row is still the one that it was made of; about how many pages."""
@@ -200,6 +202,11 @@ class Folding:
                 self._pending[runtime] = newest.after(fold)
             self._prepared = None
             self._changed.notify()
+
+
+def _stored(document: bytes) -> bytes:
+    made = packed(document)
+    return document if made is None else made
 
 
 def _row_of(runtime: RuntimeKey, revision: int) -> sa.Select[Any]:

@@ -28,7 +28,7 @@ def next_version(
     receipt: ReceiptDocument | None,
     now_ms: int,
 ) -> tuple[Version, bytes]:
-    """The version that a snapshot comes to, and its body: as edits if they were made of the current one."""
+    """The version that a snapshot comes to, and its body: as edits if they were made of the current one, or packed."""
     edits = snapshot.edits
     as_edits = (
         edits is not None and edits.encoded is not None and current is not None and edits.base_sha256 == current.sha256
@@ -44,8 +44,9 @@ def next_version(
         receipt.run_id if receipt else None,
         receipt.sequence if receipt else None,
     )
-    body = edits.encoded if as_edits and edits and edits.encoded is not None else snapshot.body
-    return version, body
+    if as_edits and edits and edits.encoded is not None:
+        return version, edits.encoded
+    return version, snapshot.body if snapshot.packed is None else snapshot.packed
 
 
 def other_base(current_sha256: bytes) -> SnapshotBaseMismatch:
