@@ -7,7 +7,7 @@ types could not read back is refused.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -48,6 +48,13 @@ COPIED_AS_READ = 16
 """How many bytes are copied, about, in the time in which one is checked."""
 
 
+class Left(Protocol):
+    """A document that stands in the message that it came in."""
+
+    def take(self) -> bytes:
+        """Copy it from there; once."""
+
+
 class _Id(msgspec.Struct):
     id: str
 
@@ -56,12 +63,17 @@ _id_decoder = msgspec.json.Decoder(_Id)
 
 
 def check_delta(
-    delta: pb.SessionDelta, base: RecentSession | None = None, *, belongs_to: str | None = None
+    delta: pb.SessionDelta,
+    base: RecentSession | None = None,
+    document: Left | None = None,
+    *,
+    belongs_to: str | None = None,
 ) -> SessionSnapshot:
     """Check the session document of a request; `belongs_to` is the session that it must be, as a canonical UUID.
 
     `base` is what edits are made of. Where they are of another document nothing of them can be checked: they may only
-    repeat a write that landed. A whole document is stored as edits of the base, if that is less.
+    repeat a write that landed. A whole document is stored as edits of the base, if that is less. `document` is a whole
+    one that was left in the message, with nothing in its place.
 
     Raises:
         InvalidRequest: there is none, or its edits are none of this base.
@@ -70,7 +82,7 @@ def check_delta(
     """
     match delta.WhichOneof("delta"):
         case "session_snapshot":
-            body = delta.session_snapshot
+            body = delta.session_snapshot if document is None else document.take()
             agreed_bytes = growth.agreed_bytes(body, base) if base is not None else 0
             snapshot = check(body, base, untouched_bytes=agreed_bytes)
             if base is not None and (encoded := _edits_between(base, body, agreed_bytes)) is not None:

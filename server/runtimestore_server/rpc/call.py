@@ -22,6 +22,7 @@ from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.access.peers import host_of
 from runtimestore_server.rpc.admission import OURS, WRITES, unavailable
 from runtimestore_server.rpc.call_ends import code_of_end
+from runtimestore_server.rpc.left_documents import DELTAS, decoded
 from runtimestore_server.rpc.received import note_received
 from runtimestore_server.rpc.sending import as_sent, this_call
 from runtimestore_server.rpc.small_messages import MOST_BYTES, too_large
@@ -145,6 +146,7 @@ class _Method:
         self._limiter = limiters.of(path)
         self._strangers = limiters.strangers
         self._most_bytes = None if path in WRITES else MOST_BYTES
+        self._delta = DELTAS.get(path)
         self._watches = limiters.watches if path == WATCH else None
         self._late = limiters.late_of(path)
         self._told: dict[Task, Told] = {}
@@ -259,10 +261,10 @@ class _Method:
         if self._most_bytes is not None and len(message) > self._most_bytes:
             raise too_large(len(message))
         try:
-            request = self._handler.request_deserializer(message)
+            request, document = decoded(message, self._delta, self._handler.request_deserializer)
         except DecodeError:  # gRPC itself would answer with INTERNAL
             raise malformed() from None
-        note_received(len(message))
+        note_received(len(message), document)
         name_subject(request)
         if self._authorization is not None and caller is not None:
             self._authorization.asks(caller, request)

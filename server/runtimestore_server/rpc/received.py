@@ -1,20 +1,35 @@
-"""Remembers how long a message was when it was received. To ask the decoded one is to encode it once more.
+"""Remembers what came with a call beside its decoded message: how long that was, and the document left in it.
 
-Of 60 MB that takes some 80 ms, in which no other call comes on: protobuf keeps the interpreter to itself.
+To ask the decoded message for its length is to encode it once more. Of 60 MB that takes some 80 ms, in which no other
+call comes on: protobuf keeps the interpreter to itself.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtimestore_server.rpc.left_documents import LeftDocument
 
 _bytes: ContextVar[int] = ContextVar("received_bytes", default=0)
+_document: ContextVar[LeftDocument | None] = ContextVar("received_document", default=None)
 
 
-def note_received(size_bytes: int) -> None:
-    """Keep the length of the message of this task's call."""
+def note_received(size_bytes: int, document: LeftDocument | None) -> None:
+    """Keep the length of the message of this task's call, and what was left in it until that is asked for."""
     _bytes.set(size_bytes)
+    if document is not None:
+        _document.set(document)
 
 
 def received_bytes() -> int:
     """How long the message of this task's call was; of a call with several, the last one."""
     return _bytes.get()
+
+
+def received_document() -> LeftDocument | None:
+    """What was left in the message of this task's call, if anything was; told once, so that nothing else keeps it."""
+    if (document := _document.get()) is not None:
+        _document.set(None)
+    return document

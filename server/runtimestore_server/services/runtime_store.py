@@ -46,11 +46,13 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         workers: Workers,
         sending: Callable[[int], None],
         received_bytes: Callable[[], int],
+        received_document: Callable[[], session.Left | None],
     ) -> None:
         self._store = store
         self._workers = workers
         self._sending = sending
         self._received_bytes = received_bytes
+        self._received_document = received_document
         self._limits = Limits(settings)
         self._sessions = Sessions(store)
 
@@ -96,12 +98,13 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Write a session snapshot that is no boundary."""
         del context
 
+        document = self._received_document()
         base = await self._sessions.base_of(request)
 
         def check() -> Write:
             return Write(
                 **of_every_write(request),
-                snapshot=session.check_delta(required(request, "session_delta"), base),
+                snapshot=session.check_delta(required(request, "session_delta"), base, document),
             )
 
         outcome = await self._commit(request, check, base=base)
@@ -110,6 +113,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     async def AtomicApply(self, request: pb.AtomicApplyRequest, context: Context) -> pb.AtomicApplyResponse:
         """Commit a run boundary: snapshot, receipt and inputs, all or nothing."""
         del context
+        document = self._received_document()
         base = await self._sessions.base_of(request)
         unchecked: list[tuple[RuntimeKey, bytes, str]] = []
 
@@ -119,7 +123,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
                 # Only here is the key looked at: without a delta it is ignored, whatever it is.
                 has_key = request.HasField("session_store_key")
                 key = uuid_field(request.session_store_key, "session_store_key") if has_key else None
-                snapshot = session.check_delta(request.session_delta, base, belongs_to=key)
+                snapshot = session.check_delta(request.session_delta, base, document, belongs_to=key)
                 if key is not None and not snapshot.session_id:
                     unchecked.append((runtime_key(request), snapshot.sha256, key))
             return Write(
