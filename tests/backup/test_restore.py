@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("runner")
 
+SESSION = new_id()
 RUNTIMES = [f"rt:{letter}" for letter in "aé日"]
 
 
@@ -73,6 +75,27 @@ async def test_a_store_comes_back_from_its_backup_exactly_on_either_engine(
     again = tmp_path / "again.backup"
     assert run_backup(there, again).returncode == 0
     assert manifest_of(again).tables == manifest_of(file).tables
+
+
+@pytest.mark.needs(DURABLE)
+async def test_a_large_session_and_what_rests_on_it_come_back_on_either_engine(
+    fresh_url: str, there: str, tmp_path: Path
+) -> None:
+    large = [session("what was said. " * 400_000 + end, session_id=SESSION) for end in ("", "more")]
+    async with in_process(fresh_url) as app, AsyncRuntimeStoreClient(app.address) as store:
+        for body in large:
+            await store.commit_session_snapshot("rt:large", body)
+    file = tmp_path / "a.backup"
+
+    taken, restored = run_backup(fresh_url, file), run_restore(file, there)
+
+    assert (taken.returncode, restored.returncode) == (0, 0), taken.stderr + restored.stderr
+    assert file.stat().st_size < len(large[0])
+    async with in_process(there) as app, AsyncRuntimeStoreClient(app.address) as store:
+        for revision, body in enumerate(large, start=1):
+            assert await store.load_session_snapshot("rt:large", as_of_revision=revision) == body
+    checked = run("verify", "--json", "--database-url", there, cwd=tmp_path)
+    assert json.loads(checked.stdout)["findings"] == []
     assert run("verify", "--database-url", there, cwd=tmp_path).returncode == 0
 
 
