@@ -1,10 +1,11 @@
 """Packs large documents for storage, and unpacks them: what SQLite's one writer has to write, all others wait for.
 
-Both go by pieces outside of the interpreter's lock, so that small calls beside them come on.
+Both go by pieces, and zlib leaves the interpreter to others meanwhile, so that small calls beside them come on.
 """
 
 from __future__ import annotations
 
+import io
 import zlib
 from typing import TYPE_CHECKING
 
@@ -35,16 +36,14 @@ def packed(document: bytes) -> bytes | None:
     if len(document) < LEAST_BYTES:
         return None
     stream = zlib.compressobj(LEVEL)
-    pieces, packed_bytes = [FORMAT], 0
-    with memoryview(document) as view:
+    with io.BytesIO() as made, memoryview(document) as view:
+        made.write(FORMAT)
         for start in range(0, len(view), PIECE_BYTES):
-            pieces.append(stream.compress(view[start : start + PIECE_BYTES]))
-            packed_bytes += len(pieces[-1])
-            if start + PIECE_BYTES >= TRIED_BYTES and not _pays(packed_bytes, start + PIECE_BYTES):
+            made.write(stream.compress(view[start : start + PIECE_BYTES]))
+            if start + PIECE_BYTES >= TRIED_BYTES and not _pays(made.tell(), start + PIECE_BYTES):
                 return None
-    pieces.append(stream.flush())
-    made = b"".join(pieces)
-    return made if _pays(len(made), len(document)) else None
+        made.write(stream.flush())
+        return made.getvalue() if _pays(made.tell(), len(document)) else None
 
 
 def _pays(packed_bytes: int, document_bytes: int) -> bool:
@@ -63,7 +62,11 @@ def unpacked(stored: object, size_bytes: object) -> bytes:
         return stored
     if not isinstance(size_bytes, int):
         raise Undecodable("nobody knows how large a packed document is")
-    return b"".join(_pieces(stored, size_bytes))  # where all are bytes, that keeps no interpreter
+    # Not a list of pieces: of so many the allocator would keep the memory, for each thread that ever had one.
+    with io.BytesIO() as made:
+        for piece in _pieces(stored, size_bytes):
+            made.write(piece)
+        return made.getvalue()
 
 
 def _pieces(stored: bytes, size_bytes: int) -> Iterator[bytes]:
