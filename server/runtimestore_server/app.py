@@ -20,9 +20,9 @@ from runtimestore.v1 import (
 from runtimestore_server.access.listening import protection
 from runtimestore_server.access.rules import Unusable
 from runtimestore_server.budget import RetryPacing
+from runtimestore_server.rpc import received
 from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
-from runtimestore_server.rpc.received import received_bytes, received_document
 from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
 from runtimestore_server.rpc.status import Unanswered, realm_of_call
@@ -140,12 +140,7 @@ class Application:
         counts = CallCounts(lines, log_served=settings.log_calls, realms=_realms(self.authorization))
         self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts, traces=self.traces)
         runtime_store = RuntimeStoreService(
-            self.store,
-            settings,
-            workers=self.workers,
-            sending=self.sending,
-            received_bytes=received_bytes,
-            received_document=received_document,
+            self.store, settings, workers=self.workers, sending=self.sending, received=received
         )
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision, sending=self.sending)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
@@ -35,6 +35,16 @@ REVISION_KEY = "runtimestore-revision"
 Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], different for each method
 
 
+class Received(Protocol):
+    """Tells what came with the call of this task beside its decoded message."""
+
+    def received_bytes(self) -> int:
+        """Tell how long the message was."""
+
+    def received_document(self) -> session.Left | None:
+        """Tell which document was left in it, if one was; once."""
+
+
 class RuntimeStoreService(rpc.RuntimeStoreServicer):
     """The service `runtimestore.v1.RuntimeStore` over a store."""
 
@@ -45,14 +55,12 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         *,
         workers: Workers,
         sending: Callable[[int], None],
-        received_bytes: Callable[[], int],
-        received_document: Callable[[], session.Left | None],
+        received: Received,
     ) -> None:
         self._store = store
         self._workers = workers
         self._sending = sending
-        self._received_bytes = received_bytes
-        self._received_document = received_document
+        self._received = received
         self._limits = Limits(settings)
         self._sessions = Sessions(store)
 
@@ -98,7 +106,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Write a session snapshot that is no boundary."""
         del context
 
-        document = self._received_document()
+        document = self._received.received_document()
         base = await self._sessions.base_of(request)
 
         def check() -> Write:
@@ -113,7 +121,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     async def AtomicApply(self, request: pb.AtomicApplyRequest, context: Context) -> pb.AtomicApplyResponse:
         """Commit a run boundary: snapshot, receipt and inputs, all or nothing."""
         del context
-        document = self._received_document()
+        document = self._received.received_document()
         base = await self._sessions.base_of(request)
         unchecked: list[tuple[RuntimeKey, bytes, str]] = []
 
@@ -260,7 +268,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         `input_field` is where inputs are, `base` what its session delta is made of.
         """
-        size_bytes = self._received_bytes()
+        size_bytes = self._received.received_bytes()
         if size_bytes + (session.looked_at_bytes(request.session_delta, base) if base else 0) > LARGE_REQUEST_BYTES:
             write = await self._workers.run(check, size_bytes=size_bytes)
         else:
