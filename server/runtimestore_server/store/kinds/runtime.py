@@ -262,12 +262,8 @@ def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]
     keys = sorted({_boundary(write) for write in batch if write.receipt})
     if not keys:
         return Answer.found(set())
-    columns = (
-        tables.receipts.c.realm,
-        tables.receipts.c.runtime_id,
-        tables.receipts.c.run_id,
-        tables.receipts.c.sequence,
-    )
+    table = tables.receipts
+    columns = (table.c.realm, table.c.runtime_id, table.c.run_id, table.c.sequence)
     asked = database.ask(tx, select_by_key(database, columns, columns), columns, keys)
     return Answer(lambda: {(row.realm, row.runtime_id, row.run_id, row.sequence) for row in asked()})
 
