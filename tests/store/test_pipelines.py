@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg.errors import CheckViolation
+from psycopg.pq import TransactionStatus
 
 from runtimestore.errors import InternalError, RequestIdReused
 from runtimestore_server.store import tables, transaction
 from runtimestore_server.store.commit import commit as commit_in
+from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.commit_outcome import find_out
 from runtimestore_server.store.engines import CommitState, open_database
-from runtimestore_server.store.values import Outcome
+from runtimestore_server.store.engines.database import LARGE_BYTES
+from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS
+from runtimestore_server.store.transaction import commit_batch
+from runtimestore_server.store.values import DEFERRED, Outcome, SnapshotEdits
+from runtimestore_server.store.versions import edits
 from runtimestore_server.store.writes import Write
+from support.faults.unanswered_commits import at_next_commit
 from support.generators.store_writes import boundary, commit, document, new_id, ops, rows, runtime, snapshot
+from support.servers.listening import listening
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from runtimestore_server.store.engines import Database
@@ -39,6 +49,10 @@ _WARN_AT_COMMIT = (
         "CREATE CONSTRAINT TRIGGER late AFTER INSERT OR UPDATE ON runtimes DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION warned()"
     ),
+)
+_END_WRITERS = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND query LIKE 'INSERT%' AND pid <> pg_backend_pid()"
 )
 _WAITING = sa.text("SELECT pid FROM pg_locks WHERE NOT granted")
 
@@ -193,6 +207,66 @@ def test_more_than_a_socket_takes_at_once_lands_whole(postgres_database: Databas
     assert [row["body"] for row in rows(postgres_database, tables.session_versions)] == [written.body]
 
 
+def test_edits_that_are_larger_than_all_they_come_to_land(postgres_database: Database) -> None:
+    known, first = runtime(), snapshot("before")
+    assert commit(postgres_database, Write(known, new_id(), snapshot=first)) == [Outcome(1)]
+    nothing = edits.encode([edits.Edit(0, 0, b"")])[len(edits.FORMAT) :]
+    encoded = edits.FORMAT + nothing * (LARGE_BYTES // len(nothing) + 1)
+    second = snapshot("after", session_id=first.session_id)
+    second = second._replace(edits=SnapshotEdits(first.sha256, encoded, required=True))
+
+    with ThreadPoolExecutor(1) as thread:
+        committing = thread.submit(commit, postgres_database, Write(known, new_id(), snapshot=second))
+        try:
+            assert committing.result(WAIT_SECONDS) == [Outcome(2, as_edits=True)]
+        finally:
+            if not committing.done():  # it would wait for ever, on the second connection too
+                _terminate_until(postgres_database, committing.done)
+
+    assert [row["body"] for row in rows(postgres_database, tables.session_versions)] == [first.body, encoded]
+
+
+def test_what_postgres_refuses_behind_the_questions_costs_no_connection(postgres_database: Database) -> None:
+    assert commit(postgres_database, _whole()) == [Outcome(1)]
+    held, made = [_whole() for _ in range(3)], []
+    with postgres_database.writers.connect() as other, other.begin() as begun:
+        for write in held:
+            values = {"realm": write.realm, "request_id": write.request_id, "fingerprint": b"f" * 32}
+            other.execute(tables.requests.insert(), values | {"revision": 1, "recorded_at_ms": 1})
+        assert commit(postgres_database, _whole()) == [Outcome(1)]  # on a connection that stays in the pool
+        with listening(postgres_database.writers, connect=lambda *_: made.append(1)):
+            gate = CommitStop().gate()
+            decisions, _ = commit_batch(postgres_database, held, gate, lock_wait_seconds=BRIEF_LOCK_SECONDS)
+            assert decisions == [DEFERRED] * 3
+            refused = Write(runtime(), new_id(), snapshot=snapshot(session_id="\0"))
+            assert isinstance(commit(postgres_database, refused)[0], InternalError)
+            assert commit(postgres_database, _whole()) == [Outcome(1)]
+        begun.rollback()
+
+    assert made == []
+    assert commit(postgres_database, *held) == [Outcome(1)] * 3
+    with postgres_database.readers.connect() as connection:
+        assert connection.execute(_OPEN).scalar_one() == 0
+
+
+def test_a_transaction_that_is_open_after_an_error_of_its_commit_ends_with_its_connection(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(connection: Any, _: Any) -> None:
+        assert connection.driver_connection.info.transaction_status != TransactionStatus.IDLE
+        raise CheckViolation
+
+    called = at_next_commit(postgres_database, monkeypatch, refused)
+    write = _whole()
+
+    assert isinstance(commit(postgres_database, write)[0], InternalError)
+
+    assert called
+    with postgres_database.readers.connect() as connection:
+        assert connection.execute(_OPEN).scalar_one() == 0
+    assert commit(postgres_database, write) == [Outcome(1)]
+
+
 def _one_that_waits(database: Database) -> int:
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
@@ -201,6 +275,13 @@ def _one_that_waits(database: Database) -> int:
                 return int(found)
         time.sleep(0.01)
     raise AssertionError("nobody waits")
+
+
+def _terminate_until(database: Database, ended: Callable[[], bool]) -> None:
+    while not ended():
+        with database.readers.connect() as connection:
+            connection.execute(_END_WRITERS)
+        time.sleep(0.1)
 
 
 def _terminate(database: Database, pid: int) -> None:

@@ -155,7 +155,7 @@ def _attempt(
         except KeyNotFree:
             raise  # told in place of a COMMIT
         except Exception as error:
-            database.discard(connection)  # its transaction may still be open
+            database.let_go(connection, error)
             raise _CommitFailed(error, attempt) from error
         committed = True
         if tell is not None:

@@ -213,6 +213,11 @@ class Database(ABC):
         """Close a connection, with whatever state it is in, instead of giving it back to the pool."""
         connection.invalidate()
 
+    def let_go(self, connection: Connection, error: Exception) -> None:
+        """Let go of a connection whose COMMIT failed with `error`: its transaction may still be open."""
+        del error
+        self.discard(connection)
+
     def release_buffers(self, connection: Connection, carried_bytes: int) -> None:
         """Let go of what a connection keeps of a large document: drivers never shrink their buffers."""
         if carried_bytes >= LARGE_BYTES:

@@ -79,8 +79,11 @@ class PostgresDatabase(Database):
         return direct.as_rows(made, pipelines.fetch(tx, made.text, {**made.constants, **encoded(columns, keys)}))
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """One statement with an array a column; a large row alone, since an array would be one more copy of it."""
-        small, large = split_off_large(table, rows)
+        """One statement with an array a column; a large row alone, since an array would be one more copy of it.
+
+        In a pipeline it goes with the others: edits may be larger than all that they come to, by which it was opened.
+        """
+        small, large = (rows, ()) if pipelines.are_open(tx) else split_off_large(table, rows)
         if small:
             pipelines.run(tx, self._text(statements.upsert(table)), encoded(tuple(table.columns), small))
         for row in large:
@@ -152,6 +155,11 @@ class PostgresDatabase(Database):
     def commit_is_ambiguous(self, error: Exception) -> bool:
         """The connection broke, the backend was told to go before it answered, or the driver itself failed."""
         return not isinstance(error, DBAPIError) or self.classify(error) is Fault.UNAVAILABLE
+
+    def let_go(self, connection: Connection, error: Exception) -> None:
+        """Where Postgres told why nothing is committed the transaction is over: to connect anew is dear."""
+        if self.commit_is_ambiguous(error) or not pipelines.is_idle(connection):
+            super().let_go(connection, error)
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:
         """What Postgres itself remembers of the transaction. A crash ended it, and may give its id out again."""

@@ -61,6 +61,16 @@ def are_open(tx: Connection) -> bool:
     return open_on(tx.connection.driver_connection) is not None
 
 
+def is_idle(tx: Connection) -> bool:
+    """Whether its connection is whole and in no transaction."""
+    from psycopg.pq import TransactionStatus
+
+    if tx.invalidated:
+        return False
+    driver: Any = tx.connection.driver_connection
+    return bool(driver.info.transaction_status == TransactionStatus.IDLE)
+
+
 def run(tx: Connection, text: str, parameters: Mapping[str, Any]) -> None:
     """Run a statement that finds nothing."""
     if (pipeline := open_on(tx.connection.driver_connection)) is None:
