@@ -18,18 +18,15 @@ from runtimestore_server.store.commit import commit as commit_in
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.commit_outcome import find_out
 from runtimestore_server.store.engines import CommitState, open_database
-from runtimestore_server.store.engines.database import LARGE_BYTES
 from runtimestore_server.store.timeouts import BRIEF_LOCK_SECONDS
 from runtimestore_server.store.transaction import commit_batch
-from runtimestore_server.store.values import DEFERRED, Outcome, SnapshotEdits
-from runtimestore_server.store.versions import edits
+from runtimestore_server.store.values import DEFERRED, Outcome
 from runtimestore_server.store.writes import Write
 from support.faults.unanswered_commits import at_next_commit
 from support.generators.store_writes import boundary, commit, document, new_id, ops, rows, runtime, snapshot
 from support.servers.listening import listening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from runtimestore_server.store.engines import Database
@@ -49,10 +46,6 @@ _WARN_AT_COMMIT = (
         "CREATE CONSTRAINT TRIGGER late AFTER INSERT OR UPDATE ON runtimes DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION warned()"
     ),
-)
-_END_WRITERS = sa.text(
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND query LIKE 'INSERT%' AND pid <> pg_backend_pid()"
 )
 _WAITING = sa.text("SELECT pid FROM pg_locks WHERE NOT granted")
 
@@ -207,25 +200,6 @@ def test_more_than_a_socket_takes_at_once_lands_whole(postgres_database: Databas
     assert [row["body"] for row in rows(postgres_database, tables.session_versions)] == [written.body]
 
 
-def test_edits_that_are_larger_than_all_they_come_to_land(postgres_database: Database) -> None:
-    known, first = runtime(), snapshot("before")
-    assert commit(postgres_database, Write(known, new_id(), snapshot=first)) == [Outcome(1)]
-    nothing = edits.encode([edits.Edit(0, 0, b"")])[len(edits.FORMAT) :]
-    encoded = edits.FORMAT + nothing * (LARGE_BYTES // len(nothing) + 1)
-    second = snapshot("after", session_id=first.session_id)
-    second = second._replace(edits=SnapshotEdits(first.sha256, encoded, required=True))
-
-    with ThreadPoolExecutor(1) as thread:
-        committing = thread.submit(commit, postgres_database, Write(known, new_id(), snapshot=second))
-        try:
-            assert committing.result(WAIT_SECONDS) == [Outcome(2, as_edits=True)]
-        finally:
-            if not committing.done():  # it would wait for ever, on the second connection too
-                _terminate_until(postgres_database, committing.done)
-
-    assert [row["body"] for row in rows(postgres_database, tables.session_versions)] == [first.body, encoded]
-
-
 def test_what_postgres_refuses_behind_the_questions_costs_no_connection(postgres_database: Database) -> None:
     assert commit(postgres_database, _whole()) == [Outcome(1)]
     held, made = [_whole() for _ in range(3)], []
@@ -275,13 +249,6 @@ def _one_that_waits(database: Database) -> int:
                 return int(found)
         time.sleep(0.01)
     raise AssertionError("nobody waits")
-
-
-def _terminate_until(database: Database, ended: Callable[[], bool]) -> None:
-    while not ended():
-        with database.readers.connect() as connection:
-            connection.execute(_END_WRITERS)
-        time.sleep(0.1)
 
 
 def _terminate(database: Database, pid: int) -> None:

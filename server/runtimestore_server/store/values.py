@@ -67,8 +67,9 @@ class SessionSnapshot(NamedTuple):
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of the document are held in memory."""
-        return len(self.body) + len(self.packed or b"")
+        """How many bytes of the document are held in memory, in whatever forms; edits may be larger than all of it."""
+        encoded = None if self.edits is None else self.edits.encoded
+        return len(self.body) + len(self.packed or b"") + len(encoded or b"")
 
 
 class InputDocument(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import select
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from runtimestore_server.store.engines.postgres_arrays import Encoded
 
@@ -203,6 +203,7 @@ class Pipeline:
     def _open(self) -> None:
         self._libpq.enter_pipeline_mode()
         self.is_open, self._synced = True, False
+        self._driver.cursor = _no_cursor
 
     def _command(self, text: bytes) -> Sent:
         self._libpq.send_query_params(text, ())
@@ -286,3 +287,9 @@ class Pipeline:
                 self._prepared.pop(sent.prepares, None)
         self._sent.clear()
         self.is_open = self._held_back = False
+        self._driver.__dict__.pop("cursor", None)
+
+
+def _no_cursor(*_: object, **__: object) -> NoReturn:
+    """Stand for a connection's way of making cursors: the answer to what is run past the pipeline would never come."""
+    raise RuntimeError("a statement was run past the pipeline that is open")
