@@ -67,9 +67,9 @@ class SessionSnapshot(NamedTuple):
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of the document are held in memory, in whatever forms; edits may be larger than all of it."""
+        """About how many bytes of the document are held in memory: edits may be larger than all that they come to."""
         encoded = None if self.edits is None else self.edits.encoded
-        return len(self.body) + len(self.packed or b"") + len(encoded or b"")
+        return max(len(self.body), len(encoded or b"")) + len(self.packed or b"")
 
 
 class InputDocument(NamedTuple):
