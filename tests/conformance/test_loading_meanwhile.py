@@ -10,7 +10,6 @@ import pytest
 
 from runtimestore import RuntimeState, StoredValueCorrupt, StoreUnavailable
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
-from runtimestore.v1.runtime_store_admin_pb2_grpc import RuntimeStoreAdminStub
 from runtimestore_server.services.loading import Loading
 from runtimestore_server.store import tables
 from support.generators.documents import inputs, session
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
     from support.generators.calls import Store
 
 LARGE = "x" * 100_000
-
-
-@pytest.fixture
-def admin(channel: grpc.aio.Channel) -> Any:
-    """The admin service, as gRPC calls it."""
-    return RuntimeStoreAdminStub(channel)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from runtimestore import RuntimeState, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
-from runtimestore.v1.runtime_store_admin_pb2_grpc import RuntimeStoreAdminStub
 from runtimestore_server.store import tables
 from support.generators.documents import inputs, ops, receipt, session
 from support.servers.database import change, delete, flip_a_byte
@@ -28,12 +27,6 @@ VERSIONS = tables.session_versions
 COUNT = 6
 EVERY = list(range(COUNT, 0, -1))
 SIZES = (1, 2, 3, COUNT, 1000)
-
-
-@pytest.fixture
-def admin(channel: grpc.aio.Channel) -> Any:
-    """The admin service, as gRPC calls it."""
-    return RuntimeStoreAdminStub(channel)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from runtimestore import AsyncRuntimeStoreClient, InvalidRequest, RuntimeState, SnapshotBaseMismatch, StoredValueCorrupt
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore.v1.runtime_store_admin_pb2_grpc import RuntimeStoreAdminStub
 from runtimestore.v1.runtime_store_pb2_grpc import RuntimeStoreStub
 from runtimestore_server.store import tables
 from support.checkers.refusals import refused
@@ -31,12 +30,6 @@ if TYPE_CHECKING:
 def known_bytes() -> int:
     """The clients remember nothing: what they have they would not read again."""
     return 0
-
-
-@pytest.fixture
-def admin(channel: grpc.aio.Channel) -> Any:
-    """The bare stub of what the trait lacks."""
-    return RuntimeStoreAdminStub(channel)
 
 
 async def test_the_session_as_of_a_boundary_is_two_calls(

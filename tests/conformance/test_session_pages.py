@@ -6,10 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import pytest
 
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
-from runtimestore.v1 import runtime_store_admin_pb2_grpc
 from support.checkers.refusals import is_refusal, refused
 from support.generators.documents import session
 
@@ -17,12 +15,6 @@ if TYPE_CHECKING:
     from runtimestore import AsyncRuntimeStoreClient
 
 COUNT = 5
-
-
-@pytest.fixture
-def admin(channel: grpc.aio.Channel) -> Any:
-    """The admin service, as gRPC calls it."""
-    return runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
 
 
 async def _written(client: AsyncRuntimeStoreClient, *runtime_ids: str) -> None:

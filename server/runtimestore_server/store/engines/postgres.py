@@ -34,7 +34,7 @@ from runtimestore_server.store.engines.postgres_faults import fault_of
 from runtimestore_server.store.engines.postgres_limits import connection_warnings
 from runtimestore_server.store.engines.postgres_rights import lacking
 from runtimestore_server.store.engines.postgres_url import connectable
-from runtimestore_server.store.engines.rows import split_off_large
+from runtimestore_server.store.engines.rows import columns_of, split_off_large
 from runtimestore_server.store.timeouts import LOCK_TIMEOUT_SECONDS, MIGRATION_LOCK_SECONDS
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PostgresDatabase(Database):
         """
         small, large = (rows, ()) if pipelines.are_open(tx) else split_off_large(table, rows)
         if small:
-            pipelines.run(tx, self._text(statements.upsert(table)), encoded(tuple(table.columns), small))
+            pipelines.run(tx, self._text(statements.upsert(table)), encoded(columns_of(table), small))
         for row in large:
             tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
@@ -93,13 +93,13 @@ class PostgresDatabase(Database):
         """Rows that another transaction is inserting are waited for, then left alone."""
         if rows:
             text = self._text(statements.insert_missing(table))
-            pipelines.fetch(tx, text, encoded(tuple(table.columns), rows))
+            pipelines.fetch(tx, text, encoded(columns_of(table), rows))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row], *, taken: KeyNotFree) -> Answer[None]:
         """The same; in a pipeline the statement fails if one was left alone, since COMMIT is behind it already."""
         if not rows:
             return Answer.found(None)
-        values = encoded(tuple(table.columns), rows)
+        values = encoded(columns_of(table), rows)
         if pipelines.are_open(tx):
             pipelines.fetch(tx, self._text(statements.insert_new(table)), values, taken=taken)
             return Answer.found(None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from runtimestore_server.store.engines.rows import replacing, with_digits
+from runtimestore_server.store.engines.rows import columns_of, replacing, with_digits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ def unnest(columns: Sequence[sa.Column[Any]]) -> FromClause:
 def _rows(table: sa.Table) -> Any:
     from sqlalchemy.dialects.postgresql import insert
 
-    given = unnest(tuple(table.columns))
+    given = unnest(columns_of(table))
     return insert(table).from_select(table.columns.keys(), sa.select(*given.columns))
 
 
