@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 40
 LONGEST_SECONDS = 0.02
+"""How long a caller waits at most, to begin with: about as long as a call takes where all call at once."""
 ONCE = RetryPolicy(max_attempts=1)
 
 Way = Literal["deadline", "cancelled", "hung up"]
@@ -40,6 +41,7 @@ class Callers:
         self._realm = realm
         self._random = trial.random
         self.found: Counter[str] = Counter()
+        self.longest_seconds = LONGEST_SECONDS
         self._whole: dict[RuntimeWrite, dict[str, Any]] = {}
         self._large = f"rt:large:{new_id()}"
         self._versions: list[int] = []
@@ -47,6 +49,10 @@ class Callers:
     def store(self) -> Store:
         """A client that tries once: each call meets its deadline alone."""
         return Store(self._address, realm=self._realm, retry=ONCE, timeout_seconds=60)
+
+    def count(self, what: str) -> int:
+        """How many calls came to this, in whatever way their callers went."""
+        return sum(count for name, count in self.found.items() if name.endswith(what))
 
     async def prepare(self) -> None:
         """See what each write leaves when nobody interrupts it, and store something that takes long to load."""
@@ -90,7 +96,7 @@ class Callers:
 
     def _attempt(self) -> Attempt:
         write = self._random.choice(RUNTIME_WRITES)
-        return Attempt(write, f"rt:{new_id()}", new_id(), self._random.uniform(0, LONGEST_SECONDS))
+        return Attempt(write, f"rt:{new_id()}", new_id(), self._random.uniform(0, self.longest_seconds))
 
     def _write(self, store: Store, attempt: Attempt, way: Way) -> Awaitable[object]:
         return attempt.write(
@@ -133,7 +139,7 @@ class Callers:
             self.found[f"{way}, gave up"] += 1
 
     async def _hang_up(self, store: Store) -> None:
-        await asyncio.sleep(self._random.uniform(0, LONGEST_SECONDS))
+        await asyncio.sleep(self._random.uniform(0, self.longest_seconds))
         await store.close()
 
     async def _nothing_on_its_way(self, store: Store) -> None:
