@@ -82,11 +82,35 @@ def test_an_error_of_the_closure_reaches_the_caller_unchanged_and_nothing_is_wri
 def test_the_closure_loop_ends_with_the_deadline_of_the_call(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda _least, most: most)
     client = wire.client(timeout_seconds=1.0)
-    updating = wire.calling(lambda: client.update_auth_oauth_flow_snapshot(lambda _: b"mine"))
-    for version in range(4):  # pauses of 0.1, 0.2 and 0.4 seconds; the next, of 0.8, would end too late
+
+    def update(_current: bytes | None) -> bytes:
+        wire.clock.pass_by(0.1)  # so long does each round take
+        return b"mine"
+
+    updating = wire.calling(lambda: client.update_auth_oauth_flow_snapshot(update))
+    for version in range(3):  # pauses of two and four rounds' time; the next, of six, would end too late
         load_then(wire, b"theirs", version + 1, CHANGED)
 
     error = updating.exception(WAIT_SECONDS)
     assert isinstance(error, DeadlineExceeded)
     assert "nothing was written" in error.message
-    assert wire.clock.pauses == [0.1, 0.2, 0.4]
+    assert wire.clock.pauses == [0.2, 0.4]
+
+
+def test_no_pause_between_the_rounds_is_longer_than_the_policy_has_it(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda _least, most: most)
+    client = wire.client(retry=RetryPolicy(initial_backoff_seconds=0.1, max_backoff_seconds=1.5), timeout_seconds=60.0)
+
+    def update(_current: bytes | None) -> bytes:
+        wire.clock.pass_by(0.5)
+        return b"mine"
+
+    updating = wire.calling(lambda: client.update_auth_oauth_flow_snapshot(update))
+    for version in range(3):
+        load_then(wire, b"theirs", version + 1, CHANGED)
+    load_then(wire, b"theirs", 4, pb.UpdateAuthOAuthFlowSnapshotResponse(version=5))
+
+    assert updating.result(WAIT_SECONDS) == OAuthCommit(5, replayed=False)
+    assert wire.clock.pauses == [1.0, 1.5, 1.5]

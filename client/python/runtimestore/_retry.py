@@ -98,6 +98,11 @@ class RetryPolicy:
         )
         return random.uniform(0, most)  # noqa: S311  (spreads load; guards nothing)
 
+    def pause_among(self, rivals: int, *, round_seconds: float) -> float:
+        """A random pause after a round that was lost to one of so many: long enough that each has its turn."""
+        most = min(self.max_backoff_seconds, 2 * rivals * round_seconds)
+        return random.uniform(0, most)  # noqa: S311  (as above)
+
 
 class Deadline:
     """The point in time at which a whole call ends, retries included."""
@@ -234,12 +239,18 @@ def _is_conclusive(error: RuntimeStoreError) -> bool:
 
 
 class UpdateRounds:
-    """The rounds of one compare-and-swap loop: as many as the deadline allows, since each lost one is another's win."""
+    """The rounds of one compare-and-swap loop: as many as the deadline allows, since each lost one is another's win.
+
+    Whoever lost k rounds has about k rivals, and comes back within the time that two rounds of each take: the pause
+    before the next round is random between 0 and 2 * k times what the last one took, at most the policy's
+    `max_backoff_seconds`. So many writers come one after the other, and none waits long after the last of them.
+    """
 
     def __init__(self, policy: RetryPolicy, deadline: Deadline) -> None:
         self._policy = policy
         self._deadline = deadline
         self._lost = 0
+        self._began = time.monotonic()
 
     def pause_after(self, error: OAuthFlowSnapshotChanged) -> float:
         """How many seconds to wait before the next round.
@@ -248,10 +259,12 @@ class UpdateRounds:
             DeadlineExceeded: no time is left for one; nothing was written.
         """
         self._lost += 1
-        pause = self._policy.pause_seconds(self._lost)
+        now = time.monotonic()
+        pause = self._policy.pause_among(self._lost, round_seconds=now - self._began)
         if pause >= self._deadline.left_seconds():
             raise DeadlineExceeded(
                 f"the snapshot was changed by others {self._lost} times within the call's "
                 f"{self._deadline.timeout_seconds:g} seconds; nothing was written"
             ) from error
+        self._began = now + pause
         return pause

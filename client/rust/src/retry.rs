@@ -49,6 +49,39 @@ impl RetryPolicy {
     }
 }
 
+/// The rounds of one compare-and-swap loop: as many as the deadline allows, since each lost one is another's win.
+///
+/// Whoever lost k rounds has about k rivals, and comes back within the time that two rounds of each take: the pause
+/// before the next round is random between 0 and 2 * k times what the last one took, at most the policy's
+/// `max_backoff`. So many writers come one after the other, and none waits long after the last of them.
+#[derive(Debug)]
+pub(crate) struct UpdateRounds {
+    most: Duration,
+    deadline: Deadline,
+    lost: u32,
+    began: Instant,
+}
+
+impl UpdateRounds {
+    pub(crate) fn within(deadline: Deadline, policy: &RetryPolicy) -> Self {
+        Self { most: policy.max_backoff, deadline, lost: 0, began: Instant::now() }
+    }
+
+    /// Tells how long to wait before the next round.
+    pub(crate) fn pause_after_lost_round(&mut self) -> Result<Duration, Error> {
+        self.lost = self.lost.saturating_add(1);
+        let now = Instant::now();
+        let among_all = now.saturating_duration_since(self.began).saturating_mul(self.lost.saturating_mul(2));
+        let pause = among_all.min(self.most).mul_f64(rand::random());
+        if pause < self.deadline.left() {
+            self.began = now + pause;
+            return Ok(pause);
+        }
+        let message = format!("the snapshot was changed by others {} times; nothing was written", self.lost);
+        Err(Error::call_failed(Code::DeadlineExceeded, message))
+    }
+}
+
 /// The point in time at which a whole call ends, retries included.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {

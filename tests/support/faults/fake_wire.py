@@ -31,6 +31,10 @@ class FakeClock:
 
     def sleep(self, seconds: float) -> None:
         self.pauses.append(round(seconds, 6))
+        self.pass_by(seconds)
+
+    def pass_by(self, seconds: float) -> None:
+        """Move the time on, as work does."""
         self._time.sleep_for(seconds)
 
 

@@ -1,14 +1,12 @@
 //! OAuth flow snapshots, of which a realm has one.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::Client;
 use crate::{
     errors::{Error, ErrorReason, Result},
-    retry::{Deadline, Kind},
+    retry::{Deadline, Kind, UpdateRounds},
     types::{OAuthCommit, OAuthFlowSnapshot, RequestId},
     v1,
 };
@@ -70,28 +68,22 @@ impl Client {
         mut update: impl FnMut(Option<&[u8]>) -> std::result::Result<Vec<u8>, E>,
     ) -> std::result::Result<OAuthCommit, E> {
         let deadline = self.deadline();
-        let mut lost = 0;
+        let mut rounds = self.update_rounds(deadline);
         loop {
             let current = self.load_oauth(deadline).await?;
             let next = update(current.snapshot_json.as_deref())?;
             match self.replace_oauth(current.version, next.into(), RequestId::Chosen, deadline).await {
                 Err(error) if error.reason() == Some(ErrorReason::OauthFlowSnapshotChanged) => {
-                    lost += 1;
-                    sleep(self.pause_after_lost_round(lost, deadline)?).await;
+                    sleep(rounds.pause_after_lost_round()?).await;
                 }
                 ended => return Ok(ended?),
             }
         }
     }
 
-    /// Tells how long to wait before the next round of a compare-and-swap.
-    pub(crate) fn pause_after_lost_round(&self, lost: u32, deadline: Deadline) -> Result<Duration> {
-        let pause = self.retry().pause(lost);
-        if pause < deadline.left() {
-            return Ok(pause);
-        }
-        let message = format!("the snapshot was changed by others {lost} times; nothing was written");
-        Err(Error::call_failed(tonic::Code::DeadlineExceeded, message))
+    /// Begins the rounds of a compare-and-swap.
+    pub(crate) fn update_rounds(&self, deadline: Deadline) -> UpdateRounds {
+        UpdateRounds::within(deadline, &self.retry())
     }
 
     pub(crate) async fn load_oauth(&self, deadline: Deadline) -> Result<OAuthFlowSnapshot> {

@@ -137,7 +137,7 @@ impl RuntimeStore for RemoteRuntimeStore {
     fn update_auth_oauth_flow_snapshot(&self, update: &mut AuthOAuthFlowSnapshotUpdate<'_>) -> StoreResult<()> {
         // The closure may stay on its thread only, so the loop runs here and each call over there.
         let deadline = self.client.deadline();
-        let mut lost = 0;
+        let mut rounds = self.client.update_rounds(deadline);
         loop {
             let client = self.client.clone();
             let current = self.workers.wait(async move { client.load_oauth(deadline).await });
@@ -150,8 +150,7 @@ impl RuntimeStore for RemoteRuntimeStore {
             match replaced {
                 Ok(_) => return Ok(()),
                 Err(error) if error.reason() == Some(ErrorReason::OauthFlowSnapshotChanged) => {
-                    lost += 1;
-                    let pause = self.client.pause_after_lost_round(lost, deadline);
+                    let pause = rounds.pause_after_lost_round();
                     thread::sleep(pause.map_err(|error| write_failed(&error))?);
                 }
                 Err(error) => return Err(write_failed(&error)),
