@@ -103,6 +103,12 @@ def sections(results: Results, drawn: Sequence[str]) -> Iterator[str]:
             "÷ plain peer",
         )
         yield from _table(columns, (row for name, each in workloads.items() for row in _workload_rows(name, each)))
+    if beside := results.get("large_beside_small"):
+        yield from ("### Large beside small", "")
+        yield "PersistInputState by 4 callers, alone and while 60 MB are committed; milliseconds, and of a commit seconds."
+        yield ""
+        columns = ("target", "p50", "p99", "most", "beside: p50", "p99", "most", "p99 ÷ alone", "a commit")
+        yield from _table(columns, (_beside_row(name, measured) for name, measured in beside.items()))
     if memory := results.get("memory"):
         yield from ("### Memory", "", "MB resident: idle, after 1,000 runtimes of 100 KB, after reading them.", "")
         rows = ((TITLES[name], *(f"{size / 1e6:.1f}" for size in held.values())) for name, held in memory.items())
@@ -175,6 +181,14 @@ def _workload_rows(name: str, workload: dict[str, Any]) -> Iterator[tuple[str, .
                 _shown(each, 1),
                 _spread(sorted(ratios)[len(ratios) // 2], min(ratios), max(ratios)) if ratios else NONE,
             )
+
+
+def _beside_row(name: str, measured: dict[str, Any]) -> tuple[str, ...]:
+    alone, beside = measured["alone"], measured["beside"]
+    values = (each[field] for each in (alone, beside) for field in ("p50_ms", "p99_ms", "most_ms"))
+    seconds = sorted(measured["commit_seconds"])
+    commit = _spread(seconds[len(seconds) // 2], seconds[0], seconds[-1])
+    return TITLES[name], *(_shown(value, 1) for value in values), _shown(beside["p99_ms"] / alone["p99_ms"], 1), commit
 
 
 WORKLOAD_FIELDS = (("per_second", 0), ("p50_ms", 1), ("p99_ms", 1), ("server_cpu_ms", 2))

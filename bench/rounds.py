@@ -92,6 +92,9 @@ def run(plan: Plan, targets: Sequence[Target], tell: Callable[[str], None]) -> R
         for target in running:
             results.memory[target.name] = {"idle_bytes": target.resident_bytes()}
             results.measurements[target.name] = {load.name: [] for load in plan.loads}
+        for target in running:  # not counted: the first calls of a process cost more than all that follow
+            tell(f"warming up, {target.name}")
+            _measure(plan, plan.loads[0], target)
         for number in repeats(plan.rounds, plan.within_seconds):
             for load in plan.loads:
                 for target in reversed(running) if plan.pairs and number % 2 == 0 else running:

@@ -205,18 +205,18 @@ def cold_starts(bench: Bench, found: dict[str, Any]) -> None:
 
 
 def large_beside_small(bench: Bench, found: dict[str, Any]) -> None:
-    """PersistInputState alone, and beside large commits in flight."""
+    """PersistInputState alone, and beside large commits in flight: of the floor, which only receives them, as well."""
     size = bench.size
-    for engine in bench.engines:
-        with bench.target(engine).running() as running:
+    for target in (Target(FLOOR, bench.folder, threads()), *map(bench.target, bench.engines)):
+        with target.running() as running:
             measure = beside_large.milliseconds(
                 running,
                 commits=size.large_commits,
                 megabytes=size.large_megabytes,
                 alone_seconds=size.alone_seconds,
             )
-            if measured := bench.run(f"large commits beside small writes: {engine}", measure):
-                found[engine] = measured
+            if measured := bench.run(f"large commits beside small writes: {target.name}", measure):
+                found[target.name] = measured
 
 
 def memory(bench: Bench, found: dict[str, Any]) -> None:
