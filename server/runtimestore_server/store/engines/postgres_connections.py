@@ -12,6 +12,7 @@ from runtimestore_server.store.engines import postgres_arrays
 from runtimestore_server.store.engines import postgres_pipelines as pipelines
 from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.postgres_limits import OVERFLOW
+from runtimestore_server.store.engines.postgres_pipeline import STALE_STATEMENT
 from runtimestore_server.store.timeouts import (
     CONNECT_TIMEOUT_SECONDS,
     LOCK_TIMEOUT_SECONDS,
@@ -81,6 +82,7 @@ def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -
     )
     event.listen(engine, "connect", _configured(prepare_threshold))
     event.listen(engine, "handle_error", _disconnect_the_confused)
+    event.listen(engine, "handle_error", _disconnect_the_stale)
     _commit_in_pipelines(engine.dialect)
     return engine
 
@@ -94,6 +96,12 @@ def _disconnect_the_confused(context: ExceptionContext) -> None:
 
     error = context.original_exception
     if isinstance(error, psycopg.InternalError) and error.sqlstate is None:
+        context.is_disconnect = True
+
+
+def _disconnect_the_stale(context: ExceptionContext) -> None:
+    """Close the connections that were made before a prepared statement went stale: psycopg would run it for ever."""
+    if getattr(context.original_exception, "sqlstate", None) in STALE_STATEMENT:
         context.is_disconnect = True
 
 

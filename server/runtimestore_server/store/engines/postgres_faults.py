@@ -8,11 +8,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from runtimestore_server.store.engines.answers import Fault
 from runtimestore_server.store.engines.postgres_connections import CommitInDoubt
+from runtimestore_server.store.engines.postgres_pipeline import STALE_STATEMENT
 
 _FAULTS = {
     "40001": Fault.TRANSIENT,  # serialization_failure
     "40P01": Fault.TRANSIENT,  # deadlock_detected
-    "26000": Fault.TRANSIENT,  # invalid_sql_statement_name: somebody let go of what was prepared
+    **dict.fromkeys(STALE_STATEMENT, Fault.TRANSIENT),
     "55P03": Fault.LOCKED,  # lock_not_available
     "53100": Fault.FULL,  # disk_full
     "25P03": Fault.UNAVAILABLE,  # idle_in_transaction_session_timeout, of a server that stood still

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 _DIVISION_BY_ZERO = "22012"
-_NOT_PREPARED = ("26000", "0A000")
-"""There is no such prepared statement, or it would find other columns now."""
+STALE_STATEMENT = ("26000", "0A000")
+"""The SQLSTATEs of a prepared statement that is there no more (invalid_sql_statement_name), or that would find columns
+of other types by now (feature_not_supported, which none of our statements is for another reason)."""
 
 _LOADERS: Final[Mapping[int, Callable[[bytes], Any]]] = {
     16: lambda value: value != b"\0",  # bool
@@ -247,7 +248,7 @@ class Pipeline:
         if error.sqlstate is None:
             error = OperationalError(str(error))  # libpq's own
         self.abandon()  # to its end, where it turns out if the connection goes on
-        if error.sqlstate in _NOT_PREPARED:
+        if error.sqlstate in STALE_STATEMENT:
             self._prepared.clear()
         raise sent.taken if sent.taken is not None and error.sqlstate == _DIVISION_BY_ZERO else error
 
