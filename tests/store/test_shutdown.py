@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
 
 from runtimestore.errors import CommitOutcomeUnknown, StoreUnavailable
 from runtimestore_server.store import tables, transaction
+from runtimestore_server.store.commit import commit as commit_in
 from runtimestore_server.store.commit_gate import CommitStop
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.engines import RowTaken
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.writes import Write
 from support.checkers.clean_up import until
+from support.faults.unanswered_commits import at_next_commit, terminated
 from support.generators.store_writes import new_id, rows, runtime, snapshot
 from support.servers.listening import listening
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pytest
+    from collections.abc import Callable, Iterator
 
     from runtimestore_server.store.engines import Database
 
@@ -70,7 +75,7 @@ class _Hold:
         self.reached = threading.Event()
         self.go_on = threading.Event()
 
-    def __call__(self, _connection: Any) -> None:
+    def __call__(self, _connection: Any = None) -> None:
         self.reached.set()
         assert self.go_on.wait(WAIT_SECONDS)
 
@@ -130,3 +135,67 @@ async def test_a_write_left_behind_in_its_commit_is_told_to_be_unknown_and_those
     again = _committer(database)
     assert await again.commit(write) == Outcome(1, replayed=True)
     assert await again.close(within_seconds=WAIT_SECONDS)
+
+
+def _refused(connection: Any, _commit: Any) -> NoReturn:
+    """A row that is taken, told in place of COMMIT, before which nothing is committed."""
+    connection.rollback()
+    raise RowTaken
+
+
+def _at_attempts(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
+    """Do something at the beginning of these attempts at a transaction, counted from one."""
+    attempts = itertools.count(1)
+
+    def attempted(*args: Any, **options: Any) -> Any:
+        actions.get(next(attempts), lambda: None)()
+        return commit_in(*args, **options)
+
+    monkeypatch.setattr(transaction, "commit", attempted)
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+async def test_writes_left_behind_after_a_commit_that_is_known_to_have_failed_are_told_that_nothing_is_there(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    lost = terminated(postgres_database, committed=False)
+    called = at_next_commit(postgres_database, monkeypatch, _refused if fault == "refused" else lost)
+    hold = _Hold()
+    _at_attempts(monkeypatch, {2: hold})
+    committer = _committer(postgres_database)
+    tasks = [asyncio.create_task(committer.commit(Write(runtime(), new_id(), snapshot=snapshot())))]
+    await until(hold.reached.is_set)
+    committer.abort()
+    hold.go_on.set()
+
+    assert called
+    assert await _refusals(tasks) == [StoreUnavailable]
+    assert await committer.close(within_seconds=WAIT_SECONDS)
+    assert rows(postgres_database, tables.runtimes) == []
+
+
+def test_a_write_that_landed_stays_one_that_may_have_while_the_commit_of_its_neighbour_fails(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unforeseen() -> NoReturn:
+        raise ValueError
+
+    hold, lost = _Hold(), terminated(postgres_database, committed=False)
+    lose = partial(at_next_commit, postgres_database, monkeypatch, lost)
+    _at_attempts(monkeypatch, {1: unforeseen, 3: lose, 4: hold})  # both, the first alone, the second alone twice
+    landed, left = (Write(runtime(), new_id(), snapshot=snapshot()) for _ in range(2))
+    gate = CommitStop().gate()
+    with ThreadPoolExecutor() as pool:
+        try:
+            committing = pool.submit(transaction.commit_batch, postgres_database, [landed, left], gate)
+            assert hold.reached.wait(WAIT_SECONDS)
+            begun = gate.begun
+            gate.shutdown.abort()
+        finally:
+            hold.go_on.set()
+        decisions, _ = committing.result(WAIT_SECONDS)
+
+    assert begun
+    assert decisions[0] == Outcome(1)
+    assert isinstance(decisions[1], StoreUnavailable)
+    assert [row["runtime_id"] for row in rows(postgres_database, tables.runtimes)] == [landed.runtime.runtime_id]

@@ -49,17 +49,26 @@ class CommitStop:
         with self._lock:
             if self._aborted:
                 raise CommitAborted
-            gate.begun = True
+            gate.commits += 1
 
 
 class CommitGate:
-    """What a batch passes on its way to COMMIT: before it nothing can be there, after it everything may."""
+    """What a batch passes on its way to COMMIT: before it nothing can be there, after it everything may.
 
-    __slots__ = ("begun", "shutdown")
+    Where its writes are committed one by one, it is passed by each.
+    """
+
+    __slots__ = ("commits", "shutdown")
 
     def __init__(self, shutdown: CommitStop) -> None:
         self.shutdown = shutdown
-        self.begun = False
+        self.commits = 0
+        """How many COMMITs have begun that are not known to have failed."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether something of the batch may be there."""
+        return self.commits > 0
 
     def enter(self) -> None:
         """Begin to COMMIT.
@@ -68,3 +77,7 @@ class CommitGate:
             CommitAborted: it is too late; roll back.
         """
         self.shutdown.open(self)
+
+    def leave(self) -> None:
+        """Take note that nothing was committed by the COMMIT that began last."""
+        self.commits -= 1

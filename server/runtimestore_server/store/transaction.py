@@ -90,6 +90,7 @@ def commit_batch(
                 if state is CommitState.UNKNOWN:
                     _log.warning("commit outcome unknown", writes=len(batch), error=error_name(failed.cause))
                     return [one if one is DEFERRED else unknown() for one in failed.attempt.decisions], False
+            gate.leave()
             error = failed.cause
         except Exception as raised:  # noqa: BLE001  (whatever it is, each writer must be answered)
             error = raised
@@ -152,8 +153,9 @@ def _attempt(
             with database.committing():
                 transaction.commit()
             database.check_identity()  # else it may be committed into what nobody will read
-        except KeyNotFree:
-            raise  # told in place of a COMMIT
+        except KeyNotFree:  # told in place of a COMMIT
+            gate.leave()
+            raise
         except Exception as error:
             database.let_go(connection, error)
             raise _CommitFailed(error, attempt) from error
