@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtimestore import StoredValueCorrupt
+from runtimestore import RevisionMismatch, StoredValueCorrupt
 from runtimestore_server.store import tables
 from support.generators.calls import Store, input_of, session_of
 from support.generators.documents import new_id
@@ -38,6 +38,34 @@ async def test_a_write_to_a_runtime_with_a_damaged_revision_is_data_loss_and_del
     assert await rows(app, tables.runtimes, realm=realm) == before
     with pytest.raises(StoredValueCorrupt):  # and not "absent"
         await store.load_input_states(runtime_id)
+
+
+async def test_a_runtime_without_its_revision_is_served_again_with_a_greater_one(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    kept, newest = session_of("a"), 1_000_000
+    await store.commit_session_snapshot(runtime_id, kept)
+    await store.persist_input_state(runtime_id, input_of("a"))
+    loads = ("load_input_states", "load_session_snapshot", "load_runtime_state", "load_ops_lifecycle", "load_runtime")
+    for revision in (0, 2**63 - 1):
+        await change(app, tables.runtimes, {"revision": revision}, realm=realm, runtime_id=runtime_id)
+
+        for load in loads:
+            with pytest.raises(StoredValueCorrupt) as found:
+                await getattr(store, load)(runtime_id)
+            assert "set it to a number greater than every revision" in found.value.message
+            assert "every other row" not in found.value.message
+        # What tells no revision needs none.
+        assert [version.revision for version in (await store.list_session_versions(runtime_id)).versions] == [1]
+        assert (await store.acquire_runtime(runtime_id, "a")).fence
+
+    await change(app, tables.runtimes, {"revision": newest}, realm=realm, runtime_id=runtime_id)
+    for load in loads:
+        await getattr(store, load)(runtime_id)
+    with pytest.raises(RevisionMismatch):
+        await store.persist_input_state(runtime_id, input_of("b"), if_revision=2)
+    assert (await store.persist_input_state(runtime_id, input_of("b"), if_revision=newest)).revision == newest + 1
+    assert await store.load_session_snapshot(runtime_id, as_of_revision=1) == kept
 
 
 async def test_a_revision_before_that_of_the_session_is_data_loss_and_no_write_replaces_an_earlier_version(

@@ -200,11 +200,33 @@ def revision_of(row: Any, runtime: RuntimeKey) -> int:
     if row is None:
         return 0
     if not is_count(row.revision):
-        raise corrupt(runtimes.name, "has no revision", **runtime._asdict())
+        raise bad_revision(runtime, "has no revision")
     return int(row.revision)
 
 
-def corrupt(table: str, what: str, *, cure: str = "restore this row from a backup", **key: str) -> StoredValueCorrupt:
+def bad_revision(runtime: RuntimeKey, what: str) -> StoredValueCorrupt:
+    """The refusal to tell a revision that no write left, or to count on from it.
+
+    Whatever is told of the runtime is told with its revision. None comes from a backup: to count through one that was
+    told already would let a writer in that had read another state under it.
+    """
+    return corrupt(
+        runtimes.name,
+        what,
+        cure="set it to a number greater than every revision of this runtime that was told",
+        served="until then nothing of the runtime is told but the versions of its session; every other one is served",
+        **runtime._asdict(),
+    )
+
+
+def corrupt(
+    table: str,
+    what: str,
+    *,
+    cure: str = "restore this row from a backup",
+    served: str = "every other row is served",
+    **key: str,
+) -> StoredValueCorrupt:
     """The refusal to hand out a damaged row, with its table and key."""
     # A damaged key may hold what is no text: it is told by its bytes.
     key = {
@@ -213,7 +235,7 @@ def corrupt(table: str, what: str, *, cure: str = "restore this row from a backu
     }
     named = ", ".join(f"{name} {value}" for name, value in key.items())
     return StoredValueCorrupt(
-        f"a value stored in {table} ({named}) {what}; {cure}, every other row is served",
+        f"a value stored in {table} ({named}) {what}; {cure}, {served}",
         metadata={"table": table, **key},
     )
 
