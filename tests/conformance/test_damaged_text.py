@@ -122,7 +122,7 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
 
     async def refuses(request: bytes, context: Any) -> bytes:
         del request, context
-        raise StoredValueCorrupt(f"{part} is damaged", metadata={"owner": part, "store_error": part})
+        raise StoredValueCorrupt(f"{part} is damaged", metadata={"table": "fences", "owner": part, "store_error": part})
 
     server = grpc.aio.server()
     pacing = RetryPacing()
@@ -141,7 +141,7 @@ async def test_whatever_a_refusal_holds_the_call_ends_with_its_status(runner: An
         await server.stop(None)
 
     assert (found.code, found.reason) == (grpc.StatusCode.DATA_LOSS, "STORED_VALUE_CORRUPT")
-    assert set(found.metadata) == {"owner", "request_id", "store_error"}
+    assert set(found.metadata) == {"table", "owner", "request_id", "store_error"}
     for told in (found.message, *found.metadata.values()):
         assert told
         assert len(told.encode()) <= METADATA_VALUE_LIMIT

@@ -209,7 +209,8 @@ async def test_a_refusal_is_never_too_large_for_the_headers_that_carry_it(
     app: Application, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: Any, **__: Any) -> None:
-        raise Fenced("m" * 100_000, metadata={"current_fence": "2", "owner": "o" * 100_000})
+        named = {"runtime_id": "rt", "fence": "1", "current_fence": "2"}
+        raise Fenced("m" * 100_000, metadata={**named, "owner": "o" * 100_000})
 
     monkeypatch.setattr(app.store, "commit", fail)
 

@@ -52,7 +52,8 @@ pub enum ErrorReason {
     /// RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in.
     Overloaded = 14,
     /// INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure. Metadata:
-    /// `field`, and `description`, or of a limit `size_bytes`, `limit_bytes`, `limit` (the setting's name).
+    /// `field`, and `description`, or of a limit that is set `size_bytes`, `limit_bytes`, `limit` (the setting's name). What
+    /// is too large for a method that takes small requests alone has `limit_bytes` beside its `description`.
     InvalidRequest = 15,
     /// UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told.
     Unauthenticated = 16,

@@ -12,12 +12,13 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from runtimestore.errors import FieldViolation, InvalidRequest, Overloaded
+from runtimestore.errors import Overloaded
+from runtimestore_server.documents.identifiers import bad_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runtimestore.errors import RuntimeStoreError
+    from runtimestore.errors import InvalidRequest, RuntimeStoreError
     from runtimestore_server.budget import RetryPacing
     from runtimestore_server.rpc.upload_slots import UploadSlots
 
@@ -38,20 +39,14 @@ seen some turns later only, and whoever is known is not to be refused for that."
 
 def too_large(size_bytes: int) -> InvalidRequest:
     """The refusal of a message that is larger than any of its method."""
-    return InvalidRequest(
-        f"the request has {size_bytes} bytes; requests of this method have {MOST_BYTES} at most",
-        metadata={"field": "request", "size_bytes": str(size_bytes), "limit_bytes": str(MOST_BYTES)},
-        violations=[FieldViolation("request", f"must have {MOST_BYTES} bytes at most")],
-    )
+    description = f"must have {MOST_BYTES} bytes at most in this method, and has {size_bytes}"
+    return bad_field("request", description, size_bytes=str(size_bytes), limit_bytes=str(MOST_BYTES))
 
 
 def late() -> InvalidRequest:
     """The refusal of a message to health that is late while the process grows."""
-    return InvalidRequest(
-        f"the request did not come with its call, or is large; requests of this method have {MOST_BYTES} bytes at most",
-        metadata={"field": "request", "limit_bytes": str(MOST_BYTES)},
-        violations=[FieldViolation("request", f"must have {MOST_BYTES} bytes at most, and come with the call")],
-    )
+    description = f"must have {MOST_BYTES} bytes at most in this method, and come with the call"
+    return bad_field("request", description, limit_bytes=str(MOST_BYTES))
 
 
 def late_beside_growth(pacing: RetryPacing) -> Overloaded:

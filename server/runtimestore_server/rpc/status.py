@@ -19,13 +19,12 @@ from google.rpc import error_details_pb2, status_pb2
 from runtimestore.errors import (
     DOMAIN,
     CommitOutcomeUnknown,
-    FieldViolation,
     InternalError,
     InvalidRequest,
     RuntimeStoreError,
 )
 from runtimestore_server.access.failures import NotLetIn
-from runtimestore_server.documents.identifiers import canonical_uuid
+from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.logs import UNFORESEEN, frames
 from runtimestore_server.rpc.call_ends import CANCELLED, DEADLINE_EXCEEDED, code_of_end
 
@@ -267,21 +266,16 @@ def told(refusal: RuntimeStoreError, call_id: str) -> tuple[str, tuple[tuple[str
 
 def malformed() -> InvalidRequest:
     """The refusal of a request that is no message of its method."""
-    return InvalidRequest(
-        "the request is not a valid protobuf message of this method: a field has another wire type, a string is not "
-        "UTF-8, or bytes are missing; generate the client from the same proto files",
-        metadata={"field": "request"},
-        violations=[FieldViolation("request", "must be a valid protobuf message of this method")],
+    return bad_field(
+        "request",
+        "must be a valid protobuf message of this method: a field has another wire type, a string is not UTF-8, or "
+        "bytes are missing; generate the client from the same proto files",
     )
 
 
 def missing() -> InvalidRequest:
     """The refusal of a call that ended without a message."""
-    return InvalidRequest(
-        "the call ended without a message; send one message of this method",
-        metadata={"field": "request"},
-        violations=[FieldViolation("request", "must be one message")],
-    )
+    return bad_field("request", "must be one message of this method: the call ended without one")
 
 
 def _shown(name: str | None) -> str | None:

@@ -16,6 +16,27 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2_grpc
 
+DESCRIBED = {"field", "description"}
+PROMISED: dict[str, set[str]] = {
+    "SESSION_KEY_MISMATCH": {"expected", "actual"},
+    "SESSION_SNAPSHOT_INVALID": DESCRIBED,
+    "INPUT_STATE_INVALID": DESCRIBED,
+    "OPS_SNAPSHOT_INVALID": DESCRIBED,
+    "BOUNDARY_RECEIPT_EXISTS": {"run_id", "sequence"},
+    "REVISION_MISMATCH": {"if_revision", "current_revision"},
+    "OAUTH_FLOW_SNAPSHOT_CHANGED": {"expected_version", "current_version"},
+    "STORED_VALUE_CORRUPT": {"table"},
+    "INVALID_REQUEST": DESCRIBED,
+    "FENCED": {"runtime_id", "fence", "current_fence", "owner"},
+    "STORE_FORBIDDEN": {"table", "right"},
+    "ACCESS_NOT_ALLOWED": {"access"},
+    "SNAPSHOT_BASE_MISMATCH": {"current_sha256"},
+    "REVISION_NOT_KEPT": {"oldest_revision"},
+}
+"""The metadata of each reason, as error_reason.proto has them."""
+OF_A_LIMIT = {"field", "size_bytes", "limit_bytes", "limit"}
+"""Those of a request over a limit that is set."""
+
 
 @dataclass(frozen=True)
 class WireRefusal:
@@ -65,6 +86,8 @@ def details(error: grpc.aio.AioRpcError) -> WireRefusal:
     if status.details:
         assert status.code == error.code().value[0]
         assert status.message == error.details()
+    promised = OF_A_LIMIT if "limit" in info.metadata else PROMISED.get(info.reason, set())
+    assert promised <= {*info.metadata}, info
     return WireRefusal(
         code=error.code(),
         message=error.details() or "",

@@ -75,7 +75,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""
     INVALID_REQUEST: _ErrorReason.ValueType  # 15
     """INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure. Metadata:
-    `field`, and `description`, or of a limit `size_bytes`, `limit_bytes`, `limit` (the setting's name).
+    `field`, and `description`, or of a limit that is set `size_bytes`, `limit_bytes`, `limit` (the setting's name). What
+    is too large for a method that takes small requests alone has `limit_bytes` beside its `description`.
     """
     UNAUTHENTICATED: _ErrorReason.ValueType  # 16
     """UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told."""
@@ -172,7 +173,8 @@ OVERLOADED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED, with RetryInfo. Too many calls are waiting; this one was not taken in."""
 INVALID_REQUEST: ErrorReason.ValueType  # 15
 """INVALID_ARGUMENT. The request is malformed or over a limit; `BadRequest` names the field and the cure. Metadata:
-`field`, and `description`, or of a limit `size_bytes`, `limit_bytes`, `limit` (the setting's name).
+`field`, and `description`, or of a limit that is set `size_bytes`, `limit_bytes`, `limit` (the setting's name). What
+is too large for a method that takes small requests alone has `limit_bytes` beside its `description`.
 """
 UNAUTHENTICATED: ErrorReason.ValueType  # 16
 """UNAUTHENTICATED. No credential, or one that is unknown, ended or malformed; which of these is not told."""
