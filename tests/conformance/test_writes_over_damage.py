@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtimestore import RevisionMismatch, StoredValueCorrupt
+from runtimestore import RevisionMismatch, RuntimeState, StoredValueCorrupt
 from runtimestore_server.store import tables
 from support.generators.calls import Store, input_of, session_of
-from support.generators.documents import new_id
+from support.generators.documents import new_id, receipt
 from support.servers.database import change, flip_a_byte, forget, rows
 
 if TYPE_CHECKING:
@@ -84,8 +84,25 @@ async def test_a_revision_before_that_of_the_session_is_data_loss_and_no_write_r
         with pytest.raises(StoredValueCorrupt) as found:
             await call
         assert found.value.metadata["table"] == "runtimes"
+        assert "set it to a number greater than every revision" in found.value.message
 
     assert await rows(app, tables.session_versions, realm=realm) == before
+
+
+async def test_of_a_revision_before_that_of_a_receipt_it_is_not_the_receipt_that_is_told_as_damaged(
+    app: Application, store: Store, realm: str, runtime_id: str
+) -> None:
+    await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE)
+    proof = receipt()
+    await store.atomic_apply(runtime_id, receipt=proof)
+    await change(app, tables.runtimes, {"revision": 1}, realm=realm, runtime_id=runtime_id)
+
+    with pytest.raises(StoredValueCorrupt) as found:
+        await store.load_boundary_receipt(runtime_id, proof.run_id, proof.sequence)
+    assert found.value.metadata["table"] == "runtimes"
+
+    await change(app, tables.runtimes, {"revision": 1_000_000}, realm=realm, runtime_id=runtime_id)
+    assert await store.load_boundary_receipt(runtime_id, proof.run_id, proof.sequence) == proof
 
 
 async def test_a_write_over_a_damaged_count_is_data_loss(

@@ -129,6 +129,8 @@ def checked_receipt(row: Any, runtime: RuntimeKey, revision: int, **key: str) ->
     if not is_sealed_with(row.sha256, committed, sealed_receipt):
         raise corrupt(receipts.name, "does not match its seal", **runtime._asdict(), **key)
     if committed is not None and not (is_count(committed) and committed <= revision):
+        if len(row.sha256) > SHA256_BYTES:  # the seal says that it is the receipt's
+            raise bad_revision(runtime, "has a revision before that of a receipt")
         raise corrupt(receipts.name, "was committed with no revision", **runtime._asdict(), **key)
     return StoredReceipt(row.receipt, committed)
 
@@ -200,23 +202,24 @@ def revision_of(row: Any, runtime: RuntimeKey) -> int:
     if row is None:
         return 0
     if not is_count(row.revision):
-        raise bad_revision(runtime, "has no revision")
+        raise no_revision(runtime)
     return int(row.revision)
 
 
-def bad_revision(runtime: RuntimeKey, what: str) -> StoredValueCorrupt:
-    """The refusal to tell a revision that no write left, or to count on from it.
+def no_revision(runtime: RuntimeKey) -> StoredValueCorrupt:
+    """The refusal to tell anything of a runtime whose revision no write left: it is told with the revision."""
+    served = "until then nothing of the runtime is told but the versions of its session; every other one is served"
+    return bad_revision(runtime, "has no revision", served=served)
 
-    Whatever is told of the runtime is told with its revision. None comes from a backup: to count through one that was
-    told already would let a writer in that had read another state under it.
+
+def bad_revision(runtime: RuntimeKey, what: str, *, served: str = "every other row is served") -> StoredValueCorrupt:
+    """The refusal to believe the revision of a runtime, or to count on from it.
+
+    None comes from a backup: to count through one that was told already would let a writer in that had read another
+    state under it.
     """
-    return corrupt(
-        runtimes.name,
-        what,
-        cure="set it to a number greater than every revision of this runtime that was told",
-        served="until then nothing of the runtime is told but the versions of its session; every other one is served",
-        **runtime._asdict(),
-    )
+    cure = "set it to a number greater than every revision of this runtime that was told"
+    return corrupt(runtimes.name, what, cure=cure, served=served, **runtime._asdict())
 
 
 def corrupt(

@@ -14,7 +14,7 @@ from runtimestore_server.store.digests import sealed_receipt
 from runtimestore_server.store.engines import KeyNotFree
 from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.kinds.kind import Lock
-from runtimestore_server.store.reads import bad_revision, is_count
+from runtimestore_server.store.reads import is_count, no_revision
 from runtimestore_server.store.values import Outcome, RuntimeKey
 from runtimestore_server.store.versions.landing import next_version, other_base, with_versions
 from runtimestore_server.store.versions.rows import (
@@ -127,7 +127,7 @@ class RuntimeKind:
             return None
         revision, current = self._rows[key].revision, self._sessions.get(key)
         if not is_count(revision):
-            return bad_revision(key, "has no revision")
+            return no_revision(key)
         return before_its_session(key, revision, current) if current else None
 
     def _mismatch(self, write: Write) -> RuntimeStoreError | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from runtimestore_server.store.digests import SHA256_BYTES, seal
-from runtimestore_server.store.reads import corrupt, is_count, is_text
+from runtimestore_server.store.reads import bad_revision, corrupt, is_count, is_text
 from runtimestore_server.store.tables import BASE, EDITS, UINT64_DIGITS, runtimes, session_versions
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def before_its_session(runtime: RuntimeKey, revision: int, current: Current) -> 
     """The refusal to count on from a revision before that of the newest session: a write would replace a version."""
     if revision >= current.revision:
         return None
-    return corrupt(runtimes.name, "has a revision before that of its session", **runtime._asdict())
+    return bad_revision(runtime, "has a revision before that of its session")
 
 
 __all__ = [
