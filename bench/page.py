@@ -103,12 +103,7 @@ def sections(results: Results, drawn: Sequence[str]) -> Iterator[str]:
             "÷ plain peer",
         )
         yield from _table(columns, (row for name, each in workloads.items() for row in _workload_rows(name, each)))
-    if beside := results.get("large_beside_small"):
-        yield from ("### Large beside small", "")
-        yield "PersistInputState by 4 callers, alone and while 60 MB are committed; milliseconds, and of a commit seconds."
-        yield ""
-        columns = ("target", "p50", "p99", "most", "beside: p50", "p99", "most", "p99 ÷ alone", "a commit")
-        yield from _table(columns, (_beside_row(name, measured) for name, measured in beside.items()))
+    yield from _large_beside_small(results.get("large_beside_small", {}))
     if memory := results.get("memory"):
         yield from ("### Memory", "", "MB resident: idle, after 1,000 runtimes of 100 KB, after reading them.", "")
         rows = ((TITLES[name], *(f"{size / 1e6:.1f}" for size in held.values())) for name, held in memory.items())
@@ -181,6 +176,15 @@ def _workload_rows(name: str, workload: dict[str, Any]) -> Iterator[tuple[str, .
                 _shown(each, 1),
                 _spread(sorted(ratios)[len(ratios) // 2], min(ratios), max(ratios)) if ratios else NONE,
             )
+
+
+def _large_beside_small(found: dict[str, Any]) -> Iterator[str]:
+    if found:
+        yield from ("### Large beside small", "")
+        yield "PersistInputState by 4 callers, alone and while 60 MB are committed, in ms; a commit in seconds."
+        yield ""
+        columns = ("target", "p50", "p99", "most", "beside: p50", "p99", "most", "p99 ÷ alone", "a commit")
+        yield from _table(columns, (_beside_row(name, measured) for name, measured in found.items()))
 
 
 def _beside_row(name: str, measured: dict[str, Any]) -> tuple[str, ...]:
