@@ -173,25 +173,12 @@ class Application:
         self.readiness = Readiness(stale_seconds=3 * settings.health_interval_seconds + STALE_SECONDS)
         self.readiness.report(dict.fromkeys(CHECKS))  # else it had not come so far
         self.sampling = Sampling(self.store)
-        parts = metrics.Parts(
-            self.calls,
-            self.limiters,
-            self.workers,
-            self.store,
-            self.sending,
-            self.readiness,
-            self.sampling,
-            self.authorization,
-            self.certificates,
-            self.server.most_connections,
-            None if self.traces is None else self.traces.counts,
-        )
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}
         if (certificates := self.certificates) is not None:
             self.readiness.add_warning("certificates", lambda: certificates.warning)
         if (authorization := self.authorization) is not None:
             self.readiness.add_warning("access", lambda: authorization.unusable)
-        self.telemetry = Telemetry(metrics.registry(parts, build), self.readiness)
+        self.telemetry = Telemetry(metrics.registry(self, build), self.readiness)
         try:
             await self.health.report(serving=True)
             self._open_telemetry()
