@@ -135,6 +135,13 @@ class Supervision:
         self._told()
 
 
+async def stopped(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task and wait for its end, if there is one."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 class _Run:
     """One thread or task, and how often in a row it has ended by an error."""
 

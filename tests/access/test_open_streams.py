@@ -216,7 +216,7 @@ async def test_a_message_that_comes_after_its_sender_was_taken_out_is_refused(tm
         await until(lambda: app.limiters.writes.slots.received == 1)  # it was let in, and its message is waited for
         access_file(path, [entry("o", new_token())])
         authorization = asked_by(app)
-        await until(lambda: len(authorization._file.current.entries) == 1)
+        await until(lambda: len(authorization.file.current.entries) == 1)
         await write.write(request_of("CommitMachineLifecycle").SerializeToString())
         await write.done_writing()
         with pytest.raises(grpc.aio.AioRpcError) as failed:

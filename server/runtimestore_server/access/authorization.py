@@ -6,11 +6,12 @@ Asked before a message is received, once more when its realm is known, and for a
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import AccessNotAllowed, RealmNotAllowed
-from runtimestore_server.access.failures import Failures, NotLetIn, sent_in_the_open, unauthenticated
+from runtimestore_server.access.failures import NotLetIn, sent_in_the_open, unauthenticated
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
 from runtimestore_server.access.peers import is_carried_safely, names_shown
@@ -53,53 +54,46 @@ class Authorization:
     """
 
     def __init__(self, file: AccessFile, strangers: StrangersCalls, *, insecure: bool = False) -> None:
-        self._file = file
+        self.file = file
         self.strangers = strangers
         """Their calls that are open."""
-        self._insecure = insecure
-        self._failures = Failures()
-        self.failures = self._failures.counts
-        """How many calls were refused since the start, by reason."""
-        self.failures_by_kind = self._failures.by_kind
-        """The same by what was wrong: `none`, `malformed`, `unknown`, `ended`, `plaintext`, `access`, `realm`."""
+        self.insecure = insecure
+        self.failures: Counter[str] = Counter()
+        """How many calls were refused since the start, by the reason that callers are told."""
+        self.failures_by_kind: Counter[str] = Counter()
+        """The same by what was wrong, one of `KINDS`, which they are not told."""
         self.streams = OpenStreams(file)
         """Those that were let in and are open."""
 
     @property
     def unusable(self) -> str | None:
         """Why the access file as it is now is not in force; None if it is."""
-        return self._file.unusable
+        return self.file.unusable
 
     def realm_label(self, realm: str) -> str | None:
         """The name or the prefix in the access file that a realm is known by; None if there is none."""
-        return self._file.current.realm_label(realm or DEFAULT_REALM)
+        return self.file.current.realm_label(realm or DEFAULT_REALM)
 
     def of(self, path: str) -> MethodAuthorization:
         """What asks the callers of the method with this path: made once a method."""
-        return MethodAuthorization(
-            path, self._file, self._failures, self.streams, self.strangers, insecure=self._insecure
-        )
+        return MethodAuthorization(path, self)
+
+    def counted(self, refusal: RuntimeStoreError, cause: NotLetIn) -> RuntimeStoreError:
+        """Count a refusal by what it is caused by, and hand it back to be raised from that."""
+        self.failures[refusal.reason] += 1
+        self.failures_by_kind[cause.why] += 1
+        cause.forget_frames()
+        return refusal
 
 
 class MethodAuthorization:
     """Asks the callers of one method."""
 
-    def __init__(
-        self,
-        path: str,
-        file: AccessFile,
-        failures: Failures,
-        streams: OpenStreams,
-        strangers: StrangersCalls,
-        *,
-        insecure: bool,
-    ) -> None:
-        self._path = path
-        self._strangers = strangers
-        self._file = file
-        self._failures = failures
-        self._streams = streams
-        self._insecure = insecure
+    def __init__(self, path: str, authorization: Authorization) -> None:
+        self._counted = authorization.counted
+        self._file = authorization.file
+        self._insecure = authorization.insecure
+        self._strangers, self._streams = authorization.strangers, authorization.streams
         self._needed = needed(path)
         self.in_a_realm = path in IN_A_REALM
         self.open_to_all = path in OPEN_TO_ALL
@@ -135,7 +129,7 @@ class MethodAuthorization:
                 metadata={"access": self._needed.told},
             )
             cause = NotLetIn("access")
-            raise self._failures.counted(refusal, cause) from cause
+            raise self._counted(refusal, cause) from cause
 
     def asks(self, caller: Caller | NotLetIn, request: Any) -> None:
         """See that what a request names may be used by who sent it, before anything else is done with it.
@@ -172,7 +166,7 @@ class MethodAuthorization:
             caller.principal, caller.rules = _known(caller.credential, rules), rules
         except NotLetIn as stranger:
             stranger.event = "not let in any more"
-            raise self._failures.counted(unauthenticated(), stranger) from stranger
+            raise self._counted(unauthenticated(), stranger) from stranger
         self.asks_access(caller)
         self._asks_realm(caller)
 
@@ -208,14 +202,12 @@ class MethodAuthorization:
 
     def _not_let_in(self, stranger: NotLetIn) -> RuntimeStoreError:
         """The refusal of who is not known by what was shown, counted."""
-        return self._failures.counted(
-            sent_in_the_open() if stranger.why == "plaintext" else unauthenticated(), stranger
-        )
+        return self._counted(sent_in_the_open() if stranger.why == "plaintext" else unauthenticated(), stranger)
 
     def _asks_realm(self, caller: Caller) -> None:
         if caller.realm is not None and not caller.principal.may_use(caller.realm):
             refusal, cause = RealmNotAllowed("the credential does not open this realm"), NotLetIn("realm")
-            raise self._failures.counted(refusal, cause) from cause
+            raise self._counted(refusal, cause) from cause
 
     def _shown(self, context: Any) -> Credential:
         """The credential that a call brings.

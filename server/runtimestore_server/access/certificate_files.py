@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_MOST_BYTES = 16 * 1024 * 1024
-"""How large each file may be; a bundle of all CAs that there are has a quarter of a megabyte."""
-
-_READ_TIMES = 5
-"""How often files are read that change meanwhile, as when the folder that they lie in is swapped."""
-
 
 class Made(NamedTuple):
     """What was made of the files."""
@@ -61,7 +55,7 @@ class CertificateFiles:
         Raises:
             Unusable: one cannot be read.
         """
-        for _ in range(_READ_TIMES):
+        for _ in range(5):  # they may change meanwhile, as when the folder that they lie in is swapped
             before = self.stamps()
             contents = tuple(self._content(path) for path in self._paths)
             if self.stamps() == before:
@@ -113,7 +107,7 @@ class CertificateFiles:
 
     def _content(self, path: Path) -> bytes:
         try:
-            return read_regular(path, _MOST_BYTES)[0]
+            return read_regular(path, 16 * 1024 * 1024)[0]  # a bundle of all CAs has a quarter of a megabyte
         except OSError as error:
             raise Unusable(f"{path}: {error.strerror}; see --tls-cert, --tls-key and --tls-client-ca") from None
         except Unusable as wrong:

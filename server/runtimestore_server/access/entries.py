@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
-_HEAD = "# Who may come in; see docs/operations.md. A server reads it anew when it changes.\n"
-_OWNERS_ONLY = 0o600
-
 
 def add_token(
     path: Path,
@@ -58,7 +55,9 @@ def add_token(
         raise Unusable(str(wrong).partition(": ")[2]) from None
     try:
         with _alone_in(path.parent):
-            before = read_regular(path, MOST_BYTES)[0].decode() if path.exists() else _HEAD
+            before = "# Who may come in; see docs/operations.md. A server reads it anew when it changes.\n"
+            if path.exists():
+                before = read_regular(path, MOST_BYTES)[0].decode()
             after = f"{before.rstrip()}\n\n{entry}"
             parsed(after)
             _replace(path, after, ready=lambda: show(token))
@@ -96,7 +95,7 @@ def _replace(path: Path, text: str, *, ready: Callable[[], None]) -> None:
                 if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
                     os.fchown(file.fileno(), status.st_uid, status.st_gid)
             else:
-                os.fchmod(file.fileno(), _OWNERS_ONLY)
+                os.fchmod(file.fileno(), 0o600)
             file.flush()
             os.fsync(file.fileno())
         ready()

@@ -1,16 +1,13 @@
-"""The attempts to come in that failed: all are counted; the wrapper of a call logs them with the other refusals."""
+"""What was wrong with attempts to come in that failed, and what callers are told; the wrapper of a call logs them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from runtimestore.errors import Unauthenticated
 
 if TYPE_CHECKING:
     from typing import Self
-
-    from runtimestore.errors import RuntimeStoreError
 
 KINDS = ("none", "malformed", "unknown", "ended", "plaintext", "access", "realm")
 """What may be wrong with an attempt: no credential, none that could be one, nobody's, past its time, sent without TLS;
@@ -30,23 +27,6 @@ class NotLetIn(Exception):
         """Keep no frame, and so nothing that they know of the call."""
         self.__traceback__ = self.__context__ = None
         return self
-
-
-class Failures:
-    """The failed attempts since the start."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        """By reason, as the caller is told."""
-        self.by_kind: Counter[str] = Counter()
-        """By what was wrong, which callers are not told: a few words that stand in this package."""
-
-    def counted(self, refusal: RuntimeStoreError, cause: NotLetIn) -> RuntimeStoreError:
-        """Count a refusal by what it is caused by, and hand it back to be raised from that."""
-        self.counts[refusal.reason] += 1
-        self.by_kind[cause.why] += 1
-        cause.forget_frames()
-        return refusal
 
 
 def unauthenticated() -> Unauthenticated:

@@ -22,14 +22,11 @@ _log = structlog.get_logger(__name__)
 TRY_SECONDS = 10.0
 """How long a handshake may take: some milliseconds, unless the machine does not come to it."""
 
-_LOOPBACKS = ("127.0.0.1:0", "[::1]:0")
 _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
     ("grpc.enable_http_proxy", 0),  # the environment may name one
     ("grpc.so_reuseport", 0),  # nobody else's connection
 )
-_OTHER_NAME = "Hostname Verification"
-"""What gRPC says where the handshake is done and the certificate is of another host. Matters where it names none."""
 _REASON = re.compile(r"OPENSSL_internal:([A-Z0-9_]+(: [a-z ]+)?)")
 """BoringSSL's own words for what is wrong, where gRPC passes them on."""
 
@@ -61,7 +58,7 @@ def _listening(server: grpc.Server, credentials: grpc.ServerCredentials) -> str 
     Raises:
         Unusable: gRPC cannot make use of them.
     """
-    for loopback in _LOOPBACKS:
+    for loopback in ("127.0.0.1:0", "[::1]:0"):
         try:
             return f"{loopback.rpartition(':')[0]}:{server.add_secure_port(loopback, credentials)}"
         except RuntimeError:  # for whatever reason
@@ -90,6 +87,7 @@ def _connect(address: str, certificate: bytes, name: str) -> None:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 _log.warning("the certificate was not tried: the machine does not come to it")
-            elif error.code() is grpc.StatusCode.UNAVAILABLE and _OTHER_NAME not in (error.details() or ""):
+            # What gRPC says where the handshake is done and the certificate is of another host, or names none.
+            elif error.code() is grpc.StatusCode.UNAVAILABLE and "Hostname Verification" not in (error.details() or ""):
                 reason = _REASON.search(error.details() or "")
                 raise Unusable(f"gRPC's clients end the handshake{f', {reason[1]}' if reason else ''}") from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import RuntimeStoreError
+from runtimestore_server.supervision import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,17 +19,12 @@ LOOK_SECONDS = 1.0
 """How often the access file is looked at without a call, and how long a stream goes on at most that is to end."""
 
 
-class _Stream(NamedTuple):
-    caller: Caller
-    asks_again: Callable[[], None]
-
-
 class OpenStreams:
     """The streams that are open, on the event loop."""
 
     def __init__(self, file: AccessFile) -> None:
         self._file = file
-        self._open: dict[asyncio.Task[Any], _Stream] = {}
+        self._open: dict[asyncio.Task[Any], tuple[Caller, Callable[[], None]]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -36,7 +32,7 @@ class OpenStreams:
 
     def add(self, call: asyncio.Task[Any], caller: Caller, asks_again: Callable[[], None]) -> None:
         """Keep an eye on the stream of a call, until `remove`; `asks_again` raises why its caller is not let in."""
-        self._open[call] = _Stream(caller, asks_again)
+        self._open[call] = caller, asks_again
 
     def remove(self, call: asyncio.Task[Any]) -> None:
         """The stream is over; nothing happens where it is not known."""
@@ -48,9 +44,7 @@ class OpenStreams:
 
     async def close(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await stopped(self._task)
 
     async def _keep_looking(self) -> None:
         while True:

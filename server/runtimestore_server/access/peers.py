@@ -9,14 +9,12 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_TRANSPORT = "transport_security_type"
-
 
 def is_carried_safely(context: Any) -> bool:
     """Whether a call came over TLS, or without leaving this machine."""
     if is_this_machine(context.peer()):
         return True
-    return b"insecure" not in context.auth_context().get(_TRANSPORT, (b"insecure",))
+    return b"insecure" not in context.auth_context().get("transport_security_type", (b"insecure",))
 
 
 def names_shown(auth_context: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:
@@ -32,7 +30,8 @@ def names_shown(auth_context: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Tell whether a name is an address of IP."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -41,9 +40,9 @@ def _is_address(name: str) -> bool:
 
 
 _KINDS: dict[str, Callable[[str], bool]] = {
-    "peer_dns": lambda name: not {":", "@", "/"} & {*name} and not _is_address(name),
+    "peer_dns": lambda name: not {":", "@", "/"} & {*name} and not is_address(name),
     "peer_email": lambda name: "@" in name and not {":", "/"} & {*name},
-    "peer_uri": lambda name: ":" in name and not _is_address(name),
+    "peer_uri": lambda name: ":" in name and not is_address(name),
     "peer_ip": lambda _: True,
 }
 """Each kind of name, by gRPC's word for it, and whether a text looks like one."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 PREFIX = "rst_"
 """How every token begins, so that scanners of repositories and logs know one when they see it."""
 
-RANDOM_BYTES = 32
-
 _TOKEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")  # 32 bytes in base64 without padding
 
 
@@ -24,7 +22,7 @@ class MalformedToken(Exception):
 
 def new_token() -> str:
     """A new token of 256 random bits."""
-    return PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+    return PREFIX + secrets.token_urlsafe(32)
 
 
 def digest_of(token: str) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
+
+from runtimestore_server.access.peers import is_address
 
 _REASONS = {
     errno.EADDRINUSE: "the address is taken",
@@ -18,9 +19,6 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.EAFNOSUPPORT: "this machine does not speak that version of IP",
 }
-_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-
-UNKNOWN_REASON = "the system gave no reason"
 
 
 def addresses(listen: str) -> list[str]:
@@ -32,7 +30,7 @@ def addresses(listen: str) -> list[str]:
         OSError: the name is not found, or none of its addresses is this machine's.
     """
     host, _, port = listen.rpartition(":")
-    if listen.startswith("unix:") or _is_numeric(host.strip("[]")):
+    if listen.startswith("unix:") or is_address(host.strip("[]")):
         return [listen]
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     hosts = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
@@ -42,7 +40,7 @@ def addresses(listen: str) -> list[str]:
         try:
             _bind(family, (numeric, 0))
         except OSError as error:
-            if error.errno not in _ABSENT:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
             refusal = error  # where IPv6 is switched off, nobody can take that half of localhost
         else:
@@ -65,7 +63,7 @@ def reason(listen: str) -> str:
                 _bind(family, address)
     except OSError as error:
         return in_words(error)
-    return UNKNOWN_REASON
+    return "the system gave no reason"
 
 
 def in_words(error: OSError) -> str:
@@ -75,14 +73,6 @@ def in_words(error: OSError) -> str:
     if error.errno is None:
         return str(error)  # a path too long for a socket is refused before the system sees it
     return _REASONS.get(error.errno) or os.strerror(error.errno)
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _bind(family: int, address: tuple[object, ...]) -> None:

@@ -10,6 +10,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 
 from runtimestore.errors import RuntimeStoreError
+from runtimestore_server.supervision import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -61,9 +62,7 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
 
     async def stop_checking(self) -> None:
         """Look no more."""
-        if self._checking is not None:
-            self._checking.cancel()
-            await asyncio.wait([self._checking])
+        await stopped(self._checking)
 
     async def _check(self, check: Callable[[], Awaitable[None]], interval_seconds: float) -> None:
         while True:

@@ -11,6 +11,7 @@ import structlog
 
 from runtimestore_server.store.engines import error_name
 from runtimestore_server.store.tables import metadata, requests
+from runtimestore_server.supervision import stopped
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -47,9 +48,7 @@ class Sampling:
 
     async def close(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await stopped(self._task)
 
     async def _keep_looking(self) -> None:
         while True:

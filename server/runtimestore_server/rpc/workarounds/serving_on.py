@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from runtimestore_server.rpc.workarounds.waiting_calls import keep_waiting_calls
+from runtimestore_server.supervision import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +57,6 @@ FORMER_SECONDS = 60.0
 """How long the calls of a server whose socket file is gone may go on, as long as the slowest message of a write. Its
 connections are told at once to come anew, and so one that is looked for in vain again and again holds no more than
 the calls of that time."""
-
-_ACCEPTS = "AioServer._server_main_loop"
 
 
 class ServingOn:
@@ -90,9 +89,7 @@ class ServingOn:
 
     async def end(self) -> None:
         """Serve on as it is, but start nothing anew."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        await stopped(self._watching)
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop the server that serves now, and those that are being stopped already."""
@@ -160,5 +157,7 @@ class ServingOn:
                 await server.stop(0)  # it would keep the address from the next one
             raise
         self._accepting = [
-            task for task in asyncio.all_tasks() - before if getattr(task.get_coro(), "__qualname__", "") == _ACCEPTS
+            task
+            for task in asyncio.all_tasks() - before
+            if getattr(task.get_coro(), "__qualname__", "") == "AioServer._server_main_loop"
         ]
