@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
@@ -20,12 +21,11 @@ from runtimestore.v1 import (
 from runtimestore_server.access.listening import protection
 from runtimestore_server.access.rules import Unusable
 from runtimestore_server.budget import RetryPacing
-from runtimestore_server.rpc import received
 from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
 from runtimestore_server.rpc.sending import Sending
 from runtimestore_server.rpc.server import CannotServe, Server
-from runtimestore_server.rpc.status import Unanswered, realm_of_call
+from runtimestore_server.rpc.status import log_unanswered, realm_of_call
 from runtimestore_server.rpc.workarounds.closed_connections import close_connection
 from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
@@ -133,15 +133,13 @@ class Application:
             pacing=self.pacing,
             supervision=self.supervision,
             traces=self.traces,
-            unanswered=Unanswered(lines),
+            unanswered=partial(log_unanswered, lines),
         )
         self.sending = Sending(settings.max_waiting_bytes, self.pacing)
         self.limiters = Limiters(settings, self.store.budget, self.pacing)
         counts = CallCounts(lines, log_served=settings.log_calls, realms=_realms(self.authorization))
         self.calls = Calls(self.limiters, self.sending, self.authorization, counts=counts, traces=self.traces)
-        runtime_store = RuntimeStoreService(
-            self.store, settings, workers=self.workers, sending=self.sending, received=received
-        )
+        runtime_store = RuntimeStoreService(self.store, settings, workers=self.workers, sending=self.sending)
         admin = RuntimeStoreAdminService(self.store, settings, schema_revision=revision, sending=self.sending)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 

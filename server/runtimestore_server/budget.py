@@ -31,6 +31,11 @@ class RetryPacing:
         self._next = min(max(self._next + 1 / REFUSALS_PER_SECOND, now + SOONEST_SECONDS), now + LATEST_SECONDS)
         return self._next - now
 
+    def refusal(self, told: str, **metadata: object) -> Overloaded:
+        """Make the refusal of one for whom there is no room now, and say when to come back."""
+        metadata_told = {key: str(value) for key, value in metadata.items()}
+        return Overloaded(told, metadata=metadata_told, retry_after_seconds=self.seconds())
+
 
 @dataclass(slots=True)
 class Bound:
@@ -41,14 +46,6 @@ class Bound:
     """Under which the refusal's metadata tell how much there is."""
     words: str
     """What the refusal's sentence says after the number."""
-
-    def refusal(self, held: int, pacing: RetryPacing) -> Overloaded:
-        """The refusal of one more, where so much is held."""
-        return Overloaded(
-            f"{held} {self.words}; try again later",
-            metadata={self.key: str(held)},
-            retry_after_seconds=pacing.seconds(),
-        )
 
 
 class Budget:
@@ -72,11 +69,14 @@ class Budget:
         """
         bound = self.items_bound
         if bound is not None and (items := self.items + ahead) >= bound.most:
-            return bound.refusal(items, self._pacing)
+            return self._of(bound, items)
         bound = self.size_bound
         if bound is None or size_bytes is None or not self.bytes or self.bytes + size_bytes <= bound.most:
             return None
-        return bound.refusal(self.bytes, self._pacing)
+        return self._of(bound, self.bytes)
+
+    def _of(self, bound: Bound, held: int) -> Overloaded:
+        return self._pacing.refusal(f"{held} {bound.words}; try again later", **{bound.key: held})
 
     def take(self, size_bytes: int | None = 0) -> None:
         """Hold one more, until it is given back.

@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -94,27 +95,17 @@ class Phase(NamedTuple):
         return max(self.at_least_seconds, min(self.at_most_seconds, left_seconds))
 
 
+@dataclass(frozen=True, kw_only=True)
 class Shutdown:
     """The end of the parts of one server."""
 
-    def __init__(
-        self,
-        *,
-        health: HealthService,
-        calls: Calls,
-        limiters: Limiters,
-        workers: Workers,
-        store: Store,
-        server: Server,
-        traces: Traces | None = None,
-    ) -> None:
-        self._traces = traces
-        self._health = health
-        self._calls = calls
-        self._limiters = limiters
-        self._workers = workers
-        self._store = store
-        self._server = server
+    health: HealthService
+    calls: Calls
+    limiters: Limiters
+    workers: Workers
+    store: Store
+    server: Server
+    traces: Traces | None = None
 
     def phases(self, grace_seconds: float) -> tuple[Phase, ...]:
         """The way down in so many seconds, from its first phase to its last."""
@@ -122,10 +113,10 @@ class Shutdown:
         no_retries_seconds = min(NO_RETRIES_SECONDS, (grace_seconds - last_seconds) / 2)
         return (
             Phase("tell", do=(self._tell,)),
-            Phase("finish", (self._calls.drain,), leaves_seconds=last_seconds + no_retries_seconds, quiet_seconds=0.0),
+            Phase("finish", (self.calls.drain,), leaves_seconds=last_seconds + no_retries_seconds, quiet_seconds=0.0),
             Phase(
                 "no retries",
-                (self._store.drain,),
+                (self.store.drain,),
                 at_most_seconds=no_retries_seconds,
                 leaves_seconds=last_seconds,
                 quiet_seconds=0.0,
@@ -133,15 +124,15 @@ class Shutdown:
             # Calls that crossed our going are told to try again, as long as they come one upon the other.
             Phase(
                 "answer",
-                (self._store.abort, self._workers.abort, self._limiters.abort),
+                (self.store.abort, self.workers.abort, self.limiters.abort),
                 at_most_seconds=CROSSING_SECONDS,
                 quiet_seconds=QUIET_SECONDS,
             ),
             # Everything is answered; the last bytes get a moment. Whoever only watches health must not hold the end up.
-            Phase("disconnect", do=(self._server.stop,), at_most_seconds=LAST_BYTES_SECONDS, leaves_seconds=0.0),
+            Phase("disconnect", do=(self.server.stop,), at_most_seconds=LAST_BYTES_SECONDS, leaves_seconds=0.0),
             Phase(
                 "close",
-                do=(self._workers.close, self._store.close),
+                do=(self.workers.close, self.store.close),
                 at_least_seconds=CLOSE_SECONDS,
                 at_most_seconds=LONGEST_CLOSE_SECONDS,
                 leaves_seconds=0.0,
@@ -190,21 +181,19 @@ class Shutdown:
 
     async def _tell(self, _within_seconds: float) -> None:
         """Have nothing checked or begun anew, and health say NOT_SERVING."""
-        await self._health.stop_checking()
-        await self._server.drain()
-        await self._health.enter_graceful_shutdown()
+        await self.health.stop_checking()
+        await self.server.drain()
+        await self.health.enter_graceful_shutdown()
 
     async def _close_traces(self, within_seconds: float) -> None:
-        if self._traces is not None:  # what hangs there is left behind, and no reason to say that the store did
-            await self._traces.close(within_seconds=within_seconds)
+        if self.traces is not None:  # what hangs there is left behind, and no reason to say that the store did
+            await self.traces.close(within_seconds=within_seconds)
 
     def _idle(self) -> bool:
-        return not (self._calls.in_flight or self._workers.waiting or self._store.busy)
+        return not (self.calls.in_flight or self.workers.waiting or self.store.busy)
 
 
-async def reached(
-    condition: Callable[[], bool], *, within_seconds: float, for_seconds: float = 0.0, every_seconds: float = 0.005
-) -> bool:
+async def reached(condition: Callable[[], bool], *, within_seconds: float, for_seconds: float = 0.0) -> bool:
     """Wait until a condition holds, for `for_seconds` on end, but no longer than `within_seconds`; whether it holds.
 
     By looking again and again, a few times in a process' life: events would be set and cleared on every call, and a
@@ -219,5 +208,5 @@ async def reached(
             since = now if since is None else since
             if now - since >= for_seconds:
                 return True
-        await asyncio.sleep(every_seconds)
+        await asyncio.sleep(0.002)
     return condition()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
 class _Item:
     """Work that waits for a thread or runs on one, what it holds in memory, and the future that its caller awaits."""
 
-    __slots__ = ("answer", "size_bytes", "work")
-
-    def __init__(self, work: Callable[[], Any], size_bytes: int | None, answer: asyncio.Future[Any]) -> None:
-        self.work = work
-        self.size_bytes = size_bytes
-        self.answer = answer
+    work: Callable[[], Any]
+    size_bytes: int | None
+    answer: asyncio.Future[Any]
 
 
 class Workers:
@@ -137,7 +136,5 @@ class Workers:
         for _ in self._threads:
             self._queue.put(None)
         return await reached(
-            lambda: not any(thread.is_alive() for thread in self._threads),
-            within_seconds=within_seconds,
-            every_seconds=0.002,
+            lambda: not any(thread.is_alive() for thread in self._threads), within_seconds=within_seconds
         )

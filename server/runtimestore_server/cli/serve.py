@@ -113,14 +113,14 @@ async def _introduce(app: Application, settings: Settings) -> None:
     """Tell what serves, and where."""
     if app.store.database.ephemeral:
         _log.warning("this store is in memory only: it forgets everything when it stops")
-    with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
-        if warnings := await app.store.durability_warnings():
-            _log.warning("durability settings are off", settings="; ".join(warnings))
-        if warnings := await app.store.pooler_warnings():
-            _log.warning("behind a pooler", settings="; ".join(warnings))
-        if warnings := await app.store.connection_warnings():
-            _log.warning("connections may run out", limits="; ".join(warnings))
     database = app.store.database
+    with contextlib.suppress(RuntimeStoreError):  # whether the database answers, health tells
+        if warnings := await app.store.read(database.durability_warnings):
+            _log.warning("durability settings are off", settings="; ".join(warnings))
+        if warnings := await app.store.read(database.pooler_warnings):
+            _log.warning("behind a pooler", settings="; ".join(warnings))
+        if warnings := await app.store.read(database.connection_warnings):
+            _log.warning("connections may run out", limits="; ".join(warnings))
     for defect in database.defects():
         _log.warning("the engine has a known defect", defect=defect)
     store = await _store_of(app, settings)

@@ -1,4 +1,4 @@
-"""Session snapshots: their check, what stands before their bytes on the way out, their limit.
+"""Session snapshots: their check, what stands before their bytes on the way out.
 
 The stored form is the document as it was sent, byte for byte. It replaces the last good one, so what the runtimes' own
 types could not read back is refused.
@@ -7,7 +7,7 @@ types could not read back is refused.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,7 +25,7 @@ from runtimestore_server.store.versions.packing import packed
 from runtimestore_server.store.versions.rows import corrupt_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Connection
 
@@ -36,23 +36,9 @@ if TYPE_CHECKING:
     from runtimestore_server.store.versions.recent import RecentSession
 
 EDITS_FIELD = "session_delta.snapshot_edits"
-LIMIT = "max_session_snapshot_bytes"
-"""The setting that bounds one."""
 
 CHUNK_BYTES = 1024 * 1024
 """A snapshot is sent in chunks, so that a client with gRPC's default limit of 4 MiB reads everything."""
-
-ID_STANDS_WITHIN_BYTES = 1024
-
-COPIED_AS_READ = 16
-"""How many bytes are copied, about, in the time in which one is checked."""
-
-
-class Left(Protocol):
-    """A document that stands in the message that it came in."""
-
-    def take(self) -> bytes:
-        """Copy it from there; once."""
 
 
 class _Id(msgspec.Struct):
@@ -65,15 +51,15 @@ _id_decoder = msgspec.json.Decoder(_Id)
 def check_delta(
     delta: pb.SessionDelta,
     base: RecentSession | None = None,
-    document: Left | None = None,
+    document: Callable[[], bytes] | None = None,
     *,
     belongs_to: str | None = None,
 ) -> SessionSnapshot:
     """Check the session document of a request; `belongs_to` is the session that it must be, as a canonical UUID.
 
     `base` is what edits are made of. Where they are of another document nothing of them can be checked: they may only
-    repeat a write that landed. A whole document is stored as edits of the base, if that is less. `document` is a whole
-    one that was left in the message, with nothing in its place.
+    repeat a write that landed. A whole document is stored as edits of the base, if that is less. `document` takes
+    a whole one that was left in the message, with nothing in its place; once.
 
     Raises:
         InvalidRequest: there is none, or its edits are none of this base.
@@ -82,7 +68,7 @@ def check_delta(
     """
     match delta.WhichOneof("delta"):
         case "session_snapshot":
-            body = delta.session_snapshot if document is None else document.take()
+            body = delta.session_snapshot if document is None else document()
             agreed_bytes = growth.agreed_bytes(body, base) if base is not None else 0
             snapshot = check(body, base, untouched_bytes=agreed_bytes)
             if base is not None and (encoded := _edits_between(base, body, agreed_bytes)) is not None:
@@ -109,7 +95,7 @@ def looked_at_bytes(delta: pb.SessionDelta, base: RecentSession) -> int:
     checked_bytes = base.checked.ends if base.checked is not None else 0
     if delta.WhichOneof("delta") != "snapshot_edits" or (found and found[0].start < checked_bytes):
         return len(base.body)
-    return len(base.body) - checked_bytes + checked_bytes // COPIED_AS_READ
+    return len(base.body) - checked_bytes + checked_bytes // 16  # so many bytes are copied while one is checked
 
 
 def check_key(belongs_to: str, session_id: str) -> None:
@@ -274,7 +260,7 @@ def _is_of(body: bytes, session_id: str) -> bool:
     if not isinstance(session_id, str) or canonical_uuid(session_id) != session_id:
         return False  # damaged: SQLite even keeps values of another type
     # Nearly always the id stands near the beginning, spelt as it is stored: no need to parse megabytes to find it.
-    if session_id.encode() in body[:ID_STANDS_WITHIN_BYTES]:
+    if session_id.encode() in body[:1024]:
         return True
     try:
         return canonical_uuid(lenient(_id_decoder, body).id) == session_id

@@ -56,9 +56,6 @@ many hosts as places can be kept in that time to keep all others waiting, and no
 PROMPT = "/grpc.health."
 """How the paths of the methods begin whose messages come with their calls: anybody may ask for health."""
 
-RESTARTS = "gRPC stopped by itself and is started again"
-"""What the others are told when the server goes on under a new listener."""
-
 EXCHANGING = 4
 """How many streams of requests are open at once, each with a slot to its end."""
 
@@ -157,7 +154,7 @@ class Limiters:
 
     def restart(self) -> None:
         """Refuse the same calls, since gRPC's server stopped by itself and nobody knows which of them were its."""
-        self.abort(RESTARTS)
+        self.abort("gRPC stopped by itself and is started again")
 
 
 def unavailable(method: str, because: str) -> StoreUnavailable:

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.rpc.admission import Limiter, Limiters
     from runtimestore_server.rpc.sending import Sending
-    from runtimestore_server.rpc.watches import OpenWatch
     from runtimestore_server.telemetry.counts import CallCounts
     from runtimestore_server.telemetry.spans import Traces
 
@@ -83,16 +82,9 @@ class Calls:
         self._limiters = limiters
         self._sending = sending
         self._authorization = authorization
-        self._in_flight = 0
+        self.in_flight = 0
+        """How many calls of our own services have arrived and are not over: who only watches health holds no end up."""
         self._draining = False
-
-    @property
-    def in_flight(self) -> int:
-        """How many calls of our own services have arrived and are not over.
-
-        Whoever only watches health, or asks for the services, must not hold an end up.
-        """
-        return self._in_flight
 
     def drain(self) -> None:
         """Refuse what arrives from now on as STORE_UNAVAILABLE; what has arrived goes on.
@@ -117,13 +109,13 @@ class Calls:
         Raises:
             NotReceived: the server ends and takes none any more; the call counts until it is told so.
         """
-        self._in_flight += 1
+        self.in_flight += 1
         call.add_done_callback(self._over)
         if self._draining:
             raise NotReceived
 
     def _over(self, _call: Task) -> None:
-        self._in_flight -= 1
+        self.in_flight -= 1
 
 
 class _Method:
@@ -213,7 +205,7 @@ class _Method:
 
     async def _many(self, call: Task, context: Context, limiter: Limiter, caller: Whoever) -> None:
         request = await self._receive(call, context, limiter, caller)
-        with self._counted_watch(caller) as watch, self._while_let_in(call, caller, watch):
+        with self._counted_watch(caller) as pass_to_strangers, self._while_let_in(call, caller, pass_to_strangers):
             answers = self._handler.unary_stream(request, context)
             del request
             await self._sending.stream(answers, context)
@@ -225,13 +217,15 @@ class _Method:
             async with aclosing(messages(context, lambda message: self._read(message, caller))) as requests:
                 await self._sending.stream(self._handler.stream_stream(requests, context), context)
 
-    def _while_let_in(self, call: Task, caller: Whoever, watch: OpenWatch | None = None) -> AbstractContextManager[Any]:
+    def _while_let_in(
+        self, call: Task, caller: Whoever, pass_to_strangers: Callable[[], None] | None = None
+    ) -> AbstractContextManager[Any]:
         """What ends a stream when its caller is not let in any more, or has a watch be one of strangers'."""
         if self._authorization is None or not isinstance(caller, Caller):
             return nullcontext()
-        return self._authorization.while_let_in(call, caller, None if watch is None else watch.pass_to_strangers)
+        return self._authorization.while_let_in(call, caller, pass_to_strangers)
 
-    def _counted_watch(self, caller: Whoever) -> AbstractContextManager[OpenWatch | None]:
+    def _counted_watch(self, caller: Whoever) -> AbstractContextManager[Callable[[], None] | None]:
         """What bounds the streams that watch health."""
         return nullcontext() if self._watches is None else self._watches.open(stranger=isinstance(caller, NotLetIn))
 

@@ -17,11 +17,6 @@ CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 CANCELLED, DEADLINE_EXCEEDED = "CANCELLED", "DEADLINE_EXCEEDED"
 
-NEAR_SECONDS = 0.1
-NEAR_SHARE = 0.01
-"""How long before its deadline a call may end that ran into it: callers' libraries cancel by clocks of their own, and
-round the time that they tell the server up, by a hundredth at most."""
-
 
 def code_of_end(context: Any, error: BaseException, started: float) -> str:
     """The name of the code of a call that began at `started` and ended by this error. Never raises."""
@@ -43,7 +38,9 @@ def code_of_given_up(context: Any, started: float) -> str:
         if left_seconds is None:
             return CANCELLED
         whole_seconds = left_seconds + time.perf_counter() - started
-        near_seconds = min(max(NEAR_SECONDS, NEAR_SHARE * whole_seconds), whole_seconds / 2)
+        # It may end so long before its deadline and have run into it: callers' libraries cancel by clocks of their own,
+        # and round the time that they tell the server up, by a hundredth at most.
+        near_seconds = min(max(0.1, 0.01 * whole_seconds), whole_seconds / 2)
     except Exception:  # noqa: BLE001  (what cannot be asked is not known)
         return CANCELLED
     return DEADLINE_EXCEEDED if left_seconds <= near_seconds else CANCELLED

@@ -10,17 +10,19 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtimestore_server.rpc.left_documents import LeftDocument
 
 _bytes: ContextVar[int] = ContextVar("received_bytes", default=0)
-_document: ContextVar[LeftDocument | None] = ContextVar("received_document", default=None)
+_document: ContextVar[Callable[[], bytes] | None] = ContextVar("received_document", default=None)
 
 
 def note_received(size_bytes: int, document: LeftDocument | None) -> None:
     """Keep the length of the message of this task's call, and what was left in it until that is asked for."""
     _bytes.set(size_bytes)
     if document is not None:
-        _document.set(document)
+        _document.set(document.take)
 
 
 def received_bytes() -> int:
@@ -28,8 +30,8 @@ def received_bytes() -> int:
     return _bytes.get()
 
 
-def received_document() -> LeftDocument | None:
-    """What was left in the message of this task's call, if anything was; told once, so that nothing else keeps it."""
+def received_document() -> Callable[[], bytes] | None:
+    """Tell how to take what was left in the message of this call, if anything; once, so that nothing else keeps it."""
     if (document := _document.get()) is not None:
         _document.set(None)
     return document

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
     from runtimestore_server.telemetry.counts import CallCounts
 
 
-class Registrar:
-    """What generated code registers the methods of its service with, instead of the server itself."""
+class Registrar(grpc.GenericRpcHandler):
+    """What generated code registers the methods of its service with, instead of the server itself; finds them by path.
+
+    Of methods that it knows by name, gRPC waits for the next call of each in a task, and after every call it begins to
+    wait for all those tasks anew: with two dozen methods that costs a small write more than its checks.
+    """
 
     def __init__(self, calls: Calls, server: grpc.aio.Server) -> None:
         self._calls = calls
         self._server = server
-        self._methods = _Methods()
-        server.add_generic_rpc_handlers((self._methods,))
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        server.add_generic_rpc_handlers((self,))
 
     def add_generic_rpc_handlers(self, _handlers: object) -> None:
         """Leave out what generated code registers a second time, for runtimes older than the registration by name."""
@@ -38,22 +42,11 @@ class Registrar:
         if f"/{service}/".startswith(PROMPT):  # else a probe would wait behind all calls that are not begun
             self._server.add_registered_method_handlers(service, wrapped)
         else:
-            self._methods.handlers |= {f"/{service}/{name}": handler for name, handler in wrapped.items()}
-
-
-class _Methods(grpc.GenericRpcHandler):
-    """Finds the handler of a call by its path.
-
-    Of methods that it knows by name, gRPC waits for the next call of each in a task, and after every call it begins to
-    wait for all those tasks anew: with two dozen methods that costs a small write more than its checks.
-    """
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+            self._handlers |= {f"/{service}/{name}": handler for name, handler in wrapped.items()}
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler of a method that is registered."""
-        return self.handlers.get(handler_call_details.method)
+        """Find the handler of a method that is registered."""
+        return self._handlers.get(handler_call_details.method)
 
 
 class UnknownMethods(grpc.GenericRpcHandler):

@@ -116,11 +116,8 @@ class Sending:
     def _drop(self, answer: _Answer, messages: AsyncGenerator[Any, None], message: Any) -> int:
         """Let go of what gRPC does not have of an answer; how many bytes that is."""
         answer.writing = None
-        answer.given_up = Overloaded(
-            "the answer stood still while others found no room; load it again",
-            metadata={"sending_bytes": str(self.budget.bytes)},
-            retry_after_seconds=self._pacing.seconds(),
-        )
+        told = "the answer stood still while others found no room; load it again"
+        answer.given_up = self._pacing.refusal(told, sending_bytes=self.budget.bytes)
         # It waits until its next message is asked for, and so anybody can close it.
         closing = asyncio.get_running_loop().create_task(messages.aclose())
         self._closing.add(closing)

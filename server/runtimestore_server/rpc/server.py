@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
     from runtimestore_server.supervision import Supervision
 
-STREAMS_PER_CONNECTION = 10_000
-"""How many calls one connection may have open; what waits beyond that waits in the client, out of sight."""
-
 PENDING_CALLS = 10_000
 """How many calls may have arrived and not be begun, 130 MB of them. Nobody knows yet whose they are: whoever sends them
 faster than they are refused fills this, and gRPC cancels what comes beyond."""
@@ -37,12 +34,6 @@ KEEPALIVE_TIME_MS = 20_000
 
 KEEPALIVE_TIMEOUT_MS = 60_000
 """How long the answer may take: on a slow link it stands behind the answers that are on their way."""
-
-MOST_CONNECTIONS = "grpc.max_allowed_incoming_connections"
-"""gRPC's option for how many connections an address takes: what comes beyond is accepted, and closed."""
-
-ONLY_IDENTITY = 1
-"""gRPC's set of algorithms, a bit for each: messages that are not compressed."""
 
 
 class CannotServe(Exception):
@@ -130,7 +121,8 @@ class Server:
             RuntimeError: the address is taken or cannot be listened on.
         """
         of_an_address = max(1, self.most_connections // max(1, len(self._hosts)))
-        server = grpc.aio.server(options=[*channel_options(self._settings), (MOST_CONNECTIONS, of_an_address)])
+        most = ("grpc.max_allowed_incoming_connections", of_an_address)  # what comes beyond is accepted, and closed
+        server = grpc.aio.server(options=[*channel_options(self._settings), most])
         self._register(Registrar(self._calls, server))
         server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts, self._strangers),))
         if (file := self._socket) is not None:
@@ -173,7 +165,7 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # whatever was accepted, under whatever limits then, can be read
-        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        ("grpc.max_concurrent_streams", 10_000),  # on one connection; what is beyond waits in the client, out of sight
         # Beyond its own bounds gRPC cancels calls without a word; ours refuse them with a reason.
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
@@ -181,8 +173,8 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         # connection until every message that waits is there whole.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
-        # A few KB can inflate to the largest message, many at once; nothing tells before how large they get.
-        ("grpc.compression_enabled_algorithms_bitset", ONLY_IDENTITY),
+        # Identity alone: a few KB can inflate to the largest message, many at once; nothing tells before how large.
+        ("grpc.compression_enabled_algorithms_bitset", 0b1),
         # Calls of a peer that is gone, or hangs, must not stay for hours.
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

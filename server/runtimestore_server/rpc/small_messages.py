@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runtimestore.errors import Overloaded
 from runtimestore_server.documents.identifiers import bad_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runtimestore.errors import InvalidRequest, RuntimeStoreError
+    from runtimestore.errors import InvalidRequest, Overloaded, RuntimeStoreError
     from runtimestore_server.budget import RetryPacing
     from runtimestore_server.rpc.upload_slots import UploadSlots
 
@@ -51,11 +51,10 @@ def late() -> InvalidRequest:
 
 def late_beside_growth(pacing: RetryPacing) -> Overloaded:
     """The same of other methods, whose callers are known: it may well be another's message that makes it grow."""
-    return Overloaded(
+    return pacing.refusal(
         "the request did not come with its call while memory was filling; nothing was done, send it again. Requests of "
         f"this method have {MOST_BYTES} bytes at most",
-        metadata={"limit_bytes": str(MOST_BYTES)},
-        retry_after_seconds=pacing.seconds(),
+        limit_bytes=MOST_BYTES,
     )
 
 
@@ -111,24 +110,19 @@ class LateMessages:
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
 
+@dataclass(slots=True)
 class _Late:
     """A message that was not there at once."""
 
-    __slots__ = ("before", "looks", "slots")
-
-    def __init__(self, slots: UploadSlots) -> None:
-        self.slots = slots
-        self.looks = 0
-        """How often it was found missing."""
-        self.before = 0
-        """How large the process was the first time."""
-
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+    slots: UploadSlots
+    looks: int = 0
+    """How often it was found missing."""
+    before: int = 0
+    """How large the process was the first time."""
 
 
 def _resident_bytes() -> int | None:
     """How much memory this process has; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-        return int(file.read().split()[1]) * _PAGE_BYTES
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-STATUS_DETAILS_KEY = "grpc-status-details-bin"
 MOST_OF_A_NAME = 512
 """In characters: how much of a realm or a runtime id the log shows."""
 
@@ -151,23 +150,17 @@ def log_unknown(context: Any, *, started: float, lines: LineLimit) -> None:
             _log.info("unknown method", **_about(context, UNKNOWN_METHOD, None), code="UNIMPLEMENTED", seconds=seconds)
 
 
-class Unanswered:
-    """Writes the line of a write that was decided when its call was over already, in the context of that call."""
-
-    def __init__(self, lines: LineLimit) -> None:
-        self._lines = lines
-
-    def __call__(self, decision: Outcome | RuntimeStoreError) -> None:
-        """Tell what became of it. Never raises."""
-        with contextlib.suppress(Exception):
-            found: dict[str, Any] = _named(_subject.get()[2] or None)
-            if isinstance(decision, RuntimeStoreError):
-                found |= {"outcome": "unknown" if isinstance(decision, CommitOutcomeUnknown) else "refused"}
-                found |= {"reason": decision.reason}
-            else:
-                found |= {"outcome": "replayed" if decision.replayed else "committed", "revision": decision.revision}
-            if self._lines.lets_through(f"unanswered {found['outcome']}"):
-                _log.info("decided unanswered", **found)
+def log_unanswered(lines: LineLimit, decision: Outcome | RuntimeStoreError) -> None:
+    """Write the line of a write that was decided when its call was over, in the context of that call. Never raises."""
+    with contextlib.suppress(Exception):
+        found: dict[str, Any] = _named(_subject.get()[2] or None)
+        if isinstance(decision, RuntimeStoreError):
+            found |= {"outcome": "unknown" if isinstance(decision, CommitOutcomeUnknown) else "refused"}
+            found |= {"reason": decision.reason}
+        else:
+            found |= {"outcome": "replayed" if decision.replayed else "committed", "revision": decision.revision}
+        if lines.lets_through(f"unanswered {found['outcome']}"):
+            _log.info("decided unanswered", **found)
 
 
 def _named(call_id: str | None) -> dict[str, Any]:
@@ -261,7 +254,7 @@ def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
 def told(refusal: RuntimeStoreError, call_id: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:
     """What a caller is told of a refusal beside its code: the sentence, and the metadata with the details."""
     status = status_of(refusal, call_id)
-    return status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+    return status.message, (("grpc-status-details-bin", status.SerializeToString()),)
 
 
 def malformed() -> InvalidRequest:

@@ -10,8 +10,6 @@ import time
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runtimestore.errors import Overloaded
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -77,7 +75,7 @@ class UploadSlots:
         pacing: RetryPacing,
         late_seconds: float = 0.0,
     ) -> None:
-        self._at_once = at_once
+        self.at_once = at_once
         self._share = (at_once + 1) // 2
         self._patience_seconds = patience_seconds
         self._longest_seconds = longest_seconds
@@ -93,11 +91,6 @@ class UploadSlots:
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
         """How many calls wait for their turn."""
-
-    @property
-    def at_once(self) -> int:
-        """How many slots there are."""
-        return self._at_once
 
     @property
     def received(self) -> int:
@@ -165,10 +158,6 @@ class UploadSlots:
         """Why the call's message was given up, if the call was cancelled for that."""
         return self._refused.get(call)
 
-    def give_up(self, call: asyncio.Task[Any], error: RuntimeStoreError) -> None:
-        """Refuse a call, whose message is being received, with this error."""
-        self._refuse(call, error)
-
     def abort(self, because: str = ENDS) -> None:
         """Give up whatever waits or is being received."""
         for queue in self._queues.values():
@@ -176,11 +165,11 @@ class UploadSlots:
                 if not turn.done():
                     turn.set_exception(NotReceived(because))
         for call in list(self._slots):
-            self._refuse(call, NotReceived(because))
+            self.give_up(call, NotReceived(because))
 
     def must_wait(self, connection: str) -> bool:
         """Whether there is no slot for one more call of this connection now."""
-        room = len(self._slots) < self._at_once and self._held[connection] < self._share
+        room = len(self._slots) < self.at_once and self._held[connection] < self._share
         return not room or connection in self._queues
 
     def take(self, call: asyncio.Task[Any], connection: str) -> None:
@@ -198,7 +187,7 @@ class UploadSlots:
 
     def _give(self) -> None:
         """Give free slots to those who wait, to each connection in turn."""
-        while len(self._slots) < self._at_once and (connection := self._next()) is not None:
+        while len(self._slots) < self.at_once and (connection := self._next()) is not None:
             queue = self._queues[connection]
             self._queues.move_to_end(connection)
             call, turn = queue.popitem(last=False)
@@ -232,14 +221,8 @@ class UploadSlots:
         self._timer = None
         call = None if self._leaving else next(self._too_long(), None)
         if call is not None:
-            self._refuse(
-                call,
-                Overloaded(
-                    "the message took too long to arrive while others waited for its place; nothing was done",
-                    metadata={"waiting_to_be_received": str(self.waiting)},
-                    retry_after_seconds=self._pacing.seconds(),
-                ),
-            )
+            told = "the message took too long to arrive while others waited for its place; nothing was done"
+            self.give_up(call, self._pacing.refusal(told, waiting_to_be_received=self.waiting))
         self._watch()
 
     def _too_long(self) -> Iterator[asyncio.Task[Any]]:
@@ -247,7 +230,7 @@ class UploadSlots:
         if not self._queues:
             return  # whoever waited when this look was arranged has a slot by now, or has gone
         now = time.monotonic()
-        full = len(self._slots) >= self._at_once
+        full = len(self._slots) >= self.at_once
         newcomers = [connection for connection in self._queues if not self._held[connection]]  # no slot is for them
         prompt = any(not self._was_late(connection) for connection in newcomers)
         for call, slot in self._slots.items():
@@ -258,7 +241,8 @@ class UploadSlots:
                 if now - slot.since >= (self._patience_seconds if for_newcomers else self._longest_seconds):
                     yield call
 
-    def _refuse(self, call: asyncio.Task[Any], error: RuntimeStoreError | NotReceived) -> None:
+    def give_up(self, call: asyncio.Task[Any], error: RuntimeStoreError | NotReceived) -> None:
+        """Refuse a call, whose message is being received, with this error."""
         if call in self._refused:
             return
         self._refused[call] = error

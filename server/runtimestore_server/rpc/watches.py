@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runtimestore_server.budget import Bound, Budget, RetryPacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -18,30 +18,6 @@ until its caller ends it."""
 
 MOST_WATCHES_OF_STRANGERS = 200
 """How many are open at once of those who show no credential where one is asked for: they take no place of others."""
-
-
-class OpenWatch:
-    """A watch that is open, and among whom it is counted."""
-
-    def __init__(self, budget: Budget, strangers: Budget) -> None:
-        self._strangers = strangers
-        self.budget = budget
-        budget.take(0)
-
-    def pass_to_strangers(self) -> None:
-        """Count it among those of strangers from now on.
-
-        Raises:
-            Overloaded: too many of theirs are open; it is counted as before.
-        """
-        if self.budget is not self._strangers:
-            self._strangers.take(0)
-            self.budget.give_back(0)
-            self.budget = self._strangers
-
-    def close(self) -> None:
-        """Count it no more."""
-        self.budget.give_back(0)
 
 
 class Watches:
@@ -56,14 +32,23 @@ class Watches:
         )
 
     @contextmanager
-    def open(self, *, stranger: bool) -> Iterator[OpenWatch]:
-        """Count a watch for as long as it is open.
+    def open(self, *, stranger: bool) -> Iterator[Callable[[], None]]:
+        """Count a watch for as long as it is open; what it comes with counts it among those of strangers from then on.
 
-        Raises:
-            Overloaded: too many are open.
+        Raises (that, too):
+            Overloaded: too many are open; it is counted as before.
         """
-        watch = OpenWatch(self.strangers if stranger else self.known, self.strangers)
+        counted = self.strangers if stranger else self.known
+        counted.take(0)
+
+        def pass_to_strangers() -> None:
+            nonlocal counted
+            if counted is not self.strangers:
+                self.strangers.take(0)
+                counted.give_back(0)
+                counted = self.strangers
+
         try:
-            yield watch
+            yield pass_to_strangers
         finally:
-            watch.close()
+            counted.give_back(0)

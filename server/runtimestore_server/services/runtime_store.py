@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
@@ -10,6 +10,7 @@ from runtimestore_server.documents import input as inputs
 from runtimestore_server.documents import oauth, ops, receipt, runtime_state, session
 from runtimestore_server.documents.identifiers import realm_field, uuid_field
 from runtimestore_server.documents.limits import Limits
+from runtimestore_server.rpc.received import received_bytes, received_document
 from runtimestore_server.services.fields import of_every_write, optional_digest, partial_inputs, required, runtime_key
 from runtimestore_server.services.sessions import Sessions
 from runtimestore_server.store import Write, reads
@@ -35,32 +36,13 @@ REVISION_KEY = "runtimestore-revision"
 Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], different for each method
 
 
-class Received(Protocol):
-    """Tells what came with the call of this task beside its decoded message."""
-
-    def received_bytes(self) -> int:
-        """Tell how long the message was."""
-
-    def received_document(self) -> session.Left | None:
-        """Tell which document was left in it, if one was; once."""
-
-
 class RuntimeStoreService(rpc.RuntimeStoreServicer):
     """The service `runtimestore.v1.RuntimeStore` over a store."""
 
-    def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        *,
-        workers: Workers,
-        sending: Callable[[int], None],
-        received: Received,
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings, *, workers: Workers, sending: Callable[[int], None]) -> None:
         self._store = store
         self._workers = workers
         self._sending = sending
-        self._received = received
         self._limits = Limits(settings)
         self._sessions = Sessions(store)
 
@@ -106,7 +88,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         """Write a session snapshot that is no boundary."""
         del context
 
-        document = self._received.received_document()
+        document = received_document()
         base = await self._sessions.base_of(request)
 
         def check() -> Write:
@@ -121,7 +103,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     async def AtomicApply(self, request: pb.AtomicApplyRequest, context: Context) -> pb.AtomicApplyResponse:
         """Commit a run boundary: snapshot, receipt and inputs, all or nothing."""
         del context
-        document = self._received.received_document()
+        document = received_document()
         base = await self._sessions.base_of(request)
         unchecked: list[tuple[RuntimeKey, bytes, str]] = []
 
@@ -268,7 +250,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         `input_field` is where inputs are, `base` what its session delta is made of.
         """
-        size_bytes = self._received.received_bytes()
+        size_bytes = received_bytes()
         if size_bytes + (session.looked_at_bytes(request.session_delta, base) if base else 0) > LARGE_REQUEST_BYTES:
             write = await self._workers.run(check, size_bytes=size_bytes)
         else:

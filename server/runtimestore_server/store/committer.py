@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.maintenance import Maintenance
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.writes import AnyWrite
-    from runtimestore_server.telemetry.counts import BatchCounts
     from runtimestore_server.telemetry.spans import Traces
 
 
@@ -99,13 +98,10 @@ class Committer:
         ]
         self._beside = thread("maintenance", beside) if beside else None
         self._all_threads = [*self._threads, self._beside] if self._beside else self._threads
+        self.batch_counts = [thread.counts for thread in self._all_threads]
+        """What the batches were, by commit thread."""
         self._waiting_on: dict[object, list[CommitThread]] = {}
         """By subject, the thread of the writes that are pending, once for each of them."""
-
-    @property
-    def batch_counts(self) -> list[BatchCounts]:
-        """What the batches were, by commit thread."""
-        return [thread.counts for thread in self._all_threads]
 
     @property
     def waiting_writes(self) -> int:
@@ -222,7 +218,5 @@ class Committer:
         for thread in self._all_threads:
             thread.close()
         return await reached(
-            lambda: not any(thread.alive for thread in self._all_threads),
-            within_seconds=within_seconds,
-            every_seconds=0.002,
+            lambda: not any(thread.alive for thread in self._all_threads), within_seconds=within_seconds
         )

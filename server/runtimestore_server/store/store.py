@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from runtimestore.errors import RuntimeStoreError, StoredValueCorrupt, StoreUnavailable
 from runtimestore_server.shutdown import CLOSE_SECONDS, reached
 from runtimestore_server.store import reads, requests, schema
-from runtimestore_server.store.committer import CommitCounters, Committer
+from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.maintenance import ROUND_SECONDS, Maintenance
 from runtimestore_server.store.retention import Retention
@@ -23,21 +23,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from runtimestore_server.budget import Budget, RetryPacing
+    from runtimestore_server.budget import RetryPacing
     from runtimestore_server.settings import Settings
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.requests import Decision
-    from runtimestore_server.store.values import Outcome, RuntimeKey
+    from runtimestore_server.store.values import RuntimeKey
     from runtimestore_server.store.versions.recent import RecentSession
-    from runtimestore_server.store.writes import AnyWrite
     from runtimestore_server.supervision import Supervision
-    from runtimestore_server.telemetry.counts import BatchCounts
     from runtimestore_server.telemetry.spans import Traces
 
 FOLD_SECONDS = 0.1
 """How long there is no fold after one; while there are many to make, the writes between have their turn."""
-
-CLOSING_POLL_SECONDS = 0.002
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,34 +79,17 @@ class Store:
             traces=traces,
             unanswered=unanswered,
         )
+        self.commit = self._committer.commit
+        """Puts one write into the store; returns after COMMIT."""
+        self.counters, self.batch_counts = self._committer.counters, self._committer.batch_counts
+        """What the write path has done since the store was opened; what the batches of each commit thread were."""
+        self.budget = self._committer.budget
+        """What bounds the writes that wait for their transaction."""
         self._workers = workers
         self.folding.start(supervision, prepared=self._committer.wake_maintenance)
         # Of its own: that every worker is busy does not mean that the engine does not answer.
         self._checker = Workers(threads=1, max_waiting=1, max_waiting_bytes=0, supervision=supervision)
         self._store_id: str | None = None
-
-    @property
-    def counters(self) -> CommitCounters:
-        """What the write path has done since the store was opened."""
-        return self._committer.counters
-
-    @property
-    def batch_counts(self) -> list[BatchCounts]:
-        """What the batches of each commit thread were."""
-        return self._committer.batch_counts
-
-    @property
-    def budget(self) -> Budget:
-        """What bounds the writes that wait for their transaction."""
-        return self._committer.budget
-
-    async def commit(self, write: AnyWrite) -> Outcome:
-        """Put one write into the store; returns after COMMIT.
-
-        Raises:
-            RuntimeStoreError: it was refused, or the store could not commit it.
-        """
-        return await self._committer.commit(write)
 
     async def read_to_write(
         self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -170,18 +149,6 @@ class Store:
             self._store_id = await self.read(schema.store_id)
         return f"runtimestore:{self._store_id}:{realm}"
 
-    async def durability_warnings(self) -> list[str]:
-        """What the engine's settings take from the promises: a sentence each."""
-        return await self.read(self.database.durability_warnings)
-
-    async def pooler_warnings(self) -> list[str]:
-        """What cannot be had through the pooler before the engine, if there is one: a sentence each."""
-        return await self.read(self.database.pooler_warnings)
-
-    async def connection_warnings(self) -> list[str]:
-        """Where the engine takes fewer connections than this server may open: a sentence each."""
-        return await self.read(self.database.connection_warnings)
-
     async def check(self) -> None:
         """See that the engine answers, what is open is what the settings name, and writes are taken and allowed.
 
@@ -230,9 +197,7 @@ class Store:
 
         ended = await self._committer.close(within_seconds=left_seconds())
         ended &= await self._checker.close(within_seconds=left_seconds())
-        ended &= await reached(
-            lambda: not self.folding.alive, within_seconds=left_seconds(), every_seconds=CLOSING_POLL_SECONDS
-        )
+        ended &= await reached(lambda: not self.folding.alive, within_seconds=left_seconds())
         self.database.dispose()
         return ended
 

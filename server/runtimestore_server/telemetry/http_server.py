@@ -7,6 +7,7 @@ of the one that has been sending its request for longest: whoever sends nothing 
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import threading
 import time
@@ -38,7 +39,7 @@ class HttpServer(ThreadingMixIn, WSGIServer):
 
     def __init__(self, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._connections = _Connections()
+        self.connections = _Connections()
         super().__init__((host, port), _Handler)
 
     def serve(self) -> None:
@@ -63,7 +64,7 @@ class HttpServer(ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer on a thread, if there is a place."""
-        if not self._connections.add(request):
+        if not self.connections.add(request):
             super().shutdown_request(request)
             return
         try:
@@ -72,19 +73,15 @@ class HttpServer(ThreadingMixIn, WSGIServer):
             self.shutdown_request(request)
             raise
 
-    def has_come(self, request: Any) -> None:
-        """Know that a request has come whole: it is being answered from now on."""
-        self._connections.has_come(request)
-
     def shutdown_request(self, request: Any) -> None:
         """Close a connection, and give its place to the next."""
-        self._connections.remove(request)
+        self.connections.remove(request)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """Close those whose time is over; the library asks for it all the time."""
         super().service_actions()
-        self._connections.end_late()
+        self.connections.end_late()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Write nothing: the other end went, or was too slow."""
@@ -113,7 +110,7 @@ class _Connections:
             return True
 
     def has_come(self, connection: Any) -> None:
-        """The request has come."""
+        """Know that a request has come whole: it is being answered from now on."""
         with self._lock:
             if connection in self._opened:
                 self._came[connection] = time.monotonic()
@@ -159,7 +156,7 @@ class _Handler(WSGIRequestHandler):
     def get_environ(self) -> Any:
         """What the application is asked with, once the request has come."""
         if isinstance(self.server, HttpServer):
-            self.server.has_come(self.request)
+            self.server.connections.has_come(self.request)
         return super().get_environ()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the library's name)
@@ -167,12 +164,4 @@ class _Handler(WSGIRequestHandler):
 
     def get_stderr(self) -> Any:
         """Nowhere: the library would write there as it likes."""
-        return _Nowhere()
-
-
-class _Nowhere:
-    def write(self, text: str) -> None:
-        """Nothing."""
-
-    def flush(self) -> None:
-        """Nothing."""
+        return io.StringIO()

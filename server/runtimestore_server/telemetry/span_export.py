@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 NAME = "runtimestore"
-QUEUE_SPANS = 2048
-"""OpenTelemetry's default for OTEL_BSP_MAX_QUEUE_SIZE."""
 
 HTTP, GRPC = "http/protobuf", "grpc"
 
@@ -59,7 +57,7 @@ class Export:
         """Send what waits; whether that was done in time. A collector that hangs is left behind."""
         closing = threading.Thread(target=self._queue.shutdown, name="traces-close", daemon=True)
         closing.start()
-        ended = await reached(lambda: not closing.is_alive(), within_seconds=within_seconds, every_seconds=0.002)
+        ended = await reached(lambda: not closing.is_alive(), within_seconds=within_seconds)
         if not ended:
             # It closes the connection under the export that hangs; that one, and those behind it, are lost.
             threading.Thread(target=self._exporter.shutdown, name="traces-abort", daemon=True).start()
@@ -89,7 +87,7 @@ class _Bounded(SpanProcessor):
     """OpenTelemetry's queue of spans; what finds no room in it is left out, and counted."""
 
     def __init__(self, exporter: SpanExporter, counts: SpanCounts) -> None:
-        self._most = _positive("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS)
+        self._most = _positive("OTEL_BSP_MAX_QUEUE_SIZE", 2048)  # which is OpenTelemetry's default
         self._queue = BatchSpanProcessor(exporter, max_queue_size=self._most)
         self._counts = counts
         self._told = False

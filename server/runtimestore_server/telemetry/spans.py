@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from runtimestore_server.rpc.status import CallEnd
     from runtimestore_server.store.engines import Database
     from runtimestore_server.store.pending_write import PendingWrite
-    from runtimestore_server.telemetry.span_export import Export, SpanCounts
+    from runtimestore_server.telemetry.span_export import Export
 
 T = TypeVar("T")
 
@@ -47,9 +47,6 @@ PREFIX = "runtimestore."
 
 _SERVERS_FAULT = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 """Which codes make the span of a server an error, by OpenTelemetry's conventions; the others are the caller's."""
-
-MOST_OF_A_STATEMENT = 2000
-"""In characters: how much of one is looked at for what it does, and to which table."""
 
 MOST_OF_STRANGERS = 20
 """How many spans a second tell of calls that were refused for who calls: anybody may send those, and say that they are
@@ -65,14 +62,11 @@ class Traces:
     def __init__(self, export: Export) -> None:
         self._export = export
         self._tracer: Tracer = export.tracer
+        self.counts = export.counts
+        """What became of the spans."""
         self._system = ""
         self._second = 0.0
         self._of_strangers = 0
-
-    @property
-    def counts(self) -> SpanCounts:
-        """What became of the spans."""
-        return self._export.counts
 
     def call(self, path: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> CallSpan:
         """Begin the span of this task's call: a child of what its `traceparent` names, if there is one."""
@@ -159,7 +153,7 @@ class Traces:
     ) -> None:
         with contextlib.suppress(Exception):
             attributes: dict[str, AttributeValue] = {}
-            operation, table = _named(statement[:MOST_OF_A_STATEMENT])
+            operation, table = _named(statement[:2000])
             if table is not None:
                 attributes["db.collection.name"] = table
             if executemany and len(parameters) > 1:

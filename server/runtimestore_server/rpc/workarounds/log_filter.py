@@ -17,14 +17,10 @@ from __future__ import annotations
 
 import logging
 
-_HUNG_UP = "ExecuteBatchError"
-
-_LOGGERS = ("grpc._cython.cygrpc", "asyncio")
-
 
 def keep_callers_out_of_the_log() -> None:
     """Filter the lines that tell of what callers did, from here on."""
-    for name in _LOGGERS:
+    for name in ("grpc._cython.cygrpc", "asyncio"):
         logging.getLogger(name).addFilter(_of_interest)
 
 
@@ -32,4 +28,4 @@ def _of_interest(record: logging.LogRecord) -> bool:
     """Whether a line of gRPC's is no mere caller who hung up before the answer, or sent headers that are no UTF-8."""
     if not record.exc_info or record.exc_info[0] is None:
         return True
-    return record.exc_info[0].__name__ != _HUNG_UP and not issubclass(record.exc_info[0], UnicodeDecodeError)
+    return record.exc_info[0].__name__ != "ExecuteBatchError" and not issubclass(record.exc_info[0], UnicodeDecodeError)

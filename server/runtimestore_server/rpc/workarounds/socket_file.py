@@ -29,10 +29,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LEAST_NAME = 4
-MOST_NAME = 16
-"""How many letters a socket's own name has: as many as the name that callers know, since paths of sockets are short."""
-
 
 class SocketFile:
     """The file by which callers find the server that listens."""
@@ -54,8 +50,8 @@ class SocketFile:
         """
         if (self._path.exists() or self._path.is_symlink()) and not self._path.is_socket():
             raise FileExistsError(self._path)  # gRPC too replaces nothing but sockets
-        letters = min(max(len(self._path.name) - 1, LEAST_NAME), MOST_NAME)
-        own = self._path.with_name(f".{secrets.token_hex(MOST_NAME)[:letters]}")
+        letters = min(max(len(self._path.name) - 1, 4), 16)  # paths of sockets are short: as long as callers' own name
+        own = self._path.with_name(f".{secrets.token_hex(16)[:letters]}")
         bind(str(own))
         try:
             found = own.stat()
