@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 LEAST_BYTES = 4 * 1024
 """Smaller documents are checked whole: that takes no longer."""
 
-ANCHOR_BYTES = 64
-"""By so much of its beginning the list of messages is found in the document."""
-
 _WHITESPACE = b" \t\r\n"
 
 
@@ -72,7 +69,7 @@ def first_prefix(body: bytes, messages: memoryview, count: int) -> CheckedPrefix
     """The prefix of a document that was checked whole, if it pays, and if it is certain where its messages are."""
     if len(body) < LEAST_BYTES or not count:
         return None
-    anchor = bytes(messages[:ANCHOR_BYTES])  # to look for all of it would cost more than to read it
+    anchor = bytes(messages[:64])  # to look for all of it would cost more than to read it
     at = body.find(anchor)
     if at < 0 or not body.startswith(messages, at):
         return None
@@ -99,6 +96,6 @@ def _end_of_last(messages: memoryview) -> int:
 
 
 def _after_whitespace(body: bytes, at: int) -> int:
-    while body[at : at + 1] in (b" ", b"\t", b"\r", b"\n"):
+    while at < len(body) and body[at] in _WHITESPACE:
         at += 1
     return at

@@ -7,8 +7,6 @@ import re
 from runtimestore.errors import FieldViolation, InvalidRequest
 
 DEFAULT_REALM = "default"
-RUNTIME_ID_MAX_BYTES = 512
-OWNER_MAX_BYTES = 256
 
 _REALM = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -63,14 +61,7 @@ def runtime_id_field(text: str, *, store_error: str = "read_failed") -> str:
     Raises:
         InvalidRequest: it is empty, too long or holds a NUL.
     """
-    if not text:
-        raise bad_field("runtime_id", "is required")
-    if "\0" in text:
-        raise bad_field("runtime_id", "must not hold a NUL character")
-    if len(text) > RUNTIME_ID_MAX_BYTES or len(text.encode()) > RUNTIME_ID_MAX_BYTES:
-        description = f"must have at most {RUNTIME_ID_MAX_BYTES} bytes of UTF-8"
-        raise bad_field("runtime_id", description, store_error=store_error)
-    return text
+    return _text_field(text, "runtime_id", 512, "is required", store_error=store_error)
 
 
 def owner_field(text: str) -> str:
@@ -79,12 +70,16 @@ def owner_field(text: str) -> str:
     Raises:
         InvalidRequest: it is empty, too long or holds a NUL.
     """
+    return _text_field(text, "owner", 256, "is required: say who acquires, such as a host and a process id")
+
+
+def _text_field(text: str, field: str, most_bytes: int, missing: str, **of_too_long: str) -> str:
     if not text:
-        raise bad_field("owner", "is required: say who acquires, such as a host and a process id")
+        raise bad_field(field, missing)
     if "\0" in text:
-        raise bad_field("owner", "must not hold a NUL character")
-    if len(text.encode()) > OWNER_MAX_BYTES:
-        raise bad_field("owner", f"must have at most {OWNER_MAX_BYTES} bytes of UTF-8")
+        raise bad_field(field, "must not hold a NUL character")
+    if len(text) > most_bytes or len(text.encode()) > most_bytes:
+        raise bad_field(field, f"must have at most {most_bytes} bytes of UTF-8", **of_too_long)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Inputs: their check, what a person sees of one (its seed), their messages, their limit.
+"""Inputs: their check, what a person sees of one (its seed), their messages.
 
 The stored form is the document as it was sent, byte for byte.
 """
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store import RuntimeKey
-
-LIMIT = "max_document_bytes"
-"""The setting that bounds one."""
 
 BATCH_BYTES = 1024 * 1024
 """Inputs are sent this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""

@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from runtimestore.errors import FieldViolation, InvalidRequest
-from runtimestore_server.documents import input as inputs
-from runtimestore_server.documents import oauth, ops, receipt, session, session_envelope
+from runtimestore_server.documents import ops, session_envelope
 from runtimestore_server.documents.identifiers import bad_field
 from runtimestore_server.store import OAuthFlowWrite, Write
 
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runtimestore_server.settings import Settings
-
-_FOR_READERS = {
-    inputs.LIMIT: ", and above 4 MiB the receive limit (grpc.max_receive_message_length) of whoever reads it"
-}
-"""What else is to be raised: these are read in one message."""
 
 AnyWrite = TypeVar("AnyWrite", Write, OAuthFlowWrite)
 
@@ -53,27 +47,29 @@ class Limits:
 
     def _refusals(self, write: Write | OAuthFlowWrite, input_field: str) -> Iterator[InvalidRequest]:
         if isinstance(write, OAuthFlowWrite):
-            yield from self._over(oauth.LIMIT, len(write.snapshot_json), oauth.FIELD)
+            yield from self._over("max_document_bytes", len(write.snapshot_json), "snapshot_json")
             return
         if self._settings.require_fence and write.fence is None:
             yield bad_field(
                 "fence", "is required by this server: acquire the runtime by AcquireRuntime and send its fence"
             )
         if write.snapshot:
-            yield from self._over(session.LIMIT, len(write.snapshot.body), session_envelope.FIELD)
+            yield from self._over("max_session_snapshot_bytes", len(write.snapshot.body), session_envelope.FIELD)
         if write.receipt:
-            yield from self._over(receipt.LIMIT, len(write.receipt.receipt), receipt.FIELD)
+            yield from self._over("max_document_bytes", len(write.receipt.receipt), "receipt")
         for position, document in enumerate(write.inputs):
             field = f"{input_field.format(position)}.state_json"
-            yield from self._over(inputs.LIMIT, len(document.state_json), field)
+            yield from self._over("max_document_bytes", len(document.state_json), field)
         if write.ops:
-            yield from self._over(ops.LIMIT, len(write.ops.snapshot_json), ops.FIELD)
+            yield from self._over("max_document_bytes", len(write.ops.snapshot_json), ops.FIELD)
 
     def _over(self, setting: str, size_bytes: int, field: str) -> Iterator[InvalidRequest]:
-        """The refusal of `field` if it is over the setting."""
+        """Make the refusal of `field` if it is over the setting."""
         limit_bytes: int = getattr(self._settings, setting)
         if size_bytes > limit_bytes:
-            cure = f"send less, or raise {setting} of the server{_FOR_READERS.get(setting, '')}"
+            cure = f"send less, or raise {setting} of the server"
+            if setting == "max_document_bytes":  # these are read in one message
+                cure += ", and above 4 MiB the receive limit (grpc.max_receive_message_length) of whoever reads it"
             yield InvalidRequest(
                 f"{field} has {size_bytes} bytes, over the server's {setting} of {limit_bytes}; {cure}",
                 metadata={

@@ -1,4 +1,4 @@
-"""OAuth flow snapshots: opaque bytes, so there is nothing to check but their limit."""
+"""OAuth flow snapshots: opaque bytes, so there is nothing to check."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from runtimestore_server.store import OAuthFlowWrite
 
 if TYPE_CHECKING:
     from runtimestore.v1 import runtime_store_pb2 as pb
-
-FIELD = "snapshot_json"
-LIMIT = "max_document_bytes"
-"""The setting that bounds one."""
 
 
 def write(

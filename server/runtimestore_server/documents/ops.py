@@ -1,4 +1,4 @@
-"""Ops documents, the registries of background operations: their check, their epoch, their message, their limit.
+"""Ops documents, the registries of background operations: their check, their epoch, their message.
 
 The stored form is the document as it was sent, byte for byte.
 """
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store import RuntimeKey
 
 FIELD = "snapshot.snapshot_json"
-LIMIT = "max_document_bytes"
-"""The setting that bounds one."""
 
 
 class _Ops(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Boundary receipts: their check, their stored form, which people can read, their message, their limit."""
+"""Boundary receipts: their check, their stored form, which people can read, their message."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from runtimestore_server.store.values import ReceiptDocument
 
 if TYPE_CHECKING:
     from runtimestore_server.store import RuntimeKey
-
-FIELD = "receipt"
-LIMIT = "max_document_bytes"
-"""The setting that bounds one, in its stored form."""
 
 BOUNDARIES = {
     pb.RUN_APPLY_BOUNDARY_IMMEDIATE: "immediate",
@@ -38,7 +34,6 @@ class _StoredReceipt(msgspec.Struct, omit_defaults=True):
     conversation_digest: str | None = None
 
 
-_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_StoredReceipt)
 
 
@@ -52,7 +47,7 @@ def check(receipt: pb.RunBoundaryReceipt) -> ReceiptDocument:
     boundary = BOUNDARIES.get(receipt.boundary)
     if boundary is None:
         raise bad_field("receipt.boundary", "must be immediate, run_start or run_checkpoint")
-    body = _encoder.encode(
+    body = msgspec.json.encode(
         _StoredReceipt(
             run_id=run_id,
             boundary=boundary,

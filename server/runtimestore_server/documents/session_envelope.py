@@ -15,21 +15,18 @@ if TYPE_CHECKING:
 
 FIELD = "session_delta.session_snapshot"
 
-NANOSECONDS = 10**9
-
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]
-_UInt32 = Annotated[int, msgspec.Meta(ge=0, le=UINT32_MAX)]
 
 
 class Timestamp(msgspec.Struct):
     """Rust's `SystemTime` as serde writes it."""
 
     secs_since_epoch: Unsigned
-    nanos_since_epoch: _UInt32
+    nanos_since_epoch: Annotated[int, msgspec.Meta(ge=0, le=UINT32_MAX)]
 
     def is_a_time(self) -> bool:
         """Whether Rust's `SystemTime` holds it: it counts signed seconds, to which whole ones of `nanos` are added."""
-        return self.secs_since_epoch + self.nanos_since_epoch // NANOSECONDS <= INT64_MAX
+        return self.secs_since_epoch + self.nanos_since_epoch // 10**9 <= INT64_MAX
 
     def milliseconds(self) -> int:
         """Milliseconds since the epoch, capped at what a bigint column holds."""

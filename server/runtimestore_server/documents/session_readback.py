@@ -19,8 +19,6 @@ USAGE = ("input_tokens", "output_tokens", "cache_creation_tokens", "cache_read_t
 _HALF = "must hold no half of a surrogate pair: no runtime could read it back"
 BATCH_BYTES = 64 * 1024
 """How much of the messages is asked about at once."""
-_QUOTES_OF_TWO_NAMES = 4
-_QUOTES_OF_FOUR_NAMES = 8
 
 
 class _CacheTokens(msgspec.Struct):
@@ -79,7 +77,7 @@ def _check_parts(parts: dict[str, msgspec.Raw], count: int) -> None:
 def _is_of_two_plain_numbers(object_: msgspec.Raw) -> bool:
     """Whether an object in which two numbers were found has no other members, and no sign: nearly always so."""
     text = bytes(object_)
-    return text.count(b'"') == _QUOTES_OF_TWO_NAMES and b"-" not in text
+    return text.count(b'"') == 2 * 2 and b"-" not in text
 
 
 def _is_plain_usage(usage: msgspec.Raw) -> bool:
@@ -87,7 +85,7 @@ def _is_plain_usage(usage: msgspec.Raw) -> bool:
     if _is_of_two_plain_numbers(usage):
         return True
     text = bytes(usage)
-    if text.count(b'"') != _QUOTES_OF_FOUR_NAMES or b"-" in text:
+    if text.count(b'"') != 4 * 2 or b"-" in text:
         return False
     try:
         found = _cache_decoder.decode(text)

@@ -18,22 +18,18 @@ if TYPE_CHECKING:
     from runtimestore_server.store.versions.listing import Listed
     from runtimestore_server.store.versions.rows import Version
 
-DEFAULT_PAGE_SIZE = 100
-MOST_PAGE_SIZE = 1000
-
 _REVISION_BYTES = 8
-_TOKEN_CHARACTERS = (_REVISION_BYTES + SEAL_BYTES) * 4 // 3
 
 
 def page_size(asked: int) -> int:
-    """How many versions a page has at most.
+    """Tell how many versions a page has at most: a hundred where nothing is asked, and never more than a thousand.
 
     Raises:
         InvalidRequest: it is negative.
     """
     if asked < 0:
         raise bad_field("page_size", "must not be negative")
-    return min(asked, MOST_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+    return min(asked, 1000) or 100
 
 
 def begins_behind(runtime: RuntimeKey, token: str) -> int | None:
@@ -78,7 +74,7 @@ def _token(runtime: RuntimeKey, revision: int) -> str:
 
 def _bytes_of(token: str) -> bytes:
     try:
-        return base64.urlsafe_b64decode(token[:_TOKEN_CHARACTERS])
+        return base64.urlsafe_b64decode(token[: (_REVISION_BYTES + SEAL_BYTES) * 4 // 3])
     except (binascii.Error, ValueError):  # ValueError: it is no ASCII
         return b""
 
