@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from runtimestore_server.store import tables
 from runtimestore_server.store.by_key import lock_by_key, select_by_key
-from runtimestore_server.store.engines.sqlite import FEW_KEYS
+from runtimestore_server.store.engines.any_sqlite import FEW_KEYS
 from support.generators.store_writes import runtime
 from support.servers.listening import listening
 

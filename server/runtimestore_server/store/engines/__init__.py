@@ -106,7 +106,7 @@ def whole_store_of(database: Database, migrate: Callable[[Connection], object]) 
     """All of what a database holds or is to hold, to be copied or replaced; `migrate` gives it its tables."""
     if isinstance(database, PostgresDatabase):
         return PostgresStore(database, migrate)
-    assert isinstance(database, SqliteDatabase)  # noqa: S101  (for the type checker: there is no third)
+    assert isinstance(database, SqliteFileToRead)  # noqa: S101  (for the type checker: there is no third)
     return SqliteStore(database)
 
 

@@ -53,9 +53,6 @@ CUT_PATIENCE_SECONDS = 0.05
 CUT_PAUSE_SECONDS = 1.0
 """How long a cut that a reader prevented is not tried again."""
 
-_READ_LOCKS = range(123, 128)
-"""The bytes of the log's index that readers lock: the same format, "WAL Locks"."""
-
 
 class Checkpoints:
     """The checkpoints that one writer makes, alone with the file: see commit_lock.py.
@@ -202,7 +199,8 @@ def _readers_of(index_file: str) -> list[int]:
             _, system, _, kind, process, file, first, last = words[:8]
             if (system, kind, file.rpartition(":")[2]) != ("POSIX", "READ", str(inode)):
                 continue
-            if any(int(first) <= byte <= int(last) for byte in _READ_LOCKS) and int(process) > 0:
+            # The bytes that readers lock: SQLite's file format, "WAL Locks".
+            if any(int(first) <= byte <= int(last) for byte in range(123, 128)) and int(process) > 0:
                 found.add(int(process))
     return sorted(found)
 

@@ -21,9 +21,6 @@ SUFFIX = "-lock"
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """A pipe of that name would be waited for without end."""
 
-_FIRST_PAUSE_SECONDS = 0.0005
-_LONGEST_PAUSE_SECONDS = 0.01
-
 
 class CheckpointUnderWay(EngineRefusal):
     """Another server on the file has been making a checkpoint for longer than is waited for."""
@@ -76,12 +73,12 @@ class CommitLock:
             if self._kept:
                 return  # others are kept out already
         deadline = time.monotonic() + within_seconds
-        pause_seconds = _FIRST_PAUSE_SECONDS
+        pause_seconds = 0.0005
         while not self._take(fcntl.LOCK_SH):
             if time.monotonic() > deadline:
                 raise CheckpointUnderWay
             time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+            pause_seconds = min(2 * pause_seconds, 0.01)
 
     def alone(self) -> bool:
         """Keep every commit and checkpoint of others out until `release`, if none is under way.

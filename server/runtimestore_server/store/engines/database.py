@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.answers import Began, CommitState, Fault, KeyNotFree, Lacking, Sizes
@@ -44,6 +44,8 @@ class Database(ABC):
     """Whether several transactions write at a time, so that rows need locks."""
     sends_ahead = False
     """Whether statements inside of `together` are sent before the ones before them are answered."""
+    begins_reading = "BEGIN"
+    """What begins a transaction that sees one moment and writes nothing."""
     writers: Engine
     readers: Engine
     committing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
@@ -231,9 +233,17 @@ class Database(ABC):
     def snapshot(self) -> contextlib.AbstractContextManager[Connection]:
         """A transaction that reads and sees one moment throughout, and streams what a statement finds."""
 
-    @abstractmethod
-    def one_moment(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
-        """Inside, all statements of a reader's connection see one moment."""
+    @contextlib.contextmanager
+    def one_moment(self, connection: Connection) -> Iterator[None]:
+        """Have all statements of a reader's connection see one moment: they are one transaction, which is none else."""
+        connection.exec_driver_sql(self.begins_reading)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(SQLAlchemyError):  # it broke, or ended by itself: what ended it is to be told
+                connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("ROLLBACK")
 
     def integrity_problems(self, tx: Connection) -> Iterator[str]:
         """What the engine finds wrong with its own file, if it can look."""

@@ -13,12 +13,13 @@ import os
 import re
 import stat
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.shared_handles import OtherFile, SharedHandles, numbers_of
+from runtimestore_server.store.engines.sqlite_driver import HEADER_BYTES, MAGIC
 from runtimestore_server.store.engines.sqlite_log import Log
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ _log = structlog.get_logger(__name__)
 BESIDE = ("-wal", "-shm")
 """The log, and the log's index."""
 
-_HEADER_BYTES = 100
-_MAGIC = b"SQLite format 3\0"
-_CHANGES = slice(24, 28)
-_PAGES = slice(28, 32)
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -44,13 +41,6 @@ class FileReplaced(EngineRefusal):
     def sentence(self) -> str:
         """What is wrong, and the cure."""
         return f"the file, or its log, was replaced while it was open: {self}"
-
-
-class _Place(NamedTuple):
-    """Where in a file its store's id stands, once a checkpoint brought it there."""
-
-    offset: int
-    length: int
 
 
 class FileIdentity:
@@ -69,7 +59,8 @@ class FileIdentity:
         self._live = 0
         self._handle: int | None = None
         self._store_id: bytes | None = None
-        self._place = _Place(0, 0)
+        self._place = 0, 0
+        """Where in the file that stands, once a checkpoint brought it there: the offset of its page, and the length."""
         self._looked: tuple[tuple[int, int], str | None] | None = None
         self._changes = 0
         self._largest_bytes = 0
@@ -148,20 +139,20 @@ class FileIdentity:
         """What somebody wrote over the file, if that can be told from it; damage of other kinds reads find."""
         if self._handle is None:
             return None
-        header = os.pread(self._handle, _HEADER_BYTES, 0)
-        pages = int.from_bytes(header[_PAGES], "big")
+        header = os.pread(self._handle, HEADER_BYTES, 0)
+        pages = int.from_bytes(header[28:32], "big")
         page_bytes = int.from_bytes(header[16:18], "big")
         needed_bytes = pages * (65536 if page_bytes == 1 else page_bytes)
-        if size_bytes < self._largest_bytes and (size_bytes < _HEADER_BYTES or size_bytes < needed_bytes):
+        if size_bytes < self._largest_bytes and (size_bytes < HEADER_BYTES or size_bytes < needed_bytes):
             return "it was cut short"
         self._largest_bytes = size_bytes
         if self._store_id is not None:
-            found = _UUID.findall(os.pread(self._handle, self._place.length, self._place.offset))
+            found = _UUID.findall(os.pread(self._handle, self._place[1], self._place[0]))
             if found and self._store_id not in found:
                 return "another store was written over it"
-        if header.startswith(_MAGIC):
+        if header.startswith(MAGIC):
             # Of a copy that was made before. Checkpoints never take it back.
-            changes = int.from_bytes(header[_CHANGES], "big")
+            changes = int.from_bytes(header[24:28], "big")
             if changes < self._changes:
                 return "an older copy was written over it"
             self._changes = changes
@@ -249,7 +240,7 @@ class FileIdentity:
             raise
 
 
-def _store_id(driver: Any) -> tuple[bytes | None, _Place]:
+def _store_id(driver: Any) -> tuple[bytes | None, tuple[int, int]]:
     """The id of the store as its bytes, and where its page is; None if there is none, or it cannot be read."""
     from runtimestore_server.store.tables import store_identity
 
@@ -257,13 +248,13 @@ def _store_id(driver: Any) -> tuple[bytes | None, _Place]:
     try:
         row = driver.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
         if row is None:
-            return None, _Place(0, 0)
+            return None, (0, 0)
         (page_bytes,) = driver.execute("PRAGMA page_size").fetchone()
         (found,) = driver.execute(f"SELECT store_id FROM {name}").fetchone()  # noqa: S608  (a name of ours)
         told = found.encode()
     except Exception:  # noqa: BLE001  (damage is found, and told, by who reads it)
-        return None, _Place(0, 0)
-    return (told if _UUID.fullmatch(told) else None), _Place((row[0] - 1) * page_bytes, page_bytes)
+        return None, (0, 0)
+    return (told if _UUID.fullmatch(told) else None), ((row[0] - 1) * page_bytes, page_bytes)
 
 
 def _numbers(path: str) -> Numbers | None:

@@ -9,9 +9,10 @@ import stat
 import tempfile
 from pathlib import Path
 
-from runtimestore_server.store.engines.sqlite_driver import IOERR, IOERR_FSYNC, IOERR_SHMSIZE, IOERR_WRITE
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITE_CODES = (10, 778)
+_ROOM_CODES = (*_WRITE_CODES, 1034, 4874)
+"""SQLite's codes IOERR and IOERR_WRITE, and IOERR_FSYNC and IOERR_SHMSIZE beside them: sqlite.org/rescode.html. Of the
+extended ones pysqlite3 has no names, and it tells IOERR for all."""
 
 _ASKED_BYTES = 128 * 1024
 """How much room is asked for; more than SQLite writes at once."""
@@ -23,7 +24,7 @@ def is_full(code: int, file: str) -> bool:
     SQLite tells ENOSPC by a code of its own. A quota that is used up (EDQUOT) and a limit of the size of files (EFBIG)
     it tells in one word with a broken disk, and the system's word it keeps; so that is asked for once more.
     """
-    return code in (IOERR, IOERR_WRITE, IOERR_FSYNC, IOERR_SHMSIZE) and _refusal_of_room(file) in _FULL
+    return code in _ROOM_CODES and _refusal_of_room(file) in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_refused_write(code: int, file: str) -> bool:
@@ -31,7 +32,7 @@ def is_refused_write(code: int, file: str) -> bool:
 
     Who is refused at once by a quota or a limit would not have come to the sync. ENOSPC it would not tell so.
     """
-    return code in (IOERR, IOERR_WRITE) and _refusal_of_room(file) in {errno.EDQUOT, errno.EFBIG}
+    return code in _WRITE_CODES and _refusal_of_room(file) in {errno.EDQUOT, errno.EFBIG}
 
 
 def _refusal_of_room(file: str) -> int | None:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_pipelines as pipelines
@@ -50,6 +50,7 @@ class PostgresDatabase(Database):
     name = "postgresql"
     concurrent_writers = True
     sends_ahead = True
+    begins_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
         url, prepare_threshold = connectable(url)
@@ -228,18 +229,6 @@ class PostgresDatabase(Database):
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             plan_freely(connection.execution_options(**options))
             yield connection
-
-    @contextlib.contextmanager
-    def one_moment(self, connection: Connection) -> Iterator[None]:
-        """A transaction at REPEATABLE READ, on a connection whose loads have none else."""
-        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(SQLAlchemyError):  # on a connection that broke: what broke it is to be told
-                connection.exec_driver_sql("ROLLBACK")
-            raise
-        connection.exec_driver_sql("ROLLBACK")
 
     def lacks_table(self, error: Exception) -> bool:
         """By SQLSTATE: undefined_table, undefined_column."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -16,12 +16,14 @@ from runtimestore_server.store.tables import UINT64_DIGITS, UInt64
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    _Column = tuple[int, Callable[[Any], Sequence[bytes]]]
+    """The oid of a column's type, and what makes of a value its parts: not put together, as they may be megabytes."""
+
 _HEADER = Struct("!iiIii")
 """Dimensions, whether there may be NULLs, the type of the elements; the length and the first index of the dimension."""
 _LENGTH = Struct("!i").pack
 _INTEGER = Struct("!iq").pack
 _NULL = (_LENGTH(-1),)
-_INTEGER_BYTES = 8
 _BYTEA, _BIGINT, _TEXT = 17, 20, 25
 """The oids of the elements' types, which are the same in every database."""
 _ONE = {oid: _HEADER.pack(1, 1, oid, 1, 1) for oid in (_BYTEA, _BIGINT, _TEXT)}
@@ -38,14 +40,6 @@ class Encoded:
     def __repr__(self) -> str:
         """As of the values: whoever listens to statements looks for them there."""
         return repr(self.form)
-
-
-class _Column(NamedTuple):
-    """How the values of a column are sent."""
-
-    oid: int
-    encode: Callable[[Any], Sequence[bytes]]
-    """The parts of one value: not put together one by one, since they may be megabytes."""
 
 
 def encoded(columns: tuple[sa.Column[Any], ...], rows: Sequence[Sequence[Any]]) -> dict[str, Encoded]:
@@ -73,17 +67,17 @@ def _columns(columns: tuple[sa.Column[Any], ...]) -> tuple[list[str], list[_Colu
 
 def _column(column: sa.Column[Any]) -> _Column:
     if isinstance(column.type, sa.LargeBinary):
-        return _Column(_BYTEA, lambda value: (_LENGTH(len(value)), value))
+        return _BYTEA, (lambda value: (_LENGTH(len(value)), value))
     if isinstance(column.type, UInt64):
-        return _Column(_TEXT, lambda value: (_LENGTH(UINT64_DIGITS), b"%0*d" % (UINT64_DIGITS, value)))
+        return _TEXT, (lambda value: (_LENGTH(UINT64_DIGITS), b"%0*d" % (UINT64_DIGITS, value)))
     if isinstance(column.type, sa.Integer):
-        return _Column(_BIGINT, lambda value: (_INTEGER(_INTEGER_BYTES, value),))
+        return _BIGINT, (lambda value: (_INTEGER(8, value),))
 
     def text(value: str) -> Sequence[bytes]:
         form = value.encode()
         return _LENGTH(len(form)), form
 
-    return _Column(_TEXT, text)
+    return _TEXT, text
 
 
 def register(connection: Any) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
-_DIVISION_BY_ZERO = "22012"
 STALE_STATEMENT = ("26000", "0A000")
 """The SQLSTATEs of a prepared statement that is there no more (invalid_sql_statement_name), or that would find columns
 of other types by now (feature_not_supported, which none of our statements is for another reason)."""
@@ -250,7 +249,7 @@ class Pipeline:
         self.abandon()  # to its end, where it turns out if the connection goes on
         if error.sqlstate in STALE_STATEMENT:
             self._prepared.clear()
-        raise sent.taken if sent.taken is not None and error.sqlstate == _DIVISION_BY_ZERO else error
+        raise sent.taken if sent.taken is not None and error.sqlstate == "22012" else error  # division_by_zero
 
     def _result(self) -> Any:
         libpq = self._libpq

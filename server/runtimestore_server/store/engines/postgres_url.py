@@ -14,11 +14,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
-PREPARE_THRESHOLD = 5
-"""How often a statement is run on a connection before it is prepared there; psycopg's own default."""
-
-_MOST_RUNS = 1_000_000
-
 _FILES = ("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl")
 """The options of libpq's that name files which it reads."""
 
@@ -32,7 +27,7 @@ def connectable(url: URL) -> tuple[URL, int | None]:
     from psycopg.pq import Conninfo
 
     options = dict(url.query)
-    threshold = _threshold(options.pop("prepare_threshold", str(PREPARE_THRESHOLD)))
+    threshold = _threshold(options.pop("prepare_threshold", "5"))  # psycopg's own default
     defaults = {option.keyword.decode(): option.val for option in Conninfo.get_defaults()}
     if not defaults.keys() >= options.keys():
         raise ValueError(
@@ -76,6 +71,6 @@ def _threshold(given: str | tuple[str, ...]) -> int | None:
     """As everywhere but in psycopg, 0 is never: nobody who writes it wants every statement prepared at once."""
     if isinstance(given, str) and given.lower() == "none":
         return None
-    if not (isinstance(given, str) and given.isascii() and given.isdecimal() and int(given[:9]) <= _MOST_RUNS):
+    if not (isinstance(given, str) and given.isascii() and given.isdecimal() and int(given[:9]) <= 10**6):
         raise ValueError("prepare_threshold must be a number of runs, or 0 for a pooler that must see no session")
     return int(given) or None

@@ -1,59 +1,39 @@
-"""SQLite, in a file or in memory."""
+"""An SQLite file that a server has: what looks after it, its log and its lock beside what SQLite does."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
 
-from runtimestore_server.store.engines import direct, sqlite_statements
-from runtimestore_server.store.engines.answers import Fault, Sizes
+from runtimestore_server.store.engines.any_sqlite import AnySqlite
 from runtimestore_server.store.engines.checkpoints import WRITE_BYTES, Checkpoints
 from runtimestore_server.store.engines.commit_lock import CommitLock
-from runtimestore_server.store.engines.database import Database, Row
-from runtimestore_server.store.engines.direct import Answer
 from runtimestore_server.store.engines.file_identity import FileIdentity
-from runtimestore_server.store.engines.files import is_refused_write, read_only_problem
-from runtimestore_server.store.engines.rows import columns_of, split_off_large, with_digits
+from runtimestore_server.store.engines.files import read_only_problem
 from runtimestore_server.store.engines.sqlite_connections import (
     begin_immediate,
-    configure,
     configure_writer,
     create_private,
     spill_early,
-    spill_late,
 )
-from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect, sqlite3
-from runtimestore_server.store.engines.sqlite_faults import fault_of
+from runtimestore_server.store.engines.sqlite_driver import VERSION, has_reset_defect
 from runtimestore_server.store.engines.sqlite_log import write_again
-from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS, POOL_TIMEOUT_SECONDS
+from runtimestore_server.store.timeouts import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
-    from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.engine import URL, Connection
     from sqlalchemy.pool import ConnectionPoolEntry
-    from sqlalchemy.sql.expression import FromClause
 
 
-FEW_KEYS = 3
-"""So many keys are looked up by a statement each."""
-
-
-class SqliteDatabase(Database):
+class SqliteDatabase(AnySqlite):
     """An SQLite file in WAL mode: one writer at a time, readers beside it."""
 
-    name = "sqlite"
     creates_itself = True
-    concurrent_writers = False
 
     def __init__(self, url: URL, *, reader_threads: int) -> None:
         url = url.set(drivername="sqlite+pysqlite")
@@ -78,122 +58,6 @@ class SqliteDatabase(Database):
         self._identity.watch(self.writers, looks_when_used=False)  # who writes looks before COMMIT, and after errors
         self._identity.watch(self.readers, looks_when_used=True)
 
-    @property
-    def file(self) -> Path:
-        """Where it is."""
-        return Path(self._file).absolute()
-
-    @staticmethod
-    def _engine(
-        url: URL, *, pool_size: int, prepare: Callable[[sqlite3.Connection, object], None] = configure
-    ) -> Engine:
-        engine = sa.create_engine(
-            url,
-            module=sqlite3,
-            poolclass=QueuePool,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_SECONDS,
-            hide_parameters=True,  # the text of an error must not quote documents and secrets
-            connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},
-        )
-        event.listen(engine, "connect", prepare)
-        return engine
-
-    def given(self, *columns: sa.Column[Any]) -> FromClause:
-        """One JSON parameter: no limit on the number of keys, and one text of the statement for any number."""
-        value = sa.func.json_each(sa.bindparam("keys", type_=sa.Text)).table_valued("value").c.value
-        return sa.select(
-            *(
-                sa.func.json_extract(value, f"$[{position}]", type_=column.type).label(column.name)
-                for position, column in enumerate(columns)
-            )
-        ).subquery("given")
-
-    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-        """The keys as one JSON array of arrays."""
-        return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
-
-    def ask(
-        self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
-    ) -> Answer[list[Any]]:
-        """A few keys are asked for one by one: to read them as JSON takes longer than to look them up."""
-        if len(keys) > FEW_KEYS:
-            return super().ask(tx, statement, columns, keys)
-        made = sqlite_statements.of_one_key(statement, tx.dialect)
-        found: list[Any] = []
-        for key in with_digits(columns, keys):
-            found += direct.ask(tx, made, sqlite_statements.key_parameters(key), later=False)()
-        return Answer.found(found)
-
-    def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """One statement, run for each row within the driver; a large row alone and in pieces."""
-        if not rows:
-            return
-        small, large = split_off_large(table, rows)
-        if small:
-            direct.run(tx, sqlite_statements.upsert(table), with_digits(columns_of(table), small))
-        if large:
-            spill_late(tx, sum(len(row[-1]) for row in large))
-        for row in large:
-            sqlite_statements.upsert_in_pieces(tx, table, row)
-
-    def insert_missing(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """A plain insert: the one writer has looked before."""
-        if rows:
-            direct.run(tx, sqlite_statements.insert(table), with_digits(columns_of(table), rows))
-
-    def classify(self, error: Exception) -> Fault:
-        """By its class, and by SQLite's primary result code."""
-        return fault_of(error, self._file)
-
-    def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-        """SQLite keeps values of any type, and text that is no UTF-8 would end the statement."""
-        return sa.case((sa.func.typeof(column) == "blob", sa.func.sha256(column)), else_=sa.null())
-
-    def commit_is_ambiguous(self, error: Exception) -> bool:
-        """A failed write or sync of the log: the commit record may yet be found there after a crash."""
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        code = getattr(cause, "sqlite_errorcode", None)
-        if code is not None and is_refused_write(code, self._file):
-            return False  # as little as of SQLITE_FULL: the record, which comes last, was not written whole
-        return code is None or code & 0xFF == sqlite3.SQLITE_IOERR
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[Connection]:
-        """One read transaction on a connection that hands out text even where it is damaged."""
-        with self.readers.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            driver.text_factory = lambda text: text.decode(errors="surrogateescape")
-            try:
-                connection.exec_driver_sql("BEGIN")
-                yield connection
-            finally:
-                self.discard(connection)
-
-    @contextlib.contextmanager
-    def one_moment(self, connection: Connection) -> Iterator[None]:
-        """A read transaction."""
-        connection.exec_driver_sql("BEGIN")
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(SQLAlchemyError):  # SQLite may have ended it itself: why is to be told
-                connection.exec_driver_sql("ROLLBACK")
-            raise
-        connection.exec_driver_sql("ROLLBACK")
-
-    def integrity_problems(self, tx: Connection) -> Iterator[str]:
-        """Up to a hundred lines of SQLite's own check of pages and indexes."""
-        for (line,) in tx.exec_driver_sql("PRAGMA integrity_check(100)"):
-            if line != "ok":
-                yield " ".join(line.split())
-
-    def lacks_table(self, error: Exception) -> bool:
-        """SQLite has one code for all that it cannot make sense of, and statements that are sound lack nothing else."""
-        code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-        return code == sqlite3.SQLITE_ERROR
-
     def check_identity(self) -> None:
         """See that the file that is open is where its path leads."""
         self._identity.check()
@@ -204,7 +68,7 @@ class SqliteDatabase(Database):
 
     def dispose(self) -> None:
         """Close every connection, and let go of the file."""
-        self._wait_for_checkpoint()
+        self._checkpoints.wait(BUSY_TIMEOUT_SECONDS)
         super().dispose()
         self._identity.close()
 
@@ -220,9 +84,6 @@ class SqliteDatabase(Database):
             driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         # SQLite leaves it to the one who brings the last of the log, and every writer would wait for it.
         self._identity.sync()
-
-    def _wait_for_checkpoint(self) -> None:
-        self._checkpoints.wait(BUSY_TIMEOUT_SECONDS)
 
     @property
     def untidy(self) -> bool:
@@ -246,17 +107,6 @@ class SqliteDatabase(Database):
         """Those of the one writer."""
         return self._checkpoints.counts
 
-    def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
-        """The pages of the file: what a table holds would take a look at all of it."""
-        del tables
-        pages, page_bytes = (tx.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size"))
-        return Sizes(pages * page_bytes, {}, self._free_bytes())
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """SQLite's."""
-        return {"sqlite": VERSION}
-
     def defects(self) -> list[str]:
         """The one that may lose commits."""
         if not has_reset_defect():
@@ -266,14 +116,6 @@ class SqliteDatabase(Database):
             "served; RuntimeStore's own servers keep out of each other's way. 3.51.3 has it mended: pysqlite3 brings it"
         )
         return [defect]
-
-    def migration_lock(self, connection: Connection) -> None:
-        """Nothing to do: BEGIN IMMEDIATE is the lock."""
-
-    def _free_bytes(self) -> int | None:
-        with contextlib.suppress(OSError):
-            return shutil.disk_usage(Path(self._file).parent).free if self._file else None
-        return None
 
     def _begin(self, connection: Connection) -> None:
         """Take SQLite's write lock, then keep the checkpoints of other servers out."""

@@ -18,21 +18,17 @@ else:
         import sqlite3
 
 __all__ = [
-    "IOERR",
-    "IOERR_FSYNC",
-    "IOERR_SHMSIZE",
-    "IOERR_WRITE",
+    "HEADER_BYTES",
+    "MAGIC",
     "VERSION",
     "has_reset_defect",
     "open_blob",
     "sqlite3",
 ]
 
-# SQLite's result codes: sqlite.org/rescode.html. pysqlite3 has no names of the extended ones, and tells IOERR for all.
-IOERR = 10
-IOERR_WRITE = 778
-IOERR_FSYNC = 1034
-IOERR_SHMSIZE = 4874
+HEADER_BYTES = 100
+MAGIC = b"SQLite format 3\0"
+"""With how much, and with what, a file begins: sqlite.org/fileformat.html, "The Database Header"."""
 
 VERSION = sqlite3.sqlite_version
 """Of SQLite itself, such as `3.53.4`."""

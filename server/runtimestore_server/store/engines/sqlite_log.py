@@ -26,11 +26,7 @@ INDEX_HEADERS_BYTES = 96
 
 _HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
-_PAGE_BYTES = slice(14, 16)
-_FRAMES = slice(16, 20)
 _PIECE_BYTES = 1024 * 1024
-_LONGEST_PAGE_BYTES = 65536
-"""Which the index has as 1."""
 
 
 class Log:
@@ -74,9 +70,9 @@ class Log:
 
 
 def _needed_bytes(header: bytes) -> int:
-    frames = int.from_bytes(header[_FRAMES], sys.byteorder)
-    page_bytes = int.from_bytes(header[_PAGE_BYTES], sys.byteorder)
-    frame_bytes = _FRAME_HEADER_BYTES + (_LONGEST_PAGE_BYTES if page_bytes == 1 else page_bytes)
+    page_bytes = int.from_bytes(header[14:16], sys.byteorder)
+    frames = int.from_bytes(header[16:20], sys.byteorder)
+    frame_bytes = _FRAME_HEADER_BYTES + (65536 if page_bytes == 1 else page_bytes)  # the longest stands there as 1
     return _HEADER_BYTES + frames * frame_bytes if frames else 0
 
 

@@ -12,38 +12,28 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from runtimestore_server.store.engines.answers import ChangedMeanwhile
+from runtimestore_server.store.engines.any_sqlite import AnySqlite
 from runtimestore_server.store.engines.commit_lock import SUFFIX
-from runtimestore_server.store.engines.file_identity import FileIdentity
-from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_connections import configure_reader
-from runtimestore_server.store.engines.sqlite_driver import sqlite3
+from runtimestore_server.store.engines.sqlite_driver import HEADER_BYTES, MAGIC, sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import URL, Connection
 
-_HEADER_BYTES = 100
-_MAGIC = b"SQLite format 3\0"
-_FORMATS = slice(18, 20)
-_WRITE_AHEAD = b"\2\2"
 
-
-class SqliteFileToRead(SqliteDatabase):
+class SqliteFileToRead(AnySqlite):
     """An SQLite file that is opened for reading. A server may serve it meanwhile."""
-
-    creates_itself = False
 
     def __init__(self, url: URL) -> None:
         url = url.set(drivername="sqlite+pysqlite")
-        self._path = Path(url.database or "").absolute()
-        self._file = str(self._path)
-        self._identity = FileIdentity(self._file)  # which watches nothing: whether the file changed is asked at the end
+        self._file = str(Path(url.database or "").absolute())
         self._before = self._state()
-        options = _options(self._path)
+        options = _options(self.file)
         self._immutable = "immutable" in options
         self.readers = self._engine(
-            url.set(database=f"file:{quote(str(self._path))}", query={**options, "uri": "true"}),
+            url.set(database=f"file:{quote(str(self.file))}", query={**options, "uri": "true"}),
             pool_size=1,
             prepare=configure_reader,
         )
@@ -62,9 +52,6 @@ class SqliteFileToRead(SqliteDatabase):
                 "backup if it was a store"
             )
         return None
-
-    def _wait_for_checkpoint(self) -> None:
-        """Nothing: who only reads makes none."""
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -87,7 +74,7 @@ class SqliteFileToRead(SqliteDatabase):
 
     def _state(self) -> tuple[int, ...] | None:
         with contextlib.suppress(OSError):
-            found = self._path.stat()
+            found = self.file.stat()
             return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         return None
 
@@ -117,20 +104,20 @@ def belongs_to_a_database(file: Path) -> bool:
     name = str(file)
     named = (name.removesuffix(suffix) for suffix in ("-wal", "-shm", "-journal", SUFFIX))
     with contextlib.suppress(OSError):
-        return any(_header(Path(of)).startswith(_MAGIC) for of in (name, *named))
+        return any(_header(Path(of)).startswith(MAGIC) for of in (name, *named))
     return False
 
 
 def _is_in_wal_mode(file: Path) -> bool:
     header = _header(file)
-    return header.startswith(_MAGIC) and header[_FORMATS] == _WRITE_AHEAD
+    return header.startswith(MAGIC) and header[18:20] == b"\2\2"
 
 
 def _header(file: Path) -> bytes:
     if not file.is_file():
         return b""
     with file.open("rb") as opened:
-        return opened.read(_HEADER_BYTES)
+        return opened.read(HEADER_BYTES)
 
 
 def _refuse_writes(connection: sqlite3.Connection, record: object) -> None:

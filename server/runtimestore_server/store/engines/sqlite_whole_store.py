@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from runtimestore_server.store.engines.answers import Progress
-    from runtimestore_server.store.engines.sqlite import SqliteDatabase
+    from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead
     from runtimestore_server.store.engines.whole_store import Rows
-
-_SHARED_FIRST = 0x40000002
-_SHARED_SIZE = 510
-"""The bytes of an SQLite file that every open connection holds a lock on: SQLite's os.h, SHARED_FIRST, SHARED_SIZE."""
 
 
 class SqliteStore(WholeStore):
@@ -32,7 +28,7 @@ class SqliteStore(WholeStore):
 
     needs_tables = False
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteFileToRead) -> None:
         self._database = database
         # As SQLite names what lies beside a file: a link is followed, and stays.
         self._file = Path(os.path.realpath(database.file))
@@ -151,7 +147,8 @@ class SqliteStore(WholeStore):
         """Take the log of a file away that SQLite cannot make sense of; it is kept under another name."""
         with self._file.open("r+b") as opened:
             try:
-                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+                # What every open connection holds a lock on: SQLite's os.h, SHARED_SIZE and SHARED_FIRST.
+                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
             except OSError:
                 raise self._in_use() from None
             for path in self._beside():

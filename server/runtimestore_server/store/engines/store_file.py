@@ -22,9 +22,6 @@ BACKUP_TABLE = "runtimestore_backup"
 REVISION_TABLE = "alembic_version"
 """Where the schema revision stands."""
 
-NO_CONTENT = frozenset({BACKUP_TABLE, REVISION_TABLE})
-"""Tables that say something of the file, not of the store in it."""
-
 
 class NotTheSameTables(Exception):
     """The rows of a file do not fit into the tables that are to take them; the message says which."""
@@ -49,7 +46,7 @@ def shapes(connection: sqlite3.Connection) -> list[TableShape]:
     """The tables whose content a backup carries: all that are there, so that a new one is never left out."""
     found = []
     for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall():
-        if name in NO_CONTENT or name.startswith("sqlite_"):
+        if name in (BACKUP_TABLE, REVISION_TABLE) or name.startswith("sqlite_"):  # these tell of the file itself
             continue
         columns = connection.execute("SELECT name, pk FROM pragma_table_info(?) ORDER BY cid", (name,)).fetchall()
         key = tuple(column for column, position in sorted(columns, key=lambda column: column[1]) if position)
@@ -66,11 +63,6 @@ def select(shape: TableShape) -> str:
     """The statement that reads a table in the order of its key; on every engine, since keys compare as bytes."""
     columns, key = (", ".join(f'"{name}"' for name in names) for names in (shape.columns, shape.key))
     return f'SELECT {columns} FROM "{shape.name}" ORDER BY {key}'  # noqa: S608  (names of our own tables)
-
-
-def revision_of(connection: sqlite3.Connection) -> str:
-    """The schema revision of a file."""
-    return "+".join(row[0] for row in connection.execute(f"SELECT version_num FROM {REVISION_TABLE}"))  # noqa: S608  (a name of our own)
 
 
 def fill(connection: sqlite3.Connection, shape: TableShape, rows: Iterable[tuple[Any, ...]]) -> None:
