@@ -7,8 +7,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-_UNQUOTED = frozenset("-_.:/@+")
-
 
 class Severity(enum.Enum):
     """How sure it is that a finding is damage."""
@@ -56,7 +54,7 @@ def printable(text: str) -> str:
 
 def _quoted(value: str) -> str:
     """A value as it is, if it is plain; else as a JSON string that no terminal takes for more than text."""
-    if value.isascii() and all(character.isalnum() or character in _UNQUOTED for character in value) and value:
+    if value.isascii() and all(character.isalnum() or character in "-_.:/@+" for character in value) and value:
         return value
     return printable(json.dumps(value, ensure_ascii=False))
 

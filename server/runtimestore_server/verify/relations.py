@@ -39,26 +39,34 @@ if TYPE_CHECKING:
 KEYS_AT_ONCE = 2_000
 """How many inputs are asked for in one statement; a receipt may name a hundred thousand."""
 
-OF_A_RUNTIME = (session_versions, inputs, receipts, ops_snapshots, sessions)
-
 
 def raw(table: sa.Table, *columns: sa.Column[Any]) -> list[sa.ColumnElement[Any]]:
     """Columns as the driver hands them out: a damaged value must not stop whoever looks for it."""
     return [sa.type_coerce(column, sa.types.NullType()).label(column.name) for column in columns or table.columns]
 
 
+def _same(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Whether two rows are of the same runtime."""
+    return sa.and_(one.c.realm == other.c.realm, one.c.runtime_id == other.c.runtime_id)
+
+
+def _rows(tx: Connection, statement: sa.Select[Any]) -> Iterator[Row]:
+    """Yield what a statement finds, however much that is: a part of it is in memory."""
+    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
+        yield dict(row)
+
+
 def without_a_runtime(tx: Connection) -> Iterator[Finding]:
     """Rows of a runtime that has no row of its own: every write makes that one first, and nothing deletes it."""
-    for table in OF_A_RUNTIME:
-        same = sa.and_(table.c.realm == runtimes.c.realm, table.c.runtime_id == runtimes.c.runtime_id)
+    for table in (session_versions, inputs, receipts, ops_snapshots, sessions):
         statement = (
             sa.select(*raw(table, *table.primary_key))
-            .select_from(table.outerjoin(runtimes, same))
+            .select_from(table.outerjoin(runtimes, _same(table, runtimes)))
             .where(runtimes.c.realm.is_(None))
             .order_by(*table.primary_key)
         )
-        for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
-            yield finding("no_runtime", table, dict(row), "there is no such runtime in the table runtimes")
+        for row in _rows(tx, statement):
+            yield finding("no_runtime", table, row, "there is no such runtime in the table runtimes")
 
 
 def fewer_writes_than_receipts(tx: Connection) -> Iterator[Finding]:
@@ -68,66 +76,54 @@ def fewer_writes_than_receipts(tx: Connection) -> Iterator[Finding]:
         .group_by(receipts.c.realm, receipts.c.runtime_id)
         .subquery()
     )
-    its = sa.and_(written.c.realm == runtimes.c.realm, written.c.runtime_id == runtimes.c.runtime_id)
     statement = (
         sa.select(*raw(runtimes, *runtimes.primary_key))
-        .select_from(runtimes.join(written, its))
+        .select_from(runtimes.join(written, _same(written, runtimes)))
         .where(runtimes.c.revision >= 1, runtimes.c.revision < written.c.count)
         .order_by(*runtimes.primary_key)
     )
-    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
-        yield finding("revision_out_of_order", runtimes, dict(row), "its revision is less than its receipts are many")
+    for row in _rows(tx, statement):
+        yield finding("revision_out_of_order", runtimes, row, "its revision is less than its receipts are many")
 
 
 def sessions_without_a_snapshot(tx: Connection) -> Iterator[Finding]:
     """Rows in `sessions` whose runtime is there, but no snapshot of it: they are written together, never deleted."""
-    of_it = sa.and_(
-        sessions.c.realm == session_versions.c.realm, sessions.c.runtime_id == session_versions.c.runtime_id
-    )
-    its = sa.and_(sessions.c.realm == runtimes.c.realm, sessions.c.runtime_id == runtimes.c.runtime_id)
+    of_it = _same(sessions, session_versions)
     statement = (
         sa.select(*raw(sessions, *sessions.primary_key))
-        .select_from(sessions.join(runtimes, its).outerjoin(session_versions, of_it))
+        .select_from(sessions.join(runtimes, _same(sessions, runtimes)).outerjoin(session_versions, of_it))
         .where(session_versions.c.realm.is_(None))
         .order_by(*sessions.primary_key)
     )
-    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
-        yield finding("no_snapshot", sessions, dict(row), "its runtime has no session snapshot at all")
+    for row in _rows(tx, statement):
+        yield finding("no_snapshot", sessions, row, "its runtime has no session snapshot at all")
 
 
 def newest_versions(tx: Connection) -> Iterator[Finding]:
     """Runtimes whose newest version is not there, or is another one than they name."""
-    its = sa.and_(runtimes.c.realm == session_versions.c.realm, runtimes.c.runtime_id == session_versions.c.runtime_id)
-    newest = (
-        sa.select(
-            session_versions.c.realm,
-            session_versions.c.runtime_id,
-            sa.func.max(session_versions.c.revision).label("revision"),
-        )
-        .group_by(session_versions.c.realm, session_versions.c.runtime_id)
-        .subquery()
-    )
-    of_it = sa.and_(runtimes.c.realm == newest.c.realm, runtimes.c.runtime_id == newest.c.runtime_id)
-    named = sa.and_(its, session_versions.c.revision == newest.c.revision)
+    key = (session_versions.c.realm, session_versions.c.runtime_id)
+    latest = sa.func.max(session_versions.c.revision).label("revision")
+    newest = sa.select(*key, latest).group_by(*key).subquery()
+    named = sa.and_(_same(runtimes, session_versions), session_versions.c.revision == newest.c.revision)
     columns = raw(runtimes, *runtimes.primary_key, runtimes.c.session_revision, runtimes.c.session_sha256)
     described = raw(session_versions, *(session_versions.c[name] for name in (*Version._fields, "seal")))
     statement = (
         sa.select(*columns, newest.c.revision.label("newest_revision"), *described)
-        .select_from(runtimes.outerjoin(newest, of_it).outerjoin(session_versions, named))
+        .select_from(runtimes.outerjoin(newest, _same(runtimes, newest)).outerjoin(session_versions, named))
         .where(sa.or_(runtimes.c.session_revision.is_not(None), newest.c.revision.is_not(None)))
         .order_by(*runtimes.primary_key)
     )
-    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
+    for row in _rows(tx, statement):
         digest = row["session_sha256"]
         if not _names_a_version(row):
             continue  # told where the row itself is looked at
         if row["session_revision"] != row["newest_revision"]:
             told = "session_revision is not that of the newest version of its session"
-            yield finding("version_missing", runtimes, dict(row), told)
+            yield finding("version_missing", runtimes, row, told)
         elif not _is_described(row):
             continue  # told where that row is looked at
         elif not isinstance(digest, bytes) or digest[:SHA256_BYTES] != row["sha256"]:
-            yield finding("column_mismatch", runtimes, dict(row), "session_sha256 is not that of its newest version")
+            yield finding("column_mismatch", runtimes, row, "session_sha256 is not that of its newest version")
 
 
 def _is_described(row: Any) -> bool:
@@ -244,13 +240,9 @@ def requests_from_the_future(tx: Connection) -> Iterator[Finding]:
         .where(requests.c.revision > sa.func.coalesce(largest.c.revision, 0))
         .order_by(*requests.primary_key)
     )
-    for row in tx.execute(statement.execution_options(yield_per=1000)).mappings():
-        yield finding(
-            "revision_out_of_order",
-            requests,
-            dict(row),
-            "its answer is a revision that nothing in its realm has reached",
-        )
+    told = "its answer is a revision that nothing in its realm has reached"
+    for row in _rows(tx, statement):
+        yield finding("revision_out_of_order", requests, row, told)
 
 
 OF_ALL = (

@@ -29,7 +29,6 @@ ROWS_AT_ONCE = {
     tables.oauth_flow_snapshots: 16,
 }
 """How many rows of a table are held in memory; 500 of those that are small."""
-SMALL_ROWS_AT_ONCE = 500
 
 ENGINE_ERRORS = (sa.exc.DBAPIError, UnicodeDecodeError)
 """What a read of damage may raise; the second where the driver cannot even decode what SQLite says of it."""
@@ -137,7 +136,7 @@ def _unreadable(table: str, error: sa.exc.DBAPIError | UnicodeDecodeError) -> Fi
 
 
 def _batches(tx: Connection, table: sa.Table) -> Iterator[list[Row]]:
-    at_once = ROWS_AT_ONCE.get(table, SMALL_ROWS_AT_ONCE)
+    at_once = ROWS_AT_ONCE.get(table, 500)
     statement = sa.select(*relations.raw(table)).order_by(*table.primary_key)
     with tx.execute(statement.execution_options(yield_per=at_once)) as found:
         for some in found.mappings().partitions(at_once):
