@@ -31,9 +31,6 @@ TRY_SECONDS = 2.0
 FAILED_PAUSE_SECONDS = 0.05
 """How long nothing is tried after an error that nobody foresaw."""
 
-UNWRITABLE = "?"
-"""What is written of an event of which no line can be made."""
-
 
 class LogWriter:
     """A bounded queue of events, and the thread that writes a line of each.
@@ -123,7 +120,7 @@ class LogWriter:
         try:
             line = self._line(event)
         except Exception:  # noqa: BLE001  (a value that cannot be shown must not take the others along)
-            line = UNWRITABLE
+            line = "?"
         return f"{line}\n".encode(errors="backslashreplace")  # a path may hold what is no UTF-8
 
     def _written(self, lines: list[bytes]) -> int:

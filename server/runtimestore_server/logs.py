@@ -32,8 +32,6 @@ empties."""
 MOST_CHARACTERS = 8192
 """What is longer in a line is cut."""
 
-_STANDARD_ERROR = 2
-
 _ESCAPED = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 """What would end a line, or do something to a terminal."""
 
@@ -68,7 +66,7 @@ _writers: list[LogWriter] = []
 
 def configure(*, level: str, style: str) -> None:
     """Write events of `level` and above to standard error, as text or as JSON."""
-    writer = LogWriter(_STANDARD_ERROR, line=_line(style), lost=_lost)
+    writer = LogWriter(2, line=_line(style), lost=_lost)
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _handed],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -32,10 +32,6 @@ _FILES = {
 }
 _KEYS = (*_FILES, "tls_server_name", "token")
 
-_PREFIX = "RUNTIMESTORE_CLIENT_"
-
-_MOST_TOKEN_BYTES = 64 * 1024
-
 
 @dataclass(frozen=True)
 class Connecting:
@@ -90,7 +86,7 @@ class Connecting:
         try:
             if (file := self._given.get("token_file")) is not None:
                 where = "--token-file"  # what is no file may be a token, and is not repeated
-                content = read_regular(file, _MOST_TOKEN_BYTES)
+                content = read_regular(file, 64 * 1024)
                 where = f"--token-file {file}"
                 token = content.decode().strip()
             protected = any(name.startswith("tls_") for name in self._given)
@@ -151,7 +147,7 @@ def connects(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _of_environment() -> dict[str, str]:
-    return {name: value for name in _KEYS if (value := os.environ.get(f"{_PREFIX}{name.upper()}"))}
+    return {name: value for name in _KEYS if (value := os.environ.get(f"RUNTIMESTORE_CLIENT_{name.upper()}"))}
 
 
 def _of_file(config: str | None) -> dict[str, str]:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 CLEAN, FOUND, CANNOT, INTERRUPTED = 0, 1, 2, 130
 
-RECURSION_LIMIT = 5000
-
 MANUAL = """\
 Look at every row of a store and tell what is not as it was written.
 
@@ -96,7 +94,7 @@ def command(settings: Settings, *, as_json: bool, report: Path | None, strict: b
     if sys.stderr is not None and sys.stderr.isatty():  # a script reads one line, of what is wrong
         sys.stderr.write(f"runtimestore: verifying {printable(describe(url))}\n")
     # What a server could read, however deep it nests, is read here too.
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 5000))
     with refusing(ValueError, code=CANNOT):
         database = open_to_read(url)
     with refusing(code=CANNOT), Output(as_json=as_json, file=report) as output:

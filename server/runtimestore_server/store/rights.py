@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database, Lacking
 
-UNKNOWN = "unknown"
-"""Told where the engine refuses and no right is seen to be missing: it was granted meanwhile, or a policy refused."""
-
 _READ = ("SELECT",)
 _ADD = ("SELECT", "INSERT")
 _CHANGE = ("SELECT", "INSERT", "UPDATE")
@@ -57,7 +54,8 @@ def looked_up(database: Database) -> Sequence[Lacking]:
 def refusal(lacking: Sequence[Lacking], *, store_error: str) -> StoreForbidden:
     """What a caller is told: the first right that is missing in the metadata, all of them in the message."""
     told = _told(lacking) if lacking else "a right"
-    right, table = lacking[0] if lacking else (UNKNOWN, UNKNOWN)
+    # None is seen to be missing where it was granted meanwhile, or a policy refused.
+    right, table = lacking[0] if lacking else ("unknown", "unknown")
     return StoreForbidden(
         f"the storage engine's role lacks {told}; nothing was committed, let the operator grant it",
         metadata={"store_error": store_error, "table": table, "right": right},

@@ -41,10 +41,6 @@ _versions = sa.Table(
 """As Alembic makes it."""
 
 
-_OURS = re.compile(r"\d{4}")
-"""How a revision of ours is told, of any version."""
-
-
 class SchemaNotCurrent(Exception):
     """The database cannot be served as it is; the message names both revisions and the command to run."""
 
@@ -73,7 +69,7 @@ class SchemaState:
             return (
                 f"the database is empty (at no revision), this server needs revision {HEAD}: run `runtimestore migrate`"
             )
-        if not self.foreign and not _OURS.fullmatch(self.revision or ""):
+        if not self.foreign and not re.fullmatch(r"\d{4}", self.revision or ""):
             return (
                 f"the database's revision is damaged: it is {self.revision or 'gone'}, this server needs {HEAD}: "
                 "`runtimestore verify` says what else is damaged; restore a backup"

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.requests import Decision
     from runtimestore_server.store.writes import AnyWrite
 
-UNKNOWN_TABLE = "unknown"
-"""Told where a refusal names a table, of damage that the engine finds beneath the tables."""
-
-UNREACHABLE = "the storage engine cannot be reached; nothing was committed, try again"
 REPLACED = (
     "the store's file was removed, moved or written over while it was open; nothing was committed: "
     "put it back, or restart the server to serve what is there now"
@@ -242,8 +238,8 @@ def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
                 metadata=metadata,
             )
         case Fault.TRANSIENT | Fault.UNAVAILABLE | Fault.REPLACED:
-            told = REPLACED if fault is Fault.REPLACED else UNREACHABLE
-            return StoreUnavailable(told, metadata=metadata)
+            told = "the storage engine cannot be reached; nothing was committed, try again"
+            return StoreUnavailable(REPLACED if fault is Fault.REPLACED else told, metadata=metadata)
         case Fault.FULL:
             return StoreFull("the storage medium is full; nothing was committed, make room", metadata=metadata)
         case Fault.READ_ONLY:
@@ -254,7 +250,7 @@ def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
             return StoredValueCorrupt(
                 "the storage engine reports that its own file is damaged, not in which table; "
                 "run `runtimestore verify` to see what is left, and restore the file from a backup",
-                metadata=metadata | {"table": UNKNOWN_TABLE},
+                metadata=metadata | {"table": "unknown"},
             )
         case _:
             return InternalError(UNFORESEEN)

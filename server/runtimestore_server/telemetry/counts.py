@@ -31,8 +31,6 @@ MOST_REALMS = 150
 
 OTHER_REALMS = "other"
 
-_OK = ("OK", "")
-
 
 class Histogram:
     """How many values were up to each bound, and what they come to."""
@@ -91,7 +89,7 @@ class MethodCounts:
 
     def answered(self, started: float) -> None:
         """Count a call that began at `started` and was answered."""
-        self._count(_OK, started)
+        self._count(("OK", ""), started)
 
     def refused(self, refusal: RuntimeStoreError, started: float) -> None:
         """Count a call that was refused."""

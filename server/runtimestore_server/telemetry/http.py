@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_Text = tuple[str, str, str]
-
 
 class Telemetry:
     """The HTTP port, from `start` to `close`."""
@@ -80,7 +78,7 @@ class Telemetry:
         start_response(status, headers)
         return [body if environ["REQUEST_METHOD"] != "HEAD" else b""]
 
-    def _ready(self, *, verbose: bool) -> _Text:
+    def _ready(self, *, verbose: bool) -> tuple[str, str, str]:
         checks, warnings = self._readiness.checks(), self._readiness.warnings()
         failing = {name: problem for name, problem in checks.items() if problem is not None}
         status = "503 Service Unavailable" if failing else "200 OK"

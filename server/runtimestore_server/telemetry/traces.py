@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
     from runtimestore_server.telemetry.spans import Traces
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-
 _log = structlog.get_logger(__name__)
 
 
@@ -49,7 +47,8 @@ def _wanted(environ: Mapping[str, str]) -> bool:
         return False
     exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     if exporter in ("", "otlp"):
-        return bool(exporter) or any(environ.get(name, "").strip() for name in ENDPOINTS)
+        endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+        return bool(exporter) or any(environ.get(name, "").strip() for name in endpoints)
     if exporter != "none":
         _log.warning("no traces: of OTEL_TRACES_EXPORTER's values this server knows otlp and none")
     return False

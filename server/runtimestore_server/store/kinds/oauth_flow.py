@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.writes import OAuthFlowWrite
 
 _KEY = (oauth_flow_snapshots.c.realm,)
-_VERSION = (oauth_flow_snapshots.c.version,)
 
 
 class OAuthFlowKind:
@@ -39,7 +38,9 @@ class OAuthFlowKind:
     def lock(self, writes: Sequence[OAuthFlowWrite]) -> Answer[Lock]:
         """The rows of the realms."""
         keys = sorted({(write.realm,) for write in writes})
-        asked = lock_by_key(self._database, self._tx, _KEY, _VERSION, keys, skip_held=self._skip_held)
+        asked = lock_by_key(
+            self._database, self._tx, _KEY, (oauth_flow_snapshots.c.version,), keys, skip_held=self._skip_held
+        )
 
         def locked() -> Lock:
             self._versions = {row.realm: row.version for row in asked().rows}

@@ -49,7 +49,6 @@ class _RuntimeRow(NamedTuple):
 
 _NEVER_WRITTEN = _RuntimeRow(0)
 
-VersionKey = tuple[str, str, int]
 InputKey = tuple[str, str, str]
 BoundaryKey = tuple[str, str, str, int]
 
@@ -207,7 +206,7 @@ class _Landing:
 
     def __init__(self) -> None:
         self.runtimes: dict[RuntimeKey, _RuntimeRow] = {}
-        self.versions: dict[VersionKey, tuple[Any, ...]] = {}
+        self.versions: dict[tuple[str, str, int], tuple[Any, ...]] = {}
         self._sessions: dict[tuple[str, str], tuple[Any, ...]] = {}
         self._ops: dict[RuntimeKey, tuple[Any, ...]] = {}
         self._inputs: dict[InputKey, tuple[bytes, bytes]] = {}
