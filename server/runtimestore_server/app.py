@@ -252,7 +252,7 @@ class Application:
 
 
 def _realms(authorization: Authorization | None) -> RealmCounts | None:
-    """What counts calls by realm, where an access file says which realms there are."""
+    """Return what counts calls by realm, where an access file says which realms there are."""
     if authorization is None:
         return None
 
@@ -264,7 +264,7 @@ def _realms(authorization: Authorization | None) -> RealmCounts | None:
 
 
 async def _opened(settings: Settings) -> tuple[Database, str]:
-    """The database, whose schema is current, and the revision of that."""
+    """Return the database, whose schema is current, and the revision of that."""
     database = open_database(
         settings.database_url.get_secret_value(),
         committer_threads=settings.committer_threads,

@@ -26,7 +26,7 @@ class RetryPacing:
         self._next = 0.0
 
     def seconds(self) -> float:
-        """After how long one more caller should come back."""
+        """Tell after how long one more caller should come back."""
         now = time.monotonic()
         self._next = min(max(self._next + 1 / REFUSALS_PER_SECOND, now + SOONEST_SECONDS), now + LATEST_SECONDS)
         return self._next - now
@@ -63,7 +63,7 @@ class Budget:
         self.bytes = 0
 
     def refusal(self, size_bytes: int | None = 0, *, ahead: int = 0) -> Overloaded | None:
-        """Why one more cannot be taken now, where so many others come before it; None if it can.
+        """Say why one more cannot be taken now, where so many others come before it; None if it can.
 
         An item without a size (None) is not asked for bytes; one of 0 bytes is refused where the bound is exceeded.
         """

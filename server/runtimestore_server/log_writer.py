@@ -124,7 +124,7 @@ class LogWriter:
         return f"{line}\n".encode(errors="backslashreplace")  # a path may hold what is no UTF-8
 
     def _written(self, lines: list[bytes]) -> int:
-        """How many of these lines could be written, from the first on."""
+        """Tell how many of these lines could be written, from the first on."""
         rest = memoryview(b"".join(lines))
         total = len(rest)
         try:

@@ -37,13 +37,13 @@ _ESCAPED = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(1
 
 
 def frames(error: BaseException) -> list[str]:
-    """Where an error came from, without its text: drivers quote parameters in it, and those hold documents."""
+    """Tell where an error came from, without its text: drivers quote parameters in it, and those hold documents."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 @contextlib.contextmanager
 def written(*, level: str, style: str) -> Iterator[None]:
-    """Inside, events of `level` and above are written to standard error, as text or as JSON; after it, they are there.
+    """Write events of `level` and above to standard error, as text or as JSON; after it, they are there.
 
     What is logged after it is written as well, as long as the process lives.
     """
@@ -89,7 +89,7 @@ class _Queued:
 
 
 def _handed(_logger: object, _method: str, event: Any) -> tuple[tuple[Any], dict[str, Any]]:
-    """An event as the argument of a method of `_Queued`."""
+    """Return an event as the argument of a method of `_Queued`."""
     return (event,), {}
 
 
@@ -127,7 +127,7 @@ def _lost(count: int) -> Mapping[str, Any]:
 
 
 def _line(style: str) -> Callable[[Mapping[str, Any]], str]:
-    """What makes a line of an event; it must not end within."""
+    """Return what makes a line of an event; it must not end within."""
     if style == "json":
         as_json = structlog.processors.JSONRenderer()
         return lambda event: str(as_json(None, "", {key: _short(value) for key, value in event.items()}))
@@ -145,7 +145,7 @@ def _line(style: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _plain(event: Mapping[str, Any]) -> str:
-    """The line that structlog makes of an event where nobody wants colours, in a third of the time."""
+    """Return the line that structlog makes of an event where nobody wants colours, in a third of the time."""
     shown = {key: _printable(_short(value)) for key, value in event.items()}
     line = f"{shown.pop('timestamp')} [{shown.pop('level')}] {shown.pop('event')}"
     if logger := shown.pop("logger", None):

@@ -241,13 +241,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given first, then the environment, then the file."""
+        """Return what is given first, then the environment, then the file."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, SettingsFile(settings_cls)
 
 
 def load(flags: Mapping[str, Any]) -> Settings:
-    """The settings that these flags, the environment and the file that one of them names give.
+    """Return the settings that these flags, the environment and the file that one of them names give.
 
     Raises:
         pydantic.ValidationError: a value is bad; the error names the setting.

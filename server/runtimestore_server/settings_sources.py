@@ -37,7 +37,7 @@ class BadSource(Exception):
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What a file of settings holds.
+    """Return what a file of settings holds.
 
     Raises:
         BadSource: it cannot be read.
@@ -60,7 +60,7 @@ class SettingsFile(PydanticBaseSettingsSource):
     """The TOML file that a source before this one names as `config`, if any does."""
 
     def __call__(self) -> dict[str, Any]:
-        """What the file holds, and none but settings."""
+        """Return what the file holds, and none but settings."""
         name = self.current_state.get("config")
         if not name:
             return {}
@@ -76,7 +76,7 @@ class SettingsFile(PydanticBaseSettingsSource):
         return read
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Nothing: the file is read as a whole."""
+        """Find nothing: the file is read as a whole."""
         del field
         return None, field_name, False
 
@@ -100,7 +100,7 @@ def refuse_mistyped(environment: Mapping[str, str], settings: Iterable[str]) -> 
 
 
 def near_misses(environment: Mapping[str, str], settings: BaseSettings) -> list[str]:
-    """A sentence for each variable that may have been meant as a setting, without its value.
+    """Return a sentence for each variable that may have been meant as a setting, without its value.
 
     Those are told and not refused: another program may mean them, as Kubernetes does by those of a service's address.
     """

@@ -88,7 +88,7 @@ class Phase(NamedTuple):
     """For how long on end nothing may be in flight before the next phase begins; None waits for no call."""
 
     def within_seconds(self, deadline: float) -> float:
-        """How long it may take from now on, where the grace period ends at `deadline`."""
+        """Tell how long it may take from now on, where the grace period ends at `deadline`."""
         if self.leaves_seconds is None:
             return self.at_most_seconds
         left_seconds = deadline - self.leaves_seconds - time.monotonic()
@@ -108,7 +108,7 @@ class Shutdown:
     traces: Traces | None = None
 
     def phases(self, grace_seconds: float) -> tuple[Phase, ...]:
-        """The way down in so many seconds, from its first phase to its last."""
+        """Lay out the way down in so many seconds, from its first phase to its last."""
         last_seconds = min(LAST_SECONDS, grace_seconds / 4)
         no_retries_seconds = min(NO_RETRIES_SECONDS, (grace_seconds - last_seconds) / 2)
         return (

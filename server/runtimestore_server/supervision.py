@@ -73,7 +73,7 @@ class Supervision:
         return asyncio.create_task(self._keep_task(_Run(name, vital=vital), work), name=name)
 
     def problem(self) -> str | None:
-        """What ended by an error since this was asked last, or does not come to run; None if nothing."""
+        """Return what ended by an error since this was asked last, or does not come to run; None if nothing."""
         ended, self._ended = self._ended, []
         return f"ended by an error: {', '.join(sorted({*ended}))}" if ended or self.given_up.is_set() else None
 
@@ -152,11 +152,11 @@ class _Run:
         self._in_a_row = 0
 
     def begin(self) -> None:
-        """It runs from now on."""
+        """Take note that it runs from now on."""
         self._since = time.monotonic()
 
     def end(self) -> int:
-        """It ended by an error: how often in a row."""
+        """Take note that it ended by an error; how often in a row it did."""
         if time.monotonic() - self._since >= STEADY_SECONDS:
             self._in_a_row = 0
         self._in_a_row += 1

@@ -69,7 +69,7 @@ class Workers:
         return len(self._items)
 
     async def run(self, work: Callable[[], T], *, size_bytes: int | None = None) -> T:
-        """What `work` returns or raises, on a thread; `size_bytes` is what of a request it holds while it waits.
+        """Do `work` on a thread, and return or raise what it does; `size_bytes` is what it holds of a request.
 
         Raises:
             Overloaded: too much is waiting for a thread.

@@ -49,14 +49,14 @@ _GREATEST = 2**64 - 1
 
 
 def text(name: str, value: object) -> str:
-    """The text that `value` is."""
+    """Return the text that `value` is."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     return _encodable(name, value)
 
 
 def _encodable(name: str, value: str) -> str:
-    """The text, if it can be sent: half of a surrogate pair alone is no character."""
+    """Return the text, if it can be sent: half of a surrogate pair alone is no character."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -65,12 +65,12 @@ def _encodable(name: str, value: str) -> str:
 
 
 def optional_text(name: str, value: object) -> str | None:
-    """The text that `value` is, if there is one."""
+    """Return the text that `value` is, if there is one."""
     return None if value is None else text(name, value)
 
 
 def identifier(name: str, value: object) -> str:
-    """An id as text; whether it is one that the store takes is for the server to say."""
+    """Return an id as text; whether it is one that the store takes is for the server to say."""
     if isinstance(value, str):
         return _encodable(name, value)  # str() of an enum's member that is a text would be its name
     if not isinstance(value, uuid.UUID):
@@ -79,24 +79,24 @@ def identifier(name: str, value: object) -> str:
 
 
 def optional_identifier(name: str, value: object) -> str | None:
-    """An id as text, if there is one."""
+    """Return an id as text, if there is one."""
     return None if value is None else identifier(name, value)
 
 
 def identifiers(name: str, values: object) -> tuple[str, ...]:
-    """Ids as text, in their order. One text is not taken for many of one letter."""
+    """Read ids as text, in their order. One text is not taken for many of one letter."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of str or uuid.UUID, not {type(values).__name__}")
     return tuple(identifier(f"{name}[{number}]", value) for number, value in enumerate(values))
 
 
 def request_id(value: object) -> str:
-    """A write's request id, a fresh one for `None`."""
+    """Return a write's request id, a fresh one for `None`."""
     return str(uuid.uuid4()) if value is None else identifier("request_id", value)
 
 
 def whole_number(name: str, value: object) -> int:
-    """A number that the wire can carry: unsigned, of 64 bits."""
+    """Return a number that the wire can carry: unsigned, of 64 bits."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not 0 <= value <= _GREATEST:
@@ -105,7 +105,7 @@ def whole_number(name: str, value: object) -> int:
 
 
 def number(name: str, value: object) -> float:
-    """A number that may have a fraction; infinity for one that is larger than any."""
+    """Return a number that may have a fraction; infinity for one that is larger than any."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     try:
@@ -115,7 +115,7 @@ def number(name: str, value: object) -> float:
 
 
 def seconds(name: str, value: object) -> float:
-    """A span of time that passes: finite, and more than 0."""
+    """Return a span of time that passes: finite, and more than 0."""
     span = number(name, value)
     if not (math.isfinite(span) and span > 0):
         raise ValueError(f"{name} must be finite and more than 0, not {span}")
@@ -123,12 +123,12 @@ def seconds(name: str, value: object) -> float:
 
 
 def optional_number(name: str, value: object) -> int | None:
-    """A number that the wire can carry, if there is one."""
+    """Return a number that the wire can carry, if there is one."""
     return None if value is None else whole_number(name, value)
 
 
 def member(name: str, kind: type[E], value: object) -> E:
-    """A member of an enum, itself or by its name in the trait, such as `"run_start"`."""
+    """Return a member of an enum, itself or by its name in the trait, such as `"run_start"`."""
     if isinstance(value, kind):
         return value
     wanted = f"{name} must be a {kind.__name__} or one of {', '.join(repr(one.value) for one in kind)}"
@@ -141,14 +141,14 @@ def member(name: str, kind: type[E], value: object) -> E:
 
 
 def document_bytes(name: str, value: object) -> bytes:
-    """The bytes of a JSON document: given bytes unchanged, a text as UTF-8, a dict as compact JSON in its order."""
+    """Make the bytes of a JSON document: bytes as given, a text as UTF-8, a dict as compact JSON in its order."""
     if isinstance(value, bytes):
         return value
     return document_text(name, value).encode()
 
 
 def document_text(name: str, value: object) -> str:
-    """The text of a JSON document: a given text unchanged, bytes read as UTF-8, a dict as compact JSON in its order."""
+    """Make the text of a JSON document: a text as given, bytes read as UTF-8, a dict as compact JSON in its order."""
     if isinstance(value, str):
         return _encodable(name, value)
     try:
@@ -170,7 +170,7 @@ def document_text(name: str, value: object) -> str:
 
 
 def opaque_bytes(name: str, value: object) -> bytes:
-    """Bytes that nobody but the caller reads. `None`, of a forgotten `return`, must not empty what is stored."""
+    """Read bytes that nobody but the caller reads. `None`, of a forgotten `return`, must not empty what is stored."""
     if not isinstance(value, bytes):
         raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
     return value

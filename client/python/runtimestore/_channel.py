@@ -43,7 +43,7 @@ _BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 
 def target_of(address: Address) -> str:
-    """What gRPC calls a target: one address as it is, several as the list that they are.
+    """Return what gRPC calls a target: one address as it is, several as the list that they are.
 
     Raises:
         ValueError: there is none, it lacks its port, or they cannot be one target; the message says the cure.
@@ -65,7 +65,7 @@ def target_of(address: Address) -> str:
 
 
 def _with_port(address: str) -> str:
-    """The address, of `HOST:PORT` or `dns:` before it. Without a port gRPC would call 443, and wait."""
+    """Return the address, of `HOST:PORT` or `dns:` before it. Without a port gRPC would call 443, and wait."""
     name = address.removeprefix("dns:")
     if name != address and name.startswith("//"):
         name = name.removeprefix("//").partition("/")[2]  # what is between the slashes is the name server to ask
@@ -103,7 +103,7 @@ def _is_port(text: str) -> bool:
 
 
 def message_limit(max_message_bytes: int) -> int:
-    """The largest message, as gRPC takes it.
+    """Return the largest message, as gRPC takes it.
 
     Raises:
         ValueError: it is no number of bytes that gRPC could count.
@@ -118,7 +118,7 @@ def message_limit(max_message_bytes: int) -> int:
 
 
 def channel_options(target: str, max_message_bytes: int) -> list[tuple[str, int | str]]:
-    """The arguments of a channel to what `target_of` made."""
+    """Return the arguments of a channel to what `target_of` made."""
     options = _options(max_message_bytes)
     if target.startswith(("dns:", "ipv4:", "ipv6:")):
         # Without it gRPC stays with the first address that answers, and with it alone.

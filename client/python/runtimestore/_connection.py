@@ -78,7 +78,7 @@ class AsyncConnection:
             await self._channel.close()
 
     def failure_of(self, failed: BaseException) -> RuntimeStoreError:
-        """The failure of a call by its class.
+        """Return the failure of a call by its class.
 
         Raises:
             CancelledError: the caller was cancelled; that is no failure of the call.
@@ -120,6 +120,6 @@ class Connection:
             self._channel.close()
 
     def failure_of(self, failed: BaseException) -> RuntimeStoreError:
-        """The failure of a call by its class."""
+        """Return the failure of a call by its class."""
         call = cast("grpc.Call", failed)  # what a call raises is the call itself
         return refusal_of(call.code(), call.details(), call.trailing_metadata())

@@ -53,7 +53,7 @@ class Tls:
                 raise ValueError(f"{name} is the text of a PEM where a path is meant: give its bytes")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What gRPC makes a channel with.
+        """Return what gRPC makes a channel with.
 
         Raises:
             OSError: a file cannot be read, is no regular file, or is too large to be one of these.
@@ -61,7 +61,7 @@ class Tls:
         return grpc.ssl_channel_credentials(_bytes(self.ca), _bytes(self.key), _bytes(self.certificate))
 
     def options(self) -> list[tuple[str, int | str]]:
-        """The channel's options beside them."""
+        """Return the channel's options beside them."""
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
 
@@ -70,7 +70,7 @@ def _bytes(pem: Pem | None) -> bytes | None:
 
 
 def read_regular(path: str | Path, most_bytes: int) -> bytes:
-    """What a file holds. Waits for no pipe, and reads no device without an end.
+    """Return what a file holds. Waits for no pipe, and reads no device without an end.
 
     Raises:
         OSError: it cannot be read, is no regular file, or is larger than that.
@@ -106,7 +106,7 @@ class BearerToken:
             )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What an attempt of a call carries: the token, if there is one."""
+        """Return what an attempt of a call carries: the token, if there is one."""
         return _metadata_of(self._token()) if callable(self._token) else self._metadata
 
 
@@ -117,7 +117,7 @@ def _metadata_of(token: str) -> tuple[tuple[str, str], ...]:
 
 
 def _is_local(target: str) -> bool:
-    """Whether a target is surely reached without a network: each of its addresses is loopback, or it is a Unix socket.
+    """Tell whether a target is surely reached without a network: all of its addresses are loopback or Unix sockets.
 
     What another decides is not sure: a name server that is named (`dns://8.8.8.8/localhost`), a control plane (`xds:`),
     a hypervisor (`vsock:`).
@@ -143,7 +143,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_loopback_by_name(host: str) -> bool:
-    """Whether a name stands for loopback alone: what `localhost` is, the files of the machine decide."""
+    """Tell whether a name stands for loopback alone: what `localhost` is, the files of the machine decide."""
     try:
         found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except OSError:

@@ -37,7 +37,7 @@ class Edit(NamedTuple):
 
 
 def find_edits(base: bytes, changed: bytes, *, agreed: int = 0) -> list[Edit] | None:
-    """The edits that make `changed` of `base`, as `edits_between` has it; `None` where sending them saves little."""
+    """Find the edits that make `changed` of `base` as `edits_between` does; `None` where sending them saves little."""
     edits = edits_between(base, changed, agreed=agreed)
     if not edits:
         return edits
@@ -46,14 +46,14 @@ def find_edits(base: bytes, changed: bytes, *, agreed: int = 0) -> list[Edit] | 
 
 
 def edits_between(base: bytes, changed: bytes, *, agreed: int = 0) -> list[Edit]:
-    """The edits that make `changed` of `base`, ascending and not overlapping; the first `agreed` bytes are the same."""
+    """Find the edits that make `changed` of `base`, ascending, not overlapping; the first `agreed` bytes agree."""
     start = agreed + common_prefix(base, agreed, changed, agreed)
     tail = _common_suffix(base, start, len(base), changed, start, len(changed))
     return _between(base, start, len(base) - tail, changed, len(changed) - tail)
 
 
 def apply_edits(base: bytes | bytearray, edits: Iterable[Edit]) -> bytes:
-    """What the edits make of `base`.
+    """Return what the edits make of `base`.
 
     Raises:
         ValueError: they do not ascend, overlap, or reach beyond the base.
@@ -71,7 +71,7 @@ def apply_edits(base: bytes | bytearray, edits: Iterable[Edit]) -> bytes:
 
 
 def _between(base: bytes, start: int, base_end: int, changed: bytes, changed_end: int) -> list[Edit]:
-    """The edits between a common head and a common tail, by anchors: pieces of the base that are found again."""
+    """Return the edits between a common head and a common tail, by anchors: pieces of the base that are found again."""
     edits: list[Edit] = []
     at, changed_at = start, start
     left_to_scan = SCANNED_AT_MOST * (changed_end - start)
@@ -101,7 +101,7 @@ def _between(base: bytes, start: int, base_end: int, changed: bytes, changed_end
 
 
 def common_prefix(one: bytes, one_at: int, other: bytes, other_at: int) -> int:
-    """How many bytes agree from these places on."""
+    """Tell how many bytes agree from these places on."""
     most = min(len(one) - one_at, len(other) - other_at)
     view = memoryview(one)  # of which a piece is compared where it lies: megabytes are not copied
     agreed, size, narrowing = 0, 256, False
@@ -120,7 +120,7 @@ def common_prefix(one: bytes, one_at: int, other: bytes, other_at: int) -> int:
 
 
 def _common_suffix(one: bytes, one_from: int, one_end: int, other: bytes, other_from: int, other_end: int) -> int:
-    """How many bytes agree before these ends, not reaching before `one_from` and `other_from`."""
+    """Tell how many bytes agree before these ends, not reaching before `one_from` and `other_from`."""
     most = min(one_end - one_from, other_end - other_from)
     view = memoryview(one)
     agreed, size, narrowing = 0, 256, False
@@ -139,5 +139,5 @@ def _common_suffix(one: bytes, one_from: int, one_end: int, other: bytes, other_
 
 
 def _differing_bytes(one: memoryview, other: bytes, order: Literal["big", "little"]) -> int:
-    """How many bytes are left of two pieces of one size from the first that differs on; "little": read backwards."""
+    """Count the bytes of two pieces of one size from the first that differs on; "little": read backwards."""
     return ((int.from_bytes(one, order) ^ int.from_bytes(other, order)).bit_length() + 7) // 8

@@ -15,7 +15,7 @@ class Fences:
         self._lock = threading.Lock()
 
     def held(self, runtime_id: str) -> int | None:
-        """The fence that is sent with writes to the runtime; `None` if the client did not acquire it."""
+        """Return the fence that is sent with writes to the runtime; `None` if the client did not acquire it."""
         return self._fences.get(runtime_id)
 
     def hold(self, runtime_id: str, fence: int, *, instead_of: int | None) -> None:

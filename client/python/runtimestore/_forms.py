@@ -62,7 +62,7 @@ class Forms(Generic[Q]):
         self.request: Q = self._form(self._edits(), self._partial())
 
     def instead(self, error: RuntimeStoreError) -> bool:
-        """Whether the refused form was the short one: the whole one is sent now."""
+        """Tell whether the refused form was the short one: the whole one is sent now."""
         # Without its base a session's id is not seen. A key of another session is told before what the boundary has.
         hides_the_key = self._sends_edits and isinstance(error, BoundaryReceiptExists)
         if not (hides_the_key or (self._is_short and isinstance(error, _SHORT_REFUSED))):
@@ -79,7 +79,7 @@ class Forms(Generic[Q]):
         )
 
     def _edits(self) -> pb.SnapshotEdits | None:
-        """The session as edits of the one that the store holds; `None` where the whole is not much longer."""
+        """Return the session as edits of the one that the store holds; `None` where the whole is not much longer."""
         before, session = self._before, self._session
         if before is None or session is None:
             return None
@@ -93,7 +93,7 @@ class Forms(Generic[Q]):
         )
 
     def _partial(self) -> tuple[int, list[InputState], pb.PartialInputs] | None:
-        """The inputs that changed, since which revision, and what stands for all of them."""
+        """Return the inputs that changed, since which revision, and what stands for all of them."""
         request = self._shared
         if not self._inputs or not isinstance(request, pb.AtomicApplyRequest | pb.CommitMachineLifecycleRequest):
             return None

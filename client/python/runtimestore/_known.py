@@ -45,7 +45,7 @@ class KnownSession(NamedTuple):
 
     @classmethod
     def of(cls, body: bytes, digest: bytes) -> KnownSession:
-        """One that comes after nothing that is known; the digest is its own."""
+        """Make one that comes after nothing that is known; the digest is its own."""
         return cls(body, digest, 0, sha256())
 
 
@@ -58,7 +58,7 @@ class KnownInput(NamedTuple):
     sha256: bytes
 
     def size_bytes(self) -> int:
-        """What it takes in memory, about."""
+        """Return what it takes in memory, about."""
         return len(self.state_json) + INPUT_BYTES
 
 
@@ -95,13 +95,13 @@ class KnownRuntimes:
         self._lock = threading.Lock()
 
     def session(self, runtime_id: str) -> KnownSession | None:
-        """The session that the store was last seen to hold."""
+        """Return the session that the store was last seen to hold."""
         with self._lock:
             known = self._runtimes.get(runtime_id)
             return known.session if known else None
 
     def revision(self, runtime_id: str) -> int:
-        """The newest revision that the runtime was seen at; 0 where nothing is known."""
+        """Return the newest revision that the runtime was seen at; 0 where nothing is known."""
         with self._lock:
             known = self._runtimes.get(runtime_id)
             return known.revision if known else 0
@@ -116,7 +116,7 @@ class KnownRuntimes:
             self.forget(runtime_id)
 
     def changed_inputs(self, runtime_id: str, inputs: Sequence[InputState]) -> ChangedInputs | None:
-        """Those inputs that the store has not; `None` where it is not known to have any of them."""
+        """Return those inputs that the store has not; `None` where it is not known to have any of them."""
         with self._lock:
             known = self._runtimes.get(runtime_id)
             stored = known.inputs if known else {}
@@ -142,7 +142,7 @@ class KnownRuntimes:
         return ChangedInputs(revision, list(changed.values()), sha256(b"".join(all_of_them)).digest())
 
     def described(self, body: bytes | None, before: KnownSession | None = None) -> KnownSession | None:
-        """A session as it is remembered; `None` where nothing is, which spares its digest.
+        """Return a session as it is remembered; `None` where nothing is, which spares its digest.
 
         `before` is the one before it, if that is known.
         """
@@ -222,7 +222,7 @@ class KnownRuntimes:
         self._remember(runtime_id, session)
 
     def forget(self, runtime_id: str) -> None:
-        """The store holds something else than was thought."""
+        """Forget it: the store holds something else than was thought."""
         with self._lock:
             self._runtimes.pop(runtime_id, None)
             self._size_bytes -= self._sizes.pop(runtime_id, 0)
@@ -244,7 +244,7 @@ class KnownRuntimes:
 
 
 def _canonical(input_id: str) -> str:
-    """An id in the store's own form: one UUID can be written in several.
+    """Return an id in the store's own form: one UUID can be written in several.
 
     Raises:
         ValueError: it is no UUID.

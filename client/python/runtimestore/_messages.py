@@ -28,19 +28,19 @@ BOUNDARIES: dict[RunApplyBoundary, pb.RunApplyBoundary.ValueType] = {
 
 
 def lifecycle(value: object) -> pb.MachineLifecycleCommit:
-    """The state of a runtime to write."""
+    """Return the state of a runtime to write."""
     return pb.MachineLifecycleCommit(runtime_state=STATES[member("commit", RuntimeState, value)])
 
 
 def input_state(name: str, value: object) -> InputState:
-    """One input to write."""
+    """Return one input to write."""
     if not isinstance(value, InputState):
         raise TypeError(f"{name} must be an InputState, not {type(value).__name__}")
     return value
 
 
 def input_states(name: str, values: object) -> list[InputState]:
-    """The inputs to write, in their order. Messages are made of those alone that are sent."""
+    """Return the inputs to write, in their order. Messages are made of those alone that are sent."""
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of InputState, not {type(values).__name__}")
     return [
@@ -50,12 +50,12 @@ def input_states(name: str, values: object) -> list[InputState]:
 
 
 def stored_input(state: InputState) -> pb.StoredInputState:
-    """The message of an input to write, without what the server reads out of its document."""
+    """Return the message of an input to write, without what the server reads out of its document."""
     return pb.StoredInputState(input_id=state.input_id, state_json=state.state_json)
 
 
 def receipt(value: object) -> pb.RunBoundaryReceipt:
-    """The receipt of a boundary to write."""
+    """Return the receipt of a boundary to write."""
     if not isinstance(value, RunBoundaryReceipt):
         raise TypeError(f"receipt must be a RunBoundaryReceipt, not {type(value).__name__}")
     return pb.RunBoundaryReceipt(

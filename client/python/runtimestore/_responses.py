@@ -58,33 +58,33 @@ _BOUNDARIES: dict[int, RunApplyBoundary] = {number: boundary for boundary, numbe
 
 
 def commit(response: RuntimeWriteResponse) -> Commit:
-    """The acknowledgement of a write to a runtime."""
+    """Return the acknowledgement of a write to a runtime."""
     return Commit(response.revision, response.replayed)
 
 
 def oauth_commit(response: OAuthWriteResponse) -> OAuthCommit:
-    """The acknowledgement of a write of the OAuth flow snapshot."""
+    """Return the acknowledgement of a write of the OAuth flow snapshot."""
     return OAuthCommit(response.version, response.replayed)
 
 
 def acquisition(response: admin_pb.AcquireRuntimeResponse) -> tuple[Acquisition, bool]:
-    """The right to drive a runtime, and whether it was given before: the answer to a repeat."""
+    """Return the right to drive a runtime, and whether it was given before: the answer to a repeat."""
     previous_owner = response.previous_owner if response.HasField("previous_owner") else None
     return Acquisition(response.fence, previous_owner), response.replayed
 
 
 def authority_key(response: pb.AuthAuthorityKeyResponse) -> str | None:
-    """The authority key, if there is one."""
+    """Return the authority key, if there is one."""
     return response.authority_key if response.HasField("authority_key") else None
 
 
 def oauth_flow_snapshot(response: pb.LoadAuthOAuthFlowSnapshotResponse) -> OAuthFlowSnapshot:
-    """The OAuth flow snapshot and its version."""
+    """Return the OAuth flow snapshot and its version."""
     return OAuthFlowSnapshot(response.snapshot_json if response.HasField("snapshot_json") else None, response.version)
 
 
 def boundary_receipt(response: pb.LoadBoundaryReceiptResponse) -> Loaded[RunBoundaryReceipt | None]:
-    """One boundary's receipt, if it has one."""
+    """Return one boundary's receipt, if it has one."""
     if not response.HasField("receipt"):
         return Loaded(None, response.revision)
     committed_revision = response.committed_revision if response.HasField("committed_revision") else None
@@ -92,23 +92,23 @@ def boundary_receipt(response: pb.LoadBoundaryReceiptResponse) -> Loaded[RunBoun
 
 
 def input_state(response: pb.LoadInputStateResponse) -> Loaded[InputState | None]:
-    """One input, if it is there."""
+    """Return one input, if it is there."""
     return Loaded(_input_state(response.state) if response.HasField("state") else None, response.revision)
 
 
 def runtime_state(response: pb.LoadRuntimeStateResponse) -> Loaded[RuntimeState | None]:
-    """The runtime's state, if one was ever committed."""
+    """Return the runtime's state, if one was ever committed."""
     state = _known(_STATES, response.state, RuntimeState) if response.HasField("state") else None
     return Loaded(state, response.revision)
 
 
 def ops_lifecycle(response: pb.LoadOpsLifecycleResponse) -> Loaded[str | None]:
-    """The registry of background operations, if it was ever written."""
+    """Return the registry of background operations, if it was ever written."""
     return Loaded(response.snapshot.snapshot_json if response.HasField("snapshot") else None, response.revision)
 
 
 def session_versions(response: admin_pb.ListSessionVersionsResponse) -> SessionVersions:
-    """A page of a session's versions."""
+    """Return a page of a session's versions."""
     return SessionVersions([_session_version(version) for version in response.versions], response.next_page_token)
 
 
@@ -124,7 +124,7 @@ def _session_version(version: admin_pb.SessionVersion) -> SessionVersion:
 
 
 def server_info(response: admin_pb.GetServerInfoResponse) -> ServerInfo:
-    """What the server is."""
+    """Return what the server is."""
     limits, commits = response.limits, response.commits
     return ServerInfo(
         server_version=response.server_version,
@@ -157,7 +157,7 @@ class Assembler(Protocol[M_contra, R_co]):
         """Take in the next message."""
 
     def result(self, trailing_metadata: TrailingMetadata) -> R_co:
-        """The value, once the stream has ended well."""
+        """Return the value, once the stream has ended well."""
 
 
 class _InputBatches:
@@ -186,7 +186,7 @@ class InputStatesAssembler(_InputBatches):
     """Puts the batches of `LoadInputStates` together."""
 
     def result(self, trailing_metadata: TrailingMetadata) -> Loaded[list[InputState]]:  # noqa: ARG002  (an Assembler)
-        """All inputs, in the order of the stream."""
+        """Return all inputs, in the order of the stream."""
         return Loaded(self._states, self._told_revision())
 
 
@@ -194,7 +194,7 @@ class ReadableInputStatesAssembler(_InputBatches):
     """Puts the batches of a `LoadInputStates` that skips damaged inputs together."""
 
     def result(self, trailing_metadata: TrailingMetadata) -> ReadableInputStates:  # noqa: ARG002  (an Assembler)
-        """The sound inputs and the names of the others, in the order of the stream."""
+        """Return the sound inputs and the names of the others, in the order of the stream."""
         return ReadableInputStates(self._states, self._corrupt, self._told_revision())
 
 
@@ -217,7 +217,7 @@ class _Session:
             raise self._corrupt(f"more than its {self.info.size_bytes} bytes arrived")
 
     def whole(self) -> KnownSession:
-        """The session: what arrived, or what the caller has where the server says that it is unchanged."""
+        """Return the session: what arrived, or what the caller has where the server says that it is unchanged."""
         if self.info.unchanged:
             if self._known is None or self._known.sha256 != self.info.sha256 or self._chunks:
                 raise CallFailed(
@@ -262,7 +262,7 @@ class SessionSnapshotAssembler:
         self._session.add(message.chunk)
 
     def result(self, trailing_metadata: TrailingMetadata) -> Loaded[KnownSession | None]:
-        """The snapshot; `None` if the stream was empty, with the revision from the trailing metadata."""
+        """Return the snapshot; `None` if the stream was empty, with the revision from the trailing metadata."""
         if self._session is None:
             return Loaded(None, revision_of(trailing_metadata))
         return Loaded(self._session.whole(), self._session.info.revision)
@@ -301,7 +301,7 @@ class RuntimeAssembler:
                 raise CallFailed(f"the stream of the runtime has a part {part} out of place", grpc.StatusCode.INTERNAL)
 
     def result(self, trailing_metadata: TrailingMetadata) -> tuple[LoadedRuntime, KnownSession | None]:  # noqa: ARG002  (an Assembler)
-        """The runtime, whole, and its session."""
+        """Return the runtime, whole, and its session."""
         if self._runtime is None:
             # It is always sent: to read its absence as "nothing there" could lose a turn.
             raise CallFailed("the stream of the runtime ended without its description", grpc.StatusCode.INTERNAL)

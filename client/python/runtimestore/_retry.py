@@ -91,7 +91,7 @@ class RetryPolicy:
             raise ValueError("backoff_multiplier is finite and at least 1")
 
     def pause_seconds(self, attempts: int) -> float:
-        """A random pause after that many attempts: clients that failed together should not return together."""
+        """Return a random pause after that many attempts: clients that failed together should not return together."""
         # The exponent is bounded so that the power cannot overflow; the cap is reached long before.
         most = min(
             self.max_backoff_seconds, self.initial_backoff_seconds * self.backoff_multiplier ** min(attempts - 1, 64)
@@ -112,7 +112,7 @@ class Deadline:
         self._at = time.monotonic() + min(self.timeout_seconds, _LONGEST_SECONDS)
 
     def remaining_seconds(self) -> float:
-        """What is left of the budget, more than 0.
+        """Return what is left of the budget, more than 0.
 
         Raises:
             DeadlineExceeded: nothing is left.
@@ -123,7 +123,7 @@ class Deadline:
         return left
 
     def left_seconds(self) -> float:
-        """What is left of the budget; 0 or less when it is used up."""
+        """Return what is left of the budget; 0 or less when it is used up."""
         return self._at - time.monotonic()
 
 
@@ -156,7 +156,7 @@ class Attempts:
         return left
 
     def pause_after(self, error: RuntimeStoreError) -> float | None:
-        """How many seconds to wait before the next attempt; `None` if there is none and `final_error` is raised.
+        """Tell how many seconds to wait before the next attempt; `None` if there is none and `final_error` is raised.
 
         The error then names the request id, also one that the client chose: with it a caller can still find
         out what became of the write, by sending it once more.
@@ -173,11 +173,11 @@ class Attempts:
         return pause if pause < self._deadline.left_seconds() else None
 
     def last_error(self) -> RuntimeStoreError | None:
-        """What the caller is told if there is no further attempt; `None` before the first has failed."""
+        """Return what the caller is told if there is no further attempt; `None` before the first has failed."""
         return None if self._last is None else self.final_error(self._last)
 
     def final_error(self, error: RuntimeStoreError) -> RuntimeStoreError:
-        """What the caller is told when the last attempt ended with `error`: the truth about all of them.
+        """Return what the caller is told when the last attempt ended with `error`: the truth about all of them.
 
         A server that says "nothing was committed" says so of the attempt that it saw.
         """
@@ -211,7 +211,7 @@ class Attempts:
 
 
 def _is_reset(error: RuntimeStoreError) -> bool:
-    """Whether the transport ended the attempt: a proxy that restarts resets streams, or ends them in the middle.
+    """Tell whether the transport ended the attempt: a proxy that restarts resets streams, or ends them in the middle.
 
     A refusal always names its reason. What names none and is INTERNAL or UNKNOWN was made on the way, by any of the
     error codes of HTTP/2 or by an end without a status. Three of those codes arrive as another status, and of
@@ -227,7 +227,7 @@ def _is_reset(error: RuntimeStoreError) -> bool:
 
 
 def _is_conclusive(error: RuntimeStoreError) -> bool:
-    """Whether a refusal is true of every attempt, also of one that is still on its way to the server."""
+    """Tell whether a refusal is true of every attempt, also of one that is still on its way to the server."""
     if not isinstance(error, _CONCLUSIVE):
         return False
     named, there = _COMPARED.get(type(error), ("", ""))
@@ -253,7 +253,7 @@ class UpdateRounds:
         self._began = time.monotonic()
 
     def pause_after(self, error: OAuthFlowSnapshotChanged) -> float:
-        """How many seconds to wait before the next round.
+        """Tell how many seconds to wait before the next round.
 
         Raises:
             DeadlineExceeded: no time is left for one; nothing was written.

@@ -24,7 +24,7 @@ _REVISION_KEY = "runtimestore-revision"
 
 
 def refusal_of(code: grpc.StatusCode, message: str | None, trailing_metadata: TrailingMetadata) -> RuntimeStoreError:
-    """The exception of a failed call: the class of its reason, else of its status code.
+    """Return the exception of a failed call: the class of its reason, else of its status code.
 
     The details are unpacked by hand, so that the thin install needs no grpcio-status.
     """
@@ -58,7 +58,7 @@ def refusal_of(code: grpc.StatusCode, message: str | None, trailing_metadata: Tr
 
 
 def revision_of(trailing_metadata: TrailingMetadata) -> int:
-    """The runtime's revision in the trailing metadata of an empty stream; 0 if it is not told."""
+    """Return the runtime's revision in the trailing metadata of an empty stream; 0 if it is not told."""
     for key, value in trailing_metadata or ():
         if key == _REVISION_KEY and isinstance(value, str) and value.isdecimal():
             return int(value)

@@ -42,7 +42,7 @@ _UNTRACED = CallTrace()
 
 
 def traced(request: Any) -> CallTrace:
-    """The trace of the call that sends a request. Never raises."""
+    """Return the trace of the call that sends a request. Never raises."""
     if "opentelemetry.trace" not in sys.modules:
         return _UNTRACED
     try:
@@ -112,6 +112,6 @@ class _Span(CallTrace):
 
 @functools.cache
 def _method(request: Any) -> str:
-    """The method that takes such requests, as OpenTelemetry calls it: a file has one service."""
+    """Return the method that takes such requests, as OpenTelemetry calls it: a file has one service."""
     (service,) = request.file.services_by_name.values()
     return f"{service.full_name}/{request.name.removesuffix('Request')}"

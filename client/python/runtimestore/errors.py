@@ -125,7 +125,7 @@ class RuntimeStoreError(Exception):
         return self.metadata.get("request_id", "")
 
     def _number(self, key: str) -> int:
-        """The metadata value `key` as a number; 0 where an older server did not send it."""
+        """Return the metadata value `key` as a number; 0 where an older server did not send it."""
         text = self.metadata.get(key, "")
         return int(text) if text.isdecimal() else 0
 

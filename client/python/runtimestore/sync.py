@@ -734,7 +734,7 @@ class RuntimeStoreClient:
         deadline: Deadline,
         instead: Callable[[RuntimeStoreError], bool] | None = None,
     ) -> R:
-        """The one path of every call: attempts under one deadline and one request id, failures by their class.
+        """Make a call, in the one way of all: attempts under one deadline and one request id, failures by their class.
 
         `instead` puts another form of the request in the place of one that was refused.
         """

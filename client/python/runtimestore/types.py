@@ -133,7 +133,7 @@ class InputState:
 
     @classmethod
     def from_json(cls, document: Document) -> InputState:
-        """The state of a document, with the id that stands in it, spelt as the store spells ids.
+        """Return the state of a document, with the id that stands in it, spelt as the store spells ids.
 
         Raises:
             ValueError: the document is no JSON object with a text `input_id`.
@@ -149,7 +149,7 @@ class InputState:
 
 
 def _as_stored(text: str) -> str:
-    """A UUID in lower case with hyphens; any other text as it is, for the server to refuse."""
+    """Return a UUID in lower case with hyphens; any other text as it is, for the server to refuse."""
     try:
         return str(uuid.UUID(text))
     except ValueError:

@@ -52,7 +52,7 @@ class AccessFile:
         self._warn_if_others_write()
 
     def rules(self) -> Rules:
-        """The rules that are in force: read anew if the file has changed, which is asked for one system call."""
+        """Return the rules that are in force: read anew if the file has changed, which is asked for one system call."""
         if (now := stamp(self._path)) != self._stamp:
             self._stamp = now
             try:
@@ -91,7 +91,7 @@ class AccessFile:
         self._warn_if_others_write()
 
     def _content(self) -> tuple[bytes, object]:
-        """What the file holds, and its stamp as of before that; None where a change may leave the same stamp.
+        """Return what the file holds, and its stamp as of before that; None where a change may leave the same stamp.
 
         Raises:
             Unusable: the file cannot be read.
@@ -120,7 +120,7 @@ class AccessFile:
 
 
 def read_regular(path: Path, most_bytes: int) -> tuple[bytes, os.stat_result]:
-    """What a file holds, and its status as of before that. Waits for no pipe, and reads no device without an end.
+    """Read a file, and its status as of before that. Waits for no pipe, and reads no device without an end.
 
     Raises:
         OSError: it cannot be read.
@@ -141,7 +141,7 @@ def read_regular(path: Path, most_bytes: int) -> tuple[bytes, os.stat_result]:
 
 
 def stamp(path: Path) -> object:
-    """What is another when a file has changed, for one system call; what it is does not matter."""
+    """Return what is another when a file has changed, for one system call; what it is does not matter."""
     try:
         return _of(os.stat(path))  # noqa: PTH116  (a third of pathlib's time, in every call)
     except OSError as error:
@@ -149,7 +149,7 @@ def stamp(path: Path) -> object:
 
 
 def has_settled(status: os.stat_result) -> bool:
-    """Whether the next change of a file with this status will show in its times."""
+    """Tell whether the next change of a file with this status will show in its times."""
     tick_ns = TICK_NS if status.st_ctime_ns % 1_000_000_000 else COARSE_TICK_NS
     return abs(time.time_ns() - status.st_ctime_ns) > tick_ns
 

@@ -71,11 +71,11 @@ class Authorization:
         return self.file.unusable
 
     def realm_label(self, realm: str) -> str | None:
-        """The name or the prefix in the access file that a realm is known by; None if there is none."""
+        """Return the name or the prefix in the access file that a realm is known by; None if there is none."""
         return self.file.current.realm_label(realm or DEFAULT_REALM)
 
     def of(self, path: str) -> MethodAuthorization:
-        """What asks the callers of the method with this path: made once a method."""
+        """Return what asks the callers of the method with this path: made once a method."""
         return MethodAuthorization(path, self)
 
     def counted(self, refusal: RuntimeStoreError, cause: NotLetIn) -> RuntimeStoreError:
@@ -99,7 +99,7 @@ class MethodAuthorization:
         self.open_to_all = path in OPEN_TO_ALL
 
     def caller(self, context: Any) -> Caller | NotLetIn:
-        """Who calls; what was wrong with a stranger's attempt, where strangers may ask something.
+        """Find out who calls; what was wrong with a stranger's attempt, where strangers may ask something.
 
         Nothing of the message is received yet.
 
@@ -201,7 +201,7 @@ class MethodAuthorization:
             self._streams.remove(call)
 
     def _not_let_in(self, stranger: NotLetIn) -> RuntimeStoreError:
-        """The refusal of who is not known by what was shown, counted."""
+        """Make the refusal of who is not known by what was shown, counted."""
         return self._counted(sent_in_the_open() if stranger.why == "plaintext" else unauthenticated(), stranger)
 
     def _asks_realm(self, caller: Caller) -> None:
@@ -210,7 +210,7 @@ class MethodAuthorization:
             raise self._counted(refusal, cause) from cause
 
     def _shown(self, context: Any) -> Credential:
-        """The credential that a call brings.
+        """Return the credential that a call brings.
 
         Raises:
             NotLetIn: none, or nothing that could be one.
@@ -230,7 +230,7 @@ class MethodAuthorization:
 
 
 def _known(credential: Credential, rules: Rules) -> Principal:
-    """Whose credential this is.
+    """Tell whose credential this is.
 
     Raises:
         NotLetIn: nobody's who may come in.

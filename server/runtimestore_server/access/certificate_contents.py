@@ -40,7 +40,7 @@ class Validity(NamedTuple):
     ends: datetime
 
     def ends_soon(self, now: datetime) -> bool:
-        """Whether it has ended, or is to be renewed."""
+        """Tell whether it has ended, or is to be renewed."""
         return self.ends - now <= min(MOST_AHEAD, (self.ends - self.begins) / 10)
 
 
@@ -102,7 +102,7 @@ def read_authorities(content: bytes, now: datetime) -> Validity:
 
 
 def told_of_end(validity: Validity, now: datetime) -> str | None:
-    """What is told of something that has ended or is to be renewed; None if it holds for long."""
+    """Return what is told of something that has ended or is to be renewed; None if it holds for long."""
     if not validity.ends_soon(now):
         return None
     at = _in_words(validity.ends)
@@ -110,7 +110,7 @@ def told_of_end(validity: Validity, now: datetime) -> str | None:
 
 
 def _certificates(content: bytes) -> list[x509.Certificate]:
-    """All certificates that a file begins, of which gRPC would leave out those after a broken one without a word.
+    """Read all certificates that a file begins, of which gRPC would leave out those after a broken one without a word.
 
     Raises:
         ValueError: there is none, or one is broken.
@@ -122,7 +122,7 @@ def _certificates(content: bytes) -> list[x509.Certificate]:
 
 
 def _private_key(content: bytes) -> PrivateKeyTypes:
-    """The first private key among whatever a file has: OpenSSL's tools put parameters and certificates beside it.
+    """Read the first private key among whatever a file has: OpenSSL's tools put parameters and certificates beside it.
 
     Raises:
         Unusable: there is none.
@@ -138,7 +138,7 @@ def _private_key(content: bytes) -> PrivateKeyTypes:
 
 
 def _public(certificate: x509.Certificate) -> CertificatePublicKeyTypes | None:
-    """The key of a certificate; None where it is of a kind that nobody knows."""
+    """Return the key of a certificate; None where it is of a kind that nobody knows."""
     try:
         return certificate.public_key()
     except (UnsupportedAlgorithm, ValueError):
@@ -154,7 +154,7 @@ def _validity(certificate: x509.Certificate) -> Validity:
 
 
 def _path(chain: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
-    """The certificate, and those that issued it as far as they stand beside it; a CA's own is looked up by clients."""
+    """Yield the certificate, and those that issued it as far as they stand beside it; clients look a CA's own up."""
     rest, issued = [*chain[1:]], chain[0]
     yield issued
     while (issuer := next((one for one in rest if one.subject == issued.issuer), None)) is not None:
@@ -166,7 +166,7 @@ def _path(chain: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
 
 
 def _name(certificate: x509.Certificate) -> str:
-    """A name that a client could have asked for; any where the certificate has none."""
+    """Return a name that a client could have asked for; any where the certificate has none."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):

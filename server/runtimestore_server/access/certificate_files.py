@@ -40,17 +40,17 @@ class CertificateFiles:
         self._pair = f"--tls-cert {certificate}, --tls-key {key}"
 
     def stamps(self) -> list[object]:
-        """What tells of a change of the files."""
+        """Return what tells of a change of the files."""
         return [stamp(path) for path in self._paths]
 
     def settled(self) -> bool:
-        """Whether the next change of a file will be seen: the clock of a file system has ticks."""
+        """Tell whether the next change of a file will be seen: the clock of a file system has ticks."""
         with contextlib.suppress(OSError):
             return all(has_settled(path.stat()) for path in self._paths)
         return True
 
     def contents(self) -> tuple[bytes, ...]:
-        """What the files hold, all of them at one moment.
+        """Return what the files hold, all of them at one moment.
 
         Raises:
             Unusable: one cannot be read.
@@ -63,7 +63,7 @@ class CertificateFiles:
         raise Unusable(f"--tls-cert {self.certificate}: it changed while it was read")
 
     def made(self, contents: tuple[bytes, ...], now: datetime) -> Made:
-        """What gRPC is to be given, as far as reading tells: nothing is tried.
+        """Return what gRPC is to be given, as far as reading tells: nothing is tried.
 
         Raises:
             Unusable: a file cannot be used, or they do not belong together.

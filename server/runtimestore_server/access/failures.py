@@ -30,7 +30,7 @@ class NotLetIn(Exception):
 
 
 def unauthenticated() -> Unauthenticated:
-    """The refusal of every credential that is none, unknown, ended or malformed: always the same words."""
+    """Make the refusal of every credential that is none, unknown, ended or malformed: always the same words."""
     return Unauthenticated(
         "a credential is needed: send a token that is in force as `authorization: Bearer rst_...`, or show a client "
         "certificate that is listed"
@@ -38,7 +38,7 @@ def unauthenticated() -> Unauthenticated:
 
 
 def sent_in_the_open() -> Unauthenticated:
-    """The refusal of every token that came over a network without TLS, whatever token it is."""
+    """Make the refusal of every token that came over a network without TLS, whatever token it is."""
     return Unauthenticated(
         "a token was sent over a network without TLS, where others can read it: do not use it any more, and connect "
         "with TLS; or start the server with --insecure, where something else protects the way"

@@ -53,7 +53,7 @@ def prove(certificate: bytes, key: bytes, client_ca: bytes | None, *, name: str)
 
 
 def _listening(server: grpc.Server, credentials: grpc.ServerCredentials) -> str | None:
-    """Where a server listens with credentials; None where it can listen nowhere.
+    """Tell where a server listens with credentials; None where it can listen nowhere.
 
     Raises:
         Unusable: gRPC cannot make use of them.

@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 def is_local(listen: str) -> bool:
-    """Whether an address is reached from this machine only: loopback, or a Unix socket."""
+    """Tell whether an address is reached from this machine only: loopback, or a Unix socket."""
     if listen.startswith("unix:"):
         return True
     host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
@@ -34,7 +34,7 @@ def is_local(listen: str) -> bool:
 
 
 def _resolved(host: str) -> set[str]:
-    """The addresses of a name: what `localhost` is, files and name servers of the machine decide."""
+    """Return the addresses of a name: what `localhost` is, files and name servers of the machine decide."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -45,7 +45,7 @@ def _resolved(host: str) -> set[str]:
 def protection(
     settings: Settings, close_connection: Callable[[str], bool]
 ) -> tuple[Certificates | None, Authorization | None]:
-    """What a server with these settings is protected by; `close_connection` closes that of a peer.
+    """Return what a server with these settings is protected by; `close_connection` closes that of a peer.
 
     Raises:
         Unusable: a file cannot be used, settings miss each other, or the server would be open to a network.

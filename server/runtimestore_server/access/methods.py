@@ -71,7 +71,7 @@ OPEN_TO_ALL = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health
 
 
 def needed(path: str) -> Access:
-    """The access that the method with this path needs."""
+    """Return the access that the method with this path needs."""
     return TABLE.get(path, Access.ADMIN)
 
 

@@ -35,7 +35,7 @@ class OpenStreams:
         self._open[call] = caller, asks_again
 
     def remove(self, call: asyncio.Task[Any]) -> None:
-        """The stream is over; nothing happens where it is not known."""
+        """Let go of a stream that is over; nothing happens where it is not known."""
         self._open.pop(call, None)
 
     def start(self, supervision: Supervision) -> None:

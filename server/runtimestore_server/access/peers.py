@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def is_carried_safely(context: Any) -> bool:
-    """Whether a call came over TLS, or without leaving this machine."""
+    """Tell whether a call came over TLS, or without leaving this machine."""
     if is_this_machine(context.peer()):
         return True
     return b"insecure" not in context.auth_context().get("transport_security_type", (b"insecure",))
 
 
 def names_shown(auth_context: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:
-    """The names (SAN) in the certificate that a caller showed, none if it showed none.
+    """Return the names (SAN) in the certificate that a caller showed, none if it showed none.
 
     The access file says of no name of which kind it is, so one counts that cannot be meant as another kind: a CA that
     lets its clients choose the one must not let them have what it gives as the other.
@@ -49,7 +49,7 @@ _KINDS: dict[str, Callable[[str], bool]] = {
 
 
 def host_of(peer: str) -> str:
-    """The part of a peer, as gRPC writes one, that all connections of its machine have in common.
+    """Return the part of a peer, as gRPC writes one, that all connections of its machine have in common.
 
     Of IPv6 that is the network: one machine has every address in it.
     """
@@ -64,7 +64,7 @@ def host_of(peer: str) -> str:
 
 
 def address_and_port(peer: str) -> tuple[object, int] | None:
-    """What a peer is at, as gRPC writes one; None if that is no address. One of IPv4 is the same within IPv6."""
+    """Return what a peer is at, as gRPC writes one; None if that is no address. One of IPv4 is the same within IPv6."""
     family, _, address = peer.partition(":")
     found = _address_of(address) if family in ("ipv4", "ipv6") else None
     port = address.rpartition(":")[2]
@@ -74,7 +74,7 @@ def address_and_port(peer: str) -> tuple[object, int] | None:
 
 
 def _address_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address in HOST:PORT as gRPC writes it; None if there is none."""
+    """Return the address in HOST:PORT as gRPC writes it; None if there is none."""
     try:
         host = unquote(address).rpartition(":")[0].removeprefix("[").removesuffix("]")
         return ipaddress.ip_address(host.partition("%")[0])
@@ -83,7 +83,7 @@ def _address_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
 
 
 def is_this_machine(peer: str) -> bool:
-    """Whether a peer, as gRPC writes one, is on this machine: on loopback, or at a Unix socket."""
+    """Tell whether a peer, as gRPC writes one, is on this machine: on loopback, or at a Unix socket."""
     family, _, address = peer.partition(":")
     if family in ("unix", "unix-abstract"):
         return True

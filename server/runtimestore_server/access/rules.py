@@ -46,14 +46,14 @@ class Principal:
 
     @classmethod
     def of(cls, name: str, realms: Iterable[str], access: Access, until: datetime | None = None) -> Principal:
-        """A principal with realms as the access file has them: names, or prefixes that end with `*`."""
+        """Return a principal with realms as the access file has them: names, or prefixes that end with `*`."""
         realms = tuple(realms)
         names = frozenset(realm for realm in realms if not realm.endswith("*"))
         prefixes = tuple(realm[:-1] for realm in realms if realm.endswith("*"))
         return cls(name, realms, access, until, names, prefixes)
 
     def may_use(self, realm: str) -> bool:
-        """Whether a realm is one of its own."""
+        """Tell whether a realm is one of its own."""
         return realm in self._names or realm.startswith(self._prefixes)
 
     @property
@@ -96,21 +96,21 @@ class Rules:
             self._by_san[san] = principal
 
     def known_by(self, credential: Credential) -> Principal | None:
-        """Whose credential this is."""
+        """Tell whose credential this is."""
         return self.by_token(credential) if isinstance(credential, bytes) else self.by_sans(credential)
 
     def by_token(self, digest: bytes) -> Principal | None:
-        """Whose token has this SHA-256."""
+        """Tell whose token has this SHA-256."""
         known, principal = self._by_token.get(self._hash(digest), (bytes(32), None))
         return principal if hmac.compare_digest(known, digest) else None
 
     def by_sans(self, sans: Iterable[str]) -> Principal | None:
-        """Whose certificate has these names; None if they are nobody's, or of several."""
+        """Tell whose certificate has these names; None if they are nobody's, or of several."""
         found = [self._by_san[san] for san in sans if san in self._by_san]
         return found[0] if found and all(principal is found[0] for principal in found) else None
 
     def realm_label(self, realm: str) -> str | None:
-        """What metrics call a realm: its name or the longest prefix of it, where the file has that; None if not."""
+        """Tell what metrics call a realm: its name or the longest prefix of it that the file has; None if none."""
         if realm in self._realms:
             return realm
         return next((f"{prefix}*" for prefix in self._prefixes if realm.startswith(prefix)), None)
@@ -130,7 +130,7 @@ class Rules:
 
 
 def parsed(text: str) -> Rules:
-    """The rules of an access file.
+    """Return the rules of an access file.
 
     Raises:
         Unusable: it is none.

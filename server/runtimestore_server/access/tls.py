@@ -91,7 +91,7 @@ class Certificates:
         return self.unusable or "; ".join(self._ends()) or None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What gRPC listens with on one address; each handshake asks for the newest files."""
+        """Return what gRPC listens with on one address; each handshake asks for the newest files."""
         given = self._in_force
 
         def newest() -> grpc.ServerCertificateConfiguration | None:
@@ -205,7 +205,7 @@ class Certificates:
             self.tell_of_ends()
 
     def _ends(self) -> list[str]:
-        """What is in force and has ended, or is to be renewed."""
+        """Return what is in force and has ended, or is to be renewed."""
         now = self._clock()
         named = {
             "certificate": f"--tls-cert {self._files.certificate}",

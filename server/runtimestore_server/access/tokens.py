@@ -21,17 +21,17 @@ class MalformedToken(Exception):
 
 
 def new_token() -> str:
-    """A new token of 256 random bits."""
+    """Make a new token of 256 random bits."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def digest_of(token: str) -> bytes:
-    """The SHA-256 of a token: all that is kept of it. 256 random bits cannot be guessed; nothing slower is needed."""
+    """Take the SHA-256 of a token, all that is kept of it: 256 random bits are not guessed, and need nothing slower."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def sent_token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    """The token in the metadata of a call, None if there is no `authorization`.
+    """Return the token in the metadata of a call, None if there is no `authorization`.
 
     Raises:
         MalformedToken: there is one that is no `Bearer rst_…`, or there are several.

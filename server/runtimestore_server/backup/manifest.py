@@ -57,7 +57,7 @@ class Manifest(NamedTuple):
         return sum(table.rows for table in self.tables.values())
 
     def to_json(self) -> str:
-        """The stored form."""
+        """Return the stored form."""
         return json.dumps(self._asdict() | {"tables": {name: found._asdict() for name, found in self.tables.items()}})
 
     @classmethod
@@ -81,7 +81,7 @@ class Manifest(NamedTuple):
 
 
 def digest(rows: Iterable[tuple[Any, ...]]) -> TableDigest:
-    """What rows in the order of their key hold, each value framed by its type and length."""
+    """Return what rows in the order of their key hold, each value framed by its type and length."""
     total = hashlib.sha256()
     count = 0
     for row in rows:
@@ -106,7 +106,7 @@ def _framed(value: object) -> tuple[bytes, bytes]:
 
 
 def digests(connection: sqlite3.Connection, progress: Progress, step: str) -> dict[str, TableDigest]:
-    """What each table of a file holds."""
+    """Return what each table of a file holds."""
     found = {}
     every = shapes(connection)
     progress.begin(step, len(every))
@@ -123,7 +123,7 @@ def write(connection: sqlite3.Connection, manifest: Manifest) -> None:
 
 
 def read(file: Path, progress: Progress) -> Manifest:
-    """The manifest of a backup, once all that it says of the file was found to be so.
+    """Return the manifest of a backup, once all that it says of the file was found to be so.
 
     Raises:
         NotABackup: it is none, it was cut off or altered, or a newer version wrote it.

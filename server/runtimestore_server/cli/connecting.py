@@ -43,7 +43,7 @@ class Connecting:
         return f"<{type(self).__name__} {sorted(self._given)}>"
 
     def channel(self, address: str) -> grpc.Channel:
-        """A channel to a server.
+        """Open a channel to a server.
 
         Raises:
             Refused: a file cannot be read.
@@ -75,7 +75,7 @@ class Connecting:
             raise Refused(f"--tls-certificate, --tls-key: {error}", code=MISUSED) from None
 
     def metadata(self, address: str) -> tuple[tuple[str, str], ...]:
-        """What each call carries: the token, if there is one.
+        """Return what each call carries: the token, if there is one.
 
         Raises:
             Refused: the file cannot be read, or there is no token that could be sent.
@@ -151,7 +151,7 @@ def _of_environment() -> dict[str, str]:
 
 
 def _of_file(config: str | None) -> dict[str, str]:
-    """The table `[client]` of the file of settings.
+    """Return the table `[client]` of the file of settings.
 
     Raises:
         Refused: the file cannot be read, or the table holds what nobody knows.

@@ -44,7 +44,7 @@ class Seconds(click.ParamType[float]):
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number of seconds."""
+        """Return the number of seconds."""
         try:
             found = float(value)
         except ValueError:
@@ -58,7 +58,7 @@ class _OneOf(click.Choice[str]):
     """One of a few words, for help and completion; whether it is one, the settings check like all else."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The word as it was given."""
+        """Return the word as it was given."""
         del param, ctx
         return str(value)
 
@@ -91,7 +91,7 @@ def takes_settings(*names: str) -> Callable[[Callable[..., int]], Callable[..., 
 
 
 def settings_from(flags: Mapping[str, Any]) -> Settings:
-    """The settings that these flags, the environment and the file give; a flag that is None was not given.
+    """Return the settings that these flags, the environment and the file give; a flag that is None was not given.
 
     Raises:
         Refused: a variable is mistyped, the file cannot be read or a value is bad; each bad setting has its sentence.
@@ -121,7 +121,7 @@ def _sentences(error: ValidationError) -> list[str]:
 
 
 def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """The flag of one setting; its value is taken as text, and the settings say what is wrong with it."""
+    """Return the flag of one setting; its value is taken as text, and the settings say what is wrong with it."""
     flag = f"--{name.replace('_', '-')}"
     told = f"{field.description} (default: {'none' if field.default is None else field.default})"
     if field.annotation is bool:

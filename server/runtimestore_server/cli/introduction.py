@@ -23,14 +23,14 @@ COUNTED = 10_000
 
 
 def describe(url: str) -> str:
-    """The store behind a URL, by its file or its host and database; never its password."""
+    """Return the store behind a URL, by its file or its host and database; never its password."""
     from runtimestore_server.store.engines.naming import describe
 
     return describe(url)
 
 
 def contents(tx: Connection) -> str:
-    """How much is in a store and its schema, such as `3 runtimes, schema 0002`."""
+    """Tell how much is in a store and its schema, such as `3 runtimes, schema 0002`."""
     import sqlalchemy as sa
 
     from runtimestore_server.store.schema import inspect
@@ -77,7 +77,7 @@ def introduce(settings: Settings, *, address: str, store: str) -> None:
 
 
 def for_a_person(url: str, *, address: str, store: str) -> str:
-    """Where it listens, where the data is, whether it survives, one thing to try, and how to stop."""
+    """Tell where it listens, where the data is, whether it survives, one thing to try, and how to stop."""
     from runtimestore_server.store.engines.naming import survives
 
     reached = re.sub(r"^0\.0\.0\.0:", "127.0.0.1:", re.sub(r"^\[::\]:", "[::1]:", address))

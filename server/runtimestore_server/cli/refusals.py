@@ -40,7 +40,7 @@ def complain(told: str) -> None:
 
 
 def sentence(error: click.UsageError) -> str:
-    """What is wrong with a command line, without any of its values."""
+    """Return what is wrong with a command line, without any of its values."""
     if error.ctx is not None and isinstance(error.ctx.command, click.Group):
         return _about_a_command(error, error.ctx.command.list_commands(error.ctx))
     if isinstance(error, click.NoSuchOption):
@@ -78,7 +78,7 @@ def _about_a_value(error: click.BadParameter, expected: str) -> str:
 
 @contextlib.contextmanager
 def refusing(*refusals: type[Exception], code: int) -> Iterator[None]:
-    """Inside, a database that cannot be used, and each of these refusals, ends the command with one sentence.
+    """End the command with one sentence where a database cannot be used, or by one of these refusals.
 
     Raises:
         Refused: one of them happened.

@@ -138,7 +138,7 @@ async def _either(*awaited: asyncio.Event | asyncio.Task[None]) -> None:
 
 
 async def _store_of(app: Application, settings: Settings) -> str:
-    """Which store is served, and what is in it where it can be asked at once: a start waits for no database."""
+    """Tell which store is served, and what is in it where it can be asked at once: a start waits for no database."""
     store = describe(settings.database_url.get_secret_value())
     with contextlib.suppress(Exception):  # whether the database answers, health tells
         store += f", {await asyncio.wait_for(app.store.read(contents), COUNT_SECONDS)}"

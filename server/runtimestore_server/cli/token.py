@@ -23,7 +23,7 @@ class _Until(click.ParamType[datetime]):
     name = "day"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The last second of the day."""
+        """Return the last second of the day."""
         try:
             day = date.fromisoformat(value)
         except ValueError:
@@ -92,7 +92,7 @@ def list_(settings: Settings) -> int:
 
 
 def _by_utc(until: datetime) -> str:
-    """When something ends, by UTC; as it stands there, where UTC would be in no year that there is."""
+    """Tell when something ends, by UTC; as it stands there, where UTC would be in no year that there is."""
     try:
         return f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     except OverflowError:

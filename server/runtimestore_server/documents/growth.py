@@ -30,7 +30,7 @@ class Remainder(NamedTuple):
 
 
 def agreed_bytes(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> int:
-    """How many bytes a document surely begins with as the one before it did: up to that one's last message, or 0.
+    """Tell how many bytes a document surely begins with as the one before it did: up to that one's last message, or 0.
 
     Of a document that was made of that one, so many bytes at the beginning are known to be untouched.
     """
@@ -41,7 +41,7 @@ def agreed_bytes(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> 
 
 
 def remainder(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> Remainder | None:
-    """What is left to be checked of a document; None if all of it is. The arguments are those of `agreed_bytes`."""
+    """Find what is left to be checked of a document; None if all of it is. The arguments are as of `agreed_bytes`."""
     known = base.checked
     if known is None or len(body) <= known.ends or not agreed_bytes(body, base, untouched_bytes):
         return None
@@ -56,7 +56,7 @@ def remainder(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> Rem
 
 
 def longer_prefix(body: bytes, rest: Remainder, messages: memoryview, count: int) -> CheckedPrefix:
-    """The prefix of a document whose remainder was found sound; `messages` is the list in it, of `count` messages."""
+    """Take the prefix of a document whose remainder was found sound, with `count` messages in the list `messages`."""
     ends = rest.left_out.ends
     if count:
         ends = rest.gap + rest.left_out.opened + _end_of_last(messages) - 1
@@ -66,7 +66,7 @@ def longer_prefix(body: bytes, rest: Remainder, messages: memoryview, count: int
 
 
 def first_prefix(body: bytes, messages: memoryview, count: int) -> CheckedPrefix | None:
-    """The prefix of a document that was checked whole, if it pays, and if it is certain where its messages are."""
+    """Take the prefix of a document that was checked whole, if it pays, and it is certain where its messages are."""
     if len(body) < LEAST_BYTES or not count:
         return None
     anchor = bytes(messages[:64])  # to look for all of it would cost more than to read it
@@ -81,14 +81,14 @@ def first_prefix(body: bytes, messages: memoryview, count: int) -> CheckedPrefix
 
 
 def digest_of(body: bytes, prefix: CheckedPrefix) -> bytes:
-    """The SHA-256 of a document that has this prefix."""
+    """Return the SHA-256 of a document that has this prefix."""
     digest = prefix.digest.copy()
     digest.update(memoryview(body)[prefix.ends :])
     return digest.digest()
 
 
 def _end_of_last(messages: memoryview) -> int:
-    """Where in the list its last message ends."""
+    """Tell where in the list its last message ends."""
     end = len(messages) - 1
     while messages[end - 1] in _WHITESPACE:
         end -= 1

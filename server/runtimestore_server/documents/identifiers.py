@@ -20,7 +20,7 @@ _ANY_UUID = re.compile(
 
 
 def canonical_uuid(text: str) -> str | None:
-    """The UUID in `text`, any version and textual form, in lower case with hyphens; None if it is none."""
+    """Return the UUID in `text`, any version and textual form, in lower case with hyphens; None if it is none."""
     if _CANONICAL_UUID.fullmatch(text):
         return text
     match = _ANY_UUID.fullmatch(text)
@@ -31,7 +31,7 @@ def canonical_uuid(text: str) -> str | None:
 
 
 def uuid_field(text: str, field: str) -> str:
-    """The canonical form of the UUID in a request's `field`.
+    """Return the canonical form of the UUID in a request's `field`.
 
     Raises:
         InvalidRequest: it is no UUID.
@@ -43,7 +43,7 @@ def uuid_field(text: str, field: str) -> str:
 
 
 def realm_field(text: str) -> str:
-    """The realm that a request names; empty means `default`.
+    """Return the realm that a request names; empty means `default`.
 
     Raises:
         InvalidRequest: it is no realm name.
@@ -65,7 +65,7 @@ def runtime_id_field(text: str, *, store_error: str = "read_failed") -> str:
 
 
 def owner_field(text: str) -> str:
-    """Who acquires a runtime, as it is.
+    """Read who acquires a runtime, as it is.
 
     Raises:
         InvalidRequest: it is empty, too long or holds a NUL.
@@ -84,7 +84,7 @@ def _text_field(text: str, field: str, most_bytes: int, missing: str, **of_too_l
 
 
 def request_id_field(text: str) -> str | None:
-    """The canonical form of a request's `request_id`; None if it carries none.
+    """Return the canonical form of a request's `request_id`; None if it carries none.
 
     Raises:
         InvalidRequest: it is no UUID.

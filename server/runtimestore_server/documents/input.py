@@ -186,7 +186,7 @@ def messages(revision: int, found: Iterable[ReadableInput | reads.CorruptInput])
 def batches(
     found: Iterable[ReadableInput | reads.CorruptInput], field: int, begin: Callable[[int], bytes]
 ) -> Iterator[bytes]:
-    """The inputs as they travel in this field of a message, which is repeated: about `BATCH_BYTES` at once.
+    """Yield the inputs as they travel in this field of a message, which is repeated: about `BATCH_BYTES` at once.
 
     Behind what each such message is to `begin` with, where so many bytes follow; corrupt inputs stand where
     LoadInputStates has them.
@@ -217,7 +217,7 @@ def batches(
 
 
 def _parts(found: ReadableInput) -> tuple[bytes, bytes, bytes]:
-    """The message of an input as it travels: what comes before its document, that, and what comes behind, its seed."""
+    """Make the message of an input: what comes before its document, that, and what comes behind, its seed."""
     (input_id, state_json), seed = found
     if not state_json.isascii():
         state_json.decode()  # it travels as text, and what is none nobody could read
@@ -244,7 +244,7 @@ def _readable(runtime: RuntimeKey, stored: reads.StoredInput) -> ReadableInput:
 
 
 def _is_in_form(seed: InputSeed) -> bool:
-    """Whether a seed can be told as the document has it."""
+    """Tell whether a seed can be told as the document has it."""
     run_id, sequence, attempts = seed.last_run_id, seed.last_boundary_sequence, seed.attempt_count
     return (
         canonical_uuid(seed.input_id or "") == seed.input_id

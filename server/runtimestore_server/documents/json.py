@@ -102,7 +102,7 @@ def _check_utf8(body: bytes, refusal: type[InvalidField], field: str) -> None:
 
 
 def _located(message: str) -> tuple[str, str]:
-    """The path and the description in a message of msgspec, such as "Expected `str`, got `int` - at `$.id`"."""
+    """Return the path and the description in a message of msgspec, such as "Expected `str`, got `int` - at `$.id`"."""
     match = _LOCATION.fullmatch(message)
     what, path = (match["what"], match["path"] or "") if match else (message, "")
     missing = _MISSING.fullmatch(what)

@@ -108,7 +108,7 @@ def _beginning(tx: Connection, runtime: RuntimeKey, database: Database) -> Begin
 def _receipts(
     tx: Connection, runtime: RuntimeKey, database: Database, revision: int, found: Iterable[ReadableInput]
 ) -> list[tuple[Boundary, reads.StoredReceipt]]:
-    """The receipts that inputs name, each once, by run and number."""
+    """Return the receipts that inputs name, each once, by run and number."""
     named = sorted({boundary for item in found if (boundary := _named_by(item)) is not None})
     stored: dict[Boundary, reads.StoredReceipt] = {}
     for start in range(0, len(named), RECEIPTS_AT_ONCE):

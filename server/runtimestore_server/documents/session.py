@@ -87,7 +87,7 @@ def check_delta(
 
 
 def looked_at_bytes(delta: pb.SessionDelta, base: RecentSession) -> int:
-    """As how many bytes its base counts for how long the check of a delta takes.
+    """Tell as how many bytes its base counts for how long the check of a delta takes.
 
     Edits behind all that was checked before, as of a turn, leave that to be copied and nothing of it to be read.
     """
@@ -114,7 +114,7 @@ def check_key(belongs_to: str, session_id: str) -> None:
 
 
 def base_sha256(delta: pb.SessionDelta) -> bytes | None:
-    """The digest of what the edits of a request are made of; None if it holds none.
+    """Return the digest of what the edits of a request are made of; None if it holds none.
 
     Raises:
         InvalidRequest: it is no digest.
@@ -128,7 +128,7 @@ def base_sha256(delta: pb.SessionDelta) -> bytes | None:
 
 
 def _edits_between(base: RecentSession, body: bytes, agreed_bytes: int) -> bytes | None:
-    """The edits that make a document of its base, in their stored form; None if they save too little.
+    """Return the edits that make a document of its base, in their stored form; None if they save too little.
 
     The two are known to begin with as many bytes that are the same.
     """
@@ -249,14 +249,14 @@ def info(revision: int, stored: StoredSession) -> pb.SessionSnapshotInfo:
 
 
 def chunks(stored: StoredSession, field: int) -> Iterator[bytes]:
-    """The bytes of a stored snapshot, if they were asked for, as messages that have a piece of it in this field."""
+    """Yield the bytes of a stored snapshot, if they were asked for, as messages that have a piece of it in a field."""
     with memoryview(stored.body or b"") as body:
         for start in range(0, len(body), CHUNK_BYTES):
             yield wire.message(field, body[start : start + CHUNK_BYTES])
 
 
 def _is_of(body: bytes, session_id: str) -> bool:
-    """Whether a stored session document has this id, as far as its nesting lets it be read here."""
+    """Tell whether a stored session document has this id, as far as its nesting lets it be read here."""
     if not isinstance(session_id, str) or canonical_uuid(session_id) != session_id:
         return False  # damaged: SQLite even keeps values of another type
     # Nearly always the id stands near the beginning, spelt as it is stored: no need to parse megabytes to find it.

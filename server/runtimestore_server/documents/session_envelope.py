@@ -25,11 +25,11 @@ class Timestamp(msgspec.Struct):
     nanos_since_epoch: Annotated[int, msgspec.Meta(ge=0, le=UINT32_MAX)]
 
     def is_a_time(self) -> bool:
-        """Whether Rust's `SystemTime` holds it: it counts signed seconds, to which whole ones of `nanos` are added."""
+        """Tell whether Rust's `SystemTime` holds it: it counts signed seconds, to which those in `nanos` are added."""
         return self.secs_since_epoch + self.nanos_since_epoch // 10**9 <= INT64_MAX
 
     def milliseconds(self) -> int:
-        """Milliseconds since the epoch, capped at what a bigint column holds."""
+        """Count milliseconds since the epoch, capped at what a bigint column holds."""
         return min(self.secs_since_epoch * 1000 + self.nanos_since_epoch // 1_000_000, INT64_MAX)
 
 
@@ -63,7 +63,7 @@ _decoder = msgspec.json.Decoder(Session)
 
 
 def read(body: bytes) -> tuple[Session, str]:
-    """The envelope of a document, and the session's id in its canonical form.
+    """Return the envelope of a document, and the session's id in its canonical form.
 
     Raises:
         SessionSnapshotInvalid: it is no session document.
@@ -73,7 +73,7 @@ def read(body: bytes) -> tuple[Session, str]:
 
 
 def read_in_range(body: bytes) -> tuple[Session, str]:
-    """As `read` does, and see that the runtimes' own types hold every number.
+    """Read as `read` does, and see that the runtimes' own types hold every number.
 
     Raises:
         SessionSnapshotInvalid: it is no session document, or a number is out of range.

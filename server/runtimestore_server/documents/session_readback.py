@@ -75,13 +75,13 @@ def _check_parts(parts: dict[str, msgspec.Raw], count: int) -> None:
 
 
 def _is_of_two_plain_numbers(object_: msgspec.Raw) -> bool:
-    """Whether an object in which two numbers were found has no other members, and no sign: nearly always so."""
+    """Tell whether an object in which two numbers were found has no other members, and no sign: nearly always so."""
     text = bytes(object_)
     return text.count(b'"') == 2 * 2 and b"-" not in text
 
 
 def _is_plain_usage(usage: msgspec.Raw) -> bool:
-    """Whether the usage, in which two numbers were found, has no other members but the other two of its numbers."""
+    """Tell whether the usage, in which two numbers were found, has no other members but the other two of its own."""
     if _is_of_two_plain_numbers(usage):
         return True
     text = bytes(usage)

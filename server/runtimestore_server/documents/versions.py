@@ -63,7 +63,7 @@ def page(runtime: RuntimeKey, listed: Listed, size: int) -> pb.ListSessionVersio
 
 
 def _token(runtime: RuntimeKey, revision: int) -> str:
-    """A page token as AIP-158 has it: safe in a URL, no use to read, and of no other runtime.
+    """Return a page token as AIP-158 has it: safe in a URL, no use to read, and of no other runtime.
 
     The seal keeps mistakes out. It is no secret: a forged token tells its maker no more than a true one.
     """

@@ -15,7 +15,7 @@ _TWO_BYTES = _ONE_BYTE**2
 
 
 def varint(number: int) -> bytes:
-    """A number, seven bits a byte."""
+    """Encode a number, seven bits a byte."""
     if number < _ONE_BYTE:
         return _SHORT[number]
     if number < _TWO_BYTES:
@@ -32,15 +32,15 @@ _SHORT = tuple(bytes([number]) for number in range(_ONE_BYTE))
 
 
 def key(field: int) -> bytes:
-    """What a field begins with that has a length: text, bytes or a message; the length follows."""
+    """Make what a field begins with that has a length: text, bytes or a message; the length follows."""
     return varint(field << 3 | _DELIMITED)
 
 
 def number_key(field: int) -> bytes:
-    """What a field begins with that is a number, which follows."""
+    """Make what a field begins with that is a number, which follows."""
     return varint(field << 3 | _VARINT)
 
 
 def message(field: int, value: bytes | memoryview) -> bytes:
-    """A message that has this field alone: these bytes, or the message that they are."""
+    """Make a message that has this field alone: these bytes, or the message that they are."""
     return b"".join((key(field), varint(len(value)), value))

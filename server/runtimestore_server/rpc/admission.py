@@ -72,7 +72,7 @@ class Limiter(NamedTuple):
     """What bounds those who wait for a slot, together with all that waits behind them."""
 
     def admit(self, call: asyncio.Task[Any], connection: str) -> bool:
-        """Whether the message of a call may be received at once: it has a slot then, until `slots.end`.
+        """Tell whether the message of a call may be received at once: it has a slot then, until `slots.end`.
 
         Raises:
             Overloaded: too much waits already.
@@ -136,13 +136,13 @@ class Limiters:
         )
 
     def of(self, method: str) -> Limiter:
-        """The limiter of the method with this path."""
+        """Return the limiter of the method with this path."""
         if method in WRITES:
             return self.writes
         return self.exchanges if method in EXCHANGES else self.others
 
     def late_of(self, method: str) -> LateMessages | None:
-        """What gives up the message of the method with this path where it is late; None where it may be."""
+        """Return what gives up the message of the method with this path where it is late; None where it may be."""
         if method in WRITES or method in EXCHANGES:
             return None
         return self._late_to_health if method.startswith(PROMPT) else self._late
@@ -158,7 +158,7 @@ class Limiters:
 
 
 def unavailable(method: str, because: str) -> StoreUnavailable:
-    """The refusal, for the method with this path, of a call that was taken in or waited and can be received no more."""
+    """Make the refusal, for the method with this path, of a call that arrived or waited, and is received no more."""
     writes = method.startswith(OURS) and not method.rpartition("/")[2].startswith(LOADS)
     store_error = "write_failed" if writes else "read_failed"
     return StoreUnavailable(f"{because}; nothing was done, try again", metadata={"store_error": store_error})

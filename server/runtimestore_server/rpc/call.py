@@ -94,7 +94,7 @@ class Calls:
         self._draining = True
 
     def wrap(self, path: str, handler: Any) -> Handler:
-        """The handler of the method with this path as gRPC is to call it: made once a method, not once a call."""
+        """Make the handler of the method with this path as gRPC is to call it: once a method, not once a call."""
         method = _Method(self, path, handler, self._limiters, self._sending, self._authorization)
         run: Callable[[AsyncIterator[bytes], Context], Awaitable[Any]] = method.run
         if self._traces is not None and path.startswith(OURS):  # else a call does not even ask whether it is traced
@@ -184,7 +184,7 @@ class _Method:
         return answer
 
     def traced_by(self, traces: Traces) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Any]]:
-        """What answers one call as `run` does, within a span."""
+        """Return what answers one call as `run` does, within a span."""
 
         async def run(requests: AsyncIterator[bytes], context: Context) -> Any:
             started = time.perf_counter()
@@ -220,17 +220,17 @@ class _Method:
     def _while_let_in(
         self, call: Task, caller: Whoever, pass_to_strangers: Callable[[], None] | None = None
     ) -> AbstractContextManager[Any]:
-        """What ends a stream when its caller is not let in any more, or has a watch be one of strangers'."""
+        """Return what ends a stream when its caller is not let in any more, or has a watch be one of strangers'."""
         if self._authorization is None or not isinstance(caller, Caller):
             return nullcontext()
         return self._authorization.while_let_in(call, caller, pass_to_strangers)
 
     def _counted_watch(self, caller: Whoever) -> AbstractContextManager[Callable[[], None] | None]:
-        """What bounds the streams that watch health."""
+        """Return what bounds the streams that watch health."""
         return nullcontext() if self._watches is None else self._watches.open(stranger=isinstance(caller, NotLetIn))
 
     async def _receive(self, call: Task, context: Context, limiter: Limiter, caller: Whoever) -> Any:
-        """The request of a call that has one; its slot is free then."""
+        """Return the request of a call that has one; its slot is free then."""
         slots, late = limiter.slots, self._late
         slots.receiving(call, partial(self._tell, call, context))
         if late is not None:
@@ -251,7 +251,7 @@ class _Method:
         return request
 
     def _read(self, message: bytes, caller: Whoever) -> Any:
-        """The request in a message, if whoever calls may ask that."""
+        """Return the request in a message, if whoever calls may ask that."""
         if self._most_bytes is not None and len(message) > self._most_bytes:
             raise too_large(len(message))
         try:
@@ -290,5 +290,5 @@ class _Method:
 
 
 def _ended(caller: Whoever) -> RuntimeStoreError | None:
-    """Why the stream of a caller was cancelled that is not let in any more; None if it was not."""
+    """Say why the stream of a caller was cancelled that is not let in any more; None if it was not."""
     return caller.refusal if isinstance(caller, Caller) else None

@@ -19,7 +19,7 @@ CANCELLED, DEADLINE_EXCEEDED = "CANCELLED", "DEADLINE_EXCEEDED"
 
 
 def code_of_end(context: Any, error: BaseException, started: float) -> str:
-    """The name of the code of a call that began at `started` and ended by this error. Never raises."""
+    """Return the name of the code of a call that began at `started` and ended by this error. Never raises."""
     if isinstance(error, grpc.aio.BaseError):  # its handler gave it a status, or its caller is gone
         try:
             given = context.code()
@@ -32,7 +32,7 @@ def code_of_end(context: Any, error: BaseException, started: float) -> str:
 
 
 def code_of_given_up(context: Any, started: float) -> str:
-    """The name of the code by which the caller of a call that began at `started` knows its end. Never raises."""
+    """Return the name of the code by which the caller of a call that began at `started` knows its end. Never raises."""
     try:
         left_seconds = context.time_remaining()
         if left_seconds is None:

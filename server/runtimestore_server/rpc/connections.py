@@ -31,12 +31,12 @@ POOLED = 4
 
 
 def own_files(settings: Settings) -> int:
-    """How many files a server with these settings may need beside its callers' connections."""
+    """Tell how many files a server with these settings may need beside its callers' connections."""
     return OWN_FILES + FILES_OF_A_THREAD * (settings.committer_threads + settings.reader_threads + POOLED)
 
 
 def most_connections(settings: Settings) -> int:
-    """How many connections are taken, on all addresses together: half of the files at least, where those are few."""
+    """Tell how many connections are taken on all addresses together: half of the files at least, if they are few."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return settings.max_connections

@@ -22,7 +22,7 @@ _REASONS = {
 
 
 def addresses(listen: str) -> list[str]:
-    """What to bind for this setting: each address of a name, so that none of them is left to another server.
+    """Return what to bind for this setting: each address of a name, so that none of them is left to another server.
 
     gRPC by itself is content with the first that works, and `localhost` would be another server's on the other family.
 
@@ -51,7 +51,7 @@ def addresses(listen: str) -> list[str]:
 
 
 def reason(listen: str) -> str:
-    """Why this address could not be listened on, found by trying it with a socket of one's own."""
+    """Say why this address could not be listened on, found by trying it with a socket of one's own."""
     try:
         if listen.startswith("unix:"):
             _bind_path(listen.removeprefix("unix:"))
@@ -67,7 +67,7 @@ def reason(listen: str) -> str:
 
 
 def in_words(error: OSError) -> str:
-    """What the system says, in the words of an operator."""
+    """Return what the system says, in the words of an operator."""
     if isinstance(error, socket.gaierror):
         return f"the name is not found ({error.strerror})"
     if error.errno is None:

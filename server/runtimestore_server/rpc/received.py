@@ -26,7 +26,7 @@ def note_received(size_bytes: int, document: LeftDocument | None) -> None:
 
 
 def received_bytes() -> int:
-    """How long the message of this task's call was; of a call with several, the last one."""
+    """Tell how long the message of this task's call was; of a call with several, the last one."""
     return _bytes.get()
 
 

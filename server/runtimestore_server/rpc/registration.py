@@ -60,7 +60,7 @@ class UnknownMethods(grpc.GenericRpcHandler):
         self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(self._answer)
 
     def service(self, _handler_call_details: object) -> grpc.RpcMethodHandler[Any, Any]:
-        """The same for each of them: what a caller calls a method decides nothing."""
+        """Return the same for each of them: what a caller calls a method decides nothing."""
         return self._handler
 
     async def _answer(self, _requests: object, context: Any) -> None:

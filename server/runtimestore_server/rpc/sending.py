@@ -129,12 +129,12 @@ class Sending:
 
 
 def as_sent(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """What makes bytes of a message of a stream, which may be made of the documents' own bytes already."""
+    """Return what makes bytes of a message of a stream, which may be made of the documents' own bytes already."""
     return lambda message: message if isinstance(message, bytes) else serializer(message)
 
 
 def this_call() -> asyncio.Task[Any]:
-    """The task that receives the message of a call, runs its handler and sends its answer."""
+    """Return the task that receives the message of a call, runs its handler and sends its answer."""
     if (call := asyncio.current_task()) is None:
         raise RuntimeError("messages are received in the tasks of their calls")
     return call

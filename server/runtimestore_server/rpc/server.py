@@ -115,7 +115,7 @@ class Server:
             self._socket.remove()
 
     def _listening(self, address: str) -> tuple[grpc.aio.Server, int]:
-        """A server of all services that listens but is not started, and its port.
+        """Return a server of all services that listens but is not started, and its port.
 
         Raises:
             RuntimeError: the address is taken or cannot be listened on.
@@ -137,7 +137,7 @@ class Server:
         return server, port
 
     def _bound(self, server: grpc.aio.Server, address: str) -> int:
-        """The port that a server was given on one address.
+        """Return the port that a server was given on one address.
 
         Raises:
             RuntimeError: it was given none; the message is the system's reason.
@@ -151,7 +151,7 @@ class Server:
 
 
 def _answers(path: str) -> bool:
-    """Whether somebody serves on a Unix socket; the file of one that was killed stays, and gRPC replaces any."""
+    """Tell whether somebody serves on a Unix socket; the file of one that was killed stays, and gRPC replaces any."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
@@ -161,7 +161,7 @@ def _answers(path: str) -> bool:
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
-    """The gRPC options of the server."""
+    """Return the gRPC options of the server."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # whatever was accepted, under whatever limits then, can be read

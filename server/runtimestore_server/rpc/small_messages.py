@@ -38,19 +38,19 @@ seen some turns later only, and whoever is known is not to be refused for that."
 
 
 def too_large(size_bytes: int) -> InvalidRequest:
-    """The refusal of a message that is larger than any of its method."""
+    """Make the refusal of a message that is larger than any of its method."""
     description = f"must have {MOST_BYTES} bytes at most in this method, and has {size_bytes}"
     return bad_field("request", description, size_bytes=str(size_bytes), limit_bytes=str(MOST_BYTES))
 
 
 def late() -> InvalidRequest:
-    """The refusal of a message to health that is late while the process grows."""
+    """Make the refusal of a message to health that is late while the process grows."""
     description = f"must have {MOST_BYTES} bytes at most in this method, and come with the call"
     return bad_field("request", description, limit_bytes=str(MOST_BYTES))
 
 
 def late_beside_growth(pacing: RetryPacing) -> Overloaded:
-    """The same of other methods, whose callers are known: it may well be another's message that makes it grow."""
+    """Make that of other methods, whose callers are known: it may well be another's message that makes it grow."""
     return pacing.refusal(
         "the request did not come with its call while memory was filling; nothing was done, send it again. Requests of "
         f"this method have {MOST_BYTES} bytes at most",
@@ -90,7 +90,7 @@ class LateMessages:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def end(self, call: asyncio.Task[Any]) -> None:
-        """The message is there, or is not wanted; nothing happens the second time."""
+        """Look no more: the message is there, or is not wanted; nothing happens the second time."""
         self._waiting.pop(call, None)
 
     def _look(self) -> None:
@@ -122,7 +122,7 @@ class _Late:
 
 
 def _resident_bytes() -> int | None:
-    """How much memory this process has; None where the system does not tell."""
+    """Tell how much memory this process has; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm", "rb") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None

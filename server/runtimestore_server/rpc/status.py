@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
 MOST_OF_A_NAME = 512
 """In characters: how much of a realm or a runtime id the log shows."""
 
@@ -79,7 +80,7 @@ def name_trace(trace_id: str | None) -> None:
 
 
 def end_of_call(context: Any, started: float, error: BaseException | None = None) -> CallEnd:
-    """How the call of this task, which began at `started`, ended: by `error` or by its answer. Never raises."""
+    """Tell how the call of this task, which began at `started`, ended: by `error` or by its answer. Never raises."""
     realm, runtime, request_id = _subject.get()
     code, reason = "OK", None
     if refusal := _refusal.get():
@@ -106,12 +107,12 @@ def name_subject(request: Any) -> None:
 
 
 def realm_of_call() -> str | None:
-    """The realm in the request of this task's call, empty as it may be; None if there is none, or no request yet."""
+    """Tell the realm in the request of this task's call, though it be empty; None if there is none, or no request."""
     return _subject.get()[0]
 
 
 def id_of_call() -> str:
-    """What the log and the caller of a refused call know it by: its request id, or one that is minted for it."""
+    """Return what the log and the caller of a refused call know it by: its request id, or one that is minted for it."""
     given = _subject.get()[2]
     return given if given and _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
 
@@ -164,7 +165,7 @@ def log_unanswered(lines: LineLimit, decision: Outcome | RuntimeStoreError) -> N
 
 
 def _named(call_id: str | None) -> dict[str, Any]:
-    """What a line tells of the call of this task, as far as the call itself is not needed for it."""
+    """Return what a line tells of the call of this task, as far as the call itself is not needed for it."""
     realm, runtime, _ = _subject.get()
     found = {
         "principal": _principal.get(),
@@ -177,7 +178,7 @@ def _named(call_id: str | None) -> dict[str, Any]:
 
 
 def _about(context: Any, method: str, call_id: str | None) -> dict[str, Any]:
-    """What a line tells of the call of this task."""
+    """Return what a line tells of the call of this task."""
     found = {"method": method, "peer": context.peer(), **_named(call_id)}
     if "trace_id" not in found and (trace_id := _trace_id(context)) is not None:
         found["trace_id"] = trace_id
@@ -194,7 +195,7 @@ def _trace_id(context: Any) -> str | None:
 def refusal_of(
     error: Exception, context: Any, *, method: str, started: float, call_id: str, lines: LineLimit
 ) -> RuntimeStoreError:
-    """What the caller is told of an error that ended its call, which began at `started`; the log is told as well."""
+    """Tell the log of an error that ended a call, which began at `started`; return what its caller is told."""
     refusal = error if isinstance(error, RuntimeStoreError) else InternalError(UNFORESEEN)
     _refusal.set((refusal.code.name, refusal.reason, call_id))
     if not lines.lets_through(refusal.reason):
@@ -221,7 +222,7 @@ def refusal_of(
 
 
 def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
-    """The `google.rpc.Status` of a refusal, with its details: ErrorInfo, BadRequest and RetryInfo.
+    """Return the `google.rpc.Status` of a refusal, with its details: ErrorInfo, BadRequest and RetryInfo.
 
     The metadata of ErrorInfo name the call as its line in the log does, so that one is found by the other.
     """
@@ -252,13 +253,13 @@ def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
 
 
 def told(refusal: RuntimeStoreError, call_id: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    """What a caller is told of a refusal beside its code: the sentence, and the metadata with the details."""
+    """Return what a caller is told of a refusal beside its code: the sentence, and the metadata with the details."""
     status = status_of(refusal, call_id)
-    return status.message, (("grpc-status-details-bin", status.SerializeToString()),)
+    return status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),)
 
 
 def malformed() -> InvalidRequest:
-    """The refusal of a request that is no message of its method."""
+    """Make the refusal of a request that is no message of its method."""
     return bad_field(
         "request",
         "must be a valid protobuf message of this method: a field has another wire type, a string is not UTF-8, or "
@@ -267,16 +268,16 @@ def malformed() -> InvalidRequest:
 
 
 def missing() -> InvalidRequest:
-    """The refusal of a call that ended without a message."""
+    """Make the refusal of a call that ended without a message."""
     return bad_field("request", "must be one message of this method: the call ended without one")
 
 
 def _shown(name: str | None) -> str | None:
-    """A name as the log shows it: a refused one may be of any length, and anything at all."""
+    """Return a name as the log shows it: a refused one may be of any length, and anything at all."""
     return name if name is None or len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}…"
 
 
 def _told(value: object) -> str:
-    """What goes onto the wire of a part of a refusal: it may come from a damaged row, and must not end the call."""
+    """Cut a part of a refusal for the wire: it may come from a damaged row, and must not end the call."""
     text = str(value).encode(errors="backslashreplace")
     return text[:METADATA_VALUE_LIMIT].decode(errors="ignore")

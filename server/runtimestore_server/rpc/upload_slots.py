@@ -118,7 +118,7 @@ class UploadSlots:
         return True
 
     def end(self, call: asyncio.Task[Any]) -> None:
-        """The call's message is there, or is not wanted; nothing happens the second time."""
+        """Give up the slot: the call's message is there, or is not wanted; nothing happens the second time."""
         self._refused.pop(call, None)
         self._receiving.pop(call, None)
         self._release(call)
@@ -155,7 +155,7 @@ class UploadSlots:
         return self._late_until.get(connection, 0.0) > time.monotonic()
 
     def refusal(self, call: asyncio.Task[Any]) -> RuntimeStoreError | NotReceived | None:
-        """Why the call's message was given up, if the call was cancelled for that."""
+        """Say why the call's message was given up, if the call was cancelled for that."""
         return self._refused.get(call)
 
     def abort(self, because: str = ENDS) -> None:
@@ -168,7 +168,7 @@ class UploadSlots:
             self.give_up(call, NotReceived(because))
 
     def must_wait(self, connection: str) -> bool:
-        """Whether there is no slot for one more call of this connection now."""
+        """Tell whether there is no slot for one more call of this connection now."""
         room = len(self._slots) < self.at_once and self._held[connection] < self._share
         return not room or connection in self._queues
 
@@ -178,7 +178,7 @@ class UploadSlots:
         self._held[connection] += 1
 
     def _leave(self, call: asyncio.Task[Any], connection: str) -> None:
-        """The call goes while it waits."""
+        """Take a call that goes while it waits out of the queue."""
         queue = self._queues.get(connection)
         if queue is not None and queue.pop(call, None) is not None:
             self.waiting -= 1
@@ -199,7 +199,7 @@ class UploadSlots:
                 turn.set_result(None)
 
     def _next(self) -> str | None:
-        """The connection whose turn it is, of those that have not their share: who was late comes after the others."""
+        """Find the connection whose turn it is, of those without their share: who was late comes after the others."""
         late = None
         for connection in self._queues:
             if self._held[connection] >= self._share:
@@ -226,7 +226,7 @@ class UploadSlots:
         self._watch()
 
     def _too_long(self) -> Iterator[asyncio.Task[Any]]:
-        """Whose slots others need more, those that began first before all."""
+        """Yield whose slots others need more, those that began first before all."""
         if not self._queues:
             return  # whoever waited when this look was arranged has a slot by now, or has gone
         now = time.monotonic()
@@ -254,6 +254,6 @@ class UploadSlots:
         asyncio.get_running_loop().call_later(RELEASE_SECONDS, self._leave_behind, call)
 
     def _leave_behind(self, call: asyncio.Task[Any]) -> None:
-        """The caller could not be told in time, where that is so: others have the slot."""
+        """Let others have the slot, where the caller could not be told in time."""
         if call in self._leaving:
             self._release(call)

@@ -64,7 +64,7 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         )
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
-        """What this server is, what it accepts, and its counters."""
+        """Tell what this server is, what it accepts, and its counters."""
         del context
         realm_field(request.realm)
         counters = self._store.counters
@@ -113,7 +113,7 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
     async def ListSessionVersions(
         self, request: pb.ListSessionVersionsRequest, context: Any
     ) -> pb.ListSessionVersionsResponse:
-        """A page of the versions of a session."""
+        """Read a page of the versions of a session."""
         del context
         size = versions.page_size(request.page_size)
         runtime = runtime_key(request)

@@ -38,7 +38,7 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
         self._doubted = asyncio.Event()
 
     async def List(self, request: Any, context: Any) -> Any:
-        """The status of every service."""
+        """Tell the status of every service."""
         del request, context
         statuses = {
             service: health_pb2.HealthCheckResponse(status=status) for service, status in self._server_status.items()

@@ -49,7 +49,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
     async def AuthAuthorityKey(
         self, request: pb.AuthAuthorityKeyRequest, context: Context
     ) -> pb.AuthAuthorityKeyResponse:
-        """The stable name of the authority behind a realm's OAuth flows."""
+        """Tell the stable name of the authority behind a realm's OAuth flows."""
         del context
         return pb.AuthAuthorityKeyResponse(authority_key=await self._store.authority_key(realm_field(request.realm)))
 

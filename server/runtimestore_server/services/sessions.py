@@ -24,7 +24,7 @@ class Sessions:
         self._store = store
 
     async def base_of(self, request: Any) -> RecentSession | None:
-        """What the session delta of a request is made of, or may be stored as edits of; None if that is not at hand.
+        """Find what the session delta of a request is made of, or may be stored as edits of; None if it is not at hand.
 
         For edits it is read from the store where it is not remembered. It may be another document than they name: the
         transaction decides, and refuses what repeats nothing.
@@ -43,12 +43,12 @@ class Sessions:
         return None if stored is None else self.loaded(runtime, stored)
 
     def held(self, runtime: RuntimeKey) -> RecentSession | None:
-        """The newest session of a runtime, if it is in memory."""
+        """Return the newest session of a runtime, if it is in memory."""
         return self._store.recent_sessions.get(runtime)
 
     @contextlib.contextmanager
     def reading(self, runtime: RuntimeKey) -> Iterator[None]:
-        """Inside, a session is read; is it damaged, nothing is stored as edits of it any more, so that it is mended."""
+        """Read a session inside; is it damaged, nothing is stored as edits of it any more, so that it is mended."""
         try:
             yield
         except StoredValueCorrupt:

@@ -30,7 +30,7 @@ class Locked(NamedTuple):
 
 @cache
 def select_by_key(database: Database, key_columns: Columns, columns: Columns) -> sa.Select[Any]:
-    """`columns` of the rows of one table whose `key_columns` are among the given keys."""
+    """Select `columns` of the rows of one table whose `key_columns` are among the given keys."""
     given = database.given(*key_columns)
     same = sa.and_(*(column == given.c[column.name] for column in key_columns))
     return sa.select(*columns).join_from(given, key_columns[0].table, same)

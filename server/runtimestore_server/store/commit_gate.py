@@ -23,7 +23,7 @@ class CommitStop:
         return self._draining.is_set()
 
     def drain(self) -> None:
-        """From now on nothing is run again for an error that may pass: "unavailable" sooner is better than never."""
+        """Run nothing again from now on for an error that may pass: "unavailable" sooner is better than never."""
         self._draining.set()
 
     def wait(self, seconds: float) -> None:
@@ -31,13 +31,13 @@ class CommitStop:
         self._draining.wait(seconds)
 
     def abort(self) -> None:
-        """No COMMIT begins after this, so that a gate that is not `begun` now never will be."""
+        """Let no COMMIT begin after this, so that a gate that is not `begun` now never will be."""
         self.drain()
         with self._lock:
             self._aborted = True
 
     def gate(self) -> CommitGate:
-        """The gate of one batch."""
+        """Return the gate of one batch."""
         return CommitGate(self)
 
     def open(self, gate: CommitGate) -> None:

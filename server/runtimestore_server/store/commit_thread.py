@@ -153,7 +153,7 @@ class CommitThread:
         self._writes_came = False
 
     def _next_batch(self) -> list[PendingWrite] | None:
-        """What is waiting, as much as one transaction takes; None when the thread is closed and drained.
+        """Return what is waiting, as much as one transaction takes; None when the thread is closed and drained.
 
         Empty when it is time for maintenance.
         """
@@ -194,7 +194,7 @@ class CommitThread:
         return True
 
     def _maintenance_pause_seconds(self) -> float | None:
-        """How long maintenance has nothing to do; None if it has no turn any more."""
+        """Tell how long maintenance has nothing to do; None if it has no turn any more."""
         if self._maintenance is None or self._closing or self.shutdown.draining:
             return None
         return min(self._maintenance.pause_seconds(writes_wait=bool(self._queue)), threading.TIMEOUT_MAX)
@@ -214,7 +214,7 @@ class CommitThread:
         return batch
 
     def _first_of_each_deferred(self) -> list[PendingWrite]:
-        """Deferred writes to try next; where there are many, the others have their turn at the next try."""
+        """Take deferred writes to try next; where there are many, the others have their turn at the next try."""
         batch = self._batch = []
         size_bytes = 0
         for subject in list(self._deferred)[: self._max_batch_writes]:
@@ -267,7 +267,7 @@ class CommitThread:
                 self._queue.extendleft(reversed(group))
 
     def _out_of_time(self) -> list[PendingWrite]:
-        """Deferred writes that have waited as long as anybody has to; all of them during a shutdown."""
+        """Take deferred writes that have waited as long as anybody has to; all of them during a shutdown."""
         limit = 0.0 if self.shutdown.draining else TRANSIENT_LIMIT_SECONDS
         over = []
         for subject, group in list(self._deferred.items()):

@@ -137,7 +137,7 @@ class Committer:
             raise
 
     def _thread_for(self, write: AnyWrite) -> CommitThread:
-        """Where a write lands behind those of its subject that are pending, and where small ones wait for no large."""
+        """Find where a write lands behind those of its subject that are pending, and where it holds up none smaller."""
         if ahead := self._waiting_on.get(write.subject):
             return ahead[0]
         if self._beside is not None and write.stored_bytes >= LARGE_WRITE_BYTES:

@@ -10,7 +10,7 @@ SEAL_BYTES = 16
 
 
 def seal(tag: bytes, *fields: object) -> bytes:
-    """The seal over values of a row: of the digest of the framed fields, behind what kind of row it is."""
+    """Return the seal over values of a row: of the digest of the framed fields, behind what kind of row it is."""
     return sha256(b"".join([tag, *map(_framed, fields)])).digest()[:SEAL_BYTES]
 
 
@@ -22,15 +22,15 @@ def _framed(field: object) -> bytes:
 
 
 def sealed_receipt(digest: bytes, committed_revision: int) -> bytes:
-    """The stored form of a receipt's digest: behind it a seal over the revision that it was committed with."""
+    """Return the stored form of a receipt's digest: behind it a seal over the revision that it was committed with."""
     return digest + seal(b"receipt/1", digest, committed_revision)
 
 
 def sealed_flow(digest: bytes, version: int) -> bytes:
-    """The stored form of an OAuth flow snapshot's digest: behind it a seal over its version."""
+    """Return the stored form of an OAuth flow snapshot's digest: behind it a seal over its version."""
     return digest + seal(b"oauth/1", digest, version)
 
 
 def digest_in(stored: object) -> object:
-    """The digest in its stored form; an older version stored it without a seal."""
+    """Return the digest in its stored form; an older version stored it without a seal."""
     return stored[:SHA256_BYTES] if isinstance(stored, bytes) else stored

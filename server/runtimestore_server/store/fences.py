@@ -57,7 +57,7 @@ class Fences:
         return {RuntimeKey(*key) for key in self._locked().held}
 
     def refusal(self, write: Write) -> Fenced | StoredValueCorrupt | None:
-        """Why this write may not land, if so: its fence is not the newest."""
+        """Say why this write may not land, if so: its fence is not the newest."""
         if write.fence is None:
             return None
         newest = self.held.get(write.runtime)
@@ -84,7 +84,7 @@ class Fences:
 
 
 def damage(runtime: RuntimeKey, held: Held) -> StoredValueCorrupt | None:
-    """The refusal to count on from a fence, or to tell an owner, that no acquisition left."""
+    """Make the refusal to count on from a fence, or to tell an owner, that no acquisition left."""
     # Neither comes from a backup: a fence that was handed out already would let an older writer in again.
     if not is_count(held.fence):
         cure = "set it to a number greater than every fence of this runtime that was handed out"

@@ -32,7 +32,7 @@ class Errand(Protocol):
         """Whether there is anything to do; asked from any thread."""
 
     def sweep(self, tx: Connection, most: int) -> int:
-        """As a `Sweep`; may be run again if its transaction is not committed."""
+        """Do as a `Sweep` does; may be run again if its transaction is not committed."""
 
     def settle(self) -> None:
         """Take note that the transaction of the last sweep was committed."""
@@ -114,7 +114,7 @@ class Maintenance:
         self._failing = False
 
     def pause_seconds(self, *, writes_wait: bool) -> float:
-        """How long there is nothing to do."""
+        """Tell how long there is nothing to do."""
         due = min((task.next_at for task in self._tasks if task.pending), default=float("inf"))
         untidy, was_untidy = self._database.untidy, self._was_untidy
         self._was_untidy = untidy

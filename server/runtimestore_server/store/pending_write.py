@@ -42,7 +42,7 @@ class PendingWrite:
 
 
 def truth_about(pending: PendingWrite) -> CommitOutcomeUnknown | StoreUnavailable:
-    """What is told of a write that comes to no decision any more."""
+    """Return what is told of a write that comes to no decision any more."""
     gate = pending.gate  # once: its thread may take it away meanwhile
     if gate is not None and gate.begun:
         return unknown()

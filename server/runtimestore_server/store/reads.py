@@ -77,7 +77,7 @@ class StoredOps(NamedTuple):
 def load_input_states(
     tx: Connection, runtime: RuntimeKey, *, skip_corrupt: bool = False
 ) -> tuple[int, list[StoredInput | CorruptInput]]:
-    """The revision and all inputs of a runtime, `input_id` ascending; corrupt ones among them only if asked for."""
+    """Load the revision and all inputs of a runtime, `input_id` ascending, corrupt ones among them if asked for."""
     rows = direct.find(tx, _INPUTS, runtime._asdict())
     revision = revision_of(rows[0] if rows else None, runtime)
     stored: list[StoredInput | CorruptInput] = []
@@ -99,7 +99,7 @@ def load_input_states(
 
 
 def load_input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tuple[int, StoredInput | None]:
-    """The revision of a runtime and one of its inputs."""
+    """Load the revision of a runtime and one of its inputs."""
     row = _one(tx, _INPUT, runtime, input_id=input_id)
     if row is None or row.sha256 is None:
         return revision_of(row, runtime), None
@@ -110,7 +110,7 @@ def load_input_state(tx: Connection, runtime: RuntimeKey, input_id: str) -> tupl
 def load_boundary_receipt(
     tx: Connection, runtime: RuntimeKey, run_id: str, sequence: int
 ) -> tuple[int, StoredReceipt | None]:
-    """The revision of a runtime and one of its receipts."""
+    """Load the revision of a runtime and one of its receipts."""
     row = _one(tx, _RECEIPT, runtime, run_id=run_id, sequence=f"{sequence:0{UINT64_DIGITS}d}")
     revision = revision_of(row, runtime)
     if row is None or row.sha256 is None:
@@ -119,7 +119,7 @@ def load_boundary_receipt(
 
 
 def checked_receipt(row: Any, runtime: RuntimeKey, revision: int, **key: str) -> StoredReceipt:
-    """The receipt in a row of a runtime at `revision`.
+    """Check the receipt in a row of a runtime at `revision`, and take it out.
 
     Raises:
         StoredValueCorrupt: it is damaged.
@@ -136,20 +136,20 @@ def checked_receipt(row: Any, runtime: RuntimeKey, revision: int, **key: str) ->
 
 
 def is_sealed_with(stored: object, number: object, sealed: Callable[[bytes, int], bytes]) -> bool:
-    """Whether a digest is stored with the seal of this number, as `sealed` makes it, or without one as it once was."""
+    """Tell whether a digest is stored with the seal of this number, as `sealed` makes it, or without as it once was."""
     if not isinstance(stored, bytes) or len(stored) == SHA256_BYTES:
         return True
     return is_count(number) and stored == sealed(stored[:SHA256_BYTES], number)
 
 
 def load_runtime_state(tx: Connection, runtime: RuntimeKey) -> tuple[int, str | None]:
-    """The revision and the state of a runtime."""
+    """Load the revision and the state of a runtime."""
     row = _one(tx, _STATE, runtime)
     return revision_of(row, runtime), row.runtime_state if row else None
 
 
 def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, StoredOps | None]:
-    """The revision and the ops document of a runtime."""
+    """Load the revision and the ops document of a runtime."""
     row = _one(tx, _OPS, runtime)
     if row is None or row.sha256 is None:
         return revision_of(row, runtime), None
@@ -158,7 +158,7 @@ def load_ops_lifecycle(tx: Connection, runtime: RuntimeKey) -> tuple[int, Stored
 
 
 def load_oauth_flow_snapshot(tx: Connection, realm: str) -> tuple[int, bytes | None]:
-    """The version and the bytes of a realm's OAuth flow snapshot."""
+    """Load the version and the bytes of a realm's OAuth flow snapshot."""
     table = oauth_flow_snapshots
     statement = sa.select(table.c.version, table.c.sha256, table.c.snapshot_json).where(table.c.realm == realm)
     row = tx.execute(statement).one_or_none()
@@ -188,17 +188,17 @@ def _is_sound(value: object, digest: object) -> bool:
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether a stored value is a count that a write left, and that one more write can raise."""
+    """Tell whether a stored value is a count that a write left, and that one more write can raise."""
     return isinstance(value, int) and 1 <= value < INT64_MAX
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether a stored value is text that a write left: not empty, without NUL, and of whole characters."""
+    """Tell whether a stored value is text that a write left: not empty, without NUL, and of whole characters."""
     return isinstance(value, str) and _TEXT.fullmatch(value) is not None
 
 
 def revision_of(row: Any, runtime: RuntimeKey) -> int:
-    """The revision in a row that has a runtime's; 0 if there is none."""
+    """Return the revision in a row that has a runtime's; 0 if there is none."""
     if row is None:
         return 0
     if not is_count(row.revision):
@@ -207,13 +207,13 @@ def revision_of(row: Any, runtime: RuntimeKey) -> int:
 
 
 def no_revision(runtime: RuntimeKey) -> StoredValueCorrupt:
-    """The refusal to tell anything of a runtime whose revision no write left: it is told with the revision."""
+    """Make the refusal to tell anything of a runtime whose revision no write left: it is told with the revision."""
     served = "until then nothing of the runtime is told but the versions of its session; every other one is served"
     return bad_revision(runtime, "has no revision", served=served)
 
 
 def bad_revision(runtime: RuntimeKey, what: str, *, served: str = "every other row is served") -> StoredValueCorrupt:
-    """The refusal to believe the revision of a runtime, or to count on from it.
+    """Make the refusal to believe the revision of a runtime, or to count on from it.
 
     None comes from a backup: to count through one that was told already would let a writer in that had read another
     state under it.
@@ -230,7 +230,7 @@ def corrupt(
     served: str = "every other row is served",
     **key: str,
 ) -> StoredValueCorrupt:
-    """The refusal to hand out a damaged row, with its table and key."""
+    """Make the refusal to hand out a damaged row, with its table and key."""
     # A damaged key may hold what is no text: it is told by its bytes.
     key = {
         name: str(value).encode(errors="surrogateescape").decode(errors="backslashreplace")
@@ -244,7 +244,7 @@ def corrupt(
 
 
 def size_bytes(found: object) -> int:
-    """How many bytes of documents a load has found."""
+    """Tell how many bytes of documents a load has found."""
     if isinstance(found, bytes):
         return len(found)
     if isinstance(found, Counted):
@@ -264,7 +264,7 @@ def _given(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
 
 
 def _of_runtime(*columns: sa.Column[Any], key: tuple[sa.Column[Any], ...] = ()) -> sa.Select[Any]:
-    """The runtime's revision beside these columns of its rows in their table, which are NULL where there is none."""
+    """Select the runtime's revision beside these columns of its rows in their table; NULL where there is none."""
     table = columns[0].table
     same = (table.c.realm == runtimes.c.realm, table.c.runtime_id == runtimes.c.runtime_id, *map(_given, key))
     return _RUNTIME.add_columns(*columns).select_from(runtimes.outerjoin(table, sa.and_(*same)))

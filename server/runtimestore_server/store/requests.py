@@ -108,7 +108,7 @@ class RequestMemory:
 
 
 def sealed(key: RequestKey, fingerprint: bytes, revision: int, recorded_at_ms: int) -> bytes:
-    """The stored form of a fingerprint: behind it a seal over the whole row, in which any damage shows.
+    """Return the stored form of a fingerprint: behind it a seal over the whole row, in which any damage shows.
 
     Without it one flipped bit would turn a harmless repeat into "used for another request", which is a false failure.
     """
@@ -118,7 +118,7 @@ def sealed(key: RequestKey, fingerprint: bytes, revision: int, recorded_at_ms: i
 
 
 def is_sound(realm: object, request_id: object, fingerprint: object, revision: object, recorded_at_ms: object) -> bool:
-    """Whether a row is as it was recorded, by its seal; an older version recorded the fingerprint alone."""
+    """Tell whether a row is as it was recorded, by its seal; an older version recorded the fingerprint alone."""
     if not (is_text(realm) and is_text(request_id) and isinstance(fingerprint, bytes)):
         return False
     if not (is_count(revision) and isinstance(revision, int) and isinstance(recorded_at_ms, int)):
@@ -129,7 +129,7 @@ def is_sound(realm: object, request_id: object, fingerprint: object, revision: o
 
 
 def recorded(tx: Connection, write: AnyWrite, *, now_ms: int) -> bool:
-    """Whether this request was recorded by the attempt of `now_ms`: the transaction of that attempt was committed."""
+    """Tell whether this request was recorded by the attempt of `now_ms`: that transaction was committed."""
     statement = sa.select(requests.c.fingerprint, requests.c.revision).where(
         requests.c.realm == write.realm,
         requests.c.request_id == write.request_id,

@@ -45,11 +45,11 @@ class Retention:
         self._ahead = False
 
     def expired_before_ms(self, database: Database, connection: Connection) -> int:
-        """What was recorded before this is past its retention."""
+        """Tell before when what was recorded is past its retention."""
         return self.now_ms(database, connection) - self._retention_ms
 
     def now_ms(self, database: Database, connection: Connection) -> int:
-        """What time it is, as far as the database's clock is believed."""
+        """Tell what time it is, as far as the database's clock is believed."""
         now_ms = database.now_ms(connection)
         with self._lock:
             return self._believed(database, now_ms)
@@ -74,6 +74,6 @@ class Retention:
 
 
 def _passed_ms() -> int:
-    """The time that has passed since some moment, that in which the machine slept included where it can be had."""
+    """Tell the time that passed since some moment, that in which the machine slept included where it can be had."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime_ns(clock) // 1_000_000

@@ -35,7 +35,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 
 
 def problem(database: Database, connection: Connection) -> str | None:
-    """Which rights are missing, in one sentence; None if none is."""
+    """Tell which rights are missing, in one sentence; None if none is."""
     lacking = database.lacking(connection, NEEDED)
     if not lacking:
         return None
@@ -43,7 +43,7 @@ def problem(database: Database, connection: Connection) -> str | None:
 
 
 def looked_up(database: Database) -> Sequence[Lacking]:
-    """The rights that are missing, looked up once the engine has refused something; empty if that cannot be seen."""
+    """Look up the rights that are missing, once the engine has refused something; empty if that cannot be seen."""
     try:
         with database.readers.connect() as connection:
             return database.lacking(connection, NEEDED)
@@ -52,7 +52,7 @@ def looked_up(database: Database) -> Sequence[Lacking]:
 
 
 def refusal(lacking: Sequence[Lacking], *, store_error: str) -> StoreForbidden:
-    """What a caller is told: the first right that is missing in the metadata, all of them in the message."""
+    """Return what a caller is told: the first right that is missing in the metadata, all of them in the message."""
     told = _told(lacking) if lacking else "a right"
     # None is seen to be missing where it was granted meanwhile, or a policy refused.
     right, table = lacking[0] if lacking else ("unknown", "unknown")

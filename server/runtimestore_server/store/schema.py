@@ -62,7 +62,7 @@ class SchemaState:
         return self.revision == HEAD and not self.foreign
 
     def problem(self) -> str | None:
-        """What is wrong and what to do, in one sentence; None if nothing is."""
+        """Return what is wrong and what to do, in one sentence; None if nothing is."""
         if self.current:
             return None
         if self.empty:
@@ -91,7 +91,7 @@ class SchemaState:
 
 
 def inspect(connection: Connection) -> SchemaState:
-    """The schema state of a database, in one or two quick statements."""
+    """Return the schema state of a database, in one or two quick statements."""
     names = set(sa.inspect(connection).get_table_names())
     foreign = bool(names) and store_identity.name not in names
     if _VERSION_TABLE not in names:
@@ -123,7 +123,7 @@ def create_if_empty(database: Database) -> None:
 
 
 def current_revision(database: Database) -> str:
-    """The revision of a schema that is current, made where there is none and the database makes its own.
+    """Return the revision of a schema that is current, made where there is none and the database makes its own.
 
     Raises:
         SchemaNotCurrent: it is another one; the message says what to do.
@@ -134,7 +134,7 @@ def current_revision(database: Database) -> str:
 
 
 def check(database: Database) -> SchemaState:
-    """The schema state of a database that this server can serve.
+    """Return the schema state of a database that this server can serve.
 
     Raises:
         SchemaNotCurrent: it cannot; the message says what to do.
@@ -148,7 +148,7 @@ def check(database: Database) -> SchemaState:
 
 
 def problems(connection: Connection, database: Database) -> dict[str, str | None]:
-    """Why an open database cannot be served any more, a sentence each for `rights` and `schema`; None where it can.
+    """Say why an open database cannot be served any more, a sentence each for `rights` and `schema`; None where it can.
 
     In a few quick statements.
     """
@@ -233,7 +233,7 @@ def run_migrations(connection: Connection, revision: str = HEAD) -> None:
 
 
 def migrations_config() -> Config:
-    """Alembic's configuration: the tree of migrations, found the same way in a checkout and in a wheel."""
+    """Make Alembic's configuration: the tree of migrations, found the same way in a checkout and in a wheel."""
     from alembic.config import Config
 
     import runtimestore_migrations
@@ -244,7 +244,7 @@ def migrations_config() -> Config:
 
 
 def store_id(connection: Connection) -> str:
-    """The id of this store, minted by the first migration.
+    """Return the id of this store, minted by the first migration.
 
     Raises:
         StoredValueCorrupt: it is gone, or no UUID.

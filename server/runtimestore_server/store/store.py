@@ -94,7 +94,7 @@ class Store:
     async def read_to_write(
         self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """The same for a write, which failed where this does.
+        """Do the same for a write, which failed where this does.
 
         Raises:
             RuntimeStoreError: as `read`, but for the trait's error.
@@ -111,7 +111,7 @@ class Store:
             ) from refusal
 
     async def read(self, load: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a function of `tx` reads, on a worker's thread.
+        """Read what a function of `tx` reads, on a worker's thread.
 
         Raises:
             Overloaded: too many loads are waiting.
@@ -142,7 +142,7 @@ class Store:
                 raise refusal_by(self.database, fault, store_error="read_failed") from error
 
     async def authority_key(self, realm: str) -> str | None:
-        """The name of the authority behind a realm's OAuth flows; None for an ephemeral store."""
+        """Return the name of the authority behind a realm's OAuth flows; None for an ephemeral store."""
         if self.database.ephemeral:
             return None
         if self._store_id is None:
@@ -159,7 +159,7 @@ class Store:
             raise StoreUnavailable(problem)
 
     async def checks(self) -> dict[str, str | None]:
-        """Why the store cannot be served, by name of what was looked at; None where nothing is wrong with it."""
+        """Say why the store cannot be served, by name of what was looked at; None where nothing is wrong with it."""
         found: dict[str, str | None] = {"engine": None, "file": None}
         try:
             found |= await self._checker.run(lambda: self._read(schema.problems, self.database))
@@ -202,7 +202,7 @@ class Store:
         return ended
 
     def _history_began_ms(self, tx: Connection) -> int:
-        """What is older need not be readable, but for what was the newest then."""
+        """Tell since when all must be readable; of what is older, only what was the newest then."""
         return self._retention.now_ms(self.database, tx) - self._history_ms
 
     def _forget_some(self, tx: Connection, most: int) -> int:

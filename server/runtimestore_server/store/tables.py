@@ -39,18 +39,18 @@ class UInt64(TypeDecorator[int]):
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> str | None:
-        """The digits of `value`."""
+        """Return the digits of `value`."""
         del dialect
         return None if value is None else f"{value:0{UINT64_DIGITS}d}"
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:
-        """The number of the digits; ValueError if they are none."""
+        """Return the number of the digits; ValueError if they are none."""
         del dialect
         return None if value is None else int(value)
 
 
 def _id() -> Text:
-    """A type for ids: text that is compared as bytes on every engine."""
+    """Return a type for ids: text that is compared as bytes on every engine."""
     return Text().with_variant(Text(collation="C"), "postgresql")
 
 

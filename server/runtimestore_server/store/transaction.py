@@ -106,7 +106,7 @@ def commit_batch(
 def _give_up(
     database: Database, batch: Sequence[AnyWrite], gate: CommitGate, fault: Fault, error: Exception
 ) -> tuple[list[Decision | Deferred], bool]:
-    """What becomes of a batch that is not run again as it is."""
+    """Return what becomes of a batch that is not run again as it is."""
     if fault in (Fault.LOCKED, Fault.OTHER, Fault.CORRUPT, Fault.FORBIDDEN) and len(batch) > 1:
         return _one_by_one(database, batch, gate)
     if fault is Fault.LOCKED:
@@ -166,7 +166,7 @@ def _attempt(
 
 @contextlib.contextmanager
 def _once_committed(committed: Callable[[], bool]) -> Iterator[None]:
-    """Inside, what fails once it is committed is logged and no more: the transaction stands, and must not run again."""
+    """Log what fails inside once it is committed, and no more: the transaction stands, and must not run again."""
     try:
         yield
     except Exception as error:
@@ -213,7 +213,7 @@ def _log_failure(fault: Fault, error: Exception, *, writes: int) -> None:
 
 
 def unknown() -> CommitOutcomeUnknown:
-    """What a caller is told whose write may or may not be there."""
+    """Return what a caller is told whose write may or may not be there."""
     return CommitOutcomeUnknown(
         "the connection to the store died during COMMIT: the write may or may not be there; "
         "repeat it with the same request_id"
@@ -221,14 +221,14 @@ def unknown() -> CommitOutcomeUnknown:
 
 
 def refusal_by(database: Database, fault: Fault, *, store_error: str) -> RuntimeStoreError:
-    """What a caller is told of a fault of this database: of a missing right after a look which one it is."""
+    """Return what a caller is told of a fault of this database: of a missing right after a look which one it is."""
     if fault is Fault.FORBIDDEN:
         return rights.refusal(rights.looked_up(database), store_error=store_error)
     return refusal_of(fault, store_error=store_error)
 
 
 def refusal_of(fault: Fault, *, store_error: str) -> RuntimeStoreError:
-    """What a caller is told of an engine's fault that says all by itself."""
+    """Return what a caller is told of an engine's fault that says all by itself."""
     metadata = {"store_error": store_error}
     match fault:
         case Fault.LOCKED:

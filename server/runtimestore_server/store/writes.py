@@ -61,10 +61,10 @@ class AnyWrite(Protocol):
         """About how many bytes of documents are written for it."""
 
     def fingerprint(self) -> bytes:
-        """What makes two requests the same."""
+        """Return what makes two requests the same."""
 
     def former_fingerprint(self) -> bytes | None:
-        """What made two requests the same before this version, if that was something else: a repeat may come later."""
+        """Tell what made two requests the same before this version, if it was another thing: repeats come late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Write:
     disallowed: Disallowed | None = None
 
     def disallow(self, refusal: RuntimeStoreError) -> Write:
-        """The same request without its documents: they are megabytes, and only their fingerprint matters any more."""
+        """Take the same request without its documents: they are megabytes, and only their fingerprint matters now."""
         disallowed = Disallowed(refusal, self.fingerprint(), self.former_fingerprint())
         return Write(self.runtime, self.request_id, disallowed=disallowed)
 
@@ -115,7 +115,7 @@ class Write:
         return self.size_bytes - (snapshot.held_bytes - snapshot.stored_bytes if snapshot else 0)
 
     def fingerprint(self) -> bytes:
-        """What makes two requests the same: every field that changes what is written or when it is refused.
+        """Return what makes two requests the same: every field that changes what is written or when it is refused.
 
         But for the fence: a writer that lost an answer and acquired the runtime anew repeats with its new one.
         """
@@ -128,7 +128,7 @@ class Write:
         return fingerprint(b"runtime/2", *self._but_inputs(if_revision), all_sha256)
 
     def former_fingerprint(self) -> bytes | None:
-        """What made two requests with inputs the same before a request could carry a part of them."""
+        """Return what made two requests with inputs the same before a request could carry a part of them."""
         if self.disallowed:
             return self.disallowed.former_fingerprint
         if not self.inputs or self.partial_inputs:
@@ -176,11 +176,11 @@ class Acquisition:
         return 0
 
     def fingerprint(self) -> bytes:
-        """What makes two requests the same."""
+        """Return what makes two requests the same."""
         return fingerprint(b"acquire/1", self.runtime.runtime_id.encode(), self.owner.encode())
 
     def former_fingerprint(self) -> None:
-        """There was no other."""
+        """Tell of none: there was no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class OAuthFlowWrite:
     disallowed: Disallowed | None = None
 
     def disallow(self, refusal: RuntimeStoreError) -> OAuthFlowWrite:
-        """The same request without its bytes."""
+        """Return the same request without its bytes."""
         return OAuthFlowWrite(
             self.realm, self.request_id, b"", self.sha256, disallowed=Disallowed(refusal, self.fingerprint())
         )
@@ -217,17 +217,17 @@ class OAuthFlowWrite:
         return len(self.snapshot_json)
 
     def fingerprint(self) -> bytes:
-        """What makes two requests the same."""
+        """Return what makes two requests the same."""
         if self.disallowed:
             return self.disallowed.fingerprint
         return fingerprint(b"oauth/1", _optional_number(self.expected_version), self.sha256)
 
     def former_fingerprint(self) -> None:
-        """There was no other."""
+        """Tell of none: there was no other."""
 
 
 def fingerprint(version: bytes, *fields: bytes) -> bytes:
-    """The SHA-256 of framed fields behind a version tag.
+    """Return the SHA-256 of framed fields behind a version tag.
 
     Each field is preceded by its length, so that no two lists of fields share their bytes. Protobuf's own serialisation
     would not do: it differs between versions and languages.
@@ -238,7 +238,7 @@ def fingerprint(version: bytes, *fields: bytes) -> bytes:
 
 
 def sha256_of_inputs(inputs: Iterable[InputDocument]) -> bytes:
-    """The digest that stands for all inputs of a write, as `PartialInputs.all_sha256` in the protos has it."""
+    """Return the digest that stands for all inputs of a write, as `PartialInputs.all_sha256` in the protos has it."""
     framed = (bytes.fromhex(document.input_id.replace("-", "")) + document.sha256 for document in inputs)
     return sha256(b"".join(framed)).digest()
 

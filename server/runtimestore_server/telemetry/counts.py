@@ -123,7 +123,7 @@ class CallCounts:
         self._of: dict[str, MethodCounts] = {}
 
     def of(self, path: str) -> MethodCounts:
-        """The counts of the method with this path: the services decide which there are, never a caller."""
+        """Return the counts of the method with this path: the services decide which there are, never a caller."""
         if path not in self._of:
             self._of[path] = MethodCounts(path, self.realms)
             self.methods.append(self._of[path])

@@ -55,7 +55,7 @@ class HttpServer(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def get_request(self) -> Any:
-        """The next connection."""
+        """Return the next connection."""
         try:
             return super().get_request()
         except OSError:
@@ -116,7 +116,7 @@ class _Connections:
                 self._came[connection] = time.monotonic()
 
     def remove(self, connection: Any) -> None:
-        """The connection is about to be closed; nothing happens where its place is another one's by now."""
+        """Free the place of a connection that is about to be closed; nothing happens if another one has it by now."""
         with self._lock:
             self._forget(connection)
             self._ending.discard(connection)
@@ -129,7 +129,7 @@ class _Connections:
                 self._end(connection)
 
     def _slowest(self) -> Any | None:
-        """Who makes room: whoever is sending a request for longest, else who takes too long to read the answer."""
+        """Tell who makes room: whoever is sending a request for longest, else who takes too long to read the answer."""
         for connection in self._opened:
             if connection not in self._came:
                 return connection
@@ -154,7 +154,7 @@ class _Handler(WSGIRequestHandler):
     timeout = REQUEST_SECONDS
 
     def get_environ(self) -> Any:
-        """What the application is asked with, once the request has come."""
+        """Return what the application is asked with, once the request has come."""
         if isinstance(self.server, HttpServer):
             self.server.connections.has_come(self.request)
         return super().get_environ()
@@ -163,5 +163,5 @@ class _Handler(WSGIRequestHandler):
         """Write nothing: whoever asks decides how often, and what."""
 
     def get_stderr(self) -> Any:
-        """Nowhere: the library would write there as it likes."""
+        """Write into nothing: the library would write there as it likes."""
         return io.StringIO()

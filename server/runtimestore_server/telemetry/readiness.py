@@ -42,11 +42,11 @@ class Readiness:
         self._warnings[name] = warning
 
     def warnings(self) -> dict[str, str | None]:
-        """What somebody should look after while the server serves, by the name of the check; None where nothing is."""
+        """Tell what somebody should look after while the server serves, by the check's name; None where nothing is."""
         return {name: _asked(warning) for name, warning in self._warnings.items()}
 
     def checks(self) -> dict[str, str | None]:
-        """Why each check fails, by name; None where it does not. Of `warnings` there are the names."""
+        """Say why each check fails, by name; None where it does not. Of `warnings` there are the names."""
         with self._lock:
             found = {**self._problems}
             stale = time.monotonic() - self._looked > self._stale_seconds

@@ -79,7 +79,7 @@ class SpanCounts:
         self.waiting = 0
 
     def by_outcome(self) -> Mapping[str, int]:
-        """How many, by what became of them."""
+        """Tell how many there were, by what became of them."""
         return {"exported": self.exported, "failed": self.failed, "dropped": self.dropped}
 
 
@@ -93,7 +93,7 @@ class _Bounded(SpanProcessor):
         self._told = False
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing: a span is of interest when it has ended."""
+        """Do nothing: a span is of interest when it has ended."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take a span, if there is room."""
@@ -159,7 +159,7 @@ class _Counted(SpanExporter):
 
 
 def _exporter() -> SpanExporter:
-    """The exporter of the protocol that is asked for: OpenTelemetry for Python takes gRPC where nothing is said."""
+    """Make the exporter of the protocol that is asked for; where nothing is said, gRPC, as OpenTelemetry does."""
     names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
     protocol = next((found for name in names if (found := os.environ.get(name, "").strip())), GRPC)
     if protocol == HTTP:

@@ -82,7 +82,7 @@ class Traces:
         return CallSpan(span, self)
 
     def records_stranger(self) -> bool:
-        """Whether one more span of a stranger's call may be recorded now."""
+        """Tell whether one more span of a stranger's call may be recorded now."""
         if (now := time.monotonic()) - self._second >= 1.0:
             self._second, self._of_strangers = now, 0
         self._of_strangers += 1
@@ -110,7 +110,7 @@ class Traces:
         return Within(span)
 
     def in_this_call(self, name: str, work: Callable[[], T]) -> Callable[[], T]:
-        """The same work, to be done on another thread, as a part of this task's call."""
+        """Return the same work, to be done on another thread, as a part of this task's call."""
         parent = trace.get_current_span()
         if not parent.is_recording():
             return work
@@ -256,7 +256,7 @@ def _end(span: Span, error: BaseException | None) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _named(statement: str) -> tuple[str, str | None]:
-    """What a statement does, which is its first word, and the first table of ours in it."""
+    """Return what a statement does, which is its first word, and the first table of ours in it."""
     words = statement.split(None, 1)
     operation = words[0].upper() if words and words[0].isalpha() else "SQL"
     found = (name for name in _TABLE.findall(statement) if name in metadata.tables)

@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 def open_traces(database: Database, *, version: str) -> Traces | None:
-    """The traces of a server over this database; None where nobody asks for them, or they cannot be had.
+    """Return the traces of a server over this database; None where nobody asks for them, or they cannot be had.
 
     What OpenTelemetry's own variables say decides. No value of them is told: headers are credentials.
     """

@@ -28,7 +28,7 @@ class Finding:
     severity: Severity = Severity.ERROR
 
     def as_json(self) -> dict[str, Any]:
-        """The finding as the report shows it."""
+        """Return the finding as the report shows it."""
         return {
             "severity": self.severity.value,
             "kind": self.kind,
@@ -38,14 +38,14 @@ class Finding:
         }
 
     def line(self) -> str:
-        """The finding in one line for people."""
+        """Return the finding in one line for people."""
         key = ", ".join(f"{name} {_quoted(value)}" for name, value in self.key.items())
         where = (self.table or "the database") + (f" ({key})" if key else "")
         return f"{self.severity.value}: {where}: {printable(self.description)} [{self.kind}]"
 
 
 def printable(text: str) -> str:
-    """A text with an escape, as in JSON, for all that moves a terminal's cursor, turns its text around or is not seen.
+    """Escape, as in JSON, all in a text that moves a terminal's cursor, turns its text around or is not seen.
 
     Ids are any text: a newline or an escape sequence in one must not pass for a line of the store's own.
     """
@@ -53,7 +53,7 @@ def printable(text: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A value as it is, if it is plain; else as a JSON string that no terminal takes for more than text."""
+    """Return a value as it is, if it is plain; else as a JSON string that no terminal takes for more than text."""
     if value.isascii() and all(character.isalnum() or character in "-_.:/@+" for character in value) and value:
         return value
     return printable(json.dumps(value, ensure_ascii=False))
@@ -77,14 +77,14 @@ class Report:
     """Which store it is of, as operators name it: by its file, or its host and database."""
 
     def count(self, finding: Finding) -> None:
-        """One more finding."""
+        """Count one more finding."""
         if finding.severity is Severity.ERROR:
             self.errors += 1
         else:
             self.warnings += 1
 
     def as_json(self) -> dict[str, Any]:
-        """The report as `--json` prints it; its findings come last."""
+        """Return the report as `--json` prints it; its findings come last."""
         return {
             "store": self.store,
             "engine": self.engine,
@@ -97,7 +97,7 @@ class Report:
         }
 
     def summary(self) -> str:
-        """The report in one line for people."""
+        """Return the report in one line for people."""
         verdict = f"{self.errors} errors, {self.warnings} warnings" if self.errors or self.warnings else "nothing wrong"
         until = "" if self.complete else "interrupted after " if self.interrupted else "stopped after "
         of = f"{printable(self.store)}: " if self.store else ""

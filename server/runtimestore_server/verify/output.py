@@ -64,16 +64,16 @@ class Output:
         self._findings.close()
 
     def begin(self, table: str, rows: int) -> None:
-        """A table is begun."""
+        """Begin a table."""
         self._task = self._progress.add_task(table, total=rows)
 
     def advance(self, rows: int) -> None:
-        """So many more rows of it are done."""
+        """Take note that so many more rows of it are done."""
         if self._task is not None:
             self._progress.advance(self._task, rows)
 
     def found(self, finding: Finding) -> None:
-        """Something is wrong.
+        """Tell of something that is wrong.
 
         Raises:
             CannotTell: nobody reads it, and no document is wanted either.
@@ -90,7 +90,7 @@ class Output:
                     raise
 
     def finish(self, report: Report) -> None:
-        """The end: the report in one line, or as documents.
+        """Tell the end: the report in one line, or as documents.
 
         Raises:
             CannotTell: not everything could be told.
@@ -148,7 +148,7 @@ class _Spool:
         self._whole_bytes = 0
 
     def add(self, finding: Finding) -> None:
-        """One more, whole or not at all: an interruption may come at any time."""
+        """Add one more, whole or not at all: an interruption may come at any time."""
         shown = textwrap.indent(json.dumps(finding.as_json(), indent=2), "    ")
         with _writing(self._where):
             self._bytes.write(f"{',' if self._whole_bytes else ''}\n{shown}".encode())

@@ -46,7 +46,7 @@ def raw(table: sa.Table, *columns: sa.Column[Any]) -> list[sa.ColumnElement[Any]
 
 
 def _same(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Whether two rows are of the same runtime."""
+    """Tell whether two rows are of the same runtime."""
     return sa.and_(one.c.realm == other.c.realm, one.c.runtime_id == other.c.runtime_id)
 
 
@@ -57,7 +57,7 @@ def _rows(tx: Connection, statement: sa.Select[Any]) -> Iterator[Row]:
 
 
 def without_a_runtime(tx: Connection) -> Iterator[Finding]:
-    """Rows of a runtime that has no row of its own: every write makes that one first, and nothing deletes it."""
+    """Find rows of a runtime that has no row of its own: every write makes that one first, and nothing deletes it."""
     for table in (session_versions, inputs, receipts, ops_snapshots, sessions):
         statement = (
             sa.select(*raw(table, *table.primary_key))
@@ -70,7 +70,7 @@ def without_a_runtime(tx: Connection) -> Iterator[Finding]:
 
 
 def fewer_writes_than_receipts(tx: Connection) -> Iterator[Finding]:
-    """Runtimes at a revision that is less than the number of their receipts, each of which came with a write."""
+    """Find runtimes at a revision that is less than the number of their receipts, each of which came with a write."""
     written = (
         sa.select(receipts.c.realm, receipts.c.runtime_id, sa.func.count().label("count"))
         .group_by(receipts.c.realm, receipts.c.runtime_id)
@@ -87,7 +87,7 @@ def fewer_writes_than_receipts(tx: Connection) -> Iterator[Finding]:
 
 
 def sessions_without_a_snapshot(tx: Connection) -> Iterator[Finding]:
-    """Rows in `sessions` whose runtime is there, but no snapshot of it: they are written together, never deleted."""
+    """Find rows in `sessions` whose runtime is there and no snapshot of it: they are written together and kept."""
     of_it = _same(sessions, session_versions)
     statement = (
         sa.select(*raw(sessions, *sessions.primary_key))
@@ -100,7 +100,7 @@ def sessions_without_a_snapshot(tx: Connection) -> Iterator[Finding]:
 
 
 def newest_versions(tx: Connection) -> Iterator[Finding]:
-    """Runtimes whose newest version is not there, or is another one than they name."""
+    """Find runtimes whose newest version is not there, or is another one than they name."""
     key = (session_versions.c.realm, session_versions.c.runtime_id)
     latest = sa.func.max(session_versions.c.revision).label("revision")
     newest = sa.select(*key, latest).group_by(*key).subquery()
@@ -127,7 +127,7 @@ def newest_versions(tx: Connection) -> Iterator[Finding]:
 
 
 def _is_described(row: Any) -> bool:
-    """Whether what a row says of a version is as it was written; its digest, where no seal says so, may be damaged."""
+    """Tell whether what a row says of a version is as it was written; its digest, without a seal, may be damaged."""
     version = Version(*(row[name] for name in Version._fields))
     version = version._replace(sequence=sequence_of(version.sequence))
     return (
@@ -145,7 +145,7 @@ def _names_a_version(row: Any) -> bool:
 
 
 def identity(tx: Connection) -> Iterator[Finding]:
-    """The store's own id, which names its authority."""
+    """Check the store's own id, which names its authority."""
     try:
         schema.store_id(tx)
     except StoredValueCorrupt:
@@ -153,7 +153,7 @@ def identity(tx: Connection) -> Iterator[Finding]:
 
 
 def projection(tx: Connection, row: Row, document: bytes) -> Iterator[Finding]:
-    """The row in `sessions` that was written with a runtime's newest version, if that itself is sound."""
+    """Check the row in `sessions` that was written with a runtime's newest version, if that itself is sound."""
     session = session_of(document)
     if session is None or not _is_newest(tx, row):
         return
@@ -174,7 +174,7 @@ def projection(tx: Connection, row: Row, document: bytes) -> Iterator[Finding]:
 
 
 def _is_newest(tx: Connection, row: Row) -> bool:
-    """Whether a version is the one that its runtime names."""
+    """Tell whether a version is the one that its runtime names."""
     its = sa.and_(runtimes.c.realm == row["realm"], runtimes.c.runtime_id == row["runtime_id"])
     columns = raw(runtimes, *runtimes.primary_key, runtimes.c.session_revision, runtimes.c.session_sha256)
     found = tx.execute(sa.select(*columns).where(its)).mappings().one_or_none()
@@ -182,7 +182,7 @@ def _is_newest(tx: Connection, row: Row) -> bool:
 
 
 def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
-    """A session that is listed under another runtime than the one whose snapshot of it is looked at.
+    """Check a session that is listed under another runtime than the one whose snapshot of it is looked at.
 
     That other one has written it since. It may have gone on to another session after that, which leaves no trace: then
     nobody can tell its row from one whose runtime was changed. It cannot be without any snapshot; where it is,
@@ -201,7 +201,7 @@ def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
 
 
 def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iterator[Finding]:
-    """Receipts that name inputs which are not there. Every row is a sound receipt."""
+    """Find receipts that name inputs which are not there. Every row is a sound receipt."""
     named = [(row, boundary_receipt.read(row["receipt"]).contributing_input_ids) for row in rows]
     columns = (inputs.c.realm, inputs.c.runtime_id, inputs.c.input_id)
     keys = sorted({(row["realm"], row["runtime_id"], input_id) for row, ids in named for input_id in ids})
@@ -221,7 +221,7 @@ def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iter
 
 
 def requests_from_the_future(tx: Connection) -> Iterator[Finding]:
-    """Remembered requests whose answer no runtime or fence of their realm, and no OAuth snapshot, has come to."""
+    """Find requests whose answer no runtime or fence of their realm, and no OAuth snapshot, has come to."""
     reached = (
         sa.union_all(
             sa.select(runtimes.c.realm, runtimes.c.revision),

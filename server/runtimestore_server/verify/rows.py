@@ -28,24 +28,24 @@ NUMBERS_OF_A_SESSION = ("created_at_ms", "updated_at_ms", "message_count", "tota
 
 
 def key_of(table: sa.Table, row: Row) -> dict[str, str]:
-    """The primary key of a row, for people."""
+    """Return the primary key of a row, for people."""
     return {
         column.name: str(row[column.name]).encode(errors="backslashreplace").decode() for column in table.primary_key
     }
 
 
 def finding(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
-    """A finding in a row."""
+    """Return a finding in a row."""
     return Finding(kind, table.name, key_of(table, row), description)
 
 
 def warning(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
-    """A finding in a row that need not be damage."""
+    """Return a finding in a row that need not be damage."""
     return Finding(kind, table.name, key_of(table, row), description, Severity.WARNING)
 
 
 def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
-    """Whether the row passes the check that every load makes."""
+    """Check that the row passes what every load asks of it."""
     try:
         sealed = table in (tables.receipts, tables.oauth_flow_snapshots)  # with a seal behind the digest
         reads.verify(row[document], digest_in(row["sha256"]) if sealed else row["sha256"], table)
@@ -54,7 +54,7 @@ def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
 
 
 def session_of(body: bytes) -> SessionSnapshot | None:
-    """What the projection says of a snapshot's document; None if it cannot be read."""
+    """Return what the projection says of a snapshot's document; None if it cannot be read."""
     try:
         return session.read(body)
     except InvalidField:
@@ -62,7 +62,7 @@ def session_of(body: bytes) -> SessionSnapshot | None:
 
 
 def input_state(row: Row) -> Iterator[Finding]:
-    """An input's document."""
+    """Check an input's document."""
     table = tables.inputs
     if damaged := list(sound(table, "state_json", row)):
         yield from damaged
@@ -72,7 +72,7 @@ def input_state(row: Row) -> Iterator[Finding]:
 
 
 def ops_snapshot(row: Row) -> Iterator[Finding]:
-    """An ops document."""
+    """Check an ops document."""
     table = tables.ops_snapshots
     if damaged := list(sound(table, "snapshot_json", row)):
         yield from damaged
@@ -89,7 +89,7 @@ def _named_as(table: sa.Table, row: Row, document: str, column: str, told: str |
 
 
 def receipt(row: Row) -> Iterator[Finding]:
-    """A receipt."""
+    """Check a receipt."""
     table = tables.receipts
     if damaged := list(sound(table, "receipt", row)):
         yield from damaged
@@ -106,7 +106,7 @@ def receipt(row: Row) -> Iterator[Finding]:
 
 
 def oauth_flow_snapshot(row: Row) -> Iterator[Finding]:
-    """An OAuth flow snapshot; the bytes are opaque."""
+    """Check an OAuth flow snapshot; the bytes are opaque."""
     table = tables.oauth_flow_snapshots
     damaged = [*sound(table, "snapshot_json", row), *_counted(table, "version", row)]
     yield from damaged
@@ -115,7 +115,7 @@ def oauth_flow_snapshot(row: Row) -> Iterator[Finding]:
 
 
 def runtime(row: Row) -> Iterator[Finding]:
-    """A runtime's own row."""
+    """Check a runtime's own row."""
     yield from _counted(tables.runtimes, "revision", row)
     if row["runtime_state"] is not None and row["runtime_state"] not in RUNTIME_STATES.values():
         yield finding("unknown_state", tables.runtimes, row, "runtime_state is none of the seven")
@@ -132,7 +132,7 @@ def runtime(row: Row) -> Iterator[Finding]:
 
 
 def request(row: Row) -> Iterator[Finding]:
-    """A remembered request."""
+    """Check a remembered request."""
     yield from _counted(tables.requests, "revision", row)
     if not requests.is_sound(
         row["realm"], row["request_id"], row["fingerprint"], row["revision"], row["recorded_at_ms"]
@@ -141,7 +141,7 @@ def request(row: Row) -> Iterator[Finding]:
 
 
 def fence(row: Row) -> Iterator[Finding]:
-    """The newest fence of a runtime."""
+    """Check the newest fence of a runtime."""
     yield from _counted(tables.fences, "fence", row)
     if not reads.is_text(row["owner"]):
         yield finding("column_mismatch", tables.fences, row, "owner is no text")
@@ -151,7 +151,7 @@ def fence(row: Row) -> Iterator[Finding]:
 
 
 def listed_session(row: Row) -> Iterator[Finding]:
-    """A row in the list of sessions; whether it is what a snapshot says is asked where the snapshot is looked at."""
+    """Check a row in the list of sessions; whether it is what a snapshot says is asked where that is looked at."""
     wrong = [name for name in NUMBERS_OF_A_SESSION if not _is_number(row[name])]
     if wrong:
         yield finding("column_mismatch", tables.sessions, row, f"no number that is written here: {', '.join(wrong)}")

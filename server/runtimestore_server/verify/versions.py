@@ -38,7 +38,7 @@ class Chains:
         return bytes(self._document or b"")
 
     def __call__(self, row: Row) -> Iterator[Finding]:
-        """One version, which comes after those before it."""
+        """Check one version, which comes after those before it."""
         runtime = RuntimeKey(row["realm"], row["runtime_id"])
         if runtime != self._runtime:
             self._runtime, self._before, self._document = runtime, None, None
@@ -80,6 +80,6 @@ class Chains:
 
 
 def _version(row: Row) -> Version:
-    """The version in a row as the driver hands it out."""
+    """Return the version in a row as the driver hands it out."""
     version = Version(*(row[name] for name in Version._fields))
     return version._replace(sequence=sequence_of(version.sequence))

@@ -38,13 +38,13 @@ class Progress(Protocol):
     """Who wants to see how far it is."""
 
     def begin(self, table: str, rows: int) -> None:
-        """A table is begun."""
+        """Begin a table."""
 
     def advance(self, rows: int) -> None:
-        """So many more rows of it are done."""
+        """Take note that so many more rows of it are done."""
 
     def found(self, finding: Finding) -> None:
-        """Something is wrong."""
+        """Tell of something that is wrong."""
 
 
 def verify(database: Database, progress: Progress) -> Report:
@@ -109,7 +109,7 @@ def _walk(
 
 @contextlib.contextmanager
 def _tolerating(database: Database, tx: Connection, note: Callable[[Finding], None], table: str) -> Iterator[None]:
-    """What the engine cannot read is a finding; the rest is looked at all the same."""
+    """Make a finding of what the engine cannot read; the rest is looked at all the same."""
     savepoint = tx.begin_nested()  # an error would else be the end of the whole transaction on Postgres
     try:
         yield
@@ -160,7 +160,7 @@ def _of_batch(
 
 
 def _can_be_asked_for(table: sa.Table, row: Row) -> bool:
-    """Whether the key can be sent to the engine; a damaged one belongs to no runtime, which is told anyway."""
+    """Tell whether the key can be sent to the engine; a damaged one belongs to no runtime, which is told anyway."""
     return all(
         isinstance(row[column.name], int) if isinstance(column.type, sa.Integer) else reads.is_text(row[column.name])
         for column in table.primary_key

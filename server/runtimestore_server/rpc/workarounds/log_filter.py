@@ -25,7 +25,7 @@ def keep_callers_out_of_the_log() -> None:
 
 
 def _of_interest(record: logging.LogRecord) -> bool:
-    """Whether a line of gRPC's is no mere caller who hung up before the answer, or sent headers that are no UTF-8."""
+    """Tell whether a line of gRPC's is more than a caller who hung up before the answer, or sent what is no UTF-8."""
     if not record.exc_info or record.exc_info[0] is None:
         return True
     return record.exc_info[0].__name__ != "ExecuteBatchError" and not issubclass(record.exc_info[0], UnicodeDecodeError)

@@ -40,7 +40,7 @@ GIVEN_UP_SECONDS = 0.1
 async def messages(
     context: grpc.aio.ServicerContext[Any, Any], decode: Callable[[bytes], Any]
 ) -> AsyncGenerator[Any, None]:
-    """What gRPC's own iterator gives, without keeping the last message when it is closed."""
+    """Yield what gRPC's own iterator gives, without keeping the last message when it is closed."""
     while (message := await context.read()) is not grpc.aio.EOF:
         message = decode(message)  # the encoded one is not to stay beside it
         yield message

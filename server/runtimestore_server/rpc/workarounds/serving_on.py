@@ -131,7 +131,7 @@ class ServingOn:
             self._stopped()
 
     async def _listening(self) -> grpc.aio.Server:
-        """A new server on the same address, once that can be had.
+        """Return a new server on the same address, once that can be had.
 
         Raises:
             RuntimeError: it cannot, for PATIENCE_SECONDS.

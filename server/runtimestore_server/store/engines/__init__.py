@@ -74,7 +74,7 @@ class CannotOpen(ValueError):
 
 
 def open_database(url: str, *, committer_threads: int, reader_threads: int) -> Database:
-    """The database behind a URL: `sqlite:///FILE`, `postgresql://…` or `memory:`. Connects to nothing yet.
+    """Return the database behind a URL: `sqlite:///FILE`, `postgresql://…` or `memory:`. Connects to nothing yet.
 
     Raises:
         ValueError: the URL is none of these.
@@ -91,7 +91,7 @@ def open_database(url: str, *, committer_threads: int, reader_threads: int) -> D
 
 
 def open_to_read(url: str) -> Database:
-    """The database behind a URL other than `memory:`, for `snapshot` alone; nothing in it is changed.
+    """Return the database behind a URL other than `memory:`, for `snapshot` alone; nothing in it is changed.
 
     Raises:
         ValueError: the URL is none.
@@ -103,7 +103,7 @@ def open_to_read(url: str) -> Database:
 
 
 def whole_store_of(database: Database, migrate: Callable[[Connection], object]) -> WholeStore:
-    """All of what a database holds or is to hold, to be copied or replaced; `migrate` gives it its tables."""
+    """Return all of what a database holds or is to hold, to be copied or replaced; `migrate` gives it its tables."""
     if isinstance(database, PostgresDatabase):
         return PostgresStore(database, migrate)
     assert isinstance(database, SqliteFileToRead)  # noqa: S101  (for the type checker: there is no third)
@@ -111,7 +111,7 @@ def whole_store_of(database: Database, migrate: Callable[[Connection], object]) 
 
 
 def problem_of_file(url: str) -> str | None:
-    """Why the file that a URL names cannot be read; None where it can be tried, or where it names no file."""
+    """Say why the file that a URL names cannot be read; None where it can be tried, or where it names no file."""
     parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite":
         return None
@@ -119,14 +119,14 @@ def problem_of_file(url: str) -> str | None:
 
 
 def error_name(error: BaseException) -> str:
-    """What an error is, such as `OperationalError(SQLITE_BUSY)`, without what drivers quote in its text."""
+    """Return what an error is, such as `OperationalError(SQLITE_BUSY)`, without what drivers quote in its text."""
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     return f"{type(cause).__name__}({code})" if code else type(cause).__name__
 
 
 def in_a_sentence(error: DBAPIError) -> str:
-    """Why a database cannot be used, for the operator's eyes: drivers name host, file and role, never the password."""
+    """Say why a database cannot be used, to the operator: drivers name host, file and role, never the password."""
     said = " ".join(str(error.orig).split())
     match getattr(error.orig, "sqlite_errorname", "").split("_")[1:2]:
         case ["NOTADB"]:
@@ -141,7 +141,7 @@ def in_a_sentence(error: DBAPIError) -> str:
 
 
 def parse_url(url: str) -> URL:
-    """The parts of a database URL other than `memory:`.
+    """Return the parts of a database URL other than `memory:`.
 
     Raises:
         ValueError: it is none; the message quotes no part of it, for any part may be a misplaced password.

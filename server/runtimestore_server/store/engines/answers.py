@@ -24,7 +24,7 @@ class EngineRefusal(Exception):
     """What an engine of ours refuses, or was told by what stands around it, beside the errors of the driver."""
 
     def sentence(self) -> str:
-        """What is wrong, and the cure, for the operator's eyes."""
+        """Return what is wrong, and the cure, for the operator's eyes."""
         return str(self)
 
 
@@ -55,10 +55,10 @@ class Progress(Protocol):
     """Who wants to see how far something long is."""
 
     def begin(self, step: str, total: int) -> None:
-        """A step begins, such as "copying"; `total` is in whatever `advance` counts, 0 where nobody knows."""
+        """Begin a step, such as "copying"; `total` is in whatever `advance` counts, 0 where nobody knows."""
 
     def advance(self, done: int) -> None:
-        """So much of the step is done in all."""
+        """Take note that so much of the step is done in all."""
 
 
 class Began(NamedTuple):

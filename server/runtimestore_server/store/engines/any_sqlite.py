@@ -65,7 +65,7 @@ class AnySqlite(Database):
         return engine
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
-        """One JSON parameter: no limit on the number of keys, and one text of the statement for any number."""
+        """Return one JSON parameter: no limit on the number of keys, and one text of the statement for any number."""
         value = sa.func.json_each(sa.bindparam("keys", type_=sa.Text)).table_valued("value").c.value
         return sa.select(
             *(
@@ -75,13 +75,13 @@ class AnySqlite(Database):
         ).subquery("given")
 
     def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-        """The keys as one JSON array of arrays."""
+        """Return the keys as one JSON array of arrays."""
         return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
 
     def ask(
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:
-        """A few keys are asked for one by one: to read them as JSON takes longer than to look them up."""
+        """Ask for a few keys one by one: to read them as JSON takes longer than to look them up."""
         if len(keys) > FEW_KEYS:
             return super().ask(tx, statement, columns, keys)
         made = sqlite_statements.of_one_key(statement, tx.dialect)
@@ -91,7 +91,7 @@ class AnySqlite(Database):
         return Answer.found(found)
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """One statement, run for each row within the driver; a large row alone and in pieces."""
+        """Run one statement for each row within the driver; a large row goes alone and in pieces."""
         if not rows:
             return
         small, large = split_off_large(table, rows)
@@ -103,20 +103,20 @@ class AnySqlite(Database):
             sqlite_statements.upsert_in_pieces(tx, table, row)
 
     def insert_missing(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """A plain insert: the one writer has looked before."""
+        """Run a plain insert: the one writer has looked before."""
         if rows:
             direct.run(tx, sqlite_statements.insert(table), with_digits(columns_of(table), rows))
 
     def classify(self, error: Exception) -> Fault:
-        """By its class, and by SQLite's primary result code."""
+        """Tell it by its class, and by SQLite's primary result code."""
         return fault_of(error, self._file)
 
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-        """SQLite keeps values of any type, and text that is no UTF-8 would end the statement."""
+        """Digest bytes alone: SQLite keeps values of any type, and text that is no UTF-8 would end the statement."""
         return sa.case((sa.func.typeof(column) == "blob", sa.func.sha256(column)), else_=sa.null())
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
-        """A failed write or sync of the log: the commit record may yet be found there after a crash."""
+        """Tell whether a write or sync of the log failed: the commit record may yet be found there after a crash."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", None)
         if code is not None and is_refused_write(code, self._file):
@@ -125,7 +125,7 @@ class AnySqlite(Database):
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """One read transaction on a connection that hands out text even where it is damaged."""
+        """Open one read transaction on a connection that hands out text even where it is damaged."""
         with self.readers.connect() as connection:
             driver: Any = connection.connection.driver_connection
             driver.text_factory = lambda text: text.decode(errors="surrogateescape")
@@ -136,18 +136,18 @@ class AnySqlite(Database):
                 self.discard(connection)
 
     def integrity_problems(self, tx: Connection) -> Iterator[str]:
-        """Up to a hundred lines of SQLite's own check of pages and indexes."""
+        """Yield up to a hundred lines of SQLite's own check of pages and indexes."""
         for (line,) in tx.exec_driver_sql("PRAGMA integrity_check(100)"):
             if line != "ok":
                 yield " ".join(line.split())
 
     def lacks_table(self, error: Exception) -> bool:
-        """SQLite has one code for all that it cannot make sense of, and statements that are sound lack nothing else."""
+        """Tell it by SQLite's one code for what makes no sense to it: sound statements lack nothing else."""
         code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
         return code == sqlite3.SQLITE_ERROR
 
     def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
-        """The pages of the file: what a table holds would take a look at all of it."""
+        """Count the pages of the file: what a table holds would take a look at all of it."""
         del tables
         pages, page_bytes = (tx.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size"))
         return Sizes(pages * page_bytes, {}, self._free_bytes())
@@ -158,7 +158,7 @@ class AnySqlite(Database):
         return {"sqlite": VERSION}
 
     def migration_lock(self, connection: Connection) -> None:
-        """Nothing to do: BEGIN IMMEDIATE is the lock."""
+        """Do nothing: BEGIN IMMEDIATE is the lock."""
 
     def _free_bytes(self) -> int | None:
         with contextlib.suppress(OSError):

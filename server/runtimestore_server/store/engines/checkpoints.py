@@ -163,7 +163,7 @@ class Checkpoints:
             )
 
     def log_bytes(self) -> int:
-        """How long the log is."""
+        """Tell how long the log is."""
         try:
             return os.stat(self._log_path).st_size  # noqa: PTH116  (half the time of a Path; asked before every batch)
         except OSError:
@@ -190,7 +190,7 @@ def _file_of(driver: sqlite3.Connection) -> str:
 
 
 def _readers_of(index_file: str) -> list[int]:
-    """The processes that hold a read lock in the log's index, where the system tells: /proc/locks."""
+    """Return the processes that hold a read lock in the log's index, where the system tells: /proc/locks."""
     found = set()
     with contextlib.suppress(OSError, ValueError, IndexError):
         inode = Path(index_file).stat().st_ino

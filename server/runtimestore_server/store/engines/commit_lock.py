@@ -26,7 +26,7 @@ class CheckpointUnderWay(EngineRefusal):
     """Another server on the file has been making a checkpoint for longer than is waited for."""
 
     def sentence(self) -> str:
-        """What is wrong, and the cure."""
+        """Return what is wrong, and the cure."""
         return "another process has been bringing the log into the file for longer than is waited for: try again"
 
 
@@ -39,7 +39,7 @@ class NoLock(EngineRefusal):
         self._path = path
 
     def sentence(self) -> str:
-        """What is wrong, and the cure."""
+        """Return what is wrong, and the cure."""
         return f"{self._path}, by which commits and checkpoints exclude each other: {self}; let this user open it"
 
 
@@ -159,7 +159,7 @@ class CommitLock:
                 raise NoLock(self._path, error) from error
 
     def problem(self) -> str | None:
-        """Why the lock cannot be had, as far as that can be told without making its file; None if it can be tried."""
+        """Say why the lock cannot be had, as far as that is told without making its file; None if it can be tried."""
         try:
             os.close(os.open(self._path, _FLAGS))
         except FileNotFoundError as error:
@@ -169,7 +169,7 @@ class CommitLock:
         return None
 
     def _opened(self) -> int:
-        """The file, made as SQLite makes what lies beside its own: with the owner and the rights of that."""
+        """Return the file, made as SQLite makes what lies beside its own: with the owner and the rights of that."""
         while True:
             try:
                 return os.open(self._path, _FLAGS)

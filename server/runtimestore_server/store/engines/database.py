@@ -58,21 +58,21 @@ class Database(ABC):
 
     @abstractmethod
     def given(self, *columns: sa.Column[Any]) -> FromClause:
-        """The keys of a statement as a relation with the names of `columns`; bound by `keys`."""
+        """Return the keys of a statement as a relation with the names of `columns`; bound by `keys`."""
 
     @abstractmethod
     def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-        """The parameters that bind `given(*columns)` to `rows`."""
+        """Return the parameters that bind `given(*columns)` to `rows`."""
 
     def ask(
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:
-        """What a statement over `given(*columns)`, which is made once, finds for these keys."""
+        """Ask what a statement over `given(*columns)`, which is made once, finds for these keys."""
         made = direct.compiled_once(statement, tx.dialect)
         return direct.ask(tx, made, self.keys(columns, keys), later=self.sends_ahead)
 
     def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
-        """Inside, a statement need not be answered before the next one is sent; its errors may come later.
+        """Let a statement inside go out before the ones before it are answered; their errors may come later.
 
         They may come as late as COMMIT, which is then sent behind what is not answered yet. `carried_bytes` is how much
         the statements inside carry altogether.
@@ -102,44 +102,44 @@ class Database(ABC):
 
     @abstractmethod
     def classify(self, error: Exception) -> Fault:
-        """What an error means, told by the driver's code, never by its text."""
+        """Return what an error means, told by the driver's code, never by its text."""
 
     def began(self, tx: Connection) -> Answer[Began]:
-        """What is known of a transaction that writes; asked as its first statement."""
+        """Return what is known of a transaction that writes; asked as its first statement."""
         return Answer.found(Began(None, self.now_ms(tx)))
 
     def now_ms(self, tx: Connection) -> int:
-        """The time by the database's clock; of a database within this process that is the host's."""
+        """Return the time by the database's clock; of a database within this process that is the host's."""
         del tx
         return time.time_ns() // 1_000_000
 
     def clocks_differ_ms(self, now_ms: int) -> int:
-        """How far the database's clock is ahead of the host's; 0 where they are one."""
+        """Tell how far the database's clock is ahead of the host's; 0 where they are one."""
         del now_ms
         return 0
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
-        """Whether an error of COMMIT leaves open if the transaction is committed."""
+        """Tell whether an error of COMMIT leaves open if the transaction is committed."""
         del error
         return False
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:
-        """What became of the transaction `token`; asked on a new connection."""
+        """Return what became of the transaction `token`; asked on a new connection."""
         del tx, token
         return CommitState.UNKNOWN
 
     def problem(self, connection: Connection) -> str | None:
-        """Why this database cannot keep what the store puts into it, and the cure; None if it can."""
+        """Say why this database cannot keep what the store puts into it, and the cure; None if it can."""
         del connection
         return None
 
     def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
-        """Which of these rights, by table, the engine's role does not have; a table that is missing lacks none."""
+        """Tell which of these rights, by table, the engine's role does not have; a table that is missing lacks none."""
         del connection, needed
         return []
 
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-        """The SHA-256 of the bytes in a column; NULL of what is no bytes."""
+        """Return the SHA-256 of the bytes in a column; NULL of what is no bytes."""
         return sa.func.sha256(column)
 
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
@@ -147,17 +147,17 @@ class Database(ABC):
         del tx, seconds  # where one transaction writes at a time, there are no such rows
 
     def durability_warnings(self, tx: Connection) -> list[str]:
-        """What the engine's settings take from the promises, a sentence each that begins with the setting."""
+        """Return what the engine's settings take from the promises, a sentence each that begins with the setting."""
         del tx
         return []
 
     def pooler_warnings(self, connection: Connection) -> list[str]:
-        """What cannot be had through a pooler that stands before the engine, and the cure: a sentence each."""
+        """Return what cannot be had through a pooler that stands before the engine, and the cure: a sentence each."""
         del connection
         return []
 
     def connection_warnings(self, connection: Connection) -> list[str]:
-        """Where the engine takes fewer connections than this server may open: a sentence each."""
+        """Tell where the engine takes fewer connections than this server may open: a sentence each."""
         del connection
         return []
 
@@ -172,11 +172,11 @@ class Database(ABC):
         """
 
     def problem_of_writes(self) -> str | None:
-        """Why no write can be taken, and the cure, where that can be told without one; None if it cannot."""
+        """Say why no write can be taken, and the cure, where that can be told without one; None if it cannot."""
         return None
 
     def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
-        """What the engine needs once a transaction was committed. Never raises: the transaction stands."""
+        """Do what the engine needs once a transaction was committed. Never raises: the transaction stands."""
         del connection, writes, carried_bytes
 
     @property
@@ -198,7 +198,7 @@ class Database(ABC):
         return {}
 
     def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
-        """How much the store takes, and these tables."""
+        """Tell how much the store takes, and these tables."""
         del tx, tables
         return Sizes(None, {})
 
@@ -208,7 +208,7 @@ class Database(ABC):
         return {}
 
     def defects(self) -> list[str]:
-        """What is known to be wrong with these versions, a sentence each."""
+        """Return what is known to be wrong with these versions, a sentence each."""
         return []
 
     def discard(self, connection: Connection) -> None:
@@ -231,7 +231,7 @@ class Database(ABC):
 
     @abstractmethod
     def snapshot(self) -> contextlib.AbstractContextManager[Connection]:
-        """A transaction that reads and sees one moment throughout, and streams what a statement finds."""
+        """Open a transaction that reads and sees one moment throughout, and streams what a statement finds."""
 
     @contextlib.contextmanager
     def one_moment(self, connection: Connection) -> Iterator[None]:
@@ -246,17 +246,17 @@ class Database(ABC):
         connection.exec_driver_sql("ROLLBACK")
 
     def integrity_problems(self, tx: Connection) -> Iterator[str]:
-        """What the engine finds wrong with its own file, if it can look."""
+        """Yield what the engine finds wrong with its own file, if it can look."""
         del tx
         yield from ()
 
     def is_damage(self, error: Exception) -> bool:
-        """Whether an error of a read says that what is stored cannot be read."""
+        """Tell whether an error of a read says that what is stored cannot be read."""
         return self.classify(error) is Fault.CORRUPT
 
     @abstractmethod
     def lacks_table(self, error: Exception) -> bool:
-        """Whether an error of a read says that there is no such table or column."""
+        """Tell whether an error of a read says that there is no such table or column."""
 
     def _reopen_when_read_only(self, engine: Engine) -> None:
         """Close a connection that takes no writes once it is given back: it would not take them later either.

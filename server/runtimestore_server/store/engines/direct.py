@@ -44,14 +44,14 @@ class Answer(Generic[T]):
         self._found: T
 
     def __call__(self) -> T:
-        """What was found."""
+        """Return what was found."""
         if self._fetch is not None:
             self._found, self._fetch = self._fetch(), None
         return self._found
 
     @classmethod
     def found(cls, found: T) -> Answer[T]:
-        """One that is known."""
+        """Return one that is known."""
         answer = cls(None)
         answer._found = found
         return answer
@@ -100,12 +100,12 @@ def compiled_once(statement: sa.Executable, dialect: sa.Dialect) -> Compiled:
 
 
 def find(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[Any]:
-    """What a statement that is made once finds with these parameters, which go to the driver as they are."""
+    """Ask what a statement that is made once finds with these parameters, which go to the driver as they are."""
     return ask(tx, compiled_once(statement, tx.dialect), parameters, later=False)()
 
 
 def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> Any:
-    """The one row that such a statement finds, if any.
+    """Ask for the one row that such a statement finds, if any.
 
     Raises:
         MultipleResultsFound: there are several, which of a primary key only a damaged index gives.
@@ -117,14 +117,14 @@ def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, 
 
 
 def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, later: bool) -> Answer[list[Any]]:
-    """What a compiled statement finds; `later` as `fetch` has it."""
+    """Ask what a compiled statement finds; `later` as `fetch` has it."""
     bound = {**statement.constants, **parameters}
     values = bound if statement.order is None else tuple(bound[name] for name in statement.order)
     return as_rows(statement, fetch(tx, statement.text, values, later=later))
 
 
 def as_rows(statement: Compiled, rows: Answer[list[Row]]) -> Answer[list[Any]]:
-    """What a compiled statement found, as its rows."""
+    """Return what a compiled statement found, as its rows."""
 
     def found() -> list[Any]:
         if not statement.numbers:
@@ -178,12 +178,12 @@ def raise_as_all_others(tx: Connection, error: Exception, text: str, cursor: Any
 
 
 def observed(tx: Connection) -> bool:
-    """Whether somebody listens to statements: he is told of these, too, by SQLAlchemy's own way."""
+    """Tell whether somebody listens to statements: he is told of these, too, by SQLAlchemy's own way."""
     return bool(tx.dispatch.before_cursor_execute or tx.dispatch.after_cursor_execute)
 
 
 def _driver(tx: Connection) -> Any:
-    """The driver's connection; None where somebody listens. To ask for both at each statement costs more than some do.
+    """Find the driver's connection; None where somebody listens. To ask for both each time costs more than some do.
 
     Kept with the one that SQLAlchemy has at the time: after an error, it may have another one.
     """

@@ -39,7 +39,7 @@ class FileReplaced(EngineRefusal):
     """The file that is open is not, or not as it was, where its path leads."""
 
     def sentence(self) -> str:
-        """What is wrong, and the cure."""
+        """Return what is wrong, and the cure."""
         return f"the file, or its log, was replaced while it was open: {self}"
 
 
@@ -136,7 +136,7 @@ class FileIdentity:
         return self._looked[1]
 
     def _look_inside(self, size_bytes: int) -> str | None:
-        """What somebody wrote over the file, if that can be told from it; damage of other kinds reads find."""
+        """Return what somebody wrote over the file, if that can be told from it; damage of other kinds reads find."""
         if self._handle is None:
             return None
         header = os.pread(self._handle, HEADER_BYTES, 0)
@@ -159,7 +159,7 @@ class FileIdentity:
         return None
 
     def _named_by_sqlite(self) -> str:
-        """The file by whose name SQLite calls what lies beside it: where a link leads."""
+        """Return the file by whose name SQLite calls what lies beside it: where a link leads."""
         return os.path.realpath(self._path) if os.path.islink(self._path) else self._path  # noqa: PTH114
 
     def _found_beside(self, *, is_link: bool) -> tuple[Numbers | None, ...]:
@@ -241,7 +241,7 @@ class FileIdentity:
 
 
 def _store_id(driver: Any) -> tuple[bytes | None, tuple[int, int]]:
-    """The id of the store as its bytes, and where its page is; None if there is none, or it cannot be read."""
+    """Return the id of the store as its bytes, and where its page is; None if there is none, or it cannot be read."""
     from runtimestore_server.store.tables import store_identity
 
     name = store_identity.name

@@ -19,7 +19,7 @@ _ASKED_BYTES = 128 * 1024
 
 
 def is_full(code: int, file: str) -> bool:
-    """Whether an error of writing was for want of room.
+    """Tell whether an error of writing was for want of room.
 
     SQLite tells ENOSPC by a code of its own. A quota that is used up (EDQUOT) and a limit of the size of files (EFBIG)
     it tells in one word with a broken disk, and the system's word it keeps; so that is asked for once more.
@@ -28,7 +28,7 @@ def is_full(code: int, file: str) -> bool:
 
 
 def is_refused_write(code: int, file: str) -> bool:
-    """Whether an error, which may be one of a sync, was one of a write: then that of the record was not made whole.
+    """Tell whether an error, maybe of a sync, was one of a write: then that of the record was not made whole.
 
     Who is refused at once by a quota or a limit would not have come to the sync. ENOSPC it would not tell so.
     """
@@ -36,7 +36,7 @@ def is_refused_write(code: int, file: str) -> bool:
 
 
 def _refusal_of_room(file: str) -> int | None:
-    """The system's number for why it gives no more room; None if it does."""
+    """Return the system's number for why it gives no more room; None if it does."""
     try:
         _ask_for_room(Path(os.path.realpath(file)))
     except OSError as error:
@@ -62,7 +62,7 @@ def _ask_for_room(file: Path) -> None:
 
 
 def file_problem(file: str, *, to_read: bool = False) -> str | None:
-    """Why a file cannot be used as a store, and the cure, as far as the system tells; None if it can be tried."""
+    """Say why a file cannot be used as a store, and the cure, as far as the system tells; None if it can be tried."""
     path = Path(file)
     try:
         found = path.stat()
@@ -97,7 +97,7 @@ def _problem_of_creating(path: Path, *, to_read: bool) -> str | None:
 
 
 def read_only_problem(file: str) -> str | None:
-    """Whether a file that is there may only be read, and the cure."""
+    """Tell whether a file that is there may only be read, and the cure."""
     if os.access(file, os.F_OK) and not os.access(file, os.W_OK):
         return f"the file {file} may only be read: no write is taken until this user may write it"
     return None

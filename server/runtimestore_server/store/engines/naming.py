@@ -12,7 +12,7 @@ MEMORY = "memory:"
 
 
 def describe(url: str) -> str:
-    """The store behind a URL, such as `sqlite:/var/lib/store.db` or `postgresql:host:5432/database`.
+    """Return the store behind a URL, such as `sqlite:/var/lib/store.db` or `postgresql:host:5432/database`.
 
     It connects to nothing. What the URL leaves open is told as libpq fills it in, from the environment.
 
@@ -36,7 +36,7 @@ def describe(url: str) -> str:
 
 
 def survives(url: str) -> str:
-    """Whether what is written outlives the server, in a few words for a person."""
+    """Tell whether what is written outlives the server, in a few words for a person."""
     if url == MEMORY:
         return "gone when the server stops: this store is in memory only"
     if parse_url(url).get_backend_name() == "sqlite":

@@ -65,22 +65,22 @@ class PostgresDatabase(Database):
         self.readers = readers.execution_options(isolation_level="AUTOCOMMIT")
 
     def given(self, *columns: sa.Column[Any]) -> FromClause:
-        """One array parameter a column: no limit on the number of keys."""
+        """Return one array parameter a column: no limit on the number of keys."""
         return statements.unnest(columns)
 
     def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-        """The keys, a list a column."""
+        """Return the keys, a list a column."""
         return statements.lists(columns, rows)
 
     def ask(
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:
-        """In the pipeline, where there is one."""
+        """Ask in the pipeline, where there is one."""
         made = direct.compiled_once(statement, tx.dialect)
         return direct.as_rows(made, pipelines.fetch(tx, made.text, {**made.constants, **encoded(columns, keys)}))
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """One statement with an array a column; a large row alone, since an array would be one more copy of it.
+        """Run one statement with an array a column; a large row goes alone, as an array would be one more copy of it.
 
         In a pipeline it goes with the others: edits may be larger than all that they come to, by which it was opened.
         """
@@ -91,13 +91,13 @@ class PostgresDatabase(Database):
             tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
     def insert_missing(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-        """Rows that another transaction is inserting are waited for, then left alone."""
+        """Wait for rows that another transaction is inserting, then leave them alone."""
         if rows:
             text = self._text(statements.insert_missing(table))
             pipelines.fetch(tx, text, encoded(columns_of(table), rows))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row], *, taken: KeyNotFree) -> Answer[None]:
-        """The same; in a pipeline the statement fails if one was left alone, since COMMIT is behind it already."""
+        """Do the same; in a pipeline the statement fails if one was left alone, since COMMIT is behind it already."""
         if not rows:
             return Answer.found(None)
         values = encoded(columns_of(table), rows)
@@ -114,7 +114,7 @@ class PostgresDatabase(Database):
 
     @contextlib.contextmanager
     def together(self, tx: Connection, carried_bytes: int) -> Iterator[None]:
-        """A pipeline of libpq, which COMMIT ends: what was sent is waited for where what it found is needed."""
+        """Open a pipeline of libpq, which COMMIT ends: what was sent is waited for where what it found is needed."""
         import psycopg
 
         # A pipeline holds one more copy of what it sends. Who listens to statements sees each begin and end.
@@ -125,17 +125,17 @@ class PostgresDatabase(Database):
             yield
 
     def _text(self, statement: Any) -> str:
-        """The text of a statement that is made once, without constants in it."""
+        """Return the text of a statement that is made once, without constants in it."""
         if (text := self._texts.get(statement)) is None:
             text = self._texts[statement] = str(statement.compile(dialect=self.writers.dialect))
         return text
 
     def classify(self, error: Exception) -> Fault:
-        """By SQLSTATE; an error without one is the connection's."""
+        """Tell it by SQLSTATE; an error without one is the connection's."""
         return fault_of(error)
 
     def began(self, tx: Connection) -> Answer[Began]:
-        """The transaction's id, the server's start and the transaction's: after a crash ids may be given out again."""
+        """Ask for the transaction's id, the server's start and its own: after a crash ids may be given out again."""
         rows = pipelines.fetch(tx, self._text(_BEGAN), {})
 
         def began() -> Began:
@@ -145,25 +145,25 @@ class PostgresDatabase(Database):
         return Answer(began)
 
     def now_ms(self, tx: Connection) -> int:
-        """When the transaction began, by the server's clock."""
+        """Tell when the transaction began, by the server's clock."""
         now_ms: int = tx.execute(_NOW).scalar_one()
         return now_ms
 
     def clocks_differ_ms(self, now_ms: int) -> int:
-        """The server's clock against the host's."""
+        """Hold the server's clock against the host's."""
         return now_ms - time.time_ns() // 1_000_000
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
-        """The connection broke, the backend was told to go before it answered, or the driver itself failed."""
+        """Tell whether the connection broke, the backend was told to go before it answered, or the driver failed."""
         return not isinstance(error, DBAPIError) or self.classify(error) is Fault.UNAVAILABLE
 
     def let_go(self, connection: Connection, error: Exception) -> None:
-        """Where Postgres told why nothing is committed the transaction is over: to connect anew is dear."""
+        """Keep it where Postgres told why nothing is committed: its transaction is over, and connecting anew dear."""
         if self.commit_is_ambiguous(error) or not pipelines.is_idle(connection):
             super().let_go(connection, error)
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:
-        """What Postgres itself remembers of the transaction. A crash ended it, and may give its id out again."""
+        """Ask what Postgres itself remembers of the transaction. A crash ended it, and may give its id out again."""
         if token is None:
             return CommitState.UNKNOWN
         transaction_id, started, begun = token.split("/")
@@ -179,7 +179,7 @@ class PostgresDatabase(Database):
         tx.commit()
 
     def problem(self, connection: Connection) -> str | None:
-        """Ids are any Unicode text."""
+        """See that the database is encoded in UTF8: ids are any Unicode text."""
         driver: Any = connection.connection.driver_connection
         encoding = driver.info.parameter_status("server_encoding")
         if encoding == "UTF8":
@@ -187,33 +187,33 @@ class PostgresDatabase(Database):
         return f"the database is encoded in {encoding}, not in UTF8: make one with ENCODING 'UTF8' TEMPLATE template0"
 
     def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
-        """By Postgres' own functions, as the role that is connected."""
+        """Ask Postgres' own functions, as the role that is connected."""
         return lacking(connection, needed)
 
     def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
-        """By the catalogue: its rows are estimates of the last ANALYZE or VACUUM, none before the first."""
+        """Ask the catalogue: its rows are estimates of the last ANALYZE or VACUUM, none before the first."""
         found = {
             name: TableSize(max(0, int(rows)), size) for name, rows, size in tx.execute(_SIZES, {"tables": [*tables]})
         }
         return Sizes(sum(table.bytes for table in found.values()), found)
 
     def pooler_warnings(self, connection: Connection) -> list[str]:
-        """Loads are no transactions, so that nothing can be set for them alone."""
+        """Look for a lock_timeout: loads are no transactions, so that nothing can be set for them alone."""
         if not is_pooled(connection) or connection.execute(_LOCK_TIMEOUT).scalar_one() != "0":
             return []
         problem = "lock_timeout = 0: through a pooler loads wait without limit for a table that somebody changes"
         return [f"{problem}; ALTER ROLE ... SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s' and reconnect it"]
 
     def connection_warnings(self, connection: Connection) -> list[str]:
-        """What a pooler may open to Postgres is the pooler's to say."""
+        """Look where no pooler is: what that may open to Postgres is its to say."""
         return [] if is_pooled(connection) else connection_warnings(connection, self.writers, self.readers)
 
     def limit_lock_wait(self, tx: Connection, seconds: float) -> None:
-        """A setting of the transaction."""
+        """Set it for the transaction."""
         tx.execute(_LOCK_WAIT, {"milliseconds": str(int(seconds * 1000))})
 
     def durability_warnings(self, tx: Connection) -> list[str]:
-        """Of the settings that decide what a crash or a failover may cost, those that are off for this connection."""
+        """Find which of the settings that decide what a crash or a failover may cost are off for this connection."""
         settings = {row.name: row.setting for row in tx.execute(_SETTINGS)}
         risky = _RISKY if settings["synchronous_standby_names"] else _RISKY_ALONE
         return [
@@ -224,18 +224,18 @@ class PostgresDatabase(Database):
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """One read-only transaction at REPEATABLE READ; a standby will do as well."""
+        """Open one read-only transaction at REPEATABLE READ; a standby will do as well."""
         with self.writers.connect() as connection:
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             plan_freely(connection.execution_options(**options))
             yield connection
 
     def lacks_table(self, error: Exception) -> bool:
-        """By SQLSTATE: undefined_table, undefined_column."""
+        """Tell it by SQLSTATE: undefined_table, undefined_column."""
         return getattr(getattr(error, "orig", None), "sqlstate", None) in ("42P01", "42703")
 
     def migration_lock(self, connection: Connection) -> None:
-        """An advisory lock of the transaction, on a number that no other program is likely to use."""
+        """Take an advisory lock of the transaction, on a number that no other program is likely to use."""
         self.limit_lock_wait(connection, 0)  # without limit: whoever migrates may take long
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(7382946150274619385)"))
         # Whoever waits to change a table keeps everybody else from it.

@@ -43,7 +43,7 @@ class Encoded:
 
 
 def encoded(columns: tuple[sa.Column[Any], ...], rows: Sequence[Sequence[Any]]) -> dict[str, Encoded]:
-    """The values of rows that have these columns, an array a column."""
+    """Return the values of rows that have these columns, an array a column."""
     names, forms = _columns(columns)
     if len(rows) == 1:
         return {

@@ -52,12 +52,12 @@ class CommitInDoubt(EngineRefusal):
     """Postgres answered COMMIT with a warning: it was committed here, but the wait for a standby was cut short."""
 
     def sentence(self) -> str:
-        """What is wrong, and the cure."""
+        """Return what is wrong, and the cure."""
         return "Postgres committed without its synchronous standby, for which the wait was cut short: do it once more"
 
 
 def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -> Engine:
-    """An engine with a pool of its own, which connects when a connection is asked for.
+    """Return an engine with a pool of its own, which connects when a connection is asked for.
 
     `prepare_threshold` is how often a statement is run before it is prepared; None says that there is a pooler.
     """
@@ -130,7 +130,7 @@ def _commit_in_pipelines(dialect: sa.Dialect) -> None:
 
 
 def _told_of(commit: Callable[[Any], None], connection: Any) -> list[str | None]:
-    """Commit; how severe is what Postgres says of it beside."""
+    """Commit, and tell how severe is what Postgres says of it beside."""
     severities: list[str | None] = []
 
     def noted(diagnostic: Any) -> None:
@@ -157,7 +157,7 @@ def _configured(prepare_threshold: int | None) -> Callable[[Any, ConnectionPoolE
 
 
 def _is_a_session(connection: Any) -> bool:
-    """Whether the server's process is ours alone; if so, set it up.
+    """Tell whether the server's process is ours alone; if so, set it up.
 
     A pooler that gives each transaction whatever connection is free makes keys of its own, by which its clients cancel:
     the process that such a key names is not the one that answers. On one that is shared, what is set for the session
@@ -172,7 +172,7 @@ def _is_a_session(connection: Any) -> bool:
 
 
 def is_pooled(connection: Connection) -> bool:
-    """Whether a pooler may put each transaction of this connection on another one to the server."""
+    """Tell whether a pooler may put each transaction of this connection on another one to the server."""
     return bool(connection.info.get(_POOLED))
 
 
@@ -206,7 +206,7 @@ def _adapt(connection: Any) -> None:
 
 
 def _binary_cursor() -> Callable[..., Any]:
-    """A psycopg cursor that asks for binary results: as text, each byte of a document would arrive as two digits."""
+    """Make a psycopg cursor that asks for binary results: as text, each byte of a document would come as two digits."""
     import psycopg
     from psycopg.pq import Format
 
@@ -220,7 +220,7 @@ def _binary_cursor() -> Callable[..., Any]:
 
 @cache
 def _text_loader() -> type[Any]:
-    """A psycopg loader of text as it is stored, whatever it is; the same as SQLite's."""
+    """Return a psycopg loader of text as it is stored, whatever it is; the same as SQLite's."""
     from psycopg.adapt import Loader
     from psycopg.pq import Format
 

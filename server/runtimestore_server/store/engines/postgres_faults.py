@@ -35,7 +35,7 @@ _FAULT_CLASSES = {
 
 
 def fault_of(error: Exception) -> Fault:
-    """What an error means by its SQLSTATE; one without is the connection's."""
+    """Return what an error means by its SQLSTATE; one without is the connection's."""
     if isinstance(error, (PoolTimeoutError, CommitInDoubt)):
         return Fault.UNAVAILABLE
     if isinstance(error, MultipleResultsFound):

@@ -14,7 +14,7 @@ OVERFLOW = 1
 
 
 def connection_warnings(connection: Connection, *engines: Engine) -> list[str]:
-    """A sentence for each limit that leaves too little room for all that these engines may open.
+    """Return a sentence for each limit that leaves too little room for all that these engines may open.
 
     Others' connections are counted as they are now: those that idle servers will open later are seen by nobody.
     """

@@ -44,7 +44,7 @@ class Statement(NamedTuple):
 
 
 def statement_of(text: str) -> Statement:
-    """The same statement as psycopg takes it, with names for its parameters."""
+    """Return the same statement as psycopg takes it, with names for its parameters."""
     order = tuple(dict.fromkeys(_PARAMETER.findall(text)))
     numbered = _PARAMETER.sub(lambda match: f"${order.index(match[1]) + 1}", text)
     return Statement(numbered.replace("%%", "%").encode(), order)
@@ -63,7 +63,7 @@ class Sent:
         self.result: Any = None
 
     def rows(self) -> list[Row]:
-        """The rows that were found."""
+        """Return the rows that were found."""
         result = self.result
         if not (count := result.ntuples):
             return []
@@ -126,7 +126,7 @@ class Pipeline:
         return self._queued(Sent(taken=taken))
 
     def found(self, sent: Sent) -> list[Row]:
-        """The rows that a statement found; waits for them."""
+        """Wait for the rows that a statement found."""
         if sent.result is None:
             if self._held_back:
                 self._libpq.send_flush_request()
@@ -215,7 +215,7 @@ class Pipeline:
         return sent
 
     def _name_of(self, text: bytes) -> bytes | None:
-        """The name under which a statement is prepared; prepares one that was run so often. None before."""
+        """Return the name under which a statement is prepared; prepares one that was run so often. None before."""
         if (name := self._prepared.get(text)) is not None or self._driver.prepare_threshold is None:
             return name
         runs = self._runs[text] = self._runs.get(text, 0) + 1

@@ -26,7 +26,7 @@ _statement_of = cache(statement_of)
 
 @contextlib.contextmanager
 def opened(tx: Connection) -> Iterator[None]:
-    """Inside, statements go into a pipeline. It stays open for COMMIT to end it; what is raised closes it."""
+    """Open a pipeline for the statements inside. It stays open for COMMIT to end it; what is raised closes it."""
     import psycopg
 
     driver: Any = tx.connection.driver_connection
@@ -45,24 +45,24 @@ def opened(tx: Connection) -> Iterator[None]:
 
 
 def of(driver: Any) -> Pipeline | None:
-    """The pipeline of a connection of psycopg's, if it had one."""
+    """Return the pipeline of a connection of psycopg's, if it had one."""
     found: Pipeline | None = getattr(driver, _PIPELINE, None)
     return found
 
 
 def open_on(driver: Any) -> Pipeline | None:
-    """The pipeline that is open on a connection of psycopg's."""
+    """Return the pipeline that is open on a connection of psycopg's."""
     pipeline = of(driver)
     return pipeline if pipeline is not None and pipeline.is_open else None
 
 
 def are_open(tx: Connection) -> bool:
-    """Whether what is run goes into a pipeline."""
+    """Tell whether what is run goes into a pipeline."""
     return open_on(tx.connection.driver_connection) is not None
 
 
 def is_idle(tx: Connection) -> bool:
-    """Whether its connection is whole and in no transaction."""
+    """Tell whether its connection is whole and in no transaction."""
     from psycopg.pq import TransactionStatus
 
     if tx.invalidated:

@@ -40,7 +40,7 @@ _ANSWERS = {
 
 
 def lacking(connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
-    """Which rights the role that is connected does not have: on the tables of the search path, and to their schema.
+    """Find which rights the role that is connected lacks: on the tables of the search path, and to their schema.
 
     A policy of row-level security hides rows as if they were not there, which takes the right to all of them.
     """
@@ -51,7 +51,7 @@ def lacking(connection: Connection, needed: Mapping[str, Sequence[str]]) -> list
 
 
 def why_not(error: Any) -> str | None:
-    """What a driver's error at start says, as the beginning of a sentence; None if it is not psycopg's."""
+    """Return what a driver's error at start says, as the beginning of a sentence; None if it is not psycopg's."""
     import psycopg
     from psycopg.pq import Ping
 
@@ -72,7 +72,7 @@ def why_not(error: Any) -> str | None:
 
 
 def _ping(failed: Any) -> Any:
-    """How the server behind a connection that was not made answers whoever asks, whether it lets them in or not."""
+    """Tell how the server behind a connection that was not made answers anybody, whether it lets them in or not."""
     from psycopg.conninfo import make_conninfo
     from psycopg.pq import PGconn, Ping
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def lists(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-    """The parameters of `unnest` for SQLAlchemy: the values of the rows, a list a column."""
+    """Return the parameters of `unnest` for SQLAlchemy: the values of the rows, a list a column."""
     values = zip(*with_digits(columns, rows), strict=True)
     return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}
 
 
 def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:
-    """The column's type without its collation, which an array's element must not carry."""
+    """Return the column's type without its collation, which an array's element must not carry."""
     if isinstance(column.type, sa.LargeBinary):
         return sa.LargeBinary()
     if isinstance(column.type, sa.Integer):
@@ -33,7 +33,7 @@ def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:
 
 
 def unnest(columns: Sequence[sa.Column[Any]]) -> FromClause:
-    """The relation `given` of rows that are bound as one array a column."""
+    """Return the relation `given` of rows that are bound as one array a column."""
     arrays = (sa.bindparam(column.name, type_=sa.ARRAY(_plain(column))) for column in columns)
     names = [sa.column(column.name, _plain(column)) for column in columns]
     return sa.func.unnest(*arrays).table_valued(*names, name="given").render_derived()
@@ -59,7 +59,7 @@ def upsert(table: sa.Table) -> Executable:
 
 @cache
 def upsert_row(table: sa.Table) -> Executable:
-    """The same for one row, without arrays."""
+    """Return the same for one row, without arrays."""
     from sqlalchemy.dialects.postgresql import insert
 
     return replacing(insert(table), table)

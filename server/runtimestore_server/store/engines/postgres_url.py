@@ -19,7 +19,7 @@ _FILES = ("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl")
 
 
 def connectable(url: URL) -> tuple[URL, int | None]:
-    """The URL as SQLAlchemy is to have it, and after how many runs a statement is prepared; None for never.
+    """Return the URL as SQLAlchemy is to have it, and after how many runs a statement is prepared; None for never.
 
     Raises:
         ValueError: it holds what the driver would choke on; the message quotes none of it.
@@ -68,7 +68,7 @@ def _refuse_what_is_no_file(options: Mapping[str, str | tuple[str, ...]], defaul
 
 
 def _threshold(given: str | tuple[str, ...]) -> int | None:
-    """As everywhere but in psycopg, 0 is never: nobody who writes it wants every statement prepared at once."""
+    """Read the threshold: 0 is never, as everywhere but in psycopg, where every statement would be prepared at once."""
     if isinstance(given, str) and given.lower() == "none":
         return None
     if not (isinstance(given, str) and given.isascii() and given.isdecimal() and int(given[:9]) <= 10**6):

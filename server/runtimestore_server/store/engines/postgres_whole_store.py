@@ -67,13 +67,13 @@ class PostgresStore(WholeStore):
             progress.advance(total)
 
     def occupied(self) -> bool:
-        """Whether the database has any table."""
+        """Tell whether the database has any table."""
         with self._database.readers.connect() as connection:
             return bool(sa.inspect(connection).get_table_names())
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
-        """A temporary file."""
+        """Make a temporary file."""
         with tempfile.TemporaryDirectory(prefix="runtimestore-restore-") as folder:
             path = Path(folder) / "store.db"
             make_private(path)
@@ -117,7 +117,7 @@ class PostgresStore(WholeStore):
 
     @staticmethod
     def users(tx: Connection) -> int:
-        """How many other sessions of servers there are in this database."""
+        """Tell how many other sessions of servers there are in this database."""
         found: int = tx.execute(_USERS).scalar_one()
         return found
 
@@ -134,7 +134,7 @@ _USERS = sa.text(
 
 
 def _rows(tx: Connection, shape: TableShape) -> Iterator[tuple[Any, ...]]:
-    """The rows of a table in the order of its key, a few at a time."""
+    """Yield the rows of a table in the order of its key, a few at a time."""
     driver: Any = tx.connection.driver_connection
     with driver.cursor(name="whole_store") as cursor:  # on the server: a client-side one would hold the table
         cursor.itersize = ROWS_AT_ONCE

@@ -21,7 +21,7 @@ class Taken(Exception):
 
 @contextlib.contextmanager
 def only_here(path: Path) -> Iterator[Path]:
-    """An empty file that no other process makes at the same time, and that its owner alone may read; gone after.
+    """Make an empty file that no other process makes at the same time, and that its owner alone may read; gone after.
 
     What a killed process left there is removed, never written over: it may have become a store, or a backup, under
     another name by then.
@@ -57,7 +57,7 @@ def _is_at(opened: int, path: Path) -> bool:
 
 
 def beside(file: Path) -> list[Path]:
-    """What may lie beside an SQLite file."""
+    """Return what may lie beside an SQLite file."""
     return [Path(f"{file}{suffix}") for suffix in _BESIDE]
 
 

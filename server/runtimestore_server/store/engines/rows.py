@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @cache
 def columns_of(table: sa.Table) -> tuple[sa.Column[Any], ...]:
-    """The columns of a table: to ask SQLAlchemy for them makes a new list each time."""
+    """Return the columns of a table: to ask SQLAlchemy for them makes a new list each time."""
     return tuple(table.columns)
 
 
 def with_digits(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows with uint64 values as they are stored, for parameters that no column's type converts."""
+    """Return the rows with uint64 values as they are stored, for parameters that no column's type converts."""
     wide = _wide(columns)
     if not wide:
         return rows
@@ -43,7 +43,7 @@ def _wide(columns: tuple[sa.Column[Any], ...]) -> tuple[int, ...]:
 
 
 def replacing(insert: Any, table: sa.Table) -> sa.Insert:
-    """An insert that replaces what is there under the same primary key; NULL leaves what is there."""
+    """Return an insert that replaces what is there under the same primary key; NULL leaves what is there."""
     statement: sa.Insert = insert.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={
@@ -58,7 +58,7 @@ def replacing(insert: Any, table: sa.Table) -> sa.Insert:
 
 
 def split_off_large(table: sa.Table, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
-    """The rows that go into one statement, and those whose document, their last value, takes a statement of its own."""
+    """Tell rows that go into one statement from those whose document, their last value, takes one of its own."""
     if not _ends_with_document(table) or all(len(row[-1]) < LARGE_BYTES for row in rows):
         return rows, ()
     large = [row for row in rows if len(row[-1]) >= LARGE_BYTES]

@@ -17,7 +17,7 @@ Numbers = tuple[int, int]
 
 
 def numbers_of(path: str | Path) -> Numbers:
-    """Which file a path names.
+    """Tell which file a path names.
 
     Raises:
         OSError: none.
@@ -44,7 +44,7 @@ class SharedHandles:
         """By file: its handle, and how many use it."""
 
     def take(self, path: str | Path, file: Numbers) -> int:
-        """The handle on this file, to which the path leads; opened if it is not.
+        """Return the handle on this file, to which the path leads; opened if it is not.
 
         Raises:
             OtherFile: the path leads to another one by now.
@@ -63,7 +63,7 @@ class SharedHandles:
             return handle
 
     def give_back(self, file: Numbers) -> None:
-        """One of those who use it does so no more; the last one closes it."""
+        """Take note that one of those who use it does so no more; the last one closes it."""
         with self._lock:
             handle, users = self._handles[file]
             if users > 1:

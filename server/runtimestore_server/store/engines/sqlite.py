@@ -63,7 +63,7 @@ class SqliteDatabase(AnySqlite):
         self._identity.check()
 
     def problem_of_writes(self) -> str | None:
-        """Whether the file may only be read, and what is in the way of its lock."""
+        """Tell whether the file may only be read, and what is in the way of its lock."""
         return read_only_problem(self._file) or self._lock.problem()
 
     def dispose(self) -> None:
@@ -108,7 +108,7 @@ class SqliteDatabase(AnySqlite):
         return self._checkpoints.counts
 
     def defects(self) -> list[str]:
-        """The one that may lose commits."""
+        """Tell of the one that may lose commits."""
         if not has_reset_defect():
             return []
         defect = (

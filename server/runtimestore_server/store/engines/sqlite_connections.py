@@ -90,7 +90,7 @@ def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
 
 
 def _is_foreign(cursor: sqlite3.Cursor) -> bool:
-    """Whether the file is another program's: it is refused a moment later, and must stay as it is."""
+    """Tell whether the file is another program's: it is refused a moment later, and must stay as it is."""
     names = [row[0] for row in cursor.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     return bool(names) and store_identity.name not in names
 

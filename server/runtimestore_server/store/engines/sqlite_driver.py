@@ -39,12 +39,12 @@ _MENDED_BEFORE = ((3, 44, 6), (3, 50, 7))
 
 
 def has_reset_defect(version: str = VERSION) -> bool:
-    """Whether this SQLite may lose commits where one connection makes a checkpoint while another one commits."""
+    """Tell whether this SQLite may lose commits where one connection makes a checkpoint while another one commits."""
     parts = tuple(int(part) for part in version.split("."))
     return parts < _MENDED and not any(parts[:2] == line[:2] and parts >= line for line in _MENDED_BEFORE)
 
 
 def open_blob(driver: Any, table: str, column: str, rowid: int) -> Any:
-    """A value opened for reading and writing in pieces."""
+    """Open a value for reading and writing in pieces."""
     opens = driver.open_blob if hasattr(driver, "open_blob") else driver.blobopen  # pysqlite3's name, and Python's
     return opens(table, column, rowid)

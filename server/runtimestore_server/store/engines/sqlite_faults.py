@@ -47,7 +47,7 @@ file cannot be reached."""
 
 
 def fault_of(error: Exception, file: str) -> Fault:
-    """What an error of a call on this file means."""
+    """Return what an error of a call on this file means."""
     for kind, fault in _BY_CLASS:
         if isinstance(error, kind):
             return fault

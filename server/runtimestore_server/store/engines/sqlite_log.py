@@ -56,7 +56,7 @@ class Log:
         _index_files.give_back(self._file)
 
     def was_cut(self) -> bool:
-        """Whether a part of it is missing that its index names."""
+        """Tell whether a part of it is missing that its index names."""
         size_bytes = os.fstat(self._log).st_size
         if size_bytes >= max(self._seen_bytes, 1):
             self._seen_bytes = size_bytes
@@ -148,5 +148,5 @@ _index_files = SharedHandles(os.O_RDWR)
 
 
 def index_file(path: str | Path) -> int:
-    """The index opened for writing, for good: to close it would drop the locks that this process holds on it."""
+    """Return the index opened for writing, for good: to close it would drop the locks that this process holds on it."""
     return _index_files.take(path, numbers_of(path))

@@ -41,7 +41,7 @@ class SqliteFileToRead(AnySqlite):
         self.writers = self.readers
 
     def problem(self, connection: Connection) -> str | None:
-        """Whether it is an SQLite file at all: what is none was hardly ever a store."""
+        """Tell whether it is an SQLite file at all: what is none was hardly ever a store."""
         try:
             connection.exec_driver_sql("PRAGMA schema_version")
         except DBAPIError as error:
@@ -55,7 +55,7 @@ class SqliteFileToRead(AnySqlite):
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """One read transaction.
+        """Open one read transaction.
 
         Raises:
             ChangedMeanwhile: the file could be read without locks only, and somebody wrote into it.
@@ -80,7 +80,7 @@ class SqliteFileToRead(AnySqlite):
 
 
 def _options(file: Path) -> dict[str, str]:
-    """How a file is opened, so that nothing is left behind.
+    """Tell how a file is opened, so that nothing is left behind.
 
     Whoever reads a file in WAL mode needs its log and the log's index, and SQLite makes them where they are missing. A
     connection with `mode=ro` leaves them behind, as its user's own, and a server that is another user could not write
@@ -100,7 +100,7 @@ def _options(file: Path) -> dict[str, str]:
 
 
 def belongs_to_a_database(file: Path) -> bool:
-    """Whether a file is an SQLite database, or has the name of what belongs to one, such as its log."""
+    """Tell whether a file is an SQLite database, or has the name of what belongs to one, such as its log."""
     name = str(file)
     named = (name.removesuffix(suffix) for suffix in ("-wal", "-shm", "-journal", SUFFIX))
     with contextlib.suppress(OSError):

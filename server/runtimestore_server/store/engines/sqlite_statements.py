@@ -27,13 +27,13 @@ _PARTS = tuple(f"key_{place}" for place in range(8))
 # row by row, than dictionaries and bind processors.
 @cache
 def insert(table: sa.Table) -> str:
-    """The text that inserts a row."""
+    """Return the text that inserts a row."""
     return str(sa.insert(table).compile(dialect=_dialect()))
 
 
 @cache
 def upsert(table: sa.Table) -> str:
-    """The text that inserts a row, or replaces it."""
+    """Return the text that inserts a row, or replaces it."""
     from sqlalchemy.dialects import sqlite
 
     return str(replacing(sqlite.insert(table), table).compile(dialect=_dialect()))
@@ -41,7 +41,7 @@ def upsert(table: sa.Table) -> str:
 
 @cache
 def of_one_key(statement: Any, dialect: sa.Dialect) -> Compiled:
-    """A select from a table that is joined with the given keys, for one key alone; bound by `key_parameters`."""
+    """Return a select from a table that is joined with the given keys, for one key alone; bound by `key_parameters`."""
     (joined,) = statement.get_final_froms()
     parts: dict[Any, Any] = {column: sa.bindparam(_PARTS[place]) for place, column in enumerate(joined.left.c)}
     alone = sa.select(*statement.selected_columns)
@@ -52,7 +52,7 @@ def of_one_key(statement: Any, dialect: sa.Dialect) -> Compiled:
 
 
 def key_parameters(key: Row) -> dict[str, Any]:
-    """What binds such a select to a key."""
+    """Return what binds such a select to a key."""
     return dict(zip(_PARTS, key, strict=False))
 
 

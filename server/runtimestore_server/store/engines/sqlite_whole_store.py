@@ -55,12 +55,12 @@ class SqliteStore(WholeStore):
                 self._database.discard(connection)
 
     def occupied(self) -> bool:
-        """Whether the file holds a byte, or what a server left beside it does."""
+        """Tell whether the file holds a byte, or what a server left beside it does."""
         return any(path.exists() and path.stat().st_size for path in (self._file, *self._beside()))
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
-        """A file beside the store, where the next one is made; what a killed restore left of it is begun anew."""
+        """Make a file beside the store, where the next one is made; what a killed restore left of it is begun anew."""
         try:
             with only_here(Path(f"{self._file}.restoring")) as path:
                 yield path

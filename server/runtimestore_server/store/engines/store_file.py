@@ -36,14 +36,14 @@ class TableShape(NamedTuple):
 
 
 def open_file(file: Path, *, options: str = "mode=ro&immutable=1") -> sqlite3.Connection:
-    """A connection to a backup or to a store made from one, which nobody else uses."""
+    """Open a backup, or a store made from one, which nobody else uses."""
     connection = sqlite3.connect(f"file:{quote(str(file.absolute()))}?{options}", uri=True, isolation_level=None)
     connection.text_factory = lambda text: text.decode(errors="surrogateescape")
     return connection
 
 
 def shapes(connection: sqlite3.Connection) -> list[TableShape]:
-    """The tables whose content a backup carries: all that are there, so that a new one is never left out."""
+    """Return the tables whose content a backup carries: all that are there, so that a new one is never left out."""
     found = []
     for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall():
         if name in (BACKUP_TABLE, REVISION_TABLE) or name.startswith("sqlite_"):  # these tell of the file itself
@@ -55,12 +55,12 @@ def shapes(connection: sqlite3.Connection) -> list[TableShape]:
 
 
 def rows_of(connection: sqlite3.Connection, shape: TableShape) -> Iterator[tuple[Any, ...]]:
-    """The rows of a table in the order of its key."""
+    """Yield the rows of a table in the order of its key."""
     yield from connection.execute(select(shape))
 
 
 def select(shape: TableShape) -> str:
-    """The statement that reads a table in the order of its key; on every engine, since keys compare as bytes."""
+    """Return the statement that reads a table in the order of its key; on every engine, since keys compare as bytes."""
     columns, key = (", ".join(f'"{name}"' for name in names) for names in (shape.columns, shape.key))
     return f'SELECT {columns} FROM "{shape.name}" ORDER BY {key}'  # noqa: S608  (names of our own tables)
 

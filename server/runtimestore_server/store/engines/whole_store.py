@@ -41,7 +41,7 @@ class WholeStore(ABC):
 
     @abstractmethod
     def stage(self) -> contextlib.AbstractContextManager[Path]:
-        """An empty file that its owner alone may read, where the store is made that `replace_by` takes; gone after.
+        """Make an empty file, its owner's alone to read, where the store is made that `replace_by` takes; gone after.
 
         Raises:
             InUse: another restore is under way.
@@ -49,7 +49,7 @@ class WholeStore(ABC):
 
     @abstractmethod
     def occupied(self) -> bool:
-        """Whether anything is there that a restore would replace."""
+        """Tell whether anything is there that a restore would replace."""
 
     @abstractmethod
     def replace_by(self, file: Path, see: Callable[[Rows], None], *, replace: bool) -> str | None:
@@ -64,7 +64,7 @@ class WholeStore(ABC):
 
 
 def why_not_written(error: Any) -> Exception:
-    """Whose fault it is that a file was not written: that of what was read, or that of the file itself."""
+    """Tell whose fault it is that a file was not written: that of what was read, or that of the file itself."""
     match error.sqlite_errorcode & 0xFF:
         case sqlite3.SQLITE_FULL:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -33,7 +33,7 @@ class FenceKind:
         self._first: list[tuple[str, str, int, str, int]] = []
 
     def lock(self, writes: Sequence[Acquisition]) -> Answer[Lock]:
-        """Nothing: all fences of a batch are locked together, before everything else."""
+        """Lock nothing: all fences of a batch are locked together, before everything else."""
         del writes
 
         def locked() -> Lock:
@@ -44,27 +44,27 @@ class FenceKind:
         return Answer(locked)
 
     def ask(self, writes: Sequence[Acquisition]) -> None:
-        """Nothing: the fences are all that decides."""
+        """Ask nothing: the fences are all that decides."""
 
     def refusal(self, write: Acquisition) -> StoredValueCorrupt | None:
-        """Only damage keeps anybody from acquiring a runtime."""
+        """Refuse for damage alone: nothing else keeps anybody from acquiring a runtime."""
         held = self._held.get(write.runtime)
         return damage(write.runtime, held) if held else None
 
     def land(self, write: Acquisition) -> Outcome:
-        """The next fence."""
+        """Give the next fence."""
         before = self._held.get(write.runtime, NEVER_ACQUIRED)
         now = self._held[write.runtime] = Held(before.fence + 1, write.owner)
         self._rows[write.runtime] = (now.fence, write.owner, self._now_ms())
         return Outcome(now.fence, previous_owner=before.owner)
 
     def write_down(self) -> None:
-        """A row that was not there could not be locked: there the key decides."""
+        """Write the rows; one that was not there could not be locked: there the key decides."""
         rows = [(*key, *row) for key, row in sorted(self._rows.items())]
         self._first = [row for row in rows if row[:2] not in self._existing]
         self._inserted = self._database.insert_new(self._tx, fences, self._first, taken=RowTaken())
         self._database.upsert(self._tx, fences, [row for row in rows if row[:2] in self._existing])
 
     def confirm(self) -> None:
-        """Raises RowTaken where the key was not free."""
+        """Raise RowTaken where the key was not free."""
         self._inserted()

@@ -60,7 +60,7 @@ class Kind(Protocol[W_contra]):
         """Ask what else decides about these writes, under the locks: sent behind them. What was asked before goes."""
 
     def refusal(self, write: W_contra) -> RuntimeStoreError | None:
-        """Why this write may not land, if so: after those that landed before it in this batch."""
+        """Say why this write may not land, if so: after those that landed before it in this batch."""
 
     def land(self, write: W_contra) -> Outcome:
         """Take in the rows of a write that lands, so that those behind it see them."""
@@ -109,7 +109,7 @@ class Part(Generic[W]):
 
 
 def registered(values: type[W], kind: Callable[[Transaction], Kind[W]]) -> Begin:
-    """A line of the registry: the class of a kind's writes, and what it adds to a commit."""
+    """Return a line of the registry: the class of a kind's writes, and what it adds to a commit."""
 
     def begin(transaction: Transaction, batch: Sequence[AnyWrite]) -> Part[W] | None:
         mine = [(position, write) for position, write in enumerate(batch) if isinstance(write, values)]

@@ -36,7 +36,7 @@ class OAuthFlowKind:
         self._inserted: Answer[None] = Answer.found(None)
 
     def lock(self, writes: Sequence[OAuthFlowWrite]) -> Answer[Lock]:
-        """The rows of the realms."""
+        """Lock the rows of the realms."""
         keys = sorted({(write.realm,) for write in writes})
         asked = lock_by_key(
             self._database, self._tx, _KEY, (oauth_flow_snapshots.c.version,), keys, skip_held=self._skip_held
@@ -50,10 +50,10 @@ class OAuthFlowKind:
         return Answer(locked)
 
     def ask(self, writes: Sequence[OAuthFlowWrite]) -> None:
-        """Nothing: the version is all that decides."""
+        """Ask nothing: the version is all that decides."""
 
     def refusal(self, write: OAuthFlowWrite) -> RuntimeStoreError | None:
-        """Not allowed, damaged, or at another version than expected."""
+        """Refuse what is not allowed, damaged, or at another version than expected."""
         if write.disallowed:
             return write.disallowed.refusal
         version = self._versions.get(write.realm, 0)
@@ -68,18 +68,18 @@ class OAuthFlowKind:
         return None
 
     def land(self, write: OAuthFlowWrite) -> Outcome:
-        """The next version."""
+        """Give the next version."""
         version = self._versions[write.realm] = self._versions.get(write.realm, 0) + 1
         self._rows[write.realm] = (version, sealed_flow(write.sha256, version), write.snapshot_json)
         return Outcome(version)
 
     def write_down(self) -> None:
-        """A row that was not there could not be locked: there the key decides."""
+        """Write the rows; one that was not there could not be locked: there the key decides."""
         rows = [(realm, *row) for realm, row in sorted(self._rows.items())]
         self._first = [row for row in rows if row[0] not in self._existing]
         self._inserted = self._database.insert_new(self._tx, oauth_flow_snapshots, self._first, taken=RowTaken())
         self._database.upsert(self._tx, oauth_flow_snapshots, [row for row in rows if row[0] in self._existing])
 
     def confirm(self) -> None:
-        """Raises RowTaken where the key was not free."""
+        """Raise RowTaken where the key was not free."""
         self._inserted()

@@ -77,7 +77,7 @@ class RuntimeKind:
         self._landing = _Landing()
 
     def lock(self, writes: Sequence[Write]) -> Answer[Lock]:
-        """The runtimes' rows: nobody else changes them or their boundaries."""
+        """Lock the runtimes' rows: nobody else changes them or their boundaries."""
         keys = sorted({write.runtime for write in writes})
         asked = lock_by_key(self._database, self._tx, _KEY, _VALUES, keys, skip_held=self._skip_held)
         return Answer(lambda: self._locked(keys, asked()))
@@ -104,14 +104,14 @@ class RuntimeKind:
                 self._unknown.add(key)
 
     def ask(self, writes: Sequence[Write]) -> None:
-        """The boundaries that have a receipt already, and the digests of what is stored of the inputs."""
+        """Ask for the boundaries that have a receipt already, and for the digests of what is stored of the inputs."""
         self._taken = _taken_boundaries(self._database, self._tx, writes)
         self._written = {write.runtime for write in writes if write.snapshot}
         inputs = {(*write.runtime, document.input_id) for write in writes for document in write.inputs}
         self._digests = _stored_digests(self._database, self._tx, inputs)
 
     def refusal(self, write: Write) -> RuntimeStoreError | None:
-        """Not allowed, damaged, not of the newest fence, at another revision or session, or a boundary is taken."""
+        """Refuse what is not allowed or damaged, of an older fence, of another revision, session or boundary."""
         return (
             (write.disallowed and write.disallowed.refusal)
             or self._damage(write.runtime)
@@ -121,7 +121,7 @@ class RuntimeKind:
         )
 
     def _damage(self, key: RuntimeKey) -> RuntimeStoreError | None:
-        """The refusal to count on from a row whose revision no write left."""
+        """Make the refusal to count on from a row whose revision no write left."""
         if key not in self._rows or key in self._made:
             return None
         revision, current = self._rows[key].revision, self._sessions.get(key)
@@ -145,7 +145,7 @@ class RuntimeKind:
         return None
 
     def _other_base(self, write: Write) -> RuntimeStoreError | None:
-        """The refusal of edits that were made of another snapshot than the current one, or of one not at hand."""
+        """Make the refusal of edits that were made of another snapshot than the current one, or of one not at hand."""
         if write.snapshot is None or (edits := write.snapshot.edits) is None or not edits.required:
             return None
         current = self._sessions.get(write.runtime)
@@ -154,7 +154,7 @@ class RuntimeKind:
         return other_base(current.sha256 if current else b"")
 
     def land(self, write: Write) -> Outcome:
-        """The next revision."""
+        """Give the next revision."""
         runtime = write.runtime
         before = self._rows.get(runtime, _NEVER_WRITTEN)
         row = before._replace(revision=before.revision + 1, runtime_state=write.runtime_state or before.runtime_state)
@@ -175,7 +175,7 @@ class RuntimeKind:
         return Outcome(row.revision, as_edits=as_edits)
 
     def _hides_its_session(self, key: RuntimeKey) -> bool:
-        """Whether damage hides which version of a session is the newest: another one is written, and not the first."""
+        """Tell whether damage hides which version of a session is the newest: another is written, and not the first."""
         stored = key in self._rows and key not in self._made
         return stored and (key in self._unknown or key in self._hidden)
 
@@ -186,13 +186,13 @@ class RuntimeKind:
         return with_versions(self._database, self._tx, none)()
 
     def write_down(self) -> None:
-        """The rows of all tables, and none for a runtime of which everything was refused: that leaves nothing."""
+        """Write the rows of all tables, and none for a runtime of which everything was refused: that leaves nothing."""
         self._landing.write_down(self._database, self._tx, self._digests)
         if unwritten := sorted(key for key in self._made if self._rows[key].revision == 0):
             self._database.ask(self._tx, _delete_unwritten(self._database), _KEY, unwritten)
 
     def confirm(self) -> None:
-        """Raises where a boundary was taken: under the runtime's lock its key is free, and an error beats a second."""
+        """Raise where a boundary was taken: under the runtime's lock its key is free, and an error beats a second."""
         self._landing.confirm()
 
 
@@ -233,7 +233,7 @@ class _Landing:
             self._ops[write.runtime] = (ops.epoch_id, ops.sha256, ops.snapshot_json)
 
     def write_down(self, database: Database, tx: Connection, stored: Answer[dict[InputKey, bytes]]) -> None:
-        """One statement a table, rows in key order, so that two transactions cannot wait for each other in a circle.
+        """Run one statement a table, rows in key order, so that no two transactions wait for each other in a circle.
 
         An input that is stored already is left out.
         """
@@ -268,7 +268,7 @@ def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]
 
 
 def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKey]) -> Answer[dict[InputKey, bytes]]:
-    """What is stored of these inputs already, by digest: a runtime sends every input it ever accepted at every turn.
+    """Ask what is stored of these inputs already, by digest: a runtime sends every input at every turn.
 
     Only what is sound: a damaged row counts as another one, so that writing its bytes again mends it.
     """
