@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import traceback
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -67,10 +68,11 @@ _writers: list[LogWriter] = []
 def configure(*, level: str, style: str) -> None:
     """Write events of `level` and above to standard error, as text or as JSON."""
     writer = LogWriter(2, line=_line(style), lost=_lost)
+    queued = SimpleNamespace(**dict.fromkeys(("debug", "info", "warning", "error", "critical"), writer.put))
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _handed],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Queued(writer),
+        logger_factory=lambda *_: queued,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Forwarding(writer)], force=True)
@@ -81,15 +83,8 @@ def configure(*, level: str, style: str) -> None:
     _writers[:] = [writer]
 
 
-class _Queued:
-    """What structlog hands events to that have passed all processors."""
-
-    def __init__(self, writer: LogWriter) -> None:
-        self.debug = self.info = self.warning = self.error = self.critical = writer.put
-
-
 def _handed(_logger: object, _method: str, event: Any) -> tuple[tuple[Any], dict[str, Any]]:
-    """Return an event as the argument of a method of `_Queued`."""
+    """Return an event as the argument of what structlog hands it to that has passed all processors."""
     return (event,), {}
 
 

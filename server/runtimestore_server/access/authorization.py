@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import AccessNotAllowed, RealmNotAllowed
@@ -15,7 +16,7 @@ from runtimestore_server.access.failures import NotLetIn, sent_in_the_open, unau
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
 from runtimestore_server.access.peers import is_carried_safely, names_shown
-from runtimestore_server.access.tokens import MalformedToken, digest_of, sent_token
+from runtimestore_server.access.tokens import digest_of, sent_token
 from runtimestore_server.documents.identifiers import DEFAULT_REALM
 
 if TYPE_CHECKING:
@@ -27,22 +28,20 @@ if TYPE_CHECKING:
     from runtimestore_server.access.strangers import StrangersCalls
 
 
+@dataclass(slots=True, eq=False)
 class Caller:
     """Who made a call, as it was known last, by which credential, and what for."""
 
-    __slots__ = ("credential", "is_needed", "principal", "realm", "refusal", "rules")
-
-    def __init__(self, credential: Credential, principal: Principal, rules: Rules) -> None:
-        self.credential = credential
-        self.principal = principal
-        self.rules = rules
-        """The rules that say so: others may say otherwise."""
-        self.realm: str | None = None
-        """The realm of the request, once that is received, if it names one."""
-        self.is_needed = True
-        """Whether what is asked is answered to it alone, and not to strangers as well."""
-        self.refusal: RuntimeStoreError | None = None
-        """Why the call is ended by `OpenStreams`, if it is."""
+    credential: Credential
+    principal: Principal
+    rules: Rules
+    """The rules that say so: others may say otherwise."""
+    realm: str | None = None
+    """The realm of the request, once that is received, if it names one."""
+    is_needed: bool = True
+    """Whether what is asked is answered to it alone, and not to strangers as well."""
+    refusal: RuntimeStoreError | None = None
+    """Why the call is ended by `OpenStreams`, if it is."""
 
 
 class Authorization:
@@ -215,10 +214,7 @@ class MethodAuthorization:
         Raises:
             NotLetIn: none, or nothing that could be one.
         """
-        try:
-            token = sent_token(context.invocation_metadata() or ())
-        except MalformedToken:
-            raise NotLetIn("malformed") from None
+        token = sent_token(context.invocation_metadata() or ())
         if token is not None:
             if not self._insecure and not is_carried_safely(context):
                 raise NotLetIn("plaintext")

@@ -7,6 +7,8 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
+from runtimestore_server.access.failures import NotLetIn
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -14,10 +16,6 @@ PREFIX = "rst_"
 """How every token begins, so that scanners of repositories and logs know one when they see it."""
 
 _TOKEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")  # 32 bytes in base64 without padding
-
-
-class MalformedToken(Exception):
-    """What was sent as `authorization` is no token; the message has nothing of it."""
 
 
 def new_token() -> str:
@@ -34,7 +32,7 @@ def sent_token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     """Return the token in the metadata of a call, None if there is no `authorization`.
 
     Raises:
-        MalformedToken: there is one that is no `Bearer rst_…`, or there are several.
+        NotLetIn: there is one that is no `Bearer rst_…`, or there are several.
     """
     found = None
     for key, value in metadata:
@@ -42,6 +40,6 @@ def sent_token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
             continue
         scheme, _, token = value.partition(" ") if isinstance(value, str) else ("", "", "")
         if found is not None or scheme.lower() != "bearer" or _TOKEN.fullmatch(token) is None:
-            raise MalformedToken
+            raise NotLetIn("malformed")
         found = token
     return found

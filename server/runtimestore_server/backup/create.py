@@ -58,7 +58,7 @@ def create(database_url: str, file: Path, progress: Progress) -> Backup:
     except OSError as error:
         # The name is not repeated: it may be a URL with a password that was meant for a flag.
         raise CannotBackUp(f"FILE cannot be written: {error.strerror}") from None
-    except whole_store.Damaged as error:
+    except whole_store.NotWhole as error:
         raise CannotBackUp(str(error)) from None
     except private_files.Taken:
         raise CannotBackUp(f"another backup into {file} is under way; name another file") from None

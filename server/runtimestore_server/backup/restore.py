@@ -73,9 +73,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
                     "a store or something else is there already; name another --database-url, or say --replace"
                 )
             return _put(file, manifest, target, progress, replace=replace)
-    except whole_store.InUse as error:
-        raise CannotRestore(str(error)) from None
-    except (schema.SchemaNotCurrent, whole_store.Damaged) as error:
+    except (schema.SchemaNotCurrent, whole_store.NotWhole) as error:
         raise CannotRestore(str(error)) from None
     except OSError as error:
         raise CannotRestore(f"{error.filename or 'the database'}: {error.strerror}") from None

@@ -189,13 +189,13 @@ class _Method:
         async def run(requests: AsyncIterator[bytes], context: Context) -> Any:
             started = time.perf_counter()
             span = traces.call(self._path, context.invocation_metadata())
-            name_trace(span.trace_id)
+            name_trace(traces.id_of(span))
             try:
                 answer = await self.run(requests, context)
             except BaseException as error:
-                span.end(end_of_call(context, started, error))
+                traces.end(span, end_of_call(context, started, error))
                 raise
-            span.end(end_of_call(context, started))
+            traces.end(span, end_of_call(context, started))
             return answer
 
         return run

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from runtimestore.errors import Overloaded
@@ -23,17 +24,17 @@ STANDSTILL_SECONDS = 30.0
 the way, let an answer seem to stand for ten seconds and more."""
 
 
+@dataclass(slots=True)
 class _Answer:
     """An answer on its way: how much of it is held, and when it last moved."""
 
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.items = 0
-        """How often documents of it were counted."""
-        self.moved = time.monotonic()
-        self.writing: tuple[AsyncGenerator[Any, None], Any] | None = None
-        """The messages of a stream, and that of them which gRPC has and has not sent."""
-        self.given_up: Overloaded | None = None
+    moved: float
+    bytes: int = 0
+    items: int = 0
+    """How often documents of it were counted."""
+    writing: tuple[AsyncGenerator[Any, None], Any] | None = None
+    """The messages of a stream, and that of them which gRPC has and has not sent."""
+    given_up: Overloaded | None = None
 
 
 class Sending:
@@ -70,7 +71,7 @@ class Sending:
         call = this_call()
         answer = self._answers.get(call)
         if answer is None:
-            answer = self._answers[call] = _Answer()
+            answer = self._answers[call] = _Answer(time.monotonic())
             call.add_done_callback(self._over)
         answer.bytes += size_bytes
         answer.items += 1

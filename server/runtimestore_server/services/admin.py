@@ -65,7 +65,6 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
         """Tell what this server is, what it accepts, and its counters."""
-        del context
         realm_field(request.realm)
         counters = self._store.counters
         answer = pb.GetServerInfoResponse()
@@ -82,7 +81,6 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
 
     async def LoadRuntime(self, request: pb.LoadRuntimeRequest, context: Any) -> AsyncIterator[Any]:
         """Read all that a runtime recovers from."""
-        del context
         known = optional_digest(request, "known_session_sha256")
         runtime = runtime_key(request)
         held = self._sessions.held(runtime)
@@ -114,7 +112,6 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         self, request: pb.ListSessionVersionsRequest, context: Any
     ) -> pb.ListSessionVersionsResponse:
         """Read a page of the versions of a session."""
-        del context
         size = versions.page_size(request.page_size)
         runtime = runtime_key(request)
         behind = versions.begins_behind(runtime, request.page_token)
@@ -123,7 +120,6 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
 
     async def AcquireRuntime(self, request: pb.AcquireRuntimeRequest, context: Any) -> pb.AcquireRuntimeResponse:
         """Make the caller the one who drives a runtime."""
-        del context
         runtime = runtime_key(request, store_error="write_failed")
         acquisition = Acquisition(runtime, owner_field(request.owner), request_id_field(request.request_id))
         outcome = await self._store.commit(acquisition)

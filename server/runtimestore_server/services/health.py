@@ -39,7 +39,6 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # publish
 
     async def List(self, request: Any, context: Any) -> Any:
         """Tell the status of every service."""
-        del request, context
         statuses = {
             service: health_pb2.HealthCheckResponse(status=status) for service, status in self._server_status.items()
         }

@@ -50,14 +50,12 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.AuthAuthorityKeyRequest, context: Context
     ) -> pb.AuthAuthorityKeyResponse:
         """Tell the stable name of the authority behind a realm's OAuth flows."""
-        del context
         return pb.AuthAuthorityKeyResponse(authority_key=await self._store.authority_key(realm_field(request.realm)))
 
     async def PersistAuthOAuthFlowSnapshot(
         self, request: pb.PersistAuthOAuthFlowSnapshotRequest, context: Context
     ) -> pb.PersistAuthOAuthFlowSnapshotResponse:
         """Replace the realm's OAuth flow snapshot."""
-        del context
         write = self._limits.checked(oauth.write(request, expected_version=None))
         del request  # as in `_commit`
         outcome = await self._store.commit(write)
@@ -67,7 +65,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.LoadAuthOAuthFlowSnapshotRequest, context: Context
     ) -> pb.LoadAuthOAuthFlowSnapshotResponse:
         """Read the realm's OAuth flow snapshot and its version."""
-        del context
         version, stored = await self._store.read(reads.load_oauth_flow_snapshot, realm_field(request.realm))
         self._sending(reads.size_bytes(stored))
         return pb.LoadAuthOAuthFlowSnapshotResponse(snapshot_json=stored, version=version)
@@ -76,7 +73,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.UpdateAuthOAuthFlowSnapshotRequest, context: Context
     ) -> pb.UpdateAuthOAuthFlowSnapshotResponse:
         """Replace the realm's OAuth flow snapshot if it is at the expected version."""
-        del context
         write = self._limits.checked(oauth.write(request, expected_version=request.expected_version))
         del request  # as in `_commit`
         outcome = await self._store.commit(write)
@@ -86,8 +82,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.CommitSessionSnapshotRequest, context: Context
     ) -> pb.CommitSessionSnapshotResponse:
         """Write a session snapshot that is no boundary."""
-        del context
-
         document = received_document()
         base = await self._sessions.base_of(request)
 
@@ -102,7 +96,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
     async def AtomicApply(self, request: pb.AtomicApplyRequest, context: Context) -> pb.AtomicApplyResponse:
         """Commit a run boundary: snapshot, receipt and inputs, all or nothing."""
-        del context
         document = received_document()
         base = await self._sessions.base_of(request)
         unchecked: list[tuple[RuntimeKey, bytes, str]] = []
@@ -131,7 +124,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
     async def LoadInputStates(self, request: pb.LoadInputStatesRequest, context: Context) -> AsyncIterator[Any]:
         """Read all inputs of a runtime in batches."""
-        del context
         revision, found = await self._store.read(
             inputs.load_all, runtime_key(request), skip_corrupt=request.skip_corrupt
         )
@@ -143,7 +135,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.LoadBoundaryReceiptRequest, context: Context
     ) -> pb.LoadBoundaryReceiptResponse:
         """Read the receipt of one boundary."""
-        del context
         runtime, run_id = runtime_key(request), uuid_field(request.run_id, "run_id")
         revision, stored = await self._store.read(reads.load_boundary_receipt, runtime, run_id, request.sequence)
         self._sending(reads.size_bytes(stored))
@@ -178,7 +169,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.PersistInputStateRequest, context: Context
     ) -> pb.PersistInputStateResponse:
         """Write one input's state."""
-        del context
 
         def check() -> Write:
             return Write(**of_every_write(request), inputs=(inputs.check(required(request, "state"), "state"),))
@@ -188,7 +178,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
     async def LoadInputState(self, request: pb.LoadInputStateRequest, context: Context) -> pb.LoadInputStateResponse:
         """Read one input's state."""
-        del context
         input_id = uuid_field(request.input_id, "input_id")
         revision, found = await self._store.read(inputs.load, runtime_key(request), input_id)
         self._sending(reads.size_bytes(found))
@@ -199,7 +188,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.LoadRuntimeStateRequest, context: Context
     ) -> pb.LoadRuntimeStateResponse:
         """Read the state of a runtime."""
-        del context
         runtime = runtime_key(request)
         revision, stored = await self._store.read(reads.load_runtime_state, runtime)
         return pb.LoadRuntimeStateResponse(state=runtime_state.message(runtime, stored), revision=revision)
@@ -208,7 +196,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.CommitMachineLifecycleRequest, context: Context
     ) -> pb.CommitMachineLifecycleResponse:
         """Write the state of a runtime and inputs' states, all or nothing."""
-        del context
 
         def check() -> Write:
             return Write(
@@ -225,7 +212,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.PersistOpsLifecycleRequest, context: Context
     ) -> pb.PersistOpsLifecycleResponse:
         """Write the registry of background operations."""
-        del context
 
         def check() -> Write:
             return Write(**of_every_write(request), ops=ops.check(required(request, "snapshot")))
@@ -237,7 +223,6 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
         self, request: pb.LoadOpsLifecycleRequest, context: Context
     ) -> pb.LoadOpsLifecycleResponse:
         """Read the registry of background operations."""
-        del context
         revision, stored = await self._store.read(ops.load, runtime_key(request))
         self._sending(reads.size_bytes(stored))
         snapshot = ops.message(stored) if stored is not None else None

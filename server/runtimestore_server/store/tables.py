@@ -54,6 +54,11 @@ def _id() -> Text:
     return Text().with_variant(Text(collation="C"), "postgresql")
 
 
+def _key(*names: str) -> list[Column[str]]:
+    """Make the columns of ids that a key consists of."""
+    return [Column(name, _id(), primary_key=True) for name in names]
+
+
 store_identity = Table(
     "store_identity",
     metadata,
@@ -65,8 +70,7 @@ store_identity = Table(
 runtimes = Table(
     "runtimes",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("runtime_id", _id(), primary_key=True),
+    *_key("realm", "runtime_id"),
     # Counts the committed writes; a committed row is never at 0.
     Column("revision", BigInteger, nullable=False),
     Column("runtime_state", Text),
@@ -79,8 +83,7 @@ runtimes = Table(
 fences = Table(
     "fences",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("runtime_id", _id(), primary_key=True),
+    *_key("realm", "runtime_id"),
     # Counts the acquisitions. There may be a fence before there is a runtime.
     Column("fence", BigInteger, nullable=False),
     Column("owner", Text, nullable=False),
@@ -91,8 +94,7 @@ fences = Table(
 requests = Table(
     "requests",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("request_id", _id(), primary_key=True),
+    *_key("realm", "request_id"),
     # What makes two requests the same, and a seal over this row.
     Column("fingerprint", LargeBinary, nullable=False),
     # The answer: the runtime's revision, or the OAuth snapshot's version.
@@ -109,8 +111,7 @@ EDITS = "edits"
 session_versions = Table(
     "session_versions",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("runtime_id", _id(), primary_key=True),
+    *_key("realm", "runtime_id"),
     # The revision of the runtime whose write left this version.
     Column("revision", BigInteger, primary_key=True, autoincrement=False),
     Column("kind", Text, nullable=False),
@@ -140,8 +141,7 @@ session_versions = Table(
 sessions = Table(
     "sessions",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("session_id", _id(), primary_key=True),
+    *_key("realm", "session_id"),
     Column("runtime_id", _id(), nullable=False),
     # Milliseconds since the epoch and counts, capped at 2^63 - 1: this table is for listing, the snapshot is the truth.
     Column("created_at_ms", BigInteger, nullable=False),
@@ -155,9 +155,7 @@ sessions = Table(
 inputs = Table(
     "inputs",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("runtime_id", _id(), primary_key=True),
-    Column("input_id", _id(), primary_key=True),
+    *_key("realm", "runtime_id", "input_id"),
     Column("sha256", LargeBinary, nullable=False),
     Column("state_json", LargeBinary, nullable=False),
 )
@@ -165,9 +163,7 @@ inputs = Table(
 receipts = Table(
     "receipts",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("runtime_id", _id(), primary_key=True),
-    Column("run_id", _id(), primary_key=True),
+    *_key("realm", "runtime_id", "run_id"),
     Column("sequence", UInt64, primary_key=True),
     # Of the receipt; behind it a seal over the revision.
     Column("sha256", LargeBinary, nullable=False),
@@ -180,8 +176,7 @@ receipts = Table(
 ops_snapshots = Table(
     "ops_snapshots",
     metadata,
-    Column("realm", _id(), primary_key=True),
-    Column("runtime_id", _id(), primary_key=True),
+    *_key("realm", "runtime_id"),
     Column("epoch_id", _id(), nullable=False),
     Column("sha256", LargeBinary, nullable=False),
     Column("snapshot_json", LargeBinary, nullable=False),

@@ -68,7 +68,7 @@ class Traces:
         self._second = 0.0
         self._of_strangers = 0
 
-    def call(self, path: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> CallSpan:
+    def call(self, path: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> Span:
         """Begin the span of this task's call: a child of what its `traceparent` names, if there is one."""
         parent: Context | None = None
         with contextlib.suppress(Exception):
@@ -79,9 +79,35 @@ class Traces:
         span = self._begin(method, context=parent or contexts.Context(), kind=SpanKind.SERVER, attributes=attributes)
         with contextlib.suppress(Exception):
             contexts.attach(trace.set_span_in_context(span))  # of its task, which ends with the call
-        return CallSpan(span, self)
+        return span
 
-    def records_stranger(self) -> bool:
+    @staticmethod
+    def id_of(span: Span) -> str | None:
+        """Tell what the log knows the trace of a span by; None if nothing of it is recorded."""
+        return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else None
+
+    def end(self, span: Span, end: CallEnd) -> None:
+        """End the span of a call, and say what that was about and how it ended."""
+        with contextlib.suppress(Exception):
+            if not span.is_recording():
+                return
+            if end.reason == Unauthenticated.reason and not self._records_stranger():
+                return  # one that never ends is never sent
+            told = {
+                "rpc.response.status_code": end.code,
+                "error.type": end.reason or (None if end.code == "OK" else end.code),
+                PREFIX + "reason": end.reason,
+                PREFIX + "principal": end.principal,
+                PREFIX + "realm": end.realm,
+                PREFIX + "runtime_id": end.runtime,
+                PREFIX + "request_id": end.request_id,
+            }
+            span.set_attributes({key: value for key, value in told.items() if value})
+            if end.code in _SERVERS_FAULT:
+                span.set_status(StatusCode.ERROR, end.reason or end.code)
+            span.end()
+
+    def _records_stranger(self) -> bool:
         """Tell whether one more span of a stranger's call may be recorded now."""
         if (now := time.monotonic()) - self._second >= 1.0:
             self._second, self._of_strangers = now, 0
@@ -159,43 +185,6 @@ class Traces:
             if executemany and len(parameters) > 1:
                 attributes["db.operation.batch.size"] = len(parameters)
             context.runtimestore_span = self._statement(operation, attributes)
-
-
-class CallSpan:
-    """The span of one call."""
-
-    __slots__ = ("_span", "_traces")
-
-    def __init__(self, span: Span, traces: Traces) -> None:
-        self._span = span
-        self._traces = traces
-
-    @property
-    def trace_id(self) -> str | None:
-        """What the log knows its trace by; None if nothing of it is recorded."""
-        return trace.format_trace_id(self._span.get_span_context().trace_id) if self._span.is_recording() else None
-
-    def end(self, end: CallEnd) -> None:
-        """End it, and say what the call was about and how it ended."""
-        with contextlib.suppress(Exception):
-            span = self._span
-            if not span.is_recording():
-                return
-            if end.reason == Unauthenticated.reason and not self._traces.records_stranger():
-                return  # one that never ends is never sent
-            told = {
-                "rpc.response.status_code": end.code,
-                "error.type": end.reason or (None if end.code == "OK" else end.code),
-                PREFIX + "reason": end.reason,
-                PREFIX + "principal": end.principal,
-                PREFIX + "realm": end.realm,
-                PREFIX + "runtime_id": end.runtime,
-                PREFIX + "request_id": end.request_id,
-            }
-            span.set_attributes({key: value for key, value in told.items() if value})
-            if end.code in _SERVERS_FAULT:
-                span.set_status(StatusCode.ERROR, end.reason or end.code)
-            span.end()
 
 
 class Within:

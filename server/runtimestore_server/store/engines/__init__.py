@@ -21,7 +21,6 @@ from runtimestore_server.store.engines.answers import (
     Sizes,
 )
 from runtimestore_server.store.engines.database import Database
-from runtimestore_server.store.engines.file_identity import FileReplaced
 from runtimestore_server.store.engines.files import file_problem
 from runtimestore_server.store.engines.memory import MemoryDatabase
 from runtimestore_server.store.engines.postgres import PostgresDatabase
@@ -30,13 +29,14 @@ from runtimestore_server.store.engines.postgres_whole_store import PostgresStore
 from runtimestore_server.store.engines.sqlite import SqliteDatabase
 from runtimestore_server.store.engines.sqlite_reading import SqliteFileToRead, belongs_to_a_database
 from runtimestore_server.store.engines.sqlite_whole_store import SqliteStore
-from runtimestore_server.store.engines.whole_store import InUse, WholeStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.engine import URL, Connection
     from sqlalchemy.exc import DBAPIError
+
+    from runtimestore_server.store.engines.whole_store import WholeStore
 
 __all__ = [
     "CannotOpen",
@@ -45,13 +45,10 @@ __all__ = [
     "Database",
     "EngineRefusal",
     "Fault",
-    "FileReplaced",
-    "InUse",
     "KeyNotFree",
     "Lacking",
     "RowTaken",
     "Sizes",
-    "WholeStore",
     "belongs_to_a_database",
     "error_name",
     "in_a_sentence",
@@ -60,7 +57,6 @@ __all__ = [
     "parse_url",
     "problem_of_file",
     "whole_store_of",
-    "why_not",
 ]
 
 _SLASHES = (

@@ -23,9 +23,12 @@ class Fault(enum.Enum):
 class EngineRefusal(Exception):
     """What an engine of ours refuses, or was told by what stands around it, beside the errors of the driver."""
 
+    words = "{}"
+    """What is wrong, and the cure, around what is told of the one case."""
+
     def sentence(self) -> str:
-        """Return what is wrong, and the cure, for the operator's eyes."""
-        return str(self)
+        """Say what is wrong, and the cure, for the operator's eyes."""
+        return self.words.format(self)
 
 
 class ChangedMeanwhile(Exception):

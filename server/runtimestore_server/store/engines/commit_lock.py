@@ -25,9 +25,7 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 class CheckpointUnderWay(EngineRefusal):
     """Another server on the file has been making a checkpoint for longer than is waited for."""
 
-    def sentence(self) -> str:
-        """Return what is wrong, and the cure."""
-        return "another process has been bringing the log into the file for longer than is waited for: try again"
+    words = "another process has been bringing the log into the file for longer than is waited for: try again"
 
 
 class NoLock(EngineRefusal):
@@ -39,7 +37,7 @@ class NoLock(EngineRefusal):
         self._path = path
 
     def sentence(self) -> str:
-        """Return what is wrong, and the cure."""
+        """Say what is wrong, and the cure."""
         return f"{self._path}, by which commits and checkpoints exclude each other: {self}; let this user open it"
 
 

@@ -77,8 +77,7 @@ class Database(ABC):
         They may come as late as COMMIT, which is then sent behind what is not answered yet. `carried_bytes` is how much
         the statements inside carry altogether.
         """
-        del tx, carried_bytes  # where the engine is in this process, nothing is waited for
-        return contextlib.nullcontext()
+        return contextlib.nullcontext()  # where the engine is in this process, nothing is waited for
 
     @abstractmethod
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
@@ -96,7 +95,7 @@ class Database(ABC):
 
         `taken` is raised if one is not: where the answer is asked for, or by COMMIT, which then commits nothing.
         """
-        del taken  # where one transaction writes at a time, nobody can have been first
+        # Where one transaction writes at a time, nobody can have been first.
         self.insert_missing(tx, table, rows)
         return Answer.found(None)
 
@@ -110,32 +109,26 @@ class Database(ABC):
 
     def now_ms(self, tx: Connection) -> int:
         """Return the time by the database's clock; of a database within this process that is the host's."""
-        del tx
         return time.time_ns() // 1_000_000
 
     def clocks_differ_ms(self, now_ms: int) -> int:
         """Tell how far the database's clock is ahead of the host's; 0 where they are one."""
-        del now_ms
         return 0
 
     def commit_is_ambiguous(self, error: Exception) -> bool:
         """Tell whether an error of COMMIT leaves open if the transaction is committed."""
-        del error
         return False
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:
         """Return what became of the transaction `token`; asked on a new connection."""
-        del tx, token
         return CommitState.UNKNOWN
 
     def problem(self, connection: Connection) -> str | None:
         """Say why this database cannot keep what the store puts into it, and the cure; None if it can."""
-        del connection
         return None
 
     def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
         """Tell which of these rights, by table, the engine's role does not have; a table that is missing lacks none."""
-        del connection, needed
         return []
 
     def sha256_of(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
@@ -148,17 +141,14 @@ class Database(ABC):
 
     def durability_warnings(self, tx: Connection) -> list[str]:
         """Return what the engine's settings take from the promises, a sentence each that begins with the setting."""
-        del tx
         return []
 
     def pooler_warnings(self, connection: Connection) -> list[str]:
         """Return what cannot be had through a pooler that stands before the engine, and the cure: a sentence each."""
-        del connection
         return []
 
     def connection_warnings(self, connection: Connection) -> list[str]:
         """Tell where the engine takes fewer connections than this server may open: a sentence each."""
-        del connection
         return []
 
     def settle(self, tx: Connection) -> None:
@@ -175,9 +165,8 @@ class Database(ABC):
         """Say why no write can be taken, and the cure, where that can be told without one; None if it cannot."""
         return None
 
-    def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:
+    def after_commit(self, connection: Connection, *, writes: int, carried_bytes: int) -> None:  # noqa: B027  (as below)
         """Do what the engine needs once a transaction was committed. Never raises: the transaction stands."""
-        del connection, writes, carried_bytes
 
     @property
     def untidy(self) -> bool:
@@ -199,7 +188,6 @@ class Database(ABC):
 
     def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
         """Tell how much the store takes, and these tables."""
-        del tx, tables
         return Sizes(None, {})
 
     @property
@@ -217,7 +205,6 @@ class Database(ABC):
 
     def let_go(self, connection: Connection, error: Exception) -> None:
         """Let go of a connection whose COMMIT failed with `error`: its transaction may still be open."""
-        del error
         self.discard(connection)
 
     def release_buffers(self, connection: Connection, carried_bytes: int) -> None:
@@ -247,7 +234,6 @@ class Database(ABC):
 
     def integrity_problems(self, tx: Connection) -> Iterator[str]:
         """Yield what the engine finds wrong with its own file, if it can look."""
-        del tx
         yield from ()
 
     def is_damage(self, error: Exception) -> bool:

@@ -38,9 +38,7 @@ _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class FileReplaced(EngineRefusal):
     """The file that is open is not, or not as it was, where its path leads."""
 
-    def sentence(self) -> str:
-        """Return what is wrong, and the cure."""
-        return f"the file, or its log, was replaced while it was open: {self}"
+    words = "the file, or its log, was replaced while it was open: {}"
 
 
 class FileIdentity:

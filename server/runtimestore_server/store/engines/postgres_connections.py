@@ -51,9 +51,7 @@ _POOLED = "runtimestore is behind a pooler"
 class CommitInDoubt(EngineRefusal):
     """Postgres answered COMMIT with a warning: it was committed here, but the wait for a standby was cut short."""
 
-    def sentence(self) -> str:
-        """Return what is wrong, and the cure."""
-        return "Postgres committed without its synchronous standby, for which the wait was cut short: do it once more"
+    words = "Postgres committed without its synchronous standby, for which the wait was cut short: do it once more"
 
 
 def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -> Engine:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from runtimestore_server.store.engines import store_file
 from runtimestore_server.store.engines.private_files import make_private
-from runtimestore_server.store.engines.whole_store import InUse, WholeStore
+from runtimestore_server.store.engines.whole_store import NotWhole, WholeStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ class PostgresStore(WholeStore):
             self._refuse_servers(tx)
             there = sa.inspect(tx).get_table_names()
             if there and not replace:
-                raise InUse("a store was made in the database meanwhile; say --replace to take its place")
+                raise NotWhole("a store was made in the database meanwhile; say --replace to take its place")
             shapes = store_file.shapes(source)
             names = [*(shape.name for shape in shapes), store_file.REVISION_TABLE]
             if locked := [name for name in names if name in there]:
@@ -112,7 +112,7 @@ class PostgresStore(WholeStore):
             if not self.users(tx):
                 return
             if time.monotonic() > deadline:
-                raise InUse("a server is connected to the database: stop it first")
+                raise NotWhole("a server is connected to the database: stop it first")
             time.sleep(0.05)
 
     @staticmethod

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runtimestore_server.store.engines import store_file
 from runtimestore_server.store.engines.private_files import Taken, beside, only_here, private, sync, sync_folder
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from runtimestore_server.store.engines.whole_store import InUse, WholeStore, why_not_written
+from runtimestore_server.store.engines.whole_store import NotWhole, WholeStore, why_not_written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ class SqliteStore(WholeStore):
             with only_here(Path(f"{self._file}.restoring")) as path:
                 yield path
         except Taken:
-            raise InUse(f"another restore of {self._file} is under way") from None
+            raise NotWhole(f"another restore of {self._file} is under way") from None
 
     def replace_by(self, file: Path, see: Callable[[Rows], None], *, replace: bool) -> str | None:
         """Put the file into place under its name, in one step: at every moment a whole store is there, or none was.
@@ -98,8 +98,8 @@ class SqliteStore(WholeStore):
             sync_folder(self._file.parent)
         return None if kept is None else str(kept)
 
-    def _made_meanwhile(self) -> InUse:
-        return InUse(f"a store was made at {self._file} meanwhile: stop the server that did")
+    def _made_meanwhile(self) -> NotWhole:
+        return NotWhole(f"a store was made at {self._file} meanwhile: stop the server that did")
 
     def _beside(self) -> list[Path]:
         return beside(self._file)
@@ -121,7 +121,7 @@ class SqliteStore(WholeStore):
         """Have the file alone, without a log beside it; nobody can open it meanwhile.
 
         Raises:
-            InUse: somebody uses it.
+            NotWhole: somebody uses it.
         """
         driver = store_file.open_file(self._file, options="mode=rw")
         try:
@@ -140,8 +140,8 @@ class SqliteStore(WholeStore):
         finally:
             driver.close()
 
-    def _in_use(self) -> InUse:
-        return InUse(f"a server or another program has {self._file} open: stop it first")
+    def _in_use(self) -> NotWhole:
+        return NotWhole(f"a server or another program has {self._file} open: stop it first")
 
     def _give_up_log(self) -> None:
         """Take the log of a file away that SQLite cannot make sense of; it is kept under another name."""

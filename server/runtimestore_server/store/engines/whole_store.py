@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     """The rows of a table in the order of its key, read anew."""
 
 
-class Damaged(Exception):
-    """The store cannot be read whole; the message says what to do."""
-
-
-class InUse(Exception):
-    """A server has the store open; the message says how that is known."""
+class NotWhole(Exception):
+    """The store cannot be copied or replaced whole: it is damaged, or in use; the message says what to do."""
 
 
 class WholeStore(ABC):
@@ -44,7 +40,7 @@ class WholeStore(ABC):
         """Make an empty file, its owner's alone to read, where the store is made that `replace_by` takes; gone after.
 
         Raises:
-            InUse: another restore is under way.
+            NotWhole: another restore is under way.
         """
 
     @abstractmethod
@@ -59,7 +55,7 @@ class WholeStore(ABC):
         `replace` nothing gives way that came meanwhile.
 
         Raises:
-            InUse: a server has it open, or made it meanwhile.
+            NotWhole: a server has it open, or made it meanwhile.
         """
 
 
@@ -71,7 +67,7 @@ def why_not_written(error: Any) -> Exception:
         case sqlite3.SQLITE_IOERR:  # no room for a log's index among others, and pysqlite3 has one code for all
             return OSError(errno.EIO, "there is no room, or a disk fails")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return Damaged(
+            return NotWhole(
                 "the store is damaged, and cannot be read whole: `runtimestore verify` lists what is, and "
                 "`sqlite3 FILE .recover` saves what can still be read"
             )
