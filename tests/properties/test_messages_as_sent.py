@@ -62,7 +62,7 @@ def test_the_inputs_of_a_runtime_in_any_number_of_messages(
     revision: int, found: list[ReadableInput | CorruptInput], batch_bytes: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(inputs, "BATCH_BYTES", batch_bytes)
+        patched.setattr(wire, "MESSAGE_BYTES", batch_bytes)
         sent = [*inputs.messages(revision, found)]
     answers = [pb.LoadInputStatesResponse.FromString(message) for message in sent]
 
@@ -81,7 +81,7 @@ def test_the_inputs_of_a_runtime_in_any_number_of_messages(
 @given(st.binary(max_size=5000), st.integers(1, 2000))
 def test_a_session_in_any_number_of_pieces(body: bytes, chunk_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(session, "CHUNK_BYTES", chunk_bytes)
+        patched.setattr(wire, "MESSAGE_BYTES", chunk_bytes)
         sent = [*session.chunks(cast("StoredSession", SimpleNamespace(body=body)), CHUNK)]
 
     chunks = [pb.LoadSessionSnapshotResponse.FromString(message).chunk for message in sent]

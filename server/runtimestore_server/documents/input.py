@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store import RuntimeKey
 
-BATCH_BYTES = 1024 * 1024
-"""Inputs are sent this much a message, so that a client with gRPC's default limit of 4 MiB reads everything."""
-
 SEED_TEXT_MAX_CHARACTERS = 256
 """A longer text in a document is no phase and no run id that a person wants to see."""
 
@@ -173,7 +170,7 @@ def message(found: ReadableInput) -> pb.StoredInputState:
 
 
 def messages(revision: int, found: Iterable[ReadableInput | reads.CorruptInput]) -> Iterator[bytes]:
-    """Make the messages of a runtime's inputs as they travel: about `BATCH_BYTES` each, at least one."""
+    """Make the messages of a runtime's inputs as they travel: about `MESSAGE_BYTES` each, at least one."""
     begin = pb.LoadInputStatesResponse(revision=revision).SerializeToString()
     several = False
     for batch in batches(found, pb.LoadInputStatesResponse.INPUT_STATES_FIELD_NUMBER, lambda _: begin):
@@ -186,7 +183,7 @@ def messages(revision: int, found: Iterable[ReadableInput | reads.CorruptInput])
 def batches(
     found: Iterable[ReadableInput | reads.CorruptInput], field: int, begin: Callable[[int], bytes]
 ) -> Iterator[bytes]:
-    """Yield the inputs as they travel in this field of a message, which is repeated: about `BATCH_BYTES` at once.
+    """Yield the inputs as they travel in this field of a message, which is repeated: about `MESSAGE_BYTES` at once.
 
     Behind what each such message is to `begin` with, where so many bytes follow; corrupt inputs stand where
     LoadInputStates has them.
@@ -206,7 +203,7 @@ def batches(
             corrupt = pb.CorruptInput(input_id=item.input_id, description=item.description)
             fields = (pb.LoadInputStatesResponse(corrupt_inputs=[corrupt]).SerializeToString(),)
             item_bytes = len(fields[0])
-        if size_bytes and size_bytes + item_bytes > BATCH_BYTES:
+        if size_bytes and size_bytes + item_bytes > wire.MESSAGE_BYTES:
             yield b"".join((begin(size_bytes), *batch))
             batch.clear()
             size_bytes = 0

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.versions.chains import StoredSession
     from runtimestore_server.store.versions.recent import RecentSession
 
-BATCH_BYTES = 1024 * 1024
 LARGE_BYTES = 256 * 1024
 """So much is sent while the session is being read; of less there is nothing to gain."""
 RECEIPTS_AT_ONCE = 500
@@ -135,7 +134,7 @@ def _of_receipts(runtime: RuntimeKey, named: Iterable[tuple[Boundary, reads.Stor
     batch: list[pb.CommittedReceipt] = []
     size_bytes = 0
     for boundary, stored in named:
-        if batch and size_bytes + len(stored.receipt) > BATCH_BYTES:
+        if batch and size_bytes + len(stored.receipt) > wire.MESSAGE_BYTES:
             yield pb.LoadRuntimeResponse(receipts=pb.RuntimeReceipts(receipts=batch)).SerializeToString()
             batch, size_bytes = [], 0
         told = receipt.message(runtime, *boundary, stored.receipt)

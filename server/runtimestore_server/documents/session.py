@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 EDITS_FIELD = "session_delta.snapshot_edits"
 
-CHUNK_BYTES = 1024 * 1024
-"""A snapshot is sent in chunks, so that a client with gRPC's default limit of 4 MiB reads everything."""
-
 
 class _Id(msgspec.Struct):
     id: str
@@ -251,8 +248,8 @@ def info(revision: int, stored: StoredSession) -> pb.SessionSnapshotInfo:
 def chunks(stored: StoredSession, field: int) -> Iterator[bytes]:
     """Yield the bytes of a stored snapshot, if they were asked for, as messages that have a piece of it in a field."""
     with memoryview(stored.body or b"") as body:
-        for start in range(0, len(body), CHUNK_BYTES):
-            yield wire.message(field, body[start : start + CHUNK_BYTES])
+        for start in range(0, len(body), wire.MESSAGE_BYTES):
+            yield wire.message(field, body[start : start + wire.MESSAGE_BYTES])
 
 
 def _is_of(body: bytes, session_id: str) -> bool:

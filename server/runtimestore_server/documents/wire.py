@@ -6,6 +6,9 @@ kernel hands out page by page: for a session of megabytes that takes longer than
 
 from __future__ import annotations
 
+MESSAGE_BYTES = 1024 * 1024
+"""About so much of documents goes into one message: a client with gRPC's default limit of 4 MiB reads everything."""
+
 _VARINT, _DELIMITED = 0, 2
 """The wire types of numbers, and of what begins with its length: protobuf.dev, "Encoding"."""
 _ONE_BYTE = 0x80

@@ -35,13 +35,17 @@ WRITES = frozenset(
 EXCHANGES = frozenset({f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"})
 """The paths of the methods whose callers send any number of messages, when they like."""
 
-WRITES_PATIENCE_SECONDS = 10.0
-WRITES_LONGEST_SECONDS = 60.0
-"""How long the message of a write may be on its way while others wait for its slot; histories are large."""
+PROMPT = "/grpc.health."
+"""How the paths of the methods begin whose messages come with their calls: anybody may ask for health."""
+
+# What acts together on who is received. How many slots there are of each kind, writes' being a setting:
 
 UPLOAD_SLOTS_OF_OTHERS = 8
 """How many messages of other calls than writes are received at once. They are small, but nothing in gRPC keeps a caller
 from sending the largest to any method."""
+
+EXCHANGING = 4
+"""How many streams of requests are open at once, each with a slot to its end."""
 
 STRANGERS = 3
 """How many messages are received at once of those who show no credential where one is asked for, two of them of one
@@ -49,19 +53,21 @@ host, whatever connections it has: one that holds what it may keeps no probe of 
 the health of the whole server, which is an empty message; what they send instead is in nobody's way, and given up
 before it fills anything (`small_messages`)."""
 
-LATE_STRANGERS_SECONDS = 60.0
-"""For how long a host of strangers that kept a place without a message has its turns after those of others: it takes as
-many hosts as places can be kept in that time to keep all others waiting, and not four."""
+# And for how long each may be kept. Nobody is sent away where nobody waits. Else `…_PATIENCE_SECONDS` wins for whoever
+# has several slots while another has none, or was late before; `…_LONGEST_SECONDS` for all others. A caller's own
+# deadline wins over both, and for small messages the growth of the process does (`small_messages`).
 
-PROMPT = "/grpc.health."
-"""How the paths of the methods begin whose messages come with their calls: anybody may ask for health."""
-
-EXCHANGING = 4
-"""How many streams of requests are open at once, each with a slot to its end."""
+WRITES_PATIENCE_SECONDS = 10.0
+WRITES_LONGEST_SECONDS = 60.0
+"""How long the message of a write may be on its way while others wait for its slot; histories are large."""
 
 OTHERS_PATIENCE_SECONDS = 1.0
 OTHERS_LONGEST_SECONDS = 2.0
-"""The same for calls of either kind: each of their messages takes one packet."""
+"""The same for all other calls: each of their messages takes one packet."""
+
+LATE_STRANGERS_SECONDS = 60.0
+"""For how long a host of strangers that kept a place without a message has its turns after those of others: it takes as
+many hosts as places can be kept in that time to keep all others waiting, and not four."""
 
 
 class Limiter(NamedTuple):

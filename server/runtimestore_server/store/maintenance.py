@@ -43,6 +43,9 @@ _log = structlog.get_logger(__name__)
 ROUND_SECONDS = 60.0
 """How long a sweep rests that found little, or that failed."""
 
+FOLD_SECONDS = 0.1
+"""The same of folds; while there are many to make, the writes between have their turn."""
+
 SLICE_SECONDS = 0.005
 """How long the statements of a slice are to take: the number of its rows follows from it. Its COMMIT comes to that,
 which takes what a sync takes, however few the rows are."""

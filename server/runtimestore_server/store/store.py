@@ -10,7 +10,7 @@ from runtimestore_server.shutdown import CLOSE_SECONDS, reached
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.engines import Fault
-from runtimestore_server.store.maintenance import ROUND_SECONDS, Maintenance
+from runtimestore_server.store.maintenance import FOLD_SECONDS, ROUND_SECONDS, Maintenance
 from runtimestore_server.store.retention import Retention
 from runtimestore_server.store.transaction import REPLACED, refusal_by
 from runtimestore_server.store.versions.folding import Folding
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.versions.recent import RecentSession
     from runtimestore_server.supervision import Supervision
     from runtimestore_server.telemetry.spans import Traces
-
-FOLD_SECONDS = 0.1
-"""How long there is no fold after one; while there are many to make, the writes between have their turn."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
