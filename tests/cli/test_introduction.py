@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import RuntimeState, RuntimeStoreClient
-from runtimestore_server.cli.introduction import describe, for_a_person
+from runtimestore_server.cli.introduction import for_a_person
+from runtimestore_server.store.engines.naming import describe
 from runtimestore_server.store.schema import HEAD
 from support.servers.command import run, serving
 from support.servers.server_process import COMMAND, WAIT_SECONDS, environment_with

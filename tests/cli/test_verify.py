@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtimestore_server.cli.introduction import describe
 from runtimestore_server.store import tables
+from runtimestore_server.store.engines.naming import describe
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 from runtimestore_server.store.schema import upgrade
 from support.generators.calls import Store, input_of

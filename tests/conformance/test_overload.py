@@ -129,7 +129,7 @@ async def test_that_every_thread_for_loads_is_busy_does_not_make_a_server_unread
         await until(lambda: app.workers.waiting == 0)
         with _held_readers(app):
             await until(lambda: app.workers.waiting == 2)
-            await asyncio.wait_for(app.store.check(), 20)
+            await asyncio.wait_for(app._check(), 20)
 
 
 async def test_thousands_of_calls_that_arrive_while_a_server_stands_still_are_all_answered(tmp_path: Path) -> None:

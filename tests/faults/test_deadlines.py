@@ -46,7 +46,7 @@ async def test_a_call_that_was_given_up_leaves_no_connection_no_thread_no_task_a
     await callers.prepare()
     # So that every thread that serves is there; the one that looks after health comes some seconds later by itself.
     await callers.give_up(40, "cancelled")
-    await app.store.check()
+    await app._check()
     tasks, threads = asyncio.all_tasks(), threading.enumerate()
 
     await _give_up(callers, trial, short=40, long=500)

@@ -154,7 +154,7 @@ async def test_a_server_serves_under_exactly_the_rights_that_are_documented(role
     async with in_process(role.url) as app, Store(app.address, realm=realm) as store:
         await store.commit_machine_lifecycle("rt", RuntimeState.IDLE, [])
         await store.acquire_runtime("rt", "owner")
-        await app.store.check()
+        await app._check()
         told = await asyncio.to_thread(_everything, app.store.database)
 
     (missed,) = [one for one in told if not isinstance(one, Outcome)]  # the one with an if_revision that is missed

@@ -37,9 +37,10 @@ exit code: 0 written, 2 not; then no FILE is there
 def command(settings: Settings, *, file: Path) -> int:
     """Back up the store that the settings name."""
     from runtimestore_server.backup import CannotBackUp, create
-    from runtimestore_server.cli.introduction import describe, warn_of_near_misses
+    from runtimestore_server.cli.introduction import warn_of_near_misses
     from runtimestore_server.cli.progress import progress
     from runtimestore_server.store.engines import ChangedMeanwhile
+    from runtimestore_server.store.engines.naming import describe
     from runtimestore_server.verify.findings import printable
 
     warn_of_near_misses(settings)

@@ -22,13 +22,6 @@ COUNTED = 10_000
 """Runtimes are counted up to here: a start must not wait until a large table is read."""
 
 
-def describe(url: str) -> str:
-    """Return the store behind a URL, by its file or its host and database; never its password."""
-    from runtimestore_server.store.engines.naming import describe
-
-    return describe(url)
-
-
 def contents(tx: Connection) -> str:
     """Tell how much is in a store and its schema, such as `3 runtimes, schema 0002`."""
     import sqlalchemy as sa

@@ -8,7 +8,7 @@ import click
 import structlog
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
-from runtimestore_server.cli.introduction import describe, warn_of_near_misses
+from runtimestore_server.cli.introduction import warn_of_near_misses
 from runtimestore_server.cli.refusals import MISUSED, Refused, refusing
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def command(settings: Settings) -> int:
     It happens under a lock, so that several replicas may run it at once, and does nothing, quickly, when the schema is
     current. The file and the environment of `runtimestore serve` can be used as they are.
     """
+    from runtimestore_server.store.engines.naming import describe
     from runtimestore_server.store.schema import SchemaNotCurrent, upgrade
 
     url = settings.database_url.get_secret_value()

@@ -39,8 +39,9 @@ exit code: 0 restored, 2 not; then the database is as it was
 def command(settings: Settings, *, file: Path, replace: bool) -> int:
     """Restore the store that the settings name."""
     from runtimestore_server.backup import CannotRestore, restore
-    from runtimestore_server.cli.introduction import describe, warn_of_near_misses
+    from runtimestore_server.cli.introduction import warn_of_near_misses
     from runtimestore_server.cli.progress import progress
+    from runtimestore_server.store.engines.naming import describe
     from runtimestore_server.verify.findings import printable
 
     warn_of_near_misses(settings)

@@ -18,7 +18,6 @@ from runtimestore_server import logs
 from runtimestore_server.cli.flags import SOURCES, takes_settings
 from runtimestore_server.cli.introduction import (
     contents,
-    describe,
     introduce,
     warn_of_a_visible_password,
     warn_of_near_misses,
@@ -139,6 +138,8 @@ async def _either(*awaited: asyncio.Event | asyncio.Task[None]) -> None:
 
 async def _store_of(app: Application, settings: Settings) -> str:
     """Tell which store is served, and what is in it where it can be asked at once: a start waits for no database."""
+    from runtimestore_server.store.engines.naming import describe
+
     store = describe(settings.database_url.get_secret_value())
     with contextlib.suppress(Exception):  # whether the database answers, health tells
         store += f", {await asyncio.wait_for(app.store.read(contents), COUNT_SECONDS)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
-from runtimestore_server.cli.introduction import describe, warn_of_near_misses
+from runtimestore_server.cli.introduction import warn_of_near_misses
 from runtimestore_server.cli.refusals import Refused, refusing
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ examples:
 def command(settings: Settings, *, as_json: bool, report: Path | None, strict: bool) -> int:
     """Verify the store that the settings name; the exit code."""
     from runtimestore_server.store.engines import ChangedMeanwhile, open_to_read, problem_of_file
+    from runtimestore_server.store.engines.naming import describe
     from runtimestore_server.store.schema import SchemaNotCurrent
     from runtimestore_server.verify.findings import printable
     from runtimestore_server.verify.output import CannotTell, Output

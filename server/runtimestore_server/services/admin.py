@@ -42,7 +42,7 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
             "load_runtime",
             "session_history",
         ]
-        if store.database.durable:
+        if not store.database.ephemeral:
             capabilities.append("durable")
         if settings.require_fence:
             capabilities.append("fence_required")

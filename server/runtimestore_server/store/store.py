@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from runtimestore.errors import RuntimeStoreError, StoredValueCorrupt, StoreUnavailable
+from runtimestore.errors import RuntimeStoreError, StoredValueCorrupt
 from runtimestore_server.shutdown import CLOSE_SECONDS, reached
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import Committer
@@ -145,15 +145,6 @@ class Store:
         if self._store_id is None:
             self._store_id = await self.read(schema.store_id)
         return f"runtimestore:{self._store_id}:{realm}"
-
-    async def check(self) -> None:
-        """See that the engine answers, what is open is what the settings name, and writes are taken and allowed.
-
-        Raises:
-            StoreUnavailable: it is not so; the message says why.
-        """
-        if problem := next(filter(None, (await self.checks()).values()), None):
-            raise StoreUnavailable(problem)
 
     async def checks(self) -> dict[str, str | None]:
         """Say why the store cannot be served, by name of what was looked at; None where nothing is wrong with it."""

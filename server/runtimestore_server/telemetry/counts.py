@@ -114,20 +114,17 @@ class CallCounts:
     """The calls of a server, method by method, and how they are logged."""
 
     def __init__(self, lines: LineLimit, *, log_served: bool = False, realms: RealmCounts | None = None) -> None:
-        self.methods: list[MethodCounts] = []
+        self.methods: dict[str, MethodCounts] = {}
+        """By their paths."""
         self.realms = realms
         """Calls by realm, where it is known which realms there are."""
         self.lines = lines
         self.log_served = log_served
         """Whether the log has a line for a call that was answered as well."""
-        self._of: dict[str, MethodCounts] = {}
 
     def of(self, path: str) -> MethodCounts:
         """Return the counts of the method with this path: the services decide which there are, never a caller."""
-        if path not in self._of:
-            self._of[path] = MethodCounts(path, self.realms)
-            self.methods.append(self._of[path])
-        return self._of[path]
+        return self.methods.setdefault(path, MethodCounts(path, self.realms))
 
 
 class BatchCounts:

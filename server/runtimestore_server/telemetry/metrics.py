@@ -45,7 +45,7 @@ class ServerCollector:
 
     def _of_calls(self) -> Iterator[Metric]:
         app, counts = self._app, self._app.calls.counts
-        methods = tuple(counts.methods)
+        methods = tuple(counts.methods.values())
         ended = (((one.path, *end), number) for one in methods for end, number in tuple(one.ended.items()))
         yield counter("calls", "Calls that have ended, by method, code and reason.", ended, "method", "code", "reason")
         seconds = ((one.path, [one.seconds]) for one in methods)

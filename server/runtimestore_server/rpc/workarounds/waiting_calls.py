@@ -23,28 +23,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
 
-KEPT_SECONDS = 60.0
-"""How long it is kept. gRPC's core is done with it a few turns of the loop later, as it shuts that server down."""
-
-_WAITING = frozenset({"AioServer._request_call", "AioServer._request_registered_call"})
-
 
 class _WaitingCall(asyncio.Task[Any]):
-    """A task in which gRPC's server waits for the next call of a method.
-
-    When that server stops by itself it cancels them before it is shut down, and frees with each the memory into which
-    its core will yet write that no call came. Whatever is there by then is overwritten, and that ended the process.
-    """
+    """A task in which gRPC's server waits for the next call of a method."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         coroutine: Any = self.get_coro()
         held = gc.get_referents(*gc.get_referents(coroutine))  # the coroutine's own variables
-        self.get_loop().call_later(KEPT_SECONDS, _forget, held)
+        # For long enough: gRPC's core is done with it a few turns of the loop later, as it shuts that server down.
+        self.get_loop().call_later(60.0, held.clear)
         return super().cancel(msg)
-
-
-def _forget(held: list[Any]) -> None:
-    held.clear()
 
 
 def keep_waiting_calls(loop: asyncio.AbstractEventLoop) -> None:
@@ -55,5 +43,6 @@ def keep_waiting_calls(loop: asyncio.AbstractEventLoop) -> None:
 def _task(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
 ) -> asyncio.Task[Any]:
-    kind = _WaitingCall if getattr(coroutine, "__qualname__", "") in _WAITING else asyncio.Task
+    waits = ("AioServer._request_call", "AioServer._request_registered_call")
+    kind = _WaitingCall if getattr(coroutine, "__qualname__", "") in waits else asyncio.Task
     return kind(coroutine, loop=loop, **options)

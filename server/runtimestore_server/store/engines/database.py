@@ -51,11 +51,6 @@ class Database(ABC):
     committing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     """Entered around each COMMIT; whoever watches the database sets it."""
 
-    @property
-    def durable(self) -> bool:
-        """Whether an acknowledged write survives the process."""
-        return not self.ephemeral
-
     @abstractmethod
     def given(self, *columns: sa.Column[Any]) -> FromClause:
         """Return the keys of a statement as a relation with the names of `columns`; bound by `keys`."""
