@@ -70,7 +70,11 @@ def configure(*, level: str, style: str) -> None:
     writer = LogWriter(2, line=_line(style), lost=_lost)
     queued = SimpleNamespace(**dict.fromkeys(("debug", "info", "warning", "error", "critical"), writer.put))
     structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _handed],
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            lambda _logger, _method, event: ((event,), {}),  # the arguments of `writer.put`
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: queued,
         cache_logger_on_first_use=True,
@@ -81,11 +85,6 @@ def configure(*, level: str, style: str) -> None:
     keep_callers_out_of_the_log()
     _log_uncaught(writer)
     _writers[:] = [writer]
-
-
-def _handed(_logger: object, _method: str, event: Any) -> tuple[tuple[Any], dict[str, Any]]:
-    """Return an event as the argument of what structlog hands it to that has passed all processors."""
-    return (event,), {}
 
 
 class _Forwarding(logging.Handler):

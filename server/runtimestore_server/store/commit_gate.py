@@ -14,8 +14,9 @@ class CommitStop:
 
     def __init__(self) -> None:
         self._draining = threading.Event()
-        self._lock = threading.Lock()
-        self._aborted = False
+        self.lock = threading.Lock()
+        """Held for a moment by each batch that begins its COMMIT, and by `abort`."""
+        self.aborted = False
 
     @property
     def draining(self) -> bool:
@@ -33,23 +34,12 @@ class CommitStop:
     def abort(self) -> None:
         """Let no COMMIT begin after this, so that a gate that is not `begun` now never will be."""
         self.drain()
-        with self._lock:
-            self._aborted = True
+        with self.lock:
+            self.aborted = True
 
     def gate(self) -> CommitGate:
         """Return the gate of one batch."""
         return CommitGate(self)
-
-    def open(self, gate: CommitGate) -> None:
-        """Let one batch through to COMMIT.
-
-        Raises:
-            CommitAborted: it is too late; roll back.
-        """
-        with self._lock:
-            if self._aborted:
-                raise CommitAborted
-            gate.commits += 1
 
 
 class CommitGate:
@@ -76,7 +66,10 @@ class CommitGate:
         Raises:
             CommitAborted: it is too late; roll back.
         """
-        self.shutdown.open(self)
+        with self.shutdown.lock:
+            if self.shutdown.aborted:
+                raise CommitAborted
+            self.commits += 1
 
     def leave(self) -> None:
         """Take note that nothing was committed by the COMMIT that began last."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import sqlalchemy as sa
 
 from runtimestore_server.store import reads, schema, tables
+from runtimestore_server.store.engines import Fault
 from runtimestore_server.verify import relations, rows
 from runtimestore_server.verify.findings import Finding, Report
 from runtimestore_server.verify.versions import Chains
@@ -124,7 +125,7 @@ def _tolerating(database: Database, tx: Connection, note: Callable[[Finding], No
 
 
 def _is_damage(database: Database, error: sa.exc.DBAPIError | UnicodeDecodeError) -> bool:
-    return isinstance(error, UnicodeDecodeError) or database.is_damage(error)
+    return isinstance(error, UnicodeDecodeError) or database.classify(error) is Fault.CORRUPT
 
 
 def _unreadable(table: str, error: sa.exc.DBAPIError | UnicodeDecodeError) -> Finding:

@@ -231,10 +231,6 @@ class Database(ABC):
         """Yield what the engine finds wrong with its own file, if it can look."""
         yield from ()
 
-    def is_damage(self, error: Exception) -> bool:
-        """Tell whether an error of a read says that what is stored cannot be read."""
-        return self.classify(error) is Fault.CORRUPT
-
     @abstractmethod
     def lacks_table(self, error: Exception) -> bool:
         """Tell whether an error of a read says that there is no such table or column."""
