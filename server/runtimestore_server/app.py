@@ -157,7 +157,7 @@ class Application:
             stopped=self.limiters.restart,
             supervision=self.supervision,
             certificates=self.certificates,
-            strangers=None if self.authorization is None else self.authorization.strangers,
+            authorization=self.authorization,
         )
         self.shutdown = Shutdown(
             health=self.health,

@@ -49,6 +49,8 @@ WHO = {
     "all-realms": (True, Access.READ, True),
 }
 
+UNKNOWN = ("/runtimestore.v1.RuntimeStore/DropEverything", "/nobody/Knows")
+
 NEEDED = {
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/Watch": None,
@@ -157,6 +159,14 @@ async def outcome(channel: Any, found: Found, metadata: Any = None) -> str:
     return IN
 
 
+async def code_of(channel: Any, path: str, metadata: Any) -> str:
+    """What a method is answered with that the server does not have."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await channel.unary_unary(path)(b"", metadata=metadata, timeout=WAIT_SECONDS)
+    code: str = failed.value.code().name
+    return code
+
+
 def who_calls(folder: Path, *, by: str) -> tuple[Path, dict[str, Any]]:
     """An access file, and what each of `WHO` brings: a token, or a certificate."""
     keys: dict[str, dict[str, Any]] = {
@@ -222,6 +232,9 @@ async def sweep(folder: Path, serve: Callable[..., AbstractAsyncContextManager[A
                     for one in found:
                         table[who, one.path] = expected(one.path, who, in_realm=one.in_realm)
                         seen[who, one.path] = await outcome(channel if who == "revoked" else other, one, metadata)
+                    for nowhere in UNKNOWN:
+                        table[who, nowhere] = "UNIMPLEMENTED" if WHO[who][0] else STRANGER
+                        seen[who, nowhere] = await code_of(channel if who == "revoked" else other, nowhere, metadata)
     assert seen == table
 
 

@@ -92,7 +92,7 @@ class MethodAuthorization:
         self._counted = authorization.counted
         self._file = authorization.file
         self._insecure = authorization.insecure
-        self._strangers, self._streams = authorization.strangers, authorization.streams
+        self.strangers, self._streams = authorization.strangers, authorization.streams
         self._needed = needed(path)
         self.in_a_realm = path in IN_A_REALM
         self.open_to_all = path in OPEN_TO_ALL
@@ -111,7 +111,7 @@ class MethodAuthorization:
             return Caller(credential, _known(credential, rules), rules)
         except NotLetIn as stranger:
             if (call := asyncio.current_task()) is not None:
-                self._strangers.add(call, context.peer())
+                self.strangers.add(call, context.peer())
             if not self.open_to_all:
                 raise self._not_let_in(stranger) from stranger
             return stranger.forget_frames()

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from runtimestore.errors import Unauthenticated
 from runtimestore_server.rpc.admission import PROMPT
 from runtimestore_server.rpc.sending import this_call
-from runtimestore_server.rpc.status import UNKNOWN_METHOD, log_unknown
+from runtimestore_server.rpc.status import UNKNOWN_METHOD, id_of_call, log_unknown, refusal_of, told
+from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from runtimestore_server.access.strangers import StrangersCalls
+    from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.rpc.call import Calls
     from runtimestore_server.telemetry.counts import CallCounts
 
@@ -52,8 +54,8 @@ class Registrar(grpc.GenericRpcHandler):
 class UnknownMethods(grpc.GenericRpcHandler):
     """Answers the calls of all methods that nobody registered, which gRPC would do without a word to anybody else."""
 
-    def __init__(self, counts: CallCounts, strangers: StrangersCalls | None = None) -> None:
-        self._strangers = strangers
+    def __init__(self, counts: CallCounts, authorization: Authorization | None = None) -> None:
+        self._authorization = None if authorization is None else authorization.of(UNKNOWN_METHOD)
         self._lines = counts.lines
         self._counted = counts.of(UNKNOWN_METHOD)
         # As one whose callers stream: nothing of a message is received.
@@ -65,8 +67,22 @@ class UnknownMethods(grpc.GenericRpcHandler):
 
     async def _answer(self, _requests: object, context: Any) -> None:
         started = time.perf_counter()
-        if self._strangers is not None:  # whoever calls: nobody is asked who it is
-            self._strangers.add(this_call(), context.peer())
+        if self._authorization is not None:
+            try:
+                self._authorization.caller(context)
+            except Unauthenticated as error:  # strangers are told that, whatever they ask
+                await self._refuse(error, context, started)
+            self._authorization.strangers.add(
+                this_call(), context.peer()
+            )  # of a known caller too: nothing else bounds it
         log_unknown(context, started=started, lines=self._lines)
         self._counted.ended_by("UNIMPLEMENTED", started)
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # in gRPC's own words
+
+    async def _refuse(self, error: Unauthenticated, context: Any, started: float) -> None:
+        """End the call, by raising gRPC's own error."""
+        call_id = id_of_call()
+        refusal_of(error, context, method=UNKNOWN_METHOD, started=started, call_id=call_id, lines=self._lines)
+        self._counted.refused(error, started)
+        let_go_of_frames(error)
+        await context.abort(error.code, *told(error, call_id))

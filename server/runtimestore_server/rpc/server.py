@@ -16,7 +16,7 @@ from runtimestore_server.rpc.workarounds.socket_file import SocketFile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runtimestore_server.access.strangers import StrangersCalls
+    from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.access.tls import Certificates
     from runtimestore_server.rpc.call import Calls
     from runtimestore_server.settings import Settings
@@ -49,7 +49,7 @@ class Server:
         stopped: told when gRPC stopped by itself, before it is started again.
         supervision: keeps up what starts it again.
         certificates: what TLS is made from; None speaks without it.
-        strangers: counts the calls of strangers, where anybody is one.
+        authorization: asks who calls a method that nobody registered; None asks nobody.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Server:
         stopped: Callable[[], None],
         supervision: Supervision,
         certificates: Certificates | None = None,
-        strangers: StrangersCalls | None = None,
+        authorization: Authorization | None = None,
     ) -> None:
-        self._strangers = strangers
+        self._authorization = authorization
         self._settings = settings
         self._calls = calls
         self._register = register
@@ -124,7 +124,7 @@ class Server:
         most = ("grpc.max_allowed_incoming_connections", of_an_address)  # what comes beyond is accepted, and closed
         server = grpc.aio.server(options=[*channel_options(self._settings), most])
         self._register(Registrar(self._calls, server))
-        server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts, self._strangers),))
+        server.add_generic_rpc_handlers((UnknownMethods(self._calls.counts, self._authorization),))
         if (file := self._socket) is not None:
             try:
                 file.listen(lambda path: self._bound(server, f"unix:{path}"))
