@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,18 @@ import grpc
 import grpc.aio
 import pytest
 
-from runtimestore import Overloaded, RetryPolicy
+from runtimestore import Overloaded, RetryPolicy, RuntimeState
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.budget import RetryPacing
+from runtimestore_server.documents.recovery import Recovery
 from runtimestore_server.rpc import sending
 from runtimestore_server.rpc.sending import Sending
 from support.checkers.clean_up import until
 from support.checkers.refusals import is_refusal, refused
 from support.generators.calls import Store
-from support.generators.documents import session
+from support.generators.documents import inputs, session
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
@@ -42,8 +44,15 @@ pytestmark = pytest.mark.usefixtures("runner")
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "STANDSTILL_SECONDS", STANDSTILL_SECONDS)
+def _never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an answer stands still for seconds: where that is not what a test is about, none is one."""
+    monkeypatch.setattr(sending, "STANDSTILL_SECONDS", 3600.0)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch, _never: None) -> Callable[[], None]:
+    """From when it is called, answers that stand still are given up soon."""
+    return lambda: monkeypatch.setattr(sending, "STANDSTILL_SECONDS", STANDSTILL_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -72,12 +81,13 @@ async def _filled(runtime_id: str, method: str = "LoadSessionSnapshot") -> Async
 
 @pytest.mark.parametrize("method", ["LoadSessionSnapshot", "LoadRuntime"])
 async def test_callers_that_leave_their_answers_unread_do_not_turn_others_away_for_as_long_as_they_stay(
-    runtime_id: str, method: str
+    runtime_id: str, method: str, soon: Callable[[], None]
 ) -> None:
     async with _filled(runtime_id, method) as (app, unread):
         async with Store(app.address, retry=RetryPolicy(max_attempts=1)) as store:
             with pytest.raises(Overloaded):
                 await store.load_session_snapshot(runtime_id)
+        soon()
         async with Store(app.address, timeout_seconds=20) as store:
             assert await store.load_session_snapshot(runtime_id) == BODY
 
@@ -105,8 +115,9 @@ async def _status(call: Any) -> None:
 
 
 async def test_an_answer_that_moves_however_slowly_is_sent_whole_though_others_find_no_room(
-    runtime_id: str,
+    runtime_id: str, soon: Callable[[], None]
 ) -> None:
+    soon()
     once = RetryPolicy(max_attempts=1)
     async with _filled(runtime_id) as (app, unread), Store(app.address, retry=once) as store:
 
@@ -130,14 +141,21 @@ async def test_an_answer_that_moves_however_slowly_is_sent_whole_though_others_f
         assert refusals > 5
 
 
-async def test_an_answer_may_stand_still_for_as_long_as_nobody_needs_its_room(runtime_id: str) -> None:
+async def test_an_answer_may_stand_still_for_as_long_as_nobody_needs_its_room(
+    runtime_id: str, soon: Callable[[], None]
+) -> None:
+    soon()
     async with _filled(runtime_id) as (app, unread), Store(app.address) as store:
         await asyncio.sleep(2 * STANDSTILL_SECONDS)
         await store.load_runtime_state(runtime_id)
         assert [await _ends(call) for call in unread] == [None] * 3
 
 
-async def test_of_an_answer_that_is_given_up_no_more_is_kept_than_the_message_on_its_way() -> None:
+async def test_of_an_answer_that_is_given_up_no_more_is_kept_than_the_message_on_its_way(
+    soon: Callable[[], None],
+) -> None:
+    soon()
+
     class Kept:
         """What a handler reads from."""
 
@@ -192,6 +210,44 @@ async def test_an_answer_that_is_counted_in_parts_gives_all_of_them_back() -> No
     await asyncio.create_task(call())
     await until(lambda: not sending._answers)
     assert (sending.budget.items, sending.budget.bytes) == (0, 0)
+
+
+async def test_a_session_counts_while_the_inputs_before_it_are_read_and_one_that_finds_no_room_is_let_go_of(
+    runtime_id: str,
+) -> None:
+    """Of a runtime with large inputs the session is there long before a slow reader comes to it."""
+    before = inputs(4, "x" * MB)  # more than fits into the buffers of a connection
+    inputs_bytes = sum(len(state.state_json) for state in before)
+    options = [("grpc.http2.bdp_probe", 0)]
+    async with (
+        in_process("memory:", max_waiting_bytes=len(BODY) + 2 * inputs_bytes + MB, session_cache_bytes=0) as app,
+        grpc.aio.insecure_channel(app.address, options=options) as channel,
+        Store(app.address) as store,
+    ):
+        await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, before)
+        await store.commit_session_snapshot(runtime_id, BODY)
+        admin: Any = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
+        request = admin_pb.LoadRuntimeRequest(runtime_id=runtime_id)
+
+        first = admin.LoadRuntime(request)
+        await first.read()
+        await until(lambda: app.sending.budget.bytes == inputs_bytes + len(BODY))
+        assert _recoveries() == 1
+        second = admin.LoadRuntime(request)
+        await second.read()
+        await until(lambda: app.workers.waiting == 0)
+        await until(lambda: _recoveries() == 1)
+        assert app.sending.budget.bytes == 2 * inputs_bytes + len(BODY)
+
+        found = [await _ends(call) for call in (second, first)]
+        assert [type(one).__name__ for one in found] == ["AioRpcError", "NoneType"]
+        is_refusal(await refused(_status(second)), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
+        await until(lambda: (app.sending.budget.bytes, app.sending.budget.items) == (0, 0))
+
+
+def _recoveries() -> int:
+    """How many runtimes are held that were read whole."""
+    return sum(isinstance(found, Recovery) for found in gc.get_objects())
 
 
 @pytest.mark.slow

@@ -53,23 +53,24 @@ class Sending:
         self._answers: dict[asyncio.Task[Any], _Answer] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def __call__(self, size_bytes: int) -> None:
-        """Count documents of an answer, `size_bytes` altogether, until the call of this task is over.
+    def __call__(self, size_bytes: int, call: asyncio.Task[Any] | None = None) -> None:
+        """Count documents of an answer, `size_bytes` altogether, until its call is over: that of this task, or `call`.
 
         They come to those of the same answer that were counted before.
 
         Raises:
-            Overloaded: too many bytes are on their way to callers that read slowly.
+            Overloaded: too many bytes are on their way to callers that read slowly, or the answer was given up.
         """
+        call = call or this_call()  # gRPC sends in the task of the call
+        answer = self._answers.get(call)
+        if answer is not None and answer.given_up is not None:
+            raise answer.given_up
         try:
             self.budget.take(size_bytes)
         except Overloaded:
             if not self._give_up(self.budget.bytes + size_bytes - self._max_bytes):
                 raise
             self.budget.take(size_bytes)
-        # gRPC sends in the task of the call.
-        call = this_call()
-        answer = self._answers.get(call)
         if answer is None:
             answer = self._answers[call] = _Answer(time.monotonic())
             call.add_done_callback(self._over)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from runtimestore.errors import Overloaded
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as rpc
 from runtimestore_server.documents import recovery, versions
@@ -24,12 +26,21 @@ if TYPE_CHECKING:
 SERVER_VERSION = version("runtimestore")
 
 
+class Sending(Protocol):
+    """Bounds the bytes of answers that are on their way to their callers."""
+
+    def __call__(self, size_bytes: int, call: asyncio.Task[Any] | None = None) -> None:
+        """Count documents of the answer to a call, which is that of this task where none is named.
+
+        Raises:
+            Overloaded: too much is on its way.
+        """
+
+
 class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
     """The service `runtimestore.v1.RuntimeStoreAdmin` of one server."""
 
-    def __init__(
-        self, store: Store, settings: Settings, *, schema_revision: str, sending: Callable[[int], None]
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings, *, schema_revision: str, sending: Sending) -> None:
         self._store = store
         self._sessions = Sessions(store)
         self._sending = sending
@@ -84,11 +95,21 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         known = optional_digest(request, "known_session_sha256")
         runtime = runtime_key(request)
         held = self._sessions.held(runtime)
-        loading: Loading[recovery.Beginning, recovery.Recovery] = Loading(
-            lambda begun: self._store.read(
+        call = asyncio.current_task()
+
+        async def load(begun: Callable[[recovery.Beginning], None]) -> recovery.Recovery:
+            found = await self._store.read(
                 recovery.load, runtime, self._store.database, known_sha256=known, held=held, begun=begun
             )
-        )
+            # Now, and not when it is sent: it is held while the caller reads its beginning, however slowly.
+            try:
+                self._sending(found.size_bytes - found.beginning.size_bytes, call)
+            except Overloaded:
+                del found  # else the refusal would hold it, by this frame
+                raise
+            return found
+
+        loading = Loading(load)
         try:
             beginning = await loading.beginning()
             if beginning is not None:
@@ -101,8 +122,8 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
             loading.abandon()
         if found.session is not None:
             self._sessions.loaded(runtime, found.session)
-        self._sending(found.size_bytes - (beginning.size_bytes if beginning is not None else 0))
         if beginning is None:
+            self._sending(found.beginning.size_bytes)
             for answer in found.beginning.messages:
                 yield answer
         for answer in recovery.of_session(found):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from runtimestore.errors import StoreUnavailable
 
@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 B = TypeVar("B")
-T = TypeVar("T")
+B_co = TypeVar("B_co", covariant=True)
+
+
+class Begun(Protocol[B_co]):
+    """What a load comes to that told its beginning before."""
+
+    @property
+    def beginning(self) -> B_co:
+        """What it began with."""
+
+
+T = TypeVar("T", bound=Begun[object])
 
 
 class Loading(Generic[B, T]):
@@ -34,9 +45,16 @@ class Loading(Generic[B, T]):
         """Wait until the load is at its end.
 
         Raises:
+            StoreUnavailable: the attempt that told its beginning failed, and another one began otherwise.
             RuntimeStoreError: as the load does.
         """
-        return await self._whole
+        whole = await self._whole
+        if self._told is not None and whole.beginning != self._told:
+            raise StoreUnavailable(
+                "the storage engine failed while the runtime was read, and it has changed since; try again",
+                metadata={"store_error": "read_failed"},
+            )
+        return whole
 
     def abandon(self) -> None:
         """Wait no longer: nobody asks for the rest."""
@@ -44,20 +62,11 @@ class Loading(Generic[B, T]):
         self._first.cancel()
 
     def _begun(self, beginning: B) -> None:
-        """Take the beginning, on the thread of the load.
-
-        Raises:
-            StoreUnavailable: it was told before, by an attempt that failed then, and it is another one by now.
-        """
+        """Take the beginning, on the thread of the load, which may begin anew."""
         if self._told is None:
             self._told = beginning
             with contextlib.suppress(RuntimeError):  # the loop ended while the database did not answer
                 self._loop.call_soon_threadsafe(self._tell, beginning)
-        elif self._told != beginning:
-            raise StoreUnavailable(
-                "the storage engine failed while the runtime was read, and it has changed since; try again",
-                metadata={"store_error": "read_failed"},
-            )
 
     def _tell(self, beginning: B | None) -> None:
         if not self._first.done():
