@@ -21,6 +21,7 @@ from runtimestore.v1 import (
 from runtimestore_server.access.listening import protection
 from runtimestore_server.access.rules import Unusable
 from runtimestore_server.budget import RetryPacing
+from runtimestore_server.memory import FreedMemory
 from runtimestore_server.rpc.admission import Limiters
 from runtimestore_server.rpc.call import Calls
 from runtimestore_server.rpc.sending import Sending
@@ -44,8 +45,6 @@ from runtimestore_server.telemetry.traces import open_traces
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from runtimestore_server.access.authorization import Authorization
     from runtimestore_server.access.tls import Certificates
     from runtimestore_server.settings import Settings
@@ -98,6 +97,7 @@ class Application:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.freed_memory = FreedMemory()
         self.ended = False
         """After the context: whether every thread has ended. One that a database keeps is left behind."""
 
@@ -195,6 +195,7 @@ class Application:
             self.certificates.start(self.supervision)
         if self.authorization is not None:
             self.authorization.streams.start(self.supervision)
+        self.freed_memory.start(self.supervision)
         self.health.keep_checking(self._check, interval_seconds=interval_seconds, supervision=self.supervision)
 
     def _open_telemetry(self) -> None:
@@ -237,12 +238,11 @@ class Application:
         if problem := found["threads"] or next(filter(None, found.values()), None):
             raise StoreUnavailable(problem)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Go down, within the grace period."""
         self.readiness.add("shutdown", lambda: "the server is ending")
         await self.sampling.close()
+        await self.freed_memory.close()
         if self.certificates is not None:
             await self.certificates.close()
         if self.authorization is not None:

@@ -12,6 +12,7 @@ server can do without for a while does not end it, and only its first end in a r
 | the watch over health    | NOT_SERVING, by the next one                                       |
 | serving on (gRPC's stop) | nothing: calls go on while gRPC does                               |
 | maintenance on Postgres  | nothing: requests are remembered for longer                        |
+| giving memory back       | nothing: the process stays larger than it need be                  |
 """
 
 from __future__ import annotations

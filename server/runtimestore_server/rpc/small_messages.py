@@ -8,11 +8,10 @@ meanwhile. Small ones come with their call, in one packet.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runtimestore_server import memory
 from runtimestore_server.documents.identifiers import bad_field
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class LateMessages:
     ) -> None:
         self._refusal = refusal
         self._looks = looks
-        self._resident_bytes = resident_bytes or _resident_bytes
+        self._resident_bytes = resident_bytes or memory.resident_bytes
         self._waiting: dict[asyncio.Task[Any], _Late] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -119,10 +118,3 @@ class _Late:
     """How often it was found missing."""
     before: int = 0
     """How large the process was the first time."""
-
-
-def _resident_bytes() -> int | None:
-    """Tell how much memory this process has; None where the system does not tell."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return None

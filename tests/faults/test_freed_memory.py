@@ -1,0 +1,40 @@
+"""What large documents took is given back to the system, while the server goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.checkers.footprint import pid_of, resident_bytes
+from support.generators.calls import Store
+from support.generators.documents import session
+from support.servers.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1024 * 1024
+COMMITS = 5
+DOCUMENT_BYTES = 48 * MIB
+GIVEN_BACK_SECONDS = 60
+
+pytestmark = pytest.mark.usefixtures("runner")
+
+
+@pytest.mark.slow
+async def test_a_server_gives_back_what_large_documents_took(tmp_path: Path) -> None:
+    # Half of it packs: what that comes to is too small for glibc to give it back by itself.
+    text = "x" * (DOCUMENT_BYTES // 2) + base64.b64encode(os.urandom(DOCUMENT_BYTES * 3 // 8)).decode()
+    with ServerProcess(f"sqlite:///{tmp_path / 'store.db'}", session_cache_bytes=0) as server:
+        pid = pid_of(server)
+        idle_bytes = resident_bytes(pid)
+        async with Store(server.address, timeout_seconds=60) as store:
+            for number in range(COMMITS):
+                await store.commit_session_snapshot(f"runtime {number}", session(text))
+        async with asyncio.timeout(GIVEN_BACK_SECONDS):
+            while resident_bytes(pid) - idle_bytes > DOCUMENT_BYTES:  # noqa: ASYNC110  (no event tells of it)
+                await asyncio.sleep(0.2)
