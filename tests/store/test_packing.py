@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
+import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -115,13 +117,21 @@ def test_what_is_not_the_packed_form_of_a_document_is_found_out() -> None:
             assert found == TEXT, (place, bit)
 
 
-def test_a_packed_document_that_comes_to_more_than_its_row_says_takes_no_more_memory_for_it() -> None:
-    made = packed(bytes(64 * PIECE_BYTES))
-    assert made is not None
-    assert len(made) < PIECE_BYTES
+def test_what_a_packed_document_comes_to_beyond_what_its_row_says_takes_no_memory() -> None:
+    bomb = packed(bytes(64 * PIECE_BYTES))
+    assert bomb is not None
+    assert len(bomb) < PIECE_BYTES
+    behind = b"".join((FORMAT, zlib.compress(TEXT), bytes(16 * PIECE_BYTES)))
 
-    with pytest.raises(Undecodable, match="larger"):
-        unpacked(made, 5)
+    for stored, size, told in ((bomb, 5, "larger"), (behind, len(TEXT), "behind it")):
+        tracemalloc.start()
+        try:
+            with pytest.raises(Undecodable, match=told):
+                unpacked(stored, size)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < 4 * PIECE_BYTES
 
 
 @pytest.mark.usefixtures("_small_ones_too")

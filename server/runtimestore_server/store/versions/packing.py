@@ -74,6 +74,8 @@ def _pieces(stored: bytes, size_bytes: int) -> Iterator[bytes]:
     left_bytes = size_bytes
     with memoryview(stored) as view:
         for start in range(len(FORMAT), len(view), READ_BYTES):
+            if stream.eof:  # what is behind it zlib would keep, and copy anew each time
+                raise Undecodable("something is behind it")
             given: bytes | memoryview = view[start : start + READ_BYTES]
             more = True
             while more:
