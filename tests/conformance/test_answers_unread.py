@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -20,6 +20,7 @@ from runtimestore_server.budget import RetryPacing
 from runtimestore_server.documents.recovery import Recovery
 from runtimestore_server.rpc import sending
 from runtimestore_server.rpc.sending import Sending
+from runtimestore_server.store.versions.recent import RecentSession
 from support.checkers.clean_up import until
 from support.checkers.refusals import is_refusal, refused
 from support.generators.calls import Store
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from runtimestore_server.app import Application
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
+
+T = TypeVar("T")
 
 MB = 1_000_000
 STANDSTILL_SECONDS = 1.0
@@ -218,6 +221,7 @@ async def test_a_session_counts_while_the_inputs_before_it_are_read_and_one_that
     """Of a runtime with large inputs the session is there long before a slow reader comes to it."""
     before = inputs(4, "x" * MB)  # more than fits into the buffers of a connection
     inputs_bytes = sum(len(state.state_json) for state in before)
+    gc.collect()  # what other tests left in circles
     options = [("grpc.http2.bdp_probe", 0)]
     async with (
         in_process("memory:", max_waiting_bytes=len(BODY) + 2 * inputs_bytes + MB, session_cache_bytes=0) as app,
@@ -245,9 +249,33 @@ async def test_a_session_counts_while_the_inputs_before_it_are_read_and_one_that
         await until(lambda: (app.sending.budget.bytes, app.sending.budget.items) == (0, 0))
 
 
+async def test_what_a_load_was_compared_with_is_not_held_until_its_answer_was_read(runtime_id: str) -> None:
+    gc.collect()
+    async with (
+        in_process("memory:") as app,
+        grpc.aio.insecure_channel(app.address, options=[("grpc.http2.bdp_probe", 0)]) as channel,
+        Store(app.address) as store,
+    ):
+        await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, inputs(4, "x" * MB))
+        outcome = await store.commit_session_snapshot(runtime_id, session())
+        admin: Any = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
+
+        unread = admin.LoadRuntime(admin_pb.LoadRuntimeRequest(runtime_id=runtime_id))
+        await unread.read()
+        await until(lambda: _recoveries() == 1)
+        assert [found.revision for found in _alive(RecentSession)] == [outcome.revision]
+        newer = await store.commit_session_snapshot(runtime_id, session("another"))
+        await until(lambda: [found.revision for found in _alive(RecentSession)] == [newer.revision])
+        assert await _ends(unread) is None
+
+
 def _recoveries() -> int:
     """How many runtimes are held that were read whole."""
-    return sum(isinstance(found, Recovery) for found in gc.get_objects())
+    return len(_alive(Recovery))
+
+
+def _alive(kind: type[T]) -> list[T]:
+    return [found for found in gc.get_objects() if isinstance(found, kind)]
 
 
 @pytest.mark.slow

@@ -94,10 +94,10 @@ class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):
         """Read all that a runtime recovers from."""
         known = optional_digest(request, "known_session_sha256")
         runtime = runtime_key(request)
-        held = self._sessions.held(runtime)
         call = asyncio.current_task()
 
         async def load(begun: Callable[[recovery.Beginning], None]) -> recovery.Recovery:
+            held = self._sessions.held(runtime)
             found = await self._store.read(
                 recovery.load, runtime, self._store.database, known_sha256=known, held=held, begun=begun
             )
