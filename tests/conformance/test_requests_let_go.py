@@ -14,6 +14,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from runtimestore.v1 import runtime_store_pb2 as pb
+from runtimestore_server.rpc import left_documents
 from runtimestore_server.rpc.small_messages import MOST_BYTES
 from support.checkers.clean_up import until
 from support.checkers.refusals import refused
@@ -26,6 +27,12 @@ from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _left_in_their_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small documents, too."""
+    monkeypatch.setattr(left_documents, "LEAST_BYTES", 1)
 
 
 @contextlib.contextmanager
@@ -56,7 +63,12 @@ class _Requests:
 
     def _found(self) -> list[object]:
         known = {id(found) for found in self._before}
-        return [found for found in gc.get_objects() if isinstance(found, self._kinds) and id(found) not in known]
+        return [found for found in gc.get_objects() if self._is_one(found) and id(found) not in known]
+
+    def _is_one(self, found: object) -> bool:
+        """Whether it is a request, or the document of one in its message."""
+        left = isinstance(found, left_documents.LeftDocument) and found._message
+        return bool(left) or isinstance(found, self._kinds)
 
 
 async def test_no_request_stays_in_memory_when_its_call_is_over(realm: str) -> None:
