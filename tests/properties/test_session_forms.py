@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import operator
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc.aio
+import pytest
 
 from runtimestore import AsyncRuntimeStoreClient
 from runtimestore._edits import edits_between
+from runtimestore_server.rpc import left_documents
+from runtimestore_server.store.tables import session_versions
+from runtimestore_server.store.versions import packing
 from support.generators.documents import input_state, new_id, receipt, session
 from support.generators.forms import EDITS, sending
+from support.servers.database import rows
 
 if TYPE_CHECKING:
     import random
@@ -24,7 +30,19 @@ MEBIBYTE = 1024 * 1024
 ALIKE = "éèêë€₭₮₯😀😁😂🤣"
 """Characters that begin with the same bytes as their neighbours: an edit between two cuts through the middle of one."""
 ALPHABET = 'abcdefghij klm\n"\\' + ALIKE
+LARGE_BYTES = 1000
 WHOLE_RUNTIME, EDITED_RUNTIME = "rt:session:whole", "rt:session:edited"
+
+
+@pytest.fixture(autouse=True)
+def _some_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions outgrow the size from which on they are packed and left in their messages, and come back to less.
+
+    They are random text: they count as worth it where anything is saved.
+    """
+    monkeypatch.setattr(packing, "LEAST_BYTES", LARGE_BYTES)
+    monkeypatch.setattr(left_documents, "LEAST_BYTES", LARGE_BYTES)
+    monkeypatch.setattr(packing, "_pays", operator.lt)
 
 
 class Written(NamedTuple):
@@ -157,7 +175,10 @@ async def test_any_changes_of_a_session_leave_the_same_in_either_form(
     first, *others = forms.found
     assert (first, {*others}) == ("session_snapshot", {"snapshot_edits"})
     assert len(others) == len(twins.written) - 1
-    trial.record(versions=len(twins.written), cuts_through_characters=cut)
+    bodies = [row["body"] for row in await rows(app, session_versions, realm=realm) if row["kind"] == "base"]
+    packed = sum(body.startswith(packing.FORMAT) for body in bodies)
+    assert 0 < packed < len(bodies)
+    trial.record(versions=len(twins.written), cuts_through_characters=cut, bases=len(bodies), packed=packed)
 
 
 async def test_changes_of_a_large_session_leave_the_same_in_either_form(
