@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from runtimestore import Overloaded, RetryPolicy, RuntimeState
+from runtimestore import Overloaded, RetryPolicy
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc, runtime_store_pb2_grpc
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.budget import RetryPacing
-from runtimestore_server.documents.recovery import Recovery
 from runtimestore_server.rpc import sending
 from runtimestore_server.rpc.sending import Sending
-from runtimestore_server.store.versions.recent import RecentSession
 from support.checkers.clean_up import until
 from support.checkers.refusals import is_refusal, refused
 from support.generators.calls import Store
-from support.generators.documents import inputs, session
+from support.generators.documents import session
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
     from runtimestore_server.app import Application
 
     Wire = runtime_store_pb2_grpc.RuntimeStoreAsyncStub
-
-T = TypeVar("T")
 
 MB = 1_000_000
 STANDSTILL_SECONDS = 1.0
@@ -213,69 +208,6 @@ async def test_an_answer_that_is_counted_in_parts_gives_all_of_them_back() -> No
     await asyncio.create_task(call())
     await until(lambda: not sending._answers)
     assert (sending.budget.items, sending.budget.bytes) == (0, 0)
-
-
-async def test_a_session_counts_while_the_inputs_before_it_are_read_and_one_that_finds_no_room_is_let_go_of(
-    runtime_id: str,
-) -> None:
-    """Of a runtime with large inputs the session is there long before a slow reader comes to it."""
-    before = inputs(4, "x" * MB)  # more than fits into the buffers of a connection
-    inputs_bytes = sum(len(state.state_json) for state in before)
-    gc.collect()  # what other tests left in circles
-    options = [("grpc.http2.bdp_probe", 0)]
-    async with (
-        in_process("memory:", max_waiting_bytes=len(BODY) + 2 * inputs_bytes + MB, session_cache_bytes=0) as app,
-        grpc.aio.insecure_channel(app.address, options=options) as channel,
-        Store(app.address) as store,
-    ):
-        await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, before)
-        await store.commit_session_snapshot(runtime_id, BODY)
-        admin: Any = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
-        request = admin_pb.LoadRuntimeRequest(runtime_id=runtime_id)
-
-        first = admin.LoadRuntime(request)
-        await first.read()
-        await until(lambda: app.sending.budget.bytes == inputs_bytes + len(BODY))
-        assert _recoveries() == 1
-        second = admin.LoadRuntime(request)
-        await second.read()
-        await until(lambda: app.workers.waiting == 0)
-        await until(lambda: _recoveries() == 1)
-        assert app.sending.budget.bytes == 2 * inputs_bytes + len(BODY)
-
-        found = [await _ends(call) for call in (second, first)]
-        assert [type(one).__name__ for one in found] == ["AioRpcError", "NoneType"]
-        is_refusal(await refused(_status(second)), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "internal")
-        await until(lambda: (app.sending.budget.bytes, app.sending.budget.items) == (0, 0))
-
-
-async def test_what_a_load_was_compared_with_is_not_held_until_its_answer_was_read(runtime_id: str) -> None:
-    gc.collect()
-    async with (
-        in_process("memory:") as app,
-        grpc.aio.insecure_channel(app.address, options=[("grpc.http2.bdp_probe", 0)]) as channel,
-        Store(app.address) as store,
-    ):
-        await store.commit_machine_lifecycle(runtime_id, RuntimeState.IDLE, inputs(4, "x" * MB))
-        outcome = await store.commit_session_snapshot(runtime_id, session())
-        admin: Any = runtime_store_admin_pb2_grpc.RuntimeStoreAdminStub(channel)
-
-        unread = admin.LoadRuntime(admin_pb.LoadRuntimeRequest(runtime_id=runtime_id))
-        await unread.read()
-        await until(lambda: _recoveries() == 1)
-        assert [found.revision for found in _alive(RecentSession)] == [outcome.revision]
-        newer = await store.commit_session_snapshot(runtime_id, session("another"))
-        await until(lambda: [found.revision for found in _alive(RecentSession)] == [newer.revision])
-        assert await _ends(unread) is None
-
-
-def _recoveries() -> int:
-    """How many runtimes are held that were read whole."""
-    return len(_alive(Recovery))
-
-
-def _alive(kind: type[T]) -> list[T]:
-    return [found for found in gc.get_objects() if isinstance(found, kind)]
 
 
 @pytest.mark.slow
