@@ -50,6 +50,7 @@ POPULATE: dict[str, Callable[[Database], None]] = {
     "0002": write_before_versions,
     "0003": write_while_carrying,
     "0004": write_everything_and_acquire,
+    "0005": write_everything_and_acquire,
     HEAD: write_everything_and_acquire,
 }
 

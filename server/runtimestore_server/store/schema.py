@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from runtimestore_server.store.engines import Database
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision. Known without loading Alembic; a test holds it against the migrations."""
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """All revisions, oldest first."""
 
 CARRYING = "0003"
