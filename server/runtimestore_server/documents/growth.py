@@ -59,7 +59,7 @@ def longer_prefix(body: bytes, rest: Remainder, messages: memoryview, count: int
     """Take the prefix of a document whose remainder was found sound, with `count` messages in the list `messages`."""
     ends = rest.left_out.ends
     if count:
-        ends = rest.gap + rest.left_out.opened + _end_of_last(messages) - 1
+        ends = rest.gap + rest.left_out.opened + end_of_last(messages) - 1
     digest = rest.left_out.digest.copy()
     digest.update(memoryview(body)[rest.left_out.ends : ends])
     return CheckedPrefix(rest.left_out.opened, ends, rest.left_out.messages + count, digest)
@@ -76,7 +76,7 @@ def first_prefix(body: bytes, messages: memoryview, count: int) -> CheckedPrefix
     last = len(body) - len(messages)  # where it can begin once more, at the latest
     if body.find(anchor, at + 1, last + len(anchor)) >= 0 and body.find(messages, at + 1) >= 0:
         return None
-    ends = at + _end_of_last(messages)
+    ends = at + end_of_last(messages)
     return CheckedPrefix(at + 1, ends, count, sha256(memoryview(body)[:ends]))
 
 
@@ -87,7 +87,7 @@ def digest_of(body: bytes, prefix: CheckedPrefix) -> bytes:
     return digest.digest()
 
 
-def _end_of_last(messages: memoryview) -> int:
+def end_of_last(messages: memoryview) -> int:
     """Tell where in the list its last message ends."""
     end = len(messages) - 1
     while messages[end - 1] in _WHITESPACE:

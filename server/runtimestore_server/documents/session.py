@@ -13,7 +13,7 @@ import msgspec
 
 from runtimestore.errors import FieldViolation, SessionKeyMismatch, SessionSnapshotInvalid
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.documents import growth, session_envelope, session_readback, wire
+from runtimestore_server.documents import growth, session_envelope, session_pieces, session_readback, wire
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.documents.json import invalid, lenient
 from runtimestore_server.documents.session_envelope import FIELD
@@ -173,6 +173,10 @@ def check(body: bytes, base: RecentSession | None = None, *, untouched_bytes: in
             prefix = growth.longer_prefix(body, rest, messages, len(session.messages))
             digest = growth.digest_of(body, prefix)
             return _projected(session, session_id, body, digest, messages=prefix.messages, checked=prefix)
+    if len(body) >= session_pieces.LEAST_BYTES and (found := session_pieces.check(body)) is not None:
+        session, session_id, prefix = found
+        digest = growth.digest_of(body, prefix)
+        return _projected(session, session_id, body, digest, messages=prefix.messages, checked=prefix)
     session, session_id = session_envelope.read_in_range(body)
     count = len(session.messages)
     first = growth.first_prefix(body, session_readback.check(body, count), count)

@@ -1,0 +1,133 @@
+"""A large session is checked in pieces, and whatever it is, that says what a check of all of it says."""
+
+from __future__ import annotations
+
+import json
+import random
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from runtimestore.errors import RuntimeStoreError
+from runtimestore_server.documents import growth, session, session_envelope, session_pieces
+from support.generators.documents import new_id
+
+if TYPE_CHECKING:
+    import pytest
+
+    from runtimestore_server.store.values import SessionSnapshot
+
+ROUNDS = 2000
+ID = new_id()
+SPACES = (b"", b"", b" ", b"\n\t ", b" " * 30)
+
+SOUND = (
+    b'{"role":"user"}',
+    b'{"role":"user","content":"\xf0\x9f\x99\x82 and more of it"}',
+    b'{"role":"user","content":"},{\\"role\\":\\"a\\"}, [ ] \\\\"}',
+    b'{ "role" : "assistant" , "n" : [ 1.5e300 , { "role" : "x" } ] }',
+    b'{"role":"tool","of":[{"role":"a"},{"role":"b"},{"role":"c"}]}',
+    b'{"of":[{"role":"a"},{"of":1}],"role":"tool"}',
+    b'{"role":"user","messages":[{"role":"u"},{"role":"v"}]}',
+)
+"""Messages, some of which hold what may be taken for others."""
+
+WRONG = (
+    b'{"role":"u","role":"u"}',
+    b'{"role":1}',
+    b"{}",
+    b"",
+    b",",
+    b"7",
+    b'[{"role":"u"}]',
+    b'{"role":"\\ud800"}',
+    b'{"role":"\xff"}',
+    b'{"role":"u","n":1e999}',
+    b'{"role":"u","deep":' + b"[" * 126 + b"]" * 126 + b"}",
+    b'{"role":"u"}],"messages":[{"role":"u"}',
+    b'{"role":"u"}],"m\\u0065ssages":[{"role":"u"}',
+    b'{"role":"u"}]',
+    b"}",
+)
+
+
+def _document(rng: random.Random) -> bytes:
+    """A session with its members in any order and with any spaces, and perhaps something wrong among its messages."""
+    space = rng.choice(SPACES)
+    kinds = SOUND if rng.random() < 0.5 else SOUND[:2]
+    messages = [rng.choice(kinds) for _ in range(rng.randrange(1, 12))]
+    if rng.random() < 0.2:
+        messages[rng.randrange(len(messages))] = rng.choice(WRONG)
+    comma = b"," + space
+    members = [
+        b'"messages":' + space + b"[" + space + comma.join(messages) + space + b"]",
+        b'"id":"%s"' % ID.encode(),
+        b'"created_at":{"secs_since_epoch":1,"nanos_since_epoch":2}',
+        b'"updated_at":{"secs_since_epoch":%d,"nanos_since_epoch":2}' % rng.randrange(9),
+    ]
+    if rng.random() < 0.3:
+        members.append(b'"usage":{"input_tokens":3,"output_tokens":%d}' % rng.randrange(9))
+    if rng.random() < 0.4:
+        copied = comma.join(messages[:3])
+        members.append(rng.choice((b'"metadata":{"messages":[%s]}', b'"other":[{"messages":[%s]}]')) % copied)
+    if rng.random() < 0.5:
+        rng.shuffle(members)
+    body = b"{" + comma.join(members) + b"}"
+    if rng.random() < 0.1:
+        at = rng.randrange(len(body))
+        body = body[:at] + rng.randbytes(rng.randrange(3)) + body[at + rng.randrange(3) :]
+    return body
+
+
+def _told(body: bytes) -> tuple[SessionSnapshot | None, str]:
+    try:
+        return session.check(body), ""
+    except RuntimeStoreError as refusal:
+        return None, f"{refusal.reason} {refusal.message} {refusal.violations}"
+
+
+def test_a_check_in_pieces_says_what_a_check_of_the_whole_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "LEAST_BYTES", 0)
+    rng = random.Random(5)  # noqa: S311  (no secret)
+    in_pieces = refused = 0
+    for _ in range(ROUNDS):
+        body = _document(rng)
+        monkeypatch.setattr(session_pieces, "LEAST_BYTES", 2**60)
+        whole, why = _told(body)
+        monkeypatch.setattr(session_pieces, "LEAST_BYTES", 0)
+        monkeypatch.setattr(session_pieces, "PIECE_BYTES", rng.randrange(1, 200))
+        found, why_not = _told(body)
+
+        assert why_not == why, body
+        refused += whole is None
+        cut = session_pieces.check(body)
+        in_pieces += cut is not None
+        if whole is None or found is None:
+            assert cut is None, body
+            continue
+        assert found._replace(checked=None) == whole._replace(checked=None), body
+        if whole.checked is not None and found.checked is not None:
+            assert found.checked[:3] == whole.checked[:3], body
+        if (prefix := found.checked) is not None:
+            assert prefix.messages == len(json.loads(body)["messages"])
+            assert prefix.digest.digest() == sha256(body[: prefix.ends]).digest()
+    assert in_pieces > ROUNDS // 8
+    assert refused > ROUNDS // 10
+
+
+def test_a_large_session_is_cut_into_pieces_of_about_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = b'{"role":"user","content":"%s"}' % (b"x" * 1000)
+    members = b'"created_at":{"secs_since_epoch":1,"nanos_since_epoch":2},"updated_at":{"secs_since_epoch":1,'
+    members += b'"nanos_since_epoch":2}'
+    body = b'{"id":"%s","messages":[%s],%s}' % (ID.encode(), b",".join([message] * 6000), members)
+    looked_at: list[int] = []
+
+    def read(piece: bytes) -> tuple[session_envelope.Session, str]:
+        looked_at.append(len(piece))
+        return session_envelope.read_in_range(piece)
+
+    monkeypatch.setattr(session_pieces, "read_in_range", read)
+
+    assert session.check(body).message_count == 6000
+
+    assert len(looked_at) == len(body) // session_pieces.PIECE_BYTES + 2
+    assert max(looked_at) < session_pieces.PIECE_BYTES + 5000
