@@ -197,13 +197,44 @@ async def _another(budget: Sending, size_bytes: int) -> None:
     budget(size_bytes)
 
 
-async def test_an_answer_that_is_counted_in_parts_gives_all_of_them_back() -> None:
+async def test_an_answer_that_is_given_up_for_its_own_rest_is_not_counted_with_it(soon: Callable[[], None]) -> None:
+    """The rest is counted while the beginning stands still, which may be given up for it."""
+    soon()
+    message = pb.LoadSessionSnapshotResponse(chunk=b"x" * 1000)
+    read = asyncio.Event()
+
+    class Context:
+        async def write(self, _message: object) -> None:
+            await read.wait()
+
+    async def answering() -> AsyncIterator[Any]:
+        budget(5000)
+        for _ in range(5):
+            yield message
+
+    async def call() -> None:
+        with pytest.raises(Overloaded):
+            await budget.stream(answering(), Context())  # type: ignore[arg-type]  # the one method that is used
+
+    budget = Sending(6000, RetryPacing())
+    calling = asyncio.create_task(call())
+    await until(lambda: budget.budget.bytes == 5000)
+    await asyncio.sleep(1.1 * STANDSTILL_SECONDS)
+    with pytest.raises(Overloaded, match="stood still"):
+        budget(3000, calling)
+    assert budget.budget.bytes == message.ByteSize()
+    read.set()
+    await calling
+    await until(lambda: budget.budget.bytes == 0)
+
+
+async def test_an_answer_that_is_counted_in_parts_is_one_and_gives_all_of_them_back() -> None:
     sending = Sending(6000, RetryPacing())
 
     async def call() -> None:
         sending(1000)
         sending(2000)
-        assert (sending.budget.items, sending.budget.bytes) == (2, 3000)
+        assert (sending.budget.items, sending.budget.bytes) == (1, 3000)
 
     await asyncio.create_task(call())
     await until(lambda: not sending._answers)

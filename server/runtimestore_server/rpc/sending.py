@@ -30,8 +30,6 @@ class _Answer:
 
     moved: float
     bytes: int = 0
-    items: int = 0
-    """How often documents of it were counted."""
     writing: tuple[AsyncGenerator[Any, None], Any] | None = None
     """The messages of a stream, and that of them which gRPC has and has not sent."""
     given_up: Overloaded | None = None
@@ -70,12 +68,15 @@ class Sending:
         except Overloaded:
             if not self._give_up(self.budget.bytes + size_bytes - self._max_bytes):
                 raise
+            if answer is not None and answer.given_up is not None:  # it stood still the longest itself
+                raise answer.given_up from None
             self.budget.take(size_bytes)
         if answer is None:
             answer = self._answers[call] = _Answer(time.monotonic())
             call.add_done_callback(self._over)
+        else:
+            self.budget.give_back(0)  # it is one answer, however often it is counted
         answer.bytes += size_bytes
-        answer.items += 1
 
     async def stream(self, answers: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Send a stream of messages, or let it send by itself, as the health service's Watch does.
@@ -102,7 +103,7 @@ class Sending:
 
     def _over(self, call: asyncio.Task[Any]) -> None:
         answer = self._answers.pop(call)
-        self.budget.give_back(answer.bytes, items=answer.items)
+        self.budget.give_back(answer.bytes)
 
     def _give_up(self, wanted_bytes: int) -> bool:
         """Give up answers that have stood still for too long, the longest first, until there is room; whether any."""
