@@ -75,10 +75,10 @@ class FreedMemory:
 
 
 def _glibc() -> Any:
-    """Find what this process has its memory of; None where that is another allocator."""
-    import ctypes  # here and nowhere else, in most servers
+    """Find what this process has its memory of; None where that is another allocator, or out of reach."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import ctypes  # here and nowhere else, in most servers; not every Python has it
 
-    with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
         return library if library.malloc_trim and library.mallopt else None
     return None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.checkers.clean_up import until
 from support.checkers.footprint import pid_of, resident_bytes
 from support.generators.calls import Store
 from support.generators.documents import session
+from support.servers.server import in_process
 from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -38,3 +41,12 @@ async def test_a_server_gives_back_what_large_documents_took(tmp_path: Path) -> 
         async with asyncio.timeout(GIVEN_BACK_SECONDS):
             while resident_bytes(pid) - idle_bytes > DOCUMENT_BYTES:  # noqa: ASYNC110  (no event tells of it)
                 await asyncio.sleep(0.2)
+
+
+async def test_a_server_whose_python_cannot_ask_the_allocator_serves_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)  # as where Python was built without libffi
+    async with in_process("memory:") as app:
+        thread = app.freed_memory._thread
+        assert thread is not None
+        await until(lambda: not thread.is_alive())
+        assert app.supervision.problem() is None
