@@ -99,7 +99,7 @@ class RetryPolicy:
         return random.uniform(0, most)  # noqa: S311  (spreads load; guards nothing)
 
     def pause_among(self, rivals: int, *, round_seconds: float) -> float:
-        """A random pause after a round that was lost to one of so many: long enough that each has its turn."""
+        """Return a random pause after a round that was lost to one of so many: long enough that each has its turn."""
         most = min(self.max_backoff_seconds, 2 * rivals * round_seconds)
         return random.uniform(0, most)  # noqa: S311  (as above)
 

@@ -59,7 +59,7 @@ class LeftDocument:
 
 
 def decoded(message: bytes, delta: int | None, decode: Callable[[bytes], Any]) -> tuple[Any, LeftDocument | None]:
-    """What a message holds, and the document of its session delta, where there is one and it is left in the message.
+    """Return what a message holds, and the document of its session delta, where there is one and it is left there.
 
     Then the request has an empty one in its place. `delta` is the number of the field, of methods that have one.
 
@@ -84,7 +84,7 @@ class _Field(NamedTuple):
     end: int
 
     def is_of(self, number: int) -> bool:
-        """Whether it is the field of this number, which is a message or bytes."""
+        """Tell whether it is the field of this number, which is a message or bytes."""
         return (self.number, self.wire_type) == (number, _LENGTH)
 
 
@@ -93,7 +93,7 @@ class _NotFound(Exception):
 
 
 def _found(message: bytes, delta: int) -> tuple[_Field, _Field] | None:
-    """The delta of a message, and the large document that is all of it; None if there is no such thing."""
+    """Find the delta of a message, and the large document that is all of it; None if there is no such thing."""
     try:
         deltas = [field for field in _fields(message, 0, len(message)) if field.number == delta]
         if len(deltas) != 1 or not deltas[0].is_of(delta):  # of several, protobuf makes one
@@ -107,7 +107,7 @@ def _found(message: bytes, delta: int) -> tuple[_Field, _Field] | None:
 
 
 def _fields(message: bytes, at: int, end: int) -> Iterator[_Field]:
-    """The fields that stand between two places, whose last one ends there."""
+    """Yield the fields that stand between two places, whose last one ends there."""
     while at < end:
         start = at
         tag, at = _number(message, at, end)
@@ -129,7 +129,7 @@ def _fields(message: bytes, at: int, end: int) -> Iterator[_Field]:
 
 
 def _number(message: bytes, at: int, end: int) -> tuple[int, int]:
-    """A tag or a length, and where it ends."""
+    """Read a tag or a length, and where it ends."""
     value = 0
     for place, digit in enumerate(message[at : min(at + _MOST_DIGITS, end)]):
         value |= (digit & 0x7F) << 7 * place

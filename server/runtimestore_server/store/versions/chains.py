@@ -68,7 +68,7 @@ def load_session(
     known_sha256: bytes | None = None,
     held: RecentSession | None = None,
 ) -> tuple[int, StoredSession | None]:
-    """The revision and the session of a runtime: the newest, or the one that was the newest at a revision.
+    """Read the revision and the session of a runtime: the newest, or the one that was the newest at a revision.
 
     Where its digest is `known_sha256` it comes without its body. What is `held` in memory need not be digested again:
     the bytes are compared.
@@ -98,7 +98,7 @@ def load_session(
 
 
 def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion], held: RecentSession | None = None) -> StoredSession:
-    """The last version of a chain, whose first is a base.
+    """Make the last version of a chain, whose first is a base.
 
     Raises:
         StoredValueCorrupt: it is damaged, or what it rests on is; the one that is, is named.
@@ -161,7 +161,7 @@ def step(document: bytearray, row: StoredVersion) -> None:
 
 
 def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Exception:
-    """The refusal that names the first row of a chain which does not come to its digest."""
+    """Make the refusal that names the first row of a chain which does not come to its digest."""
     document = bytearray()
     for position, row in enumerate(chain):
         before = row.version.previous_revision
@@ -184,7 +184,7 @@ def _named_damage(runtime: RuntimeKey, chain: Sequence[StoredVersion]) -> Except
 
 
 def _describe(tx: Connection, runtime: RuntimeKey, as_of_revision: int | None) -> tuple[int, StoredSession | None]:
-    """The revision, and the session without its body if its row says what it is."""
+    """Return the revision, and the session without its body if its row says what it is."""
     found = _found(tx, selects.description(as_of=as_of_revision is not None), runtime, as_of_revision)
     if len(found.chain) != 1:
         return found.revision, None

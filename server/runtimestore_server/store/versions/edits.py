@@ -75,7 +75,7 @@ def _decoded(encoded: bytes) -> Iterator[Edit]:
 
 
 def _number(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the high bit says that more follow."""
+    """Write seven bits a byte, the lowest first; the high bit says that more follow."""
     digits = bytearray()
     while value > 0x7F:  # noqa: PLR2004  (seven bits)
         digits.append(value & 0x7F | 0x80)

@@ -28,7 +28,7 @@ def next_version(
     receipt: ReceiptDocument | None,
     now_ms: int,
 ) -> tuple[Version, bytes]:
-    """The version that a snapshot comes to, and its body: as edits if they were made of the current one, or packed."""
+    """Make the version that a snapshot comes to, and its body: as edits if made of the current one, or packed."""
     edits = snapshot.edits
     as_edits = (
         edits is not None and edits.encoded is not None and current is not None and edits.base_sha256 == current.sha256
@@ -50,7 +50,7 @@ def next_version(
 
 
 def other_base(current_sha256: bytes) -> SnapshotBaseMismatch:
-    """The refusal of edits that were made of another snapshot than the runtime's current one."""
+    """Make the refusal of edits that were made of another snapshot than the runtime's current one."""
     return SnapshotBaseMismatch(
         "the edits are not of the runtime's current session snapshot; send the whole document",
         metadata={"current_sha256": current_sha256.hex()},
@@ -58,7 +58,7 @@ def other_base(current_sha256: bytes) -> SnapshotBaseMismatch:
 
 
 def with_versions(database: Database, tx: Connection, keys: Sequence[RuntimeKey]) -> Answer[set[RuntimeKey]]:
-    """Those of the runtimes that have any version of a session."""
+    """Find those of the runtimes that have any version of a session."""
     columns = (session_versions.c.realm, session_versions.c.runtime_id)
     asked = database.ask(tx, select_by_key(database, columns, columns), columns, keys)
     return Answer(lambda: {RuntimeKey(row.realm, row.runtime_id) for row in asked()})

@@ -62,7 +62,7 @@ def list_versions(tx: Connection, runtime: RuntimeKey, *, behind: int | None = N
 
 
 def _sound(runtime: RuntimeKey, after: Version | None, its: Iterable[Any], most: int) -> Listed:
-    """The versions behind one, up to the first that is damaged or lost."""
+    """Take the versions behind one, up to the first that is damaged or lost."""
     found: list[Version] = []
     for row in its:
         if len(found) == most:
@@ -79,7 +79,7 @@ def _sound(runtime: RuntimeKey, after: Version | None, its: Iterable[Any], most:
 
 
 def _damage_of_newest(runtime: RuntimeKey, row: Any, its: list[Any]) -> Damage | None:
-    """What is wrong with which version a runtime's row names as the newest."""
+    """Say what is wrong with which version a runtime's row names as the newest."""
     try:
         current = current_of(runtime, row.session_revision, row.session_sha256)
     except StoredValueCorrupt as refusal:

@@ -32,7 +32,7 @@ LEVEL = 1
 
 
 def packed(document: bytes) -> bytes | None:
-    """The packed form of a document; None where it is small, or more than half as large then."""
+    """Make the packed form of a document; None where it is small, or more than half as large then."""
     if len(document) < LEAST_BYTES:
         return None
     stream = zlib.compressobj(LEVEL)
@@ -51,7 +51,7 @@ def _pays(packed_bytes: int, document_bytes: int) -> bool:
 
 
 def unpacked(stored: object, size_bytes: object) -> bytes:
-    """The document that is stored, packed or as it is; `size_bytes` is how large its row says that it is.
+    """Return the document that is stored, packed or as it is; `size_bytes` is how large its row says that it is.
 
     Raises:
         Undecodable: it cannot be unpacked, or is larger.

@@ -53,7 +53,7 @@ class RecentSession(NamedTuple):
         return self.edits_bytes > self.base_bytes
 
     def after(self, fold: Fold | None) -> RecentSession:
-        """The same with the base that a fold made of a version before it, or of itself.
+        """Return the same with the base that a fold made of a version before it, or of itself.
 
         Who looked before the fold was committed counts from the base before, and would have another one made at once.
         """
@@ -82,11 +82,11 @@ class RecentSessions:
         return self._bytes
 
     def __len__(self) -> int:
-        """How many documents are held."""
+        """Count the documents that are held."""
         return len(self._entries)
 
     def get(self, runtime: RuntimeKey) -> RecentSession | None:
-        """The document of a runtime, if it is held."""
+        """Return the document of a runtime, if it is held."""
         with self._lock:
             found = self._entries.get(runtime)
             if found is not None:
@@ -128,7 +128,7 @@ class RecentSessions:
 
 
 def weight_of_edits(size_bytes: int, *, base_bytes: int) -> int:
-    """What the edits of one version count against its base: their size, but no less than one part in MOST_EDITS."""
+    """Weigh the edits of one version against its base: their size, but no less than one part in MOST_EDITS."""
     return max(size_bytes, -(-base_bytes // MOST_EDITS))
 
 

@@ -51,25 +51,25 @@ DESCRIPTION: tuple[sa.ColumnElement[Any], ...] = (
 
 
 def version_of(row: Any) -> Version:
-    """The version in a row that has these columns."""
+    """Return the version in a row that has these columns."""
     middle = (getattr(row, name) for name in Version._fields[1:-1])
     return Version._make((row.version_revision, *middle, sequence_of(row.sequence)))
 
 
 def sequence_of(stored: Any) -> Any:
-    """The number of a boundary in a column as it is stored, if it is one."""
+    """Return the number of a boundary in a column as it is stored, if it is one."""
     if isinstance(stored, str) and len(stored) == UINT64_DIGITS and stored.isascii() and stored.isdecimal():
         return int(stored)
     return stored
 
 
 def sealed(runtime: RuntimeKey, version: Version) -> bytes:
-    """The seal of a version's row."""
+    """Make the seal of a version's row."""
     return seal(b"version/1", *runtime, *version)
 
 
 def damage_of(runtime: RuntimeKey, version: Version, stored_seal: object) -> StoredValueCorrupt | None:
-    """The refusal to hand out what a row says of a version, if it is not as it was written."""
+    """Make the refusal to hand out what a row says of a version, if it is not as it was written."""
     if stored_seal is None and version.committed_at_ms is None:
         # It came over from a store that had no seals.
         sound = is_count(version.revision) and version.kind == BASE and is_text(version.session_id)
@@ -81,17 +81,17 @@ def damage_of(runtime: RuntimeKey, version: Version, stored_seal: object) -> Sto
 
 
 def corrupt_version(runtime: RuntimeKey, revision: object, what: str) -> StoredValueCorrupt:
-    """The refusal to hand out a version, or what rests on it."""
+    """Make the refusal to hand out a version, or what rests on it."""
     return corrupt(session_versions.name, what, **runtime._asdict(), revision=str(revision))
 
 
 def sealed_current(runtime: RuntimeKey, current: Current) -> bytes:
-    """The stored form of the digest of a runtime's newest version: behind it a seal over whose and which it is."""
+    """Make the stored form of the digest of a runtime's newest version, with a seal behind it over whose and which."""
     return current.sha256 + seal(b"current/1", *runtime, *current)
 
 
 def current_of(runtime: RuntimeKey, revision: object, stored: object) -> Current | None:
-    """The newest version that a runtime's row names; None if it has none.
+    """Return the newest version that a runtime's row names; None if it has none.
 
     Raises:
         StoredValueCorrupt: no write left that.
@@ -107,12 +107,12 @@ def current_of(runtime: RuntimeKey, revision: object, stored: object) -> Current
 
 
 def names_no_session(runtime: RuntimeKey) -> StoredValueCorrupt:
-    """The refusal to take a runtime that has versions of a session for one that has none."""
+    """Make the refusal to take a runtime that has versions of a session for one that has none."""
     return corrupt(runtimes.name, "names no session, and there are versions of one", **runtime._asdict())
 
 
 def before_its_session(runtime: RuntimeKey, revision: int, current: Current) -> StoredValueCorrupt | None:
-    """The refusal to count on from a revision before that of the newest session: a write would replace a version."""
+    """Make the refusal to count on from a revision before its newest session's: a write would replace a version."""
     if revision >= current.revision:
         return None
     return bad_revision(runtime, "has a revision before that of its session")

@@ -20,7 +20,7 @@ _BEHIND_ALL: sa.ColumnElement[int] = sa.literal_column(str(INT64_MAX))
 
 @cache
 def chain(*, as_of: bool) -> sa.Select[Any]:
-    """The rows from a base up to a version, which is the newest one or that `as_of` a revision.
+    """Select the rows from a base up to a version, which is the newest one or that `as_of` a revision.
 
     As of a revision the row after it comes last, without its body: it names the one that was there before it. Where
     there is no base, all rows up to there come.
@@ -32,14 +32,14 @@ def chain(*, as_of: bool) -> sa.Select[Any]:
 
 @cache
 def description(*, as_of: bool) -> sa.Select[Any]:
-    """The same of the version alone, and without its body."""
+    """Select the same of the version alone, and without its body."""
     described = _from(_latest(as_of=as_of), as_of=as_of)
     return _beside_its(described, _V.c.seal, sa.null().label("body")).order_by(_V.c.revision)
 
 
 @cache
 def page() -> sa.Select[Any]:
-    """The rows of up to `most` versions `up_to` a revision without their bodies, newest first.
+    """Select the rows of up to `most` versions `up_to` a revision without their bodies, newest first.
 
     One whose revision is damaged into none is not found: the version after it misses it.
     """
@@ -50,7 +50,7 @@ def page() -> sa.Select[Any]:
 
 
 def _from(first: sa.ColumnElement[Any], *, as_of: bool) -> sa.ColumnElement[bool]:
-    """From a revision on up to the version that is asked for, or to the one after it."""
+    """Ask for those from a revision on up to the version that is asked for, or to the one after it."""
     if not as_of:
         return sa.and_(_V.c.revision >= first, _V.c.revision <= _newest())
     after = sa.select(sa.func.min(_ITS.c.revision)).where(_of_it(), _ITS.c.revision > _AS_OF)
@@ -59,14 +59,14 @@ def _from(first: sa.ColumnElement[Any], *, as_of: bool) -> sa.ColumnElement[bool
 
 
 def _latest(*kind: sa.ColumnExpressionArgument[bool], as_of: bool) -> sa.ScalarSelect[Any]:
-    """The revision of a runtime's latest version, or of its latest one of a kind, up to the one that is asked for."""
+    """Select the revision of a runtime's latest version, or latest one of a kind, up to the one that is asked for."""
     newest = _AS_OF if as_of else _newest()
     latest = sa.select(sa.func.max(_ITS.c.revision)).where(_of_it(), *kind, _ITS.c.revision <= newest)
     return latest.correlate(runtimes).scalar_subquery()
 
 
 def _newest() -> sa.ColumnElement[int]:
-    """The revision that a runtime's row names; where it names none all are looked at, for there should be none."""
+    """Take the revision that a runtime's row names; where it names none all are looked at, for there should be none."""
     return sa.func.coalesce(runtimes.c.session_revision, _BEHIND_ALL)
 
 
@@ -75,7 +75,7 @@ def _of_it() -> sa.ColumnElement[bool]:
 
 
 def _beside_its(found: sa.ColumnElement[bool], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """What a runtime's row says, beside the rows of its versions that are `found`."""
+    """Select what a runtime's row says, beside the rows of its versions that are `found`."""
     of_it = sa.and_(_V.c.realm == runtimes.c.realm, _V.c.runtime_id == runtimes.c.runtime_id, found)
     its = (runtimes.c.revision, runtimes.c.session_revision, runtimes.c.session_sha256)
     asked_for = (
