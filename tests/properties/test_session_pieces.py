@@ -28,8 +28,10 @@ SOUND = (
     b'{"role":"tool","of":[{"role":"a"},{"role":"b"},{"role":"c"}]}',
     b'{"of":[{"role":"a"},{"of":1}],"role":"tool"}',
     b'{"role":"user","messages":[{"role":"u"},{"role":"v"}]}',
+    b'{"role":"user"}],"other":[{"role":"user"}',
+    b'{"role":"user"}],"version":1,"other":[{"role":"user"}',
 )
-"""Messages, some of which hold what may be taken for others."""
+"""Messages, some of which hold what may be taken for others, or are the last ones, with others behind them."""
 
 WRONG = (
     b'{"role":"u","role":"u"}',

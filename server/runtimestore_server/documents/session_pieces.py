@@ -81,7 +81,8 @@ def _pieces(body: bytes, start: int, mark: bytes) -> Iterator[slice]:
 def _check(body: bytes, head: bytes, pieces: list[slice], last: int) -> Checked | None:
     """Check each piece between what stands before the messages and behind them.
 
-    What was guessed to be the list is it where it alone decides how many messages there are.
+    What was guessed to be the list is it where it alone decides how many messages there are, and each piece is all of
+    the list that it stands for.
     """
     opened, end = len(head), head + body[last:]
     session, session_id = read_in_range(end)
@@ -94,7 +95,8 @@ def _check(body: bytes, head: bytes, pieces: list[slice], last: int) -> Checked 
     for piece in pieces:
         document = head + body[piece] + tail
         found = len(read_in_range(document)[0].messages)  # one at least, for it begins like one
-        session_readback.check(document, found)
+        if len(session_readback.check(document, found)) != len("[]") + piece.stop - piece.start:
+            return None  # the list ends within: what is behind it belongs to another one
         count += found
     ends = last - 1 + end_of_last(messages)
     return Checked(session, session_id, CheckedPrefix(opened, ends, count, sha256(memoryview(body)[:ends])))
