@@ -133,3 +133,15 @@ def test_a_large_session_is_cut_into_pieces_of_about_one_size(monkeypatch: pytes
 
     assert len(looked_at) == len(body) // session_pieces.PIECE_BYTES + 2
     assert max(looked_at) < session_pieces.PIECE_BYTES + 5000
+
+
+def test_a_session_with_much_beside_its_messages_is_checked_at_once() -> None:
+    """It would be looked at with every piece."""
+    message = b'{"role":"user","content":"%s"}' % (b"x" * 1000)
+    members = b'"created_at":{"secs_since_epoch":1,"nanos_since_epoch":2},"updated_at":{"secs_since_epoch":1,'
+    members += b'"nanos_since_epoch":2}'
+    for beside, cut in ((session_pieces.MOST_BESIDE_BYTES // 2, True), (2 * session_pieces.MOST_BESIDE_BYTES, False)):
+        end = members + b',"metadata":{"much":"%s"}' % (b"x" * beside)
+        body = b'{"id":"%s","messages":[%s],%s}' % (ID.encode(), b",".join([message] * 6000), end)
+        assert (session_pieces.check(body) is not None) is cut
+        assert session.check(body).message_count == 6000

@@ -90,6 +90,8 @@ def _check(body: bytes, head: bytes, pieces: list[slice], last: int) -> Checked 
     messages = session_readback.check(end, count)
     closed = opened - 2 + len(messages)
     tail = end[closed:]
+    if opened + len(tail) > MOST_BESIDE_BYTES:
+        return None
     if not count or end[opened - 1 : closed + 1] != messages or read_in_range(head + tail)[0].messages:
         return None
     for piece in pieces:
