@@ -134,7 +134,7 @@ sync-client: $(LINT) ## Generate the client for threads from the one for asyncio
 	@$(BIN)/python -m scripts.sync_client $(SYNC_OUT)
 
 .PHONY: bench
-bench: $(BENCH) ## Measure everything, in eight minutes, and write it into docs/benchmarks.md
+bench: $(BENCH) ## Measure everything, in ten minutes, and write it into docs/benchmarks.md
 	@$(BIN)/python -m bench $(ARGS)
 
 # Upstream's state machine is not optimised, nor is its store then: the engine beneath both is.

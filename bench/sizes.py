@@ -41,7 +41,7 @@ CALLS: dict[str, Any] = {"few": 4, "with_inputs": False}
 
 
 def full() -> Size:
-    """What takes under eight minutes on two quiet cores."""
+    """What takes ten minutes on two quiet cores."""
     return Size(
         calls=_plan(rounds_=3, seconds=2.0, runtimes=64, within_seconds=150, crowd=256, **CALLS),
         variants=_plan(rounds_=6, seconds=1.2, runtimes=64, within_seconds=45, pairs=True),
