@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from runtimestore_server.shutdown import CLOSE_SECONDS, reached
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runtimestore_server.supervision import Supervision
 
 OWN_BYTES = 4 * 1024 * 1024
@@ -33,6 +35,9 @@ GROWN_BYTES = 32 * 1024 * 1024
 _SETTINGS = {"MALLOC_TRIM_THRESHOLD_": (-1, KEPT_BYTES), "MALLOC_MMAP_THRESHOLD_": (-3, OWN_BYTES)}
 """By the variables that have the last word about them: glibc's numbers of what is set, and to what."""
 
+_TUNABLES = ("glibc.malloc.trim_threshold=", "glibc.malloc.mmap_threshold=")
+"""The same in `GLIBC_TUNABLES`."""
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -41,6 +46,12 @@ def resident_bytes() -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm", "rb") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * _PAGE_BYTES
     return None
+
+
+def is_decided(environment: Mapping[str, str]) -> bool:
+    """Tell whether whoever started this process has decided how much glibc keeps."""
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    return any(name in environment for name in _SETTINGS) or any(name in tunables for name in _TUNABLES)
 
 
 class FreedMemory:
@@ -63,7 +74,7 @@ class FreedMemory:
     def _run(self) -> None:
         if (glibc := _glibc()) is None or (least_bytes := resident_bytes()) is None:
             return
-        if not any(name in os.environ for name in _SETTINGS):
+        if not is_decided(os.environ):
             for number, value in _SETTINGS.values():
                 glibc.mallopt(number, value)
         while not self._closing.wait(LOOK_SECONDS):

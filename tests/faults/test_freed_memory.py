@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runtimestore_server.memory import is_decided
 from support.checkers.clean_up import until
 from support.checkers.footprint import pid_of, resident_bytes
 from support.generators.calls import Store
@@ -50,3 +51,18 @@ async def test_a_server_whose_python_cannot_ask_the_allocator_serves_without(mon
         assert thread is not None
         await until(lambda: not thread.is_alive())
         assert app.supervision.problem() is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "decided"),
+    [
+        ({}, False),
+        ({"MALLOC_ARENA_MAX": "2", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, False),  # as the image has it
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, True),
+        ({"MALLOC_MMAP_THRESHOLD_": "131072"}, True),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=131072"}, True),
+        ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}, True),
+    ],
+)
+def test_what_an_operator_decided_about_the_allocator_is_left_so(environment: dict[str, str], decided: bool) -> None:
+    assert is_decided(environment) is decided
