@@ -171,17 +171,14 @@ def check(body: bytes, base: RecentSession | None = None, *, untouched_bytes: in
             pass  # told by a check of the whole, which knows the places
         else:
             prefix = growth.longer_prefix(body, rest, messages, len(session.messages))
-            digest = growth.digest_of(body, prefix)
-            return _projected(session, session_id, body, digest, messages=prefix.messages, checked=prefix)
+            return _with_prefix(session, session_id, body, prefix)
     if len(body) >= session_pieces.LEAST_BYTES and (found := session_pieces.check(body)) is not None:
-        session, session_id, prefix = found
-        digest = growth.digest_of(body, prefix)
-        return _projected(session, session_id, body, digest, messages=prefix.messages, checked=prefix)
+        return _with_prefix(found.session, found.session_id, body, found.prefix)
     session, session_id = session_envelope.read_in_range(body)
     count = len(session.messages)
-    first = growth.first_prefix(body, session_readback.check(body, count), count)
-    digest = growth.digest_of(body, first) if first else sha256(body).digest()
-    return _projected(session, session_id, body, digest, messages=count, checked=first)
+    if first := growth.first_prefix(body, session_readback.check(body, count), count):
+        return _with_prefix(session, session_id, body, first)
+    return _projected(session, session_id, body, sha256(body).digest(), messages=count)
 
 
 def read(body: bytes) -> SessionSnapshot:
@@ -192,6 +189,12 @@ def read(body: bytes) -> SessionSnapshot:
     """
     session, session_id = session_envelope.read(body)
     return _projected(session, session_id, body, sha256(body).digest(), messages=len(session.messages))
+
+
+def _with_prefix(session: Session, session_id: str, body: bytes, prefix: CheckedPrefix) -> SessionSnapshot:
+    """Make the snapshot of a document that was checked up to the end of its last message."""
+    digest = growth.digest_of(body, prefix)
+    return _projected(session, session_id, body, digest, messages=prefix.messages, checked=prefix)
 
 
 def _projected(
