@@ -145,8 +145,11 @@ async def test_a_write_whose_commit_is_not_answered_at_all_is_there_when_it_is_r
         for turn in range(1, rounds + 1):
             wire.released.clear()
             wire.fates.append(Fate.HOLD)
-            with pytest.raises(DeadlineExceeded):
-                await life.send(store, turn, timeout_seconds=0.3)
+            timeout_seconds = 0.3
+            while wire.met[Fate.HOLD] < turn:  # on a busy machine a write may be given up before its COMMIT
+                with pytest.raises(DeadlineExceeded):
+                    await life.send(store, turn, timeout_seconds=timeout_seconds)
+                timeout_seconds *= 2
             repeated = asyncio.create_task(life.send(store, turn))
             wire.released.set()
             assert await repeated == (turn, True)
