@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtimestore._edits import common_prefix
 from runtimestore.errors import RuntimeStoreError
-from runtimestore_server.documents import growth, session
+from runtimestore_server.documents import growth, session, session_pieces
 from runtimestore_server.store.versions.recent import RecentSession
 from support.generators.documents import new_id
 
@@ -46,6 +46,15 @@ TAILS = (
     b'{"role":"u"}',
 )
 
+MANY = (
+    b"".join(b',{"role":"user","n":%d}' % number for number in range(6)),
+    b' ,\n{"role":"user"} , {"role":"assistant","content":"\xf0\x9f\x99\x82"},{"role":"user"}',
+    b',{"role":"user","of":[{"role":"a"},{"role":"b"}]}, {"role":"user"} ,{"role":"tool","n":[1,{"role":"c"}]}',
+    b',{"role":"user"},{"role":"user"},{"role":"user","role":"u"},{"role":"user"}',
+    b',{"role":"user"},{"role":"user"}],"other":[{"role":"user"},{"role":"user"}',
+)
+"""Of which some are cut between two of them."""
+
 
 def _document(shape: int, updated: int, messages: list[Any], tail: bytes) -> bytes:
     """A session with its members in any order and with any spaces: the same of each shape."""
@@ -70,6 +79,8 @@ ID = new_id()
 
 
 def _told(body: bytes, base: RecentSession | None, untouched_bytes: int = 0) -> tuple[SessionSnapshot | None, str]:
+    """What a check says of a document; with a base it is made in pieces, as of a large one."""
+    session_pieces.LEAST_BYTES = 2**60 if base is None else 0
     try:
         return session.check(body, base, untouched_bytes=untouched_bytes)._replace(checked=None), ""
     except RuntimeStoreError as refusal:
@@ -78,22 +89,26 @@ def _told(body: bytes, base: RecentSession | None, untouched_bytes: int = 0) -> 
 
 def test_a_check_of_what_grew_says_what_a_check_of_the_whole_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "LEAST_BYTES", 0)
+    monkeypatch.setattr(session_pieces, "LEAST_BYTES", 0)
     rng = random.Random(3)  # noqa: S311  (no secret)
     messages: list[Any] = [{"role": "user", "content": "beginning"}]
     base: RecentSession | None = None
-    shape = shortened = sound = 0
+    shape = shortened = in_pieces = sound = 0
     for _ in range(ROUNDS):
         if base is None or rng.random() < 0.1:
             messages, shape = messages[:1], rng.randrange(1000)
             body = _document(shape, 0, messages, b"")
             checked = session.check(body).checked
             base = RecentSession(sha256(body).digest(), body, 1, len(body), 0, checked)
-        after = _document(shape, rng.randrange(9), messages, rng.choice(TAILS))
+        after = _document(shape, rng.randrange(9), messages, rng.choice(TAILS if rng.random() < 0.5 else MANY))
         if rng.random() < 0.2:
             at = rng.randrange(len(after))
             after = after[:at] + rng.randbytes(rng.randrange(3)) + after[at + rng.randrange(3) :]
 
-        shortened += growth.remainder(after, base) is not None
+        monkeypatch.setattr(session_pieces, "PIECE_BYTES", rng.randrange(1, 30))
+        rest = growth.remainder(after, base)
+        shortened += rest is not None
+        in_pieces += rest is not None and session_pieces.check(after, rest) is not None
         whole = _told(after, None)
         assert _told(after, base) == whole, after
         assert _told(after, base, common_prefix(base.body, 0, after, 0)) == whole, after
@@ -111,4 +126,5 @@ def test_a_check_of_what_grew_says_what_a_check_of_the_whole_says(monkeypatch: p
         base = RecentSession(found.sha256, after, 1, len(after), 0, grown)
         messages = json.loads(after)["messages"]
     assert shortened > ROUNDS // 12
+    assert in_pieces > ROUNDS // 40
     assert sound > ROUNDS // 12

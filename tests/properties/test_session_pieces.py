@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import RuntimeStoreError
 from runtimestore_server.documents import growth, session, session_envelope, session_pieces
+from runtimestore_server.store.versions.recent import RecentSession
 from support.generators.documents import new_id
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 2000
 ID = new_id()
+TIME = b'{"secs_since_epoch":1,"nanos_since_epoch":2}'
+TIMES = b'"created_at":%s,"updated_at":%s' % (TIME, TIME)
 SPACES = (b"", b"", b" ", b"\n\t ", b" " * 30)
 
 SOUND = (
@@ -116,32 +119,56 @@ def test_a_check_in_pieces_says_what_a_check_of_the_whole_says(monkeypatch: pyte
     assert refused > ROUNDS // 10
 
 
-def test_a_large_session_is_cut_into_pieces_of_about_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def _large(count: int) -> bytes:
+    """A session of so many messages of 1 KB: one of fewer messages is the beginning of one of more."""
     message = b'{"role":"user","content":"%s"}' % (b"x" * 1000)
-    members = b'"created_at":{"secs_since_epoch":1,"nanos_since_epoch":2},"updated_at":{"secs_since_epoch":1,'
-    members += b'"nanos_since_epoch":2}'
-    body = b'{"id":"%s","messages":[%s],%s}' % (ID.encode(), b",".join([message] * 6000), members)
+    return b'{"id":"%s",%s,"messages":[%s]}' % (ID.encode(), TIMES, b",".join([message] * count))
+
+
+def test_a_large_session_is_cut_into_pieces_of_about_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    body, before = _large(6000), _large(10)
+    base = RecentSession(sha256(before).digest(), before, 1, len(before), 0, session.check(before).checked)
     looked_at: list[int] = []
 
     def read(piece: bytes) -> tuple[session_envelope.Session, str]:
         looked_at.append(len(piece))
-        return session_envelope.read_in_range(piece)
+        return read_whole(piece)
 
-    monkeypatch.setattr(session_pieces, "read_in_range", read)
+    read_whole = session_envelope.read_in_range
+    for module in (session_pieces, session_envelope):
+        monkeypatch.setattr(module, "read_in_range", read)
 
-    assert session.check(body).message_count == 6000
+    for known in (None, base):  # the latter is most of what it is as new
+        looked_at.clear()
+        assert session.check(body, known).message_count == 6000
 
-    assert len(looked_at) == len(body) // session_pieces.PIECE_BYTES + 2
-    assert max(looked_at) < session_pieces.PIECE_BYTES + 5000
+        assert len(looked_at) == len(body) // session_pieces.PIECE_BYTES + 2
+        assert max(looked_at) < session_pieces.PIECE_BYTES + 5000
+
+
+class _Searched(bytes):
+    """A document that counts how often something is looked for in it."""
+
+    searches = 0
+
+    def find(self, *what: Any) -> int:
+        self.searches += 1
+        return super().find(*what)
+
+
+def test_a_session_full_of_what_begins_like_a_message_is_not_searched_to_its_end() -> None:
+    """That would take several times as long as to check it."""
+    message = b'{"a":0,"role":"user","of":[%s]}' % b",".join([b'[{"a":1}]'] * 200_000)
+    body = _Searched(b'{"id":"%s",%s,"messages":[%s]}' % (ID.encode(), TIMES, b",".join([message] * 3)))
+
+    assert session_pieces.check(body) is None
+    assert 0 < body.searches <= session_pieces.MOST_PASSED
+    assert session.check(body).message_count == 3
 
 
 def test_a_session_with_much_beside_its_messages_is_checked_at_once() -> None:
     """It would be looked at with every piece."""
-    message = b'{"role":"user","content":"%s"}' % (b"x" * 1000)
-    members = b'"created_at":{"secs_since_epoch":1,"nanos_since_epoch":2},"updated_at":{"secs_since_epoch":1,'
-    members += b'"nanos_since_epoch":2}'
     for beside, cut in ((session_pieces.MOST_BESIDE_BYTES // 2, True), (2 * session_pieces.MOST_BESIDE_BYTES, False)):
-        end = members + b',"metadata":{"much":"%s"}' % (b"x" * beside)
-        body = b'{"id":"%s","messages":[%s],%s}' % (ID.encode(), b",".join([message] * 6000), end)
+        body = _large(6000)[:-1] + b',"metadata":{"much":"%s"}}' % (b"x" * beside)
         assert (session_pieces.check(body) is not None) is cut
         assert session.check(body).message_count == 6000

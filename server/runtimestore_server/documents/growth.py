@@ -21,12 +21,19 @@ _WHITESPACE = b" \t\r\n"
 
 
 class Remainder(NamedTuple):
-    """A document without the messages that were checked before."""
+    """What is left to be checked of a document without the messages that were checked before."""
 
-    document: bytes
     left_out: CheckedPrefix
-    gap: int
-    """How much further ahead a place behind those messages is in the whole document."""
+    start: int
+    """Where it goes on in the document: at its next message, or at the end of its list."""
+
+    def document(self, body: bytes) -> bytes:
+        """Make a document of what is left."""
+        return b"".join((body[: self.left_out.opened], memoryview(body)[self.start :]))
+
+    def end_of_last(self, messages: memoryview) -> int:
+        """Tell where in the whole document the last message of the list ends that what is left has."""
+        return self.start - 1 + end_of_last(messages)
 
 
 def agreed_bytes(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> int:
@@ -52,14 +59,12 @@ def remainder(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> Rem
             return None
     elif body[at : at + 1] != b"]":
         return None
-    return Remainder(body[: known.opened] + body[at:], known, at - known.opened)
+    return Remainder(known, at)
 
 
-def longer_prefix(body: bytes, rest: Remainder, messages: memoryview, count: int) -> CheckedPrefix:
-    """Take the prefix of a document whose remainder was found sound, with `count` messages in the list `messages`."""
-    ends = rest.left_out.ends
-    if count:
-        ends = rest.gap + rest.left_out.opened + end_of_last(messages) - 1
+def longer_prefix(body: bytes, rest: Remainder, ends: int, count: int) -> CheckedPrefix:
+    """Take the prefix of a document whose remainder was found sound: `count` messages, the last of which `ends`."""
+    ends = ends if count else rest.left_out.ends
     digest = rest.left_out.digest.copy()
     digest.update(memoryview(body)[rest.left_out.ends : ends])
     return CheckedPrefix(rest.left_out.opened, ends, rest.left_out.messages + count, digest)

@@ -18,7 +18,7 @@ from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.documents.json import invalid, lenient
 from runtimestore_server.documents.session_envelope import FIELD
 from runtimestore_server.store.digests import SHA256_BYTES
-from runtimestore_server.store.values import SessionSnapshot, SnapshotEdits
+from runtimestore_server.store.values import CheckedPrefix, SessionSnapshot, SnapshotEdits
 from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.packing import packed
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from runtimestore_server.documents.session_envelope import Session
     from runtimestore_server.store import RuntimeKey
-    from runtimestore_server.store.values import CheckedPrefix
     from runtimestore_server.store.versions.chains import StoredSession
     from runtimestore_server.store.versions.recent import RecentSession
 
@@ -165,20 +164,35 @@ def check(body: bytes, base: RecentSession | None = None, *, untouched_bytes: in
     rest = growth.remainder(body, base, untouched_bytes) if base is not None else None
     if rest is not None:
         try:
-            session, session_id = session_envelope.read_in_range(rest.document)
-            messages = session_readback.check(rest.document, len(session.messages))
+            found = _checked_remainder(body, rest)
         except SessionSnapshotInvalid:
             pass  # told by a check of the whole, which knows the places
         else:
-            prefix = growth.longer_prefix(body, rest, messages, len(session.messages))
-            return _with_prefix(session, session_id, body, prefix)
-    if len(body) >= session_pieces.LEAST_BYTES and (found := session_pieces.check(body)) is not None:
-        return _with_prefix(found.session, found.session_id, body, found.prefix)
+            prefix = growth.longer_prefix(body, rest, found.ends, found.messages)
+            return _with_prefix(found.session, found.session_id, body, prefix)
+    if len(body) >= session_pieces.LEAST_BYTES and (pieces := session_pieces.check(body)) is not None:
+        prefix = CheckedPrefix(pieces.opened, pieces.ends, pieces.messages, sha256(memoryview(body)[: pieces.ends]))
+        return _with_prefix(pieces.session, pieces.session_id, body, prefix)
     session, session_id = session_envelope.read_in_range(body)
     count = len(session.messages)
     if first := growth.first_prefix(body, session_readback.check(body, count), count):
         return _with_prefix(session, session_id, body, first)
     return _projected(session, session_id, body, sha256(body).digest(), messages=count)
+
+
+def _checked_remainder(body: bytes, rest: growth.Remainder) -> session_pieces.Checked:
+    """Check what is left of a document.
+
+    Raises:
+        SessionSnapshotInvalid: as `check` does.
+    """
+    if len(body) - rest.start >= session_pieces.LEAST_BYTES and (found := session_pieces.check(body, rest)):
+        return found
+    document = rest.document(body)
+    session, session_id = session_envelope.read_in_range(document)
+    count = len(session.messages)
+    ends = rest.end_of_last(session_readback.check(document, count))
+    return session_pieces.Checked(session, session_id, rest.left_out.opened, ends, count)
 
 
 def read(body: bytes) -> SessionSnapshot:

@@ -9,18 +9,17 @@ what is wrong with a session is, for only that knows the places.
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtimestore.errors import SessionSnapshotInvalid
 from runtimestore_server.documents import session_readback
 from runtimestore_server.documents.growth import end_of_last
 from runtimestore_server.documents.session_envelope import read_in_range
-from runtimestore_server.store.values import CheckedPrefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from runtimestore_server.documents.growth import Remainder
     from runtimestore_server.documents.session_envelope import Session
 
 LEAST_BYTES = 4 * 1024 * 1024
@@ -39,42 +38,54 @@ _MARK = re.compile(rb'\{[ \t\r\n]*"[a-z_]+"[ \t\r\n]*:')
 _MOST_WHITESPACE = 16
 """So much may stand between two messages where they are cut."""
 
+MOST_PASSED = 4096
+"""So many times what begins like a message may be none, before it is given up to cut: looking takes longer than all."""
+
 
 class Checked(NamedTuple):
-    """A session that was found sound in pieces."""
+    """A session that was found sound, or the rest of one."""
 
     session: Session
     """Its envelope; of the messages it has the last ones."""
     session_id: str
-    prefix: CheckedPrefix
+    opened: int
+    """Where the list of messages is open."""
+    ends: int
+    """Where the last message ends."""
+    messages: int
+    """How many messages were checked."""
 
 
-def check(body: bytes) -> Checked | None:
-    """Check a session in pieces; None where it cannot be cut, or is found wanting."""
-    opening = _OPENING.search(body, 0, MOST_BESIDE_BYTES)
-    mark = opening and _MARK.match(body, opening.end())
-    if opening is None or mark is None:
+def check(body: bytes, rest: Remainder | None = None) -> Checked | None:
+    """Check a session in pieces, or the `rest` of one; None where it cannot be cut, or is found wanting."""
+    if rest is not None:
+        opened, start = rest.left_out.opened, rest.start
+    elif opening := _OPENING.search(body, 0, MOST_BESIDE_BYTES):
+        opened, start = body.index(b"[", opening.start()) + 1, opening.end()
+    else:
         return None
-    pieces = [*_pieces(body, opening.end(), mark.group())]
-    head, last = body[: body.index(b"[", opening.start()) + 1], pieces.pop().start
-    if not pieces or len(head) + len(body) - last > 2 * (PIECE_BYTES + MOST_BESIDE_BYTES):
+    if (mark := _MARK.match(body, start)) is None:
+        return None
+    pieces = [*_pieces(body, start, mark.group())]
+    last = pieces.pop().start
+    if not pieces or opened + len(body) - last > 2 * (PIECE_BYTES + MOST_BESIDE_BYTES):
         return None
     try:
-        return _check(body, head, pieces, last)
+        return _check(body, body[:opened], pieces, last)
     except SessionSnapshotInvalid:
         return None
 
 
 def _pieces(body: bytes, start: int, mark: bytes) -> Iterator[slice]:
     """Yield where the pieces stand, without the commas between them; the last one goes to the document's end."""
-    at = start + PIECE_BYTES
-    while (at := body.find(mark, at)) >= 0:
+    at, passed = start + PIECE_BYTES, 0
+    while passed < MOST_PASSED and (at := body.find(mark, at)) >= 0:
         before = body[at - _MOST_WHITESPACE : at].rstrip(b" \t\r\n")
         if before.endswith(b","):
             yield slice(start, at - _MOST_WHITESPACE + len(before) - 1)
             start, at = at, at + PIECE_BYTES
         else:
-            at += 1
+            at, passed = at + 1, passed + 1
     yield slice(start, len(body))
 
 
@@ -100,5 +111,4 @@ def _check(body: bytes, head: bytes, pieces: list[slice], last: int) -> Checked 
         if len(session_readback.check(document, found)) != len("[]") + piece.stop - piece.start:
             return None  # the list ends within: what is behind it belongs to another one
         count += found
-    ends = last - 1 + end_of_last(messages)
-    return Checked(session, session_id, CheckedPrefix(opened, ends, count, sha256(memoryview(body)[:ends])))
+    return Checked(session, session_id, opened, last - 1 + end_of_last(messages), count)
