@@ -122,6 +122,18 @@ def test_a_transaction_that_the_engine_ended_for_its_age_is_none_of_the_callers_
     assert isinstance(refused, StoreUnavailable)
 
 
+def test_what_a_trigger_says_that_it_does_not_support_is_not_run_again_and_no_neighbours(
+    postgres_database: Database,
+) -> None:
+    # A statement that was prepared for other types has the same code.
+    _raise_at_ops(postgres_database, "0A000")
+
+    refused, landed = commit(postgres_database, Write(runtime(), ops=ops()), Write(runtime(), runtime_state="idle"))
+
+    assert isinstance(refused, InternalError)
+    assert landed == Outcome(1)
+
+
 def test_the_memory_of_a_request_whose_write_the_engine_refused_is_not_kept(database: Database) -> None:
     write = Write(runtime(), new_id(), snapshot=snapshot(total_tokens=2**63))
 

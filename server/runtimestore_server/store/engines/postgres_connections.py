@@ -12,7 +12,7 @@ from runtimestore_server.store.engines import postgres_arrays
 from runtimestore_server.store.engines import postgres_pipelines as pipelines
 from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.postgres_limits import OVERFLOW
-from runtimestore_server.store.engines.postgres_pipeline import STALE_STATEMENT
+from runtimestore_server.store.engines.postgres_stale import is_stale
 from runtimestore_server.store.timeouts import (
     CONNECT_TIMEOUT_SECONDS,
     LOCK_TIMEOUT_SECONDS,
@@ -99,7 +99,7 @@ def _disconnect_the_confused(context: ExceptionContext) -> None:
 
 def _disconnect_the_stale(context: ExceptionContext) -> None:
     """Close the connections that were made before a prepared statement went stale: psycopg would run it for ever."""
-    if getattr(context.original_exception, "sqlstate", None) in STALE_STATEMENT:
+    if is_stale(context.original_exception):
         context.is_disconnect = True
 
 

@@ -8,12 +8,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from runtimestore_server.store.engines.answers import Fault
 from runtimestore_server.store.engines.postgres_connections import CommitInDoubt
-from runtimestore_server.store.engines.postgres_pipeline import STALE_STATEMENT
+from runtimestore_server.store.engines.postgres_stale import is_stale
 
 _FAULTS = {
     "40001": Fault.TRANSIENT,  # serialization_failure
     "40P01": Fault.TRANSIENT,  # deadlock_detected
-    **dict.fromkeys(STALE_STATEMENT, Fault.TRANSIENT),
     "55P03": Fault.LOCKED,  # lock_not_available
     "53100": Fault.FULL,  # disk_full
     "25P03": Fault.UNAVAILABLE,  # idle_in_transaction_session_timeout, of a server that stood still
@@ -42,6 +41,8 @@ def fault_of(error: Exception) -> Fault:
         return Fault.CORRUPT  # of a primary key
     if not isinstance(error, DBAPIError):
         return Fault.OTHER
+    if is_stale(error.orig):
+        return Fault.TRANSIENT
     state = getattr(error.orig, "sqlstate", None)
     if state is None:
         # psycopg has no SQLSTATE where the connection broke or could not be made.

@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from runtimestore_server.store.engines.postgres_arrays import Encoded
+from runtimestore_server.store.engines.postgres_stale import is_stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.database import Row
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
-STALE_STATEMENT = ("26000", "0A000")
-"""The SQLSTATEs of a prepared statement that is there no more (invalid_sql_statement_name), or that would find columns
-of other types by now (feature_not_supported, which none of our statements is for another reason)."""
 
 _LOADERS: Final[Mapping[int, Callable[[bytes], Any]]] = {
     16: lambda value: value != b"\0",  # bool
@@ -247,7 +245,7 @@ class Pipeline:
         if error.sqlstate is None:
             error = OperationalError(str(error))  # libpq's own
         self.abandon()  # to its end, where it turns out if the connection goes on
-        if error.sqlstate in STALE_STATEMENT:
+        if is_stale(error):
             self._prepared.clear()
         raise sent.taken if sent.taken is not None and error.sqlstate == "22012" else error  # division_by_zero
 
