@@ -98,9 +98,14 @@ class RetryPolicy:
         )
         return random.uniform(0, most)  # noqa: S311  (spreads load; guards nothing)
 
-    def pause_among(self, rivals: int, *, round_seconds: float) -> float:
-        """Return a random pause after a round that was lost to one of so many: long enough that each has its turn."""
+    def pause_among(self, rivals: int, *, round_seconds: float, left_seconds: float) -> float:
+        """Return a random pause after a round that was lost to one of so many: long enough that each has its turn.
+
+        Where time is left for another round, the pause leaves it.
+        """
         most = min(self.max_backoff_seconds, 2 * rivals * round_seconds)
+        if left_seconds > round_seconds:
+            most = min(most, left_seconds - round_seconds)
         return random.uniform(0, most)  # noqa: S311  (as above)
 
 
@@ -243,7 +248,8 @@ class UpdateRounds:
 
     Whoever lost k rounds has about k rivals, and comes back within the time that two rounds of each take: the pause
     before the next round is random between 0 and 2 * k times what the last one took, at most the policy's
-    `max_backoff_seconds`. So many writers come one after the other, and none waits long after the last of them.
+    `max_backoff_seconds`, and leaves time for one more as long as that. So many writers come one after the other, and
+    none waits long after the last of them.
     """
 
     def __init__(self, policy: RetryPolicy, deadline: Deadline) -> None:
@@ -259,9 +265,9 @@ class UpdateRounds:
             DeadlineExceeded: no time is left for one; nothing was written.
         """
         self._lost += 1
-        now = time.monotonic()
-        pause = self._policy.pause_among(self._lost, round_seconds=now - self._began)
-        if pause >= self._deadline.left_seconds():
+        now, left = time.monotonic(), self._deadline.left_seconds()
+        pause = self._policy.pause_among(self._lost, round_seconds=now - self._began, left_seconds=left)
+        if pause >= left:
             raise DeadlineExceeded(
                 f"the snapshot was changed by others {self._lost} times within the call's "
                 f"{self._deadline.timeout_seconds:g} seconds; nothing was written"

@@ -53,7 +53,8 @@ impl RetryPolicy {
 ///
 /// Whoever lost k rounds has about k rivals, and comes back within the time that two rounds of each take: the pause
 /// before the next round is random between 0 and 2 * k times what the last one took, at most the policy's
-/// `max_backoff`. So many writers come one after the other, and none waits long after the last of them.
+/// `max_backoff`, and leaves time for one more as long as that. So many writers come one after the other, and none waits
+/// long after the last of them.
 #[derive(Debug)]
 pub(crate) struct UpdateRounds {
     most: Duration,
@@ -70,10 +71,14 @@ impl UpdateRounds {
     /// Tells how long to wait before the next round.
     pub(crate) fn pause_after_lost_round(&mut self) -> Result<Duration, Error> {
         self.lost = self.lost.saturating_add(1);
-        let now = Instant::now();
-        let among_all = now.saturating_duration_since(self.began).saturating_mul(self.lost.saturating_mul(2));
-        let pause = among_all.min(self.most).mul_f64(rand::random());
-        if pause < self.deadline.left() {
+        let (now, left) = (Instant::now(), self.deadline.left());
+        let took = now.saturating_duration_since(self.began);
+        let mut most = took.saturating_mul(self.lost.saturating_mul(2)).min(self.most);
+        if left > took {
+            most = most.min(left.saturating_sub(took));
+        }
+        let pause = most.mul_f64(rand::random());
+        if pause < left {
             self.began = now + pause;
             return Ok(pause);
         }

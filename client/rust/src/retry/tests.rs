@@ -173,3 +173,13 @@ fn no_policy_and_no_answer_makes_a_pause_that_cannot_be() {
         }
     }
 }
+
+#[test]
+fn a_lost_round_is_followed_by_another_where_time_is_left_for_one() {
+    let seconds = Duration::from_secs;
+    for _ in 0..100 {
+        let began = Instant::now().checked_sub(seconds(20)).unwrap();
+        let mut rounds = UpdateRounds { most: seconds(600), deadline: Deadline::after(seconds(30)), lost: 5, began };
+        assert!(rounds.pause_after_lost_round().unwrap() < seconds(11));
+    }
+}
