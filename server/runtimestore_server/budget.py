@@ -62,14 +62,15 @@ class Budget:
         self.items = 0
         self.bytes = 0
 
-    def refusal(self, size_bytes: int | None = 0, *, ahead: int = 0) -> Overloaded | None:
+    def refusal(self, size_bytes: int | None = 0, *, ahead: int = 0, items: int = 1) -> Overloaded | None:
         """Say why one more cannot be taken now, where so many others come before it; None if it can.
 
         An item without a size (None) is not asked for bytes; one of 0 bytes is refused where the bound is exceeded.
+        With 0 items it is a part of one that is held.
         """
         bound = self.items_bound
-        if bound is not None and (items := self.items + ahead) >= bound.most:
-            return self._of(bound, items)
+        if bound is not None and items and (held := self.items + ahead) >= bound.most:
+            return self._of(bound, held)
         bound = self.size_bound
         if bound is None or size_bytes is None or not self.bytes or self.bytes + size_bytes <= bound.most:
             return None
@@ -78,15 +79,15 @@ class Budget:
     def _of(self, bound: Bound, held: int) -> Overloaded:
         return self._pacing.refusal(f"{held} {bound.words}; try again later", **{bound.key: held})
 
-    def take(self, size_bytes: int | None = 0) -> None:
-        """Hold one more, until it is given back.
+    def take(self, size_bytes: int | None = 0, *, items: int = 1) -> None:
+        """Hold one more, until it is given back, or, with 0 items, more bytes of one that is held.
 
         Raises:
             Overloaded: it would go beyond a bound; nothing is held of it.
         """
-        if (refusal := self.refusal(size_bytes)) is not None:
+        if (refusal := self.refusal(size_bytes, items=items)) is not None:
             raise refusal
-        self.items += 1
+        self.items += items
         self.bytes += size_bytes or 0
 
     def give_back(self, size_bytes: int | None = 0, *, items: int = 1) -> None:

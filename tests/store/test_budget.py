@@ -31,6 +31,20 @@ def test_as_many_as_the_bound_are_taken_and_the_next_is_refused_until_one_is_giv
     assert (budget.items, budget.bytes) == (3, 3)
 
 
+def test_more_bytes_of_what_is_held_are_taken_up_to_their_bound_though_no_more_items_are() -> None:
+    budget = _budget(items=1)
+    budget.take(60)
+    budget.take(40, items=0)
+
+    with pytest.raises(Overloaded, match="100 bytes are waiting"):
+        budget.take(1, items=0)
+    with pytest.raises(Overloaded, match="1 things are waiting"):
+        budget.take(0)
+    assert (budget.items, budget.bytes) == (1, 100)
+    budget.give_back(100)
+    assert (budget.items, budget.bytes) == (0, 0)
+
+
 def test_those_ahead_count_as_items() -> None:
     budget = _budget()
     budget.take(1)

@@ -63,19 +63,18 @@ class Sending:
         answer = self._answers.get(call)
         if answer is not None and answer.given_up is not None:
             raise answer.given_up
+        items = 1 if answer is None else 0  # it is one answer, however often it is counted
         try:
-            self.budget.take(size_bytes)
+            self.budget.take(size_bytes, items=items)
         except Overloaded:
             if not self._give_up(self.budget.bytes + size_bytes - self._max_bytes):
                 raise
             if answer is not None and answer.given_up is not None:  # it stood still the longest itself
                 raise answer.given_up from None
-            self.budget.take(size_bytes)
+            self.budget.take(size_bytes, items=items)
         if answer is None:
             answer = self._answers[call] = _Answer(time.monotonic())
             call.add_done_callback(self._over)
-        else:
-            self.budget.give_back(0)  # it is one answer, however often it is counted
         answer.bytes += size_bytes
 
     async def stream(self, answers: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
