@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from runtimestore.errors import StoredValueCorrupt
+from runtimestore import AsyncRuntimeStoreClient
+from runtimestore.errors import InvalidRequest, SessionKeyMismatch, StoredValueCorrupt
 from runtimestore_server.store import tables
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions import packing
@@ -21,8 +22,10 @@ from runtimestore_server.store.versions.rows import BASE, EDITS
 from runtimestore_server.store.writes import Write
 from runtimestore_server.verify import verify
 from support.checkers.verified import Told
+from support.generators.documents import new_id, receipt, session
 from support.generators.store_writes import commit, rows, runtime
 from support.generators.versions import folded, kinds, made_of, read
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from runtimestore_server.store.engines import Database
@@ -187,3 +190,26 @@ def test_an_older_document_that_was_stored_as_it_is_is_read_as_ever(database: Da
 
     assert _stored(database, key, 1) == TEXT
     assert read(database, key) == TEXT
+
+
+async def test_only_what_is_found_sound_and_within_the_limits_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def noted(document: bytes) -> bytes | None:
+        made.append(len(document))
+        return packed(document)
+
+    monkeypatch.setattr(packing, "packed", noted)
+    large, larger = (session("x" * (packing.LEAST_BYTES + more)) for more in (0, 2 * PIECE_BYTES))
+    limit = packing.LEAST_BYTES + PIECE_BYTES
+    async with (
+        in_process("memory:", max_session_snapshot_bytes=limit) as app,
+        AsyncRuntimeStoreClient(app.address) as store,
+    ):
+        with pytest.raises(InvalidRequest, match="max_session_snapshot_bytes"):
+            await store.commit_session_snapshot("rt:large", larger)
+        with pytest.raises(SessionKeyMismatch):
+            await store.atomic_apply("rt:large", large, receipt(), session_store_key=new_id())
+        assert made == []
+        await store.atomic_apply("rt:large", large, receipt())
+    assert made == [len(large)]

@@ -21,7 +21,6 @@ from runtimestore_server.store.digests import SHA256_BYTES
 from runtimestore_server.store.values import CheckedPrefix, SessionSnapshot, SnapshotEdits
 from runtimestore_server.store.versions import edits
 from runtimestore_server.store.versions.chains import load_session
-from runtimestore_server.store.versions.packing import packed
 from runtimestore_server.store.versions.rows import corrupt_version
 
 if TYPE_CHECKING:
@@ -69,8 +68,6 @@ def check_delta(
             snapshot = check(body, base, untouched_bytes=agreed_bytes)
             if base is not None and (encoded := _edits_between(base, body, agreed_bytes)) is not None:
                 snapshot = snapshot._replace(edits=SnapshotEdits(base.sha256, encoded, required=False))
-            else:
-                snapshot = snapshot._replace(packed=packed(body))
         case "snapshot_edits":
             snapshot = _edited(delta.snapshot_edits, base)
             if not snapshot.session_id:

@@ -14,6 +14,7 @@ from runtimestore_server.rpc.received import received_bytes, received_document
 from runtimestore_server.services.fields import of_every_write, optional_digest, partial_inputs, required, runtime_key
 from runtimestore_server.services.sessions import Sessions
 from runtimestore_server.store import Write, reads
+from runtimestore_server.store.versions import packing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -235,15 +236,19 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         `input_field` is where inputs are, `base` what its session delta is made of.
         """
+
+        def prepare() -> Write:
+            return packing.as_stored(self._limits.checked(check(), input_field))  # last: it costs more than all checks
+
         size_bytes = received_bytes()
         if size_bytes + (session.looked_at_bytes(request.session_delta, base) if base else 0) > LARGE_REQUEST_BYTES:
-            write = await self._workers.run(check, size_bytes=size_bytes)
+            write = await self._workers.run(prepare, size_bytes=size_bytes)
         else:
-            write = check()
+            write = prepare()
         # What was checked is held by `write` alone from here: a large request would double what waits in memory.
         _let_go(request, check)
         del request
-        outcome = await self._store.commit(self._limits.checked(write, input_field))
+        outcome = await self._store.commit(write)
         self._sessions.committed(write, outcome, base)
         return outcome
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import io
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runtimestore_server.store.versions.edits import Undecodable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from runtimestore_server.store.writes import Write
 
 FORMAT = b"\x02"
 """How the packed form begins; no JSON document, and no edits, do."""
@@ -44,6 +47,14 @@ def packed(document: bytes) -> bytes | None:
                 return None
         made.write(stream.flush())
         return made.getvalue() if _pays(made.tell(), len(document)) else None
+
+
+def as_stored(write: Write) -> Write:
+    """Return a write with its session packed, where that is large and no edits are stored in its place."""
+    snapshot = write.snapshot
+    if snapshot is None or snapshot.edits is not None or (made := packed(snapshot.body)) is None:
+        return write
+    return replace(write, snapshot=snapshot._replace(packed=made))
 
 
 def _pays(packed_bytes: int, document_bytes: int) -> bool:
