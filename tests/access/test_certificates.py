@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -12,6 +12,7 @@ import structlog.testing
 
 from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, Tls
 from runtimestore_server.access import tls
+from runtimestore_server.access.access_file import has_settled
 from runtimestore_server.access.rules import Unusable
 from runtimestore_server.access.tls import Certificates
 from runtimestore_server.app import CannotServe
@@ -173,19 +174,22 @@ def test_what_a_file_has_beside_a_key_or_certificate_does_no_harm(tmp_path: Path
 
 
 def test_what_did_not_work_for_a_passing_reason_is_tried_again_though_no_file_changes(tmp_path: Path) -> None:
-    files = good(tmp_path)
-    certificates = Certificates(files["tls_cert"], files["tls_key"], None)
+    files, now = good(tmp_path), datetime.now(UTC)
+    certificates = Certificates(files["tls_cert"], files["tls_key"], None, clock=lambda: now)
     before = certificates.validity
-    files_of(tmp_path, issued(intermediate(), begins=timedelta(seconds=2), ends=99 * DAY))
-    certificates.look()
-    assert "holds from" in (certificates.unusable or "")
-    assert certificates.validity == before
-
-    def is_taken_up() -> bool:
+    files_of(tmp_path, issued(intermediate(), begins=-DAY, ends=99 * DAY))
+    until(lambda: all(has_settled(path.stat()) for path in files.values()))  # else the next look is a first one
+    now -= 2 * DAY
+    for _ in range(2):
         certificates.look(again=True)
-        return certificates.unusable is None
+        assert "holds from" in (certificates.unusable or "")
+        assert certificates.validity == before
 
-    until(is_taken_up)
+    now += 2 * DAY
+    certificates.look()
+    assert certificates.validity == before
+    certificates.look(again=True)
+    assert certificates.unusable is None
     assert certificates.validity != before
 
 

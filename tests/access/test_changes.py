@@ -8,7 +8,6 @@ import resource
 import ssl
 import threading
 import time
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -22,7 +21,17 @@ from runtimestore_server.access.certificate_files import CertificateFiles
 from runtimestore_server.access.tls import Certificates
 from runtimestore_server.access.tokens import digest_of
 from support.checkers.clean_up import until
-from support.servers.access import access_file, bearer, ca, entry, new_token, put, server_files
+from support.servers.access import (
+    access_file,
+    bearer,
+    ca,
+    entry,
+    have_an_hour_pass,
+    in_an_hour,
+    new_token,
+    put,
+    server_files,
+)
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
@@ -275,13 +284,14 @@ async def test_a_broken_access_file_leaves_the_rules_in_force_and_is_told_once(t
     assert [line["log_level"] for line in logged if "access file" in line["event"]] == ["error", "info"]
 
 
-async def test_a_token_ends_when_its_time_is_over_while_the_server_runs(tmp_path: Path) -> None:
-    ends = datetime.now(UTC) + timedelta(seconds=1.5)
-    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token(), until=ends)])
+async def test_a_token_ends_when_its_time_is_over_while_the_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token(), until=in_an_hour())])
     async with in_process("memory:", access_file=path) as app, grpc.aio.insecure_channel(app.address) as channel:
         info: Any = channel.unary_unary("/runtimestore.v1.RuntimeStoreAdmin/GetServerInfo")
         await info(b"", metadata=bearer(token), timeout=5)
-        await asyncio.sleep((ends - datetime.now(UTC)).total_seconds() + 0.05)
+        have_an_hour_pass(monkeypatch)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await info(b"", metadata=bearer(token), timeout=5)
         assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,7 +20,17 @@ from support.checkers.refusals import WireRefusal, details
 from support.generators.documents import input_state, session
 from support.generators.garbage import SERVICE
 from support.generators.requests import request_of
-from support.servers.access import access_file, bearer, ca, credentials, entry, new_token, server_files
+from support.servers.access import (
+    access_file,
+    bearer,
+    ca,
+    credentials,
+    entry,
+    have_an_hour_pass,
+    in_an_hour,
+    new_token,
+    server_files,
+)
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
@@ -124,16 +133,20 @@ async def test_every_stream_of_a_principal_that_is_taken_out_ends_and_those_of_o
         assert app.sending.budget.bytes == 0
 
 
-async def test_a_stream_ends_when_the_time_of_its_token_is_over_though_the_file_does_not_change(tmp_path: Path) -> None:
-    ends = datetime.now(UTC) + timedelta(seconds=1.0)
-    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token(), until=ends)])
+async def test_a_stream_ends_when_the_time_of_its_token_is_over_though_the_file_does_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token(), until=in_an_hour())])
     async with (
         in_process("memory:", access_file=path) as app,
         grpc.aio.insecure_channel(app.address) as channel,
     ):
-        refusal = await ended(await opened(channel, "Watch", bearer(token)))
+        watch = await opened(channel, "Watch", bearer(token))
+        await asyncio.sleep(3 * open_streams.LOOK_SECONDS)
+        assert not watch.done()
+        have_an_hour_pass(monkeypatch)
+        refusal = await ended(watch)
     assert refusal.reason == "UNAUTHENTICATED"
-    assert datetime.now(UTC) >= ends
 
 
 async def test_a_load_ends_when_its_realm_is_taken_from_its_principal(tmp_path: Path) -> None:
@@ -179,7 +192,7 @@ async def test_a_watch_that_strangers_may_have_too_is_one_of_theirs_once_its_pri
     monkeypatch.setattr(watches, "MOST_WATCHES", 4)
     monkeypatch.setattr(watches, "MOST_WATCHES_OF_STRANGERS", 2)
     stays = entry("stays", owner := new_token())
-    ends = {"until": datetime.now(UTC) + timedelta(seconds=1.0)} if by == "its time is over" else {}
+    ends = {"until": in_an_hour()} if by == "its time is over" else {}
     path = access_file(tmp_path / "access.toml", [stays, entry("goes", token := new_token(), **ends)])
     async with (
         in_process("memory:", access_file=path) as app,
@@ -189,7 +202,9 @@ async def test_a_watch_that_strangers_may_have_too_is_one_of_theirs_once_its_pri
         kept = await opened(channel, "Watch", bearer(owner), service="")
         its_own = [await opened(channel, "Watch", bearer(token), service="") for _ in range(3)]
         assert (known.items, strangers.items) == (4, 0)
-        if not ends:
+        if ends:
+            have_an_hour_pass(monkeypatch)
+        else:
             access_file(path, [stays])
         await until(lambda: (known.items, strangers.items) == (1, 2))
         assert len(asked_by(app).streams) == 1

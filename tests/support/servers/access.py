@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import trustme
 
+from runtimestore_server.access import rules
 from runtimestore_server.access.tokens import digest_of, new_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    import pytest
 
     from support.generators.certificates import Issued
 
@@ -92,3 +96,19 @@ def access_file(path: Path, entries: Iterable[str]) -> Path:
 
 
 __all__ = ["access_file", "bearer", "ca", "credentials", "entry", "new_token", "put", "server_files"]
+
+
+def in_an_hour() -> datetime:
+    """An end that no test comes to by itself, however slow the machine is."""
+    return datetime.now(UTC) + timedelta(hours=1)
+
+
+def have_an_hour_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have it be later than `in_an_hour` for those whose time may be over."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(rules, "datetime", Later)
