@@ -81,6 +81,19 @@ async def test_who_is_not_let_in_is_told_with_the_trace_of_the_call(tmp_path: Pa
         assert _lines(server, "not let in")[0]["trace_id"] == TRACE
 
 
+async def test_who_calls_a_method_that_is_not_there_is_named_in_its_line(tmp_path: Path) -> None:
+    path = access_file(tmp_path / "access.toml", [entry("agents", token := new_token())])
+    with ServerProcess("memory:", access_file=str(path), log_format="json") as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            call: Any = channel.unary_unary("/nobody/Knows")
+            for shown in (bearer(token), None):
+                await refused(call(b"", metadata=shown))
+        until(lambda: len(_lines(server, "unknown method", "not let in")) == 2)
+        known, stranger = _lines(server, "unknown method", "not let in")
+    assert (known["event"], known["principal"]) == ("unknown method", "agents")
+    assert (stranger["event"], stranger.get("principal")) == ("not let in", None)
+
+
 async def test_a_flood_for_one_reason_hides_no_other_and_each_line_is_told_or_counted_once(tmp_path: Path) -> None:
     path = access_file(tmp_path / "access.toml", [entry("reader", reader := new_token(), access="read")])
     request = request_of("CommitMachineLifecycle").SerializeToString()

@@ -9,9 +9,10 @@ import grpc
 import grpc.aio
 
 from runtimestore.errors import Unauthenticated
+from runtimestore_server.access.authorization import Caller
 from runtimestore_server.rpc.admission import PROMPT
 from runtimestore_server.rpc.sending import this_call
-from runtimestore_server.rpc.status import UNKNOWN_METHOD, id_of_call, log_unknown, refusal_of, told
+from runtimestore_server.rpc.status import UNKNOWN_METHOD, id_of_call, log_unknown, name_caller, refusal_of, told
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
 if TYPE_CHECKING:
@@ -69,9 +70,11 @@ class UnknownMethods(grpc.GenericRpcHandler):
         started = time.perf_counter()
         if self._authorization is not None:
             try:
-                self._authorization.caller(context)
+                caller = self._authorization.caller(context)
             except Unauthenticated as error:  # strangers are told that, whatever they ask
                 await self._refuse(error, context, started)
+            if isinstance(caller, Caller):
+                name_caller(caller.principal.name)
             self._authorization.strangers.add(
                 this_call(), context.peer()
             )  # of a known caller too: nothing else bounds it
