@@ -6,7 +6,6 @@ import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
@@ -33,7 +32,7 @@ class SqliteFileToRead(AnySqlite):
         options = _options(self.file)
         self._immutable = "immutable" in options
         self.readers = self._engine(
-            url.set(database=f"file:{quote(str(self.file))}", query={**options, "uri": "true"}),
+            url.set(database=self.file.as_uri(), query={**options, "uri": "true"}),
             pool_size=1,
             prepare=configure_reader,
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
 
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
 
@@ -37,7 +36,7 @@ class TableShape(NamedTuple):
 
 def open_file(file: Path, *, options: str = "mode=ro&immutable=1") -> sqlite3.Connection:
     """Open a backup, or a store made from one, which nobody else uses."""
-    connection = sqlite3.connect(f"file:{quote(str(file.absolute()))}?{options}", uri=True, isolation_level=None)
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?{options}", uri=True, isolation_level=None)
     connection.text_factory = lambda text: text.decode(errors="surrogateescape")
     return connection
 
@@ -85,7 +84,7 @@ def fill_from(connection: sqlite3.Connection, file: Path) -> None:
     if theirs != ours:
         different = sorted({shape.name for shape in {*theirs} ^ {*ours}})
         raise NotTheSameTables(f"it was altered: {', '.join(different)} are not as its schema revision has them")
-    connection.execute("ATTACH ? AS other", (f"file:{quote(str(file.absolute()))}?mode=ro&immutable=1",))
+    connection.execute("ATTACH ? AS other", (f"{file.absolute().as_uri()}?mode=ro&immutable=1",))
     connection.execute("PRAGMA synchronous = OFF")  # synced whole at the end
     connection.execute("BEGIN")
     for shape in ours:
