@@ -31,10 +31,10 @@ from runtimestore_server.rpc.workarounds.closed_connections import close_connect
 from runtimestore_server.services.admin import SERVER_VERSION, RuntimeStoreAdminService
 from runtimestore_server.services.health import HealthService
 from runtimestore_server.services.runtime_store import RuntimeStoreService
-from runtimestore_server.shutdown import CLOSE_SECONDS, Shutdown
+from runtimestore_server.shutdown import Shutdown
 from runtimestore_server.store import Store, schema
 from runtimestore_server.store.engines import open_database
-from runtimestore_server.supervision import Supervision
+from runtimestore_server.supervision import CLOSE_SECONDS, Supervision
 from runtimestore_server.telemetry import metrics
 from runtimestore_server.telemetry.counts import OTHER_REALMS, CallCounts, RealmCounts
 from runtimestore_server.telemetry.http import Telemetry

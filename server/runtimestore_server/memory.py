@@ -12,7 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from runtimestore_server.shutdown import CLOSE_SECONDS, reached
+from runtimestore_server.supervision import CLOSE_SECONDS, reached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

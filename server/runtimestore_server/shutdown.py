@@ -26,11 +26,12 @@ here.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from runtimestore_server.supervision import CLOSE_SECONDS, reached
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,11 +62,7 @@ LAST_BYTES_SECONDS = 0.5
 LONGEST_CLOSE_SECONDS = 5.0
 """How long threads may take to end, within the grace period, when nothing waits for them any more. They have nothing to
 do, and take longer than a moment where the machine is too busy to come to them, or where a database keeps them: then
-they are left behind."""
-
-CLOSE_SECONDS = 0.3
-"""The same when the grace period is over."""
-
+they are left behind. CLOSE_SECONDS is the same when the grace period is over."""
 
 SPANS_SECONDS = 2.0
 """How long the last spans may take to a collector, within the grace period."""
@@ -191,22 +188,3 @@ class Shutdown:
 
     def _idle(self) -> bool:
         return not (self.calls.in_flight or self.workers.waiting or self.store.busy)
-
-
-async def reached(condition: Callable[[], bool], *, within_seconds: float, for_seconds: float = 0.0) -> bool:
-    """Wait until a condition holds, for `for_seconds` on end, but no longer than `within_seconds`; whether it holds.
-
-    By looking again and again, a few times in a process' life: events would be set and cleared on every call, and a
-    thread that a database keeps cannot be waited for in any other way.
-    """
-    since: float | None = None  # the first look of those that found it so
-    deadline = time.monotonic() + within_seconds
-    while (now := time.monotonic()) < deadline:
-        if not condition():
-            since = None
-        else:
-            since = now if since is None else since
-            if now - since >= for_seconds:
-                return True
-        await asyncio.sleep(0.002)
-    return condition()

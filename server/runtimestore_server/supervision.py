@@ -43,6 +43,9 @@ LONGEST_PAUSE_SECONDS = 1.0
 PAUSE_SECONDS_OF_THE_REST = 60.0
 """How long nothing is begun anew after the first end by an error, and after many; and what can be done without."""
 
+CLOSE_SECONDS = 0.3
+"""How long threads may take to end when the grace period of a shutdown is over, or there was none: see `shutdown`."""
+
 
 class Supervision:
     """What one server's threads and tasks are begun by; made on the event loop.
@@ -141,6 +144,25 @@ async def stopped(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def reached(condition: Callable[[], bool], *, within_seconds: float, for_seconds: float = 0.0) -> bool:
+    """Wait until a condition holds, for `for_seconds` on end, but no longer than `within_seconds`; whether it holds.
+
+    By looking again and again, a few times in a process' life: events would be set and cleared on every call, and a
+    thread that a database keeps cannot be waited for in any other way.
+    """
+    since: float | None = None  # the first look of those that found it so
+    deadline = time.monotonic() + within_seconds
+    while (now := time.monotonic()) < deadline:
+        if not condition():
+            since = None
+        else:
+            since = now if since is None else since
+            if now - since >= for_seconds:
+                return True
+        await asyncio.sleep(0.002)
+    return condition()
 
 
 class _Run:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtimestore.errors import StoreUnavailable
 from runtimestore_server.budget import Bound, Budget, RetryPacing
-from runtimestore_server.shutdown import reached
+from runtimestore_server.supervision import reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,16 +15,15 @@ from runtimestore import StoreUnavailable
 from runtimestore_server import shutdown
 from runtimestore_server.app import Application
 from runtimestore_server.shutdown import (
-    CLOSE_SECONDS,
     CROSSING_SECONDS,
     LAST_BYTES_SECONDS,
     LAST_SECONDS,
     LONGEST_CLOSE_SECONDS,
     NO_RETRIES_SECONDS,
     Shutdown,
-    reached,
 )
 from runtimestore_server.store import store
+from runtimestore_server.supervision import CLOSE_SECONDS, reached
 from support.checkers.clean_up import until
 from support.servers.server import in_process, settings_of
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 from runtimestore.errors import RuntimeStoreError, StoreUnavailable
 from runtimestore_server.budget import Bound, Budget, RetryPacing
-from runtimestore_server.shutdown import reached
 from runtimestore_server.store.commit_thread import CommitThread
 from runtimestore_server.store.pending_write import PendingWrite, truth_about
 from runtimestore_server.store.values import Outcome
-from runtimestore_server.supervision import Supervision
+from runtimestore_server.supervision import Supervision, reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from runtimestore.errors import RuntimeStoreError, StoredValueCorrupt
-from runtimestore_server.shutdown import CLOSE_SECONDS, reached
 from runtimestore_server.store import reads, requests, schema
 from runtimestore_server.store.committer import Committer
 from runtimestore_server.store.engines import Fault
@@ -16,6 +15,7 @@ from runtimestore_server.store.transaction import REPLACED, refusal_by
 from runtimestore_server.store.versions.folding import Folding
 from runtimestore_server.store.versions.pruning import Pruning
 from runtimestore_server.store.versions.recent import RecentSessions
+from runtimestore_server.supervision import CLOSE_SECONDS, reached
 from runtimestore_server.workers import Workers
 
 if TYPE_CHECKING:

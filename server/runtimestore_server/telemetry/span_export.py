@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from runtimestore_server.shutdown import reached
+from runtimestore_server.supervision import reached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
