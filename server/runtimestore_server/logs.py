@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from runtimestore_server.log_writer import LogWriter
-from runtimestore_server.rpc.workarounds.log_filter import keep_callers_out_of_the_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +81,6 @@ def configure(*, level: str, style: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_Forwarding(writer)], force=True)
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # its way to tell of them is to write to standard error
-    keep_callers_out_of_the_log()
     _log_uncaught(writer)
     _writers[:] = [writer]
 

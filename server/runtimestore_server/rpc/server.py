@@ -10,6 +10,7 @@ import grpc.aio
 from runtimestore_server.rpc.connections import HANDSHAKE_SECONDS, most_connections
 from runtimestore_server.rpc.listening import addresses, in_words, reason
 from runtimestore_server.rpc.registration import Registrar, UnknownMethods
+from runtimestore_server.rpc.workarounds.log_filter import keep_callers_out_of_the_log
 from runtimestore_server.rpc.workarounds.serving_on import ServingOn
 from runtimestore_server.rpc.workarounds.socket_file import SocketFile
 
@@ -82,6 +83,7 @@ class Server:
         Raises:
             CannotServe: the address is taken or cannot be listened on.
         """
+        keep_callers_out_of_the_log()
         listen = self._settings.listen
         if listen.startswith("unix:") and _answers(listen.removeprefix("unix:")):
             raise CannotServe(f"cannot listen on {listen}: a server answers there; choose another --listen")
