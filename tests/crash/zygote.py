@@ -126,7 +126,7 @@ class _Steps:
         engine = database.writers
         for name in ("checkout", "begin"):
             event.listen(engine, name, self.passed)
-        if database.sends_ahead:
+        if database.concurrent_writers:  # by the pipeline of each
             # Who listens to statements has them sent one by one. The last ones are received behind COMMIT.
             for name in ("send", "_receive"):
                 real = getattr(Pipeline, name)

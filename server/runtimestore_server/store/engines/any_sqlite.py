@@ -15,8 +15,8 @@ from sqlalchemy.pool import QueuePool
 
 from runtimestore_server.store.engines import direct, sqlite_statements
 from runtimestore_server.store.engines.answers import Fault, Sizes
-from runtimestore_server.store.engines.database import Database, Row
-from runtimestore_server.store.engines.direct import Answer
+from runtimestore_server.store.engines.database import Database
+from runtimestore_server.store.engines.direct import Answer, Row
 from runtimestore_server.store.engines.files import is_refused_write
 from runtimestore_server.store.engines.rows import columns_of, split_off_large, with_digits
 from runtimestore_server.store.engines.sqlite_connections import configure, spill_late
@@ -87,7 +87,7 @@ class AnySqlite(Database):
         made = sqlite_statements.of_one_key(statement, tx.dialect)
         found: list[Any] = []
         for key in with_digits(columns, keys):
-            found += direct.ask(tx, made, sqlite_statements.key_parameters(key), later=False)()
+            found += direct.ask(tx, made, sqlite_statements.key_parameters(key))
         return Answer.found(found)
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.answers import Began, CommitState, Fault, KeyNotFree, Lacking, Sizes
-from runtimestore_server.store.engines.direct import Answer
+from runtimestore_server.store.engines.direct import Answer, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
     from sqlalchemy.sql.expression import FromClause
-
-Row = tuple[Any, ...]
 
 LARGE_BYTES = 8 * 1024 * 1024
 """A connection that carried this much at once keeps buffers of that size: it is closed, and the next one is new."""
@@ -42,8 +40,6 @@ class Database(ABC):
     """Whether a missing database is created at start."""
     concurrent_writers: bool
     """Whether several transactions write at a time, so that rows need locks."""
-    sends_ahead = False
-    """Whether statements inside of `together` are sent before the ones before them are answered."""
     begins_reading = "BEGIN"
     """What begins a transaction that sees one moment and writes nothing."""
     writers: Engine
@@ -64,7 +60,7 @@ class Database(ABC):
     ) -> Answer[list[Any]]:
         """Ask what a statement over `given(*columns)`, which is made once, finds for these keys."""
         made = direct.compiled_once(statement, tx.dialect)
-        return direct.ask(tx, made, self.keys(columns, keys), later=self.sends_ahead)
+        return Answer.found(direct.ask(tx, made, self.keys(columns, keys)))
 
     def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
         """Let a statement inside go out before the ones before it are answered; their errors may come later.

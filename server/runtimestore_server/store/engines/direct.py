@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from sqlalchemy.engine import Connection
 
-    from runtimestore_server.store.engines.database import Row
-
     Parameters = Mapping[str, Any] | Sequence[Any]
 
-
 T = TypeVar("T")
+
+Row = tuple[Any, ...]
 
 _KEPT = "_runtimestore_driver"
 """The attribute of a connection of SQLAlchemy's that keeps what `_driver` found."""
@@ -101,7 +100,7 @@ def compiled_once(statement: sa.Executable, dialect: sa.Dialect) -> Compiled:
 
 def find(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[Any]:
     """Ask what a statement that is made once finds with these parameters, which go to the driver as they are."""
-    return ask(tx, compiled_once(statement, tx.dialect), parameters, later=False)()
+    return ask(tx, compiled_once(statement, tx.dialect), parameters)
 
 
 def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, Any]) -> Any:
@@ -116,45 +115,34 @@ def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, 
     return rows[0] if rows else None
 
 
-def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any], *, later: bool) -> Answer[list[Any]]:
-    """Ask what a compiled statement finds; `later` as `fetch` has it."""
+def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any]) -> list[Any]:
+    """Ask what a compiled statement finds."""
     bound = {**statement.constants, **parameters}
     values = bound if statement.order is None else tuple(bound[name] for name in statement.order)
-    return as_rows(statement, fetch(tx, statement.text, values, later=later))
+    return as_rows(statement, fetch(tx, statement.text, values))
 
 
-def as_rows(statement: Compiled, rows: Answer[list[Row]]) -> Answer[list[Any]]:
+def as_rows(statement: Compiled, rows: list[Row]) -> list[Any]:
     """Return what a compiled statement found, as its rows."""
-
-    def found() -> list[Any]:
-        if not statement.numbers:
-            return list(map(statement.row, rows()))
-        return [
-            statement.row([int(value) if place in statement.numbers else value for place, value in enumerate(row)])
-            for row in rows()
-        ]
-
-    return Answer(found)
+    if not statement.numbers:
+        return list(map(statement.row, rows))
+    return [
+        statement.row([int(value) if place in statement.numbers else value for place, value in enumerate(row)])
+        for row in rows
+    ]
 
 
-def fetch(tx: Connection, text: str, parameters: Parameters, *, later: bool) -> Answer[list[Row]]:
-    """Run a statement once; its rows. With `later` they stay where they are until they are asked for."""
+def fetch(tx: Connection, text: str, parameters: Parameters) -> list[Row]:
+    """Run a statement once; its rows."""
     if (driver := _driver(tx)) is None:
-        return Answer.found([tuple(row) for row in tx.exec_driver_sql(text, parameters)])
+        return [tuple(row) for row in tx.exec_driver_sql(text, parameters)]
     cursor = driver.cursor()
-
-    def rows() -> list[Row]:
-        try:
-            found: list[Row] = cursor.fetchall()
-        except Exception as error:  # noqa: BLE001  (raised anew)
-            raise_as_all_others(tx, error, text, cursor)
-        return found
-
     try:
         cursor.execute(text, parameters)
+        found: list[Row] = cursor.fetchall()
     except Exception as error:  # noqa: BLE001  (raised anew)
         raise_as_all_others(tx, error, text, cursor)
-    return Answer(rows) if later else Answer.found(rows())
+    return found
 
 
 def run(tx: Connection, text: str, rows: Sequence[Parameters]) -> None:

@@ -21,8 +21,8 @@ from runtimestore_server.store.engines.answers import (
     Sizes,
     TableSize,
 )
-from runtimestore_server.store.engines.database import LARGE_BYTES, Database, Row
-from runtimestore_server.store.engines.direct import Answer
+from runtimestore_server.store.engines.database import LARGE_BYTES, Database
+from runtimestore_server.store.engines.direct import Answer, Row
 from runtimestore_server.store.engines.postgres_arrays import encoded
 from runtimestore_server.store.engines.postgres_connections import (
     connect_lazily,
@@ -49,7 +49,6 @@ class PostgresDatabase(Database):
 
     name = "postgresql"
     concurrent_writers = True
-    sends_ahead = True
     begins_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     def __init__(self, url: URL, *, committer_threads: int, reader_threads: int) -> None:
@@ -77,7 +76,8 @@ class PostgresDatabase(Database):
     ) -> Answer[list[Any]]:
         """Ask in the pipeline, where there is one."""
         made = direct.compiled_once(statement, tx.dialect)
-        return direct.as_rows(made, pipelines.fetch(tx, made.text, {**made.constants, **encoded(columns, keys)}))
+        rows = pipelines.fetch(tx, made.text, {**made.constants, **encoded(columns, keys)})
+        return Answer(lambda: direct.as_rows(made, rows()))
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         """Run one statement with an array a column; a large row goes alone, as an array would be one more copy of it.

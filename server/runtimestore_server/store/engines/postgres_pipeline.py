@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from runtimestore_server.store.engines.answers import KeyNotFree
-    from runtimestore_server.store.engines.database import Row
+    from runtimestore_server.store.engines.direct import Row
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 

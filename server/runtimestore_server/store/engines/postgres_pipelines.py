@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines.answers import KeyNotFree
-    from runtimestore_server.store.engines.database import Row
+    from runtimestore_server.store.engines.direct import Row
 
 _PIPELINE = "runtimestore_pipeline"
 """The attribute of a connection of psycopg's that has its pipeline."""
@@ -86,7 +86,7 @@ def fetch(
     import psycopg
 
     if (pipeline := open_on(tx.connection.driver_connection)) is None:
-        return direct.fetch(tx, text, parameters, later=False)
+        return Answer.found(direct.fetch(tx, text, parameters))
     sent = _send(tx, pipeline, text, parameters, taken)
 
     def rows() -> list[Row]:

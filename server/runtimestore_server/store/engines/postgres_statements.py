@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.expression import Executable, FromClause
 
-    from runtimestore_server.store.engines.database import Row
+    from runtimestore_server.store.engines.direct import Row
 
 
 def lists(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from runtimestore_server.store.tables import UINT64_DIGITS, UInt64
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runtimestore_server.store.engines.database import Row
+    from runtimestore_server.store.engines.direct import Row
 
 
 @cache

@@ -15,7 +15,7 @@ from runtimestore_server.store.engines.sqlite_driver import open_blob
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from runtimestore_server.store.engines.database import Row
+    from runtimestore_server.store.engines.direct import Row
 
 PIECE_BYTES = 1024 * 1024
 
