@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import Overloaded
 from runtimestore.v1 import runtime_store_admin_pb2 as pb
@@ -20,21 +20,11 @@ from runtimestore_server.store.versions.listing import list_versions
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from runtimestore_server.rpc.sending import Sending
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Store
 
 SERVER_VERSION = version("runtimestore")
-
-
-class Sending(Protocol):
-    """Bounds the bytes of answers that are on their way to their callers."""
-
-    def __call__(self, size_bytes: int, call: asyncio.Task[Any] | None = None) -> None:
-        """Count documents of the answer to a call, which is that of this task where none is named.
-
-        Raises:
-            Overloaded: too much is on its way.
-        """
 
 
 class RuntimeStoreAdminService(rpc.RuntimeStoreAdminServicer):

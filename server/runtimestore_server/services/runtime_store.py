@@ -19,6 +19,7 @@ from runtimestore_server.store.versions import packing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from runtimestore_server.rpc.sending import Sending
     from runtimestore_server.settings import Settings
     from runtimestore_server.store import Outcome, RuntimeKey, Store
     from runtimestore_server.store.versions.recent import RecentSession
@@ -40,7 +41,7 @@ Context = Any  # grpc.aio.ServicerContext[Request, Awaitable[Response]], differe
 class RuntimeStoreService(rpc.RuntimeStoreServicer):
     """The service `runtimestore.v1.RuntimeStore` over a store."""
 
-    def __init__(self, store: Store, settings: Settings, *, workers: Workers, sending: Callable[[int], None]) -> None:
+    def __init__(self, store: Store, settings: Settings, *, workers: Workers, sending: Sending) -> None:
         self._store = store
         self._workers = workers
         self._sending = sending
