@@ -65,7 +65,7 @@ async def test_strangers_are_refused_though_their_message_never_comes_and_hold_n
             assert (await refused(stalled(channel))).reason == "UNAUTHENTICATED"
         assert app.limiters.writes.slots.received == 0
         assert app.authorization is not None
-        assert app.authorization.failures == {"UNAUTHENTICATED": 50}
+        assert app.authorization.failures_by_kind == {"none": 50}
         # Those who ask for health and send no message wait among themselves.
         waiting: list[Any] = [stalled(other, "/grpc.health.v1.Health/Check") for other in others for _ in range(8)]
         slots = app.limiters.strangers.slots, app.limiters.others.slots

@@ -57,10 +57,8 @@ class Authorization:
         self.strangers = strangers
         """Their calls that are open."""
         self.insecure = insecure
-        self.failures: Counter[str] = Counter()
-        """How many calls were refused since the start, by the reason that callers are told."""
         self.failures_by_kind: Counter[str] = Counter()
-        """The same by what was wrong, one of `KINDS`, which they are not told."""
+        """How many calls were refused since the start by what was wrong, one of `KINDS`, which callers are not told."""
         self.streams = OpenStreams(file)
         """Those that were let in and are open."""
 
@@ -79,7 +77,6 @@ class Authorization:
 
     def counted(self, refusal: RuntimeStoreError, cause: NotLetIn) -> RuntimeStoreError:
         """Count a refusal by what it is caused by, and hand it back to be raised from that."""
-        self.failures[refusal.reason] += 1
         self.failures_by_kind[cause.why] += 1
         cause.forget_frames()
         return refusal
