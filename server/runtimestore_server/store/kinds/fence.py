@@ -30,7 +30,6 @@ class FenceKind:
         self._existing: set[RuntimeKey] = set()
         self._inserted: Answer[None] = Answer.found(None)
         self._rows: dict[RuntimeKey, tuple[int, str, int]] = {}
-        self._first: list[tuple[str, str, int, str, int]] = []
 
     def lock(self, writes: Sequence[Acquisition]) -> Answer[Lock]:
         """Lock nothing: all fences of a batch are locked together, before everything else."""
@@ -61,8 +60,8 @@ class FenceKind:
     def write_down(self) -> None:
         """Write the rows; one that was not there could not be locked: there the key decides."""
         rows = [(*key, *row) for key, row in sorted(self._rows.items())]
-        self._first = [row for row in rows if row[:2] not in self._existing]
-        self._inserted = self._database.insert_new(self._tx, fences, self._first, taken=RowTaken())
+        first = [row for row in rows if row[:2] not in self._existing]
+        self._inserted = self._database.insert_new(self._tx, fences, first, taken=RowTaken())
         self._database.upsert(self._tx, fences, [row for row in rows if row[:2] in self._existing])
 
     def confirm(self) -> None:

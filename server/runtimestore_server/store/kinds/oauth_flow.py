@@ -32,7 +32,6 @@ class OAuthFlowKind:
         self._versions: dict[str, int] = {}
         self._existing: set[str] = set()
         self._rows: dict[str, tuple[int, bytes, bytes]] = {}
-        self._first: list[tuple[str, int, bytes, bytes]] = []
         self._inserted: Answer[None] = Answer.found(None)
 
     def lock(self, writes: Sequence[OAuthFlowWrite]) -> Answer[Lock]:
@@ -76,8 +75,8 @@ class OAuthFlowKind:
     def write_down(self) -> None:
         """Write the rows; one that was not there could not be locked: there the key decides."""
         rows = [(realm, *row) for realm, row in sorted(self._rows.items())]
-        self._first = [row for row in rows if row[0] not in self._existing]
-        self._inserted = self._database.insert_new(self._tx, oauth_flow_snapshots, self._first, taken=RowTaken())
+        first = [row for row in rows if row[0] not in self._existing]
+        self._inserted = self._database.insert_new(self._tx, oauth_flow_snapshots, first, taken=RowTaken())
         self._database.upsert(self._tx, oauth_flow_snapshots, [row for row in rows if row[0] in self._existing])
 
     def confirm(self) -> None:
