@@ -19,8 +19,6 @@ from runtimestore_server.store.engines.store_file import open_file
 if TYPE_CHECKING:
     from runtimestore_server.store.engines.answers import Progress
 
-PIECE_BYTES = 1024 * 1024
-
 
 class CannotBackUp(Exception):
     """No backup was written; the message says why and what to do."""
@@ -103,8 +101,5 @@ def _write(database_url: str, file: Path, progress: Progress) -> Backup:
 
 
 def _sha256_of(file: Path) -> str:
-    total = hashlib.sha256()
     with file.open("rb") as opened:
-        while piece := opened.read(PIECE_BYTES):
-            total.update(piece)
-    return total.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()
