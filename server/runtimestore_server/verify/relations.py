@@ -24,9 +24,10 @@ from runtimestore_server.store.tables import (
     store_identity,
 )
 from runtimestore_server.store.values import RuntimeKey
-from runtimestore_server.store.versions.rows import Version, current_of, damage_of, sequence_of
+from runtimestore_server.store.versions.rows import Version, current_of, damage_of
 from runtimestore_server.verify.findings import Finding
 from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, listed_session, session_of, warning
+from runtimestore_server.verify.versions import version_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,11 +129,8 @@ def newest_versions(tx: Connection) -> Iterator[Finding]:
 
 def _is_described(row: Any) -> bool:
     """Tell whether what a row says of a version is as it was written; its digest, without a seal, may be damaged."""
-    version = Version(*(row[name] for name in Version._fields))
-    version = version._replace(sequence=sequence_of(version.sequence))
-    return (
-        row["seal"] is not None and damage_of(RuntimeKey(row["realm"], row["runtime_id"]), version, row["seal"]) is None
-    )
+    runtime = RuntimeKey(row["realm"], row["runtime_id"])
+    return row["seal"] is not None and damage_of(runtime, version_in(row), row["seal"]) is None
 
 
 def _names_a_version(row: Any) -> bool:
@@ -188,10 +186,7 @@ def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
     nobody can tell its row from one whose runtime was changed. It cannot be without any snapshot; where it is,
     `sessions_without_a_snapshot` and `without_a_runtime` say so.
     """
-    of_it = (
-        session_versions.c.realm == listed["realm"],
-        session_versions.c.runtime_id == listed["runtime_id"],
-    )
+    of_it = (session_versions.c.realm == listed["realm"], session_versions.c.runtime_id == listed["runtime_id"])
     newest_first = session_versions.c.revision.desc()
     statement = sa.select(*raw(session_versions, session_versions.c.session_id)).where(*of_it).order_by(newest_first)
     has = tx.execute(statement.limit(1)).scalars().all()

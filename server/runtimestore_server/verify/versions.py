@@ -45,7 +45,7 @@ class Chains:
         elif row["previous_revision"] not in (0, self._before):
             yield finding("version_missing", _TABLE, row, "the version before it is not the one that it names")
         self._before = row["revision"]
-        version = _version(row)
+        version = version_in(row)
         if problem := self._advance(StoredVersion(version, row["seal"], row["body"])):
             yield finding("digest_mismatch", _TABLE, row, problem)
             return
@@ -79,7 +79,7 @@ class Chains:
         return None
 
 
-def _version(row: Row) -> Version:
-    """Return the version in a row as the driver hands it out."""
+def version_in(row: Row) -> Version:
+    """Return the version of a session in a row as the driver hands it out."""
     version = Version(*(row[name] for name in Version._fields))
     return version._replace(sequence=sequence_of(version.sequence))
