@@ -56,7 +56,7 @@ class SqliteStore(WholeStore):
 
     def occupied(self) -> bool:
         """Tell whether the file holds a byte, or what a server left beside it does."""
-        return any(path.exists() and path.stat().st_size for path in (self._file, *self._beside()))
+        return any(path.exists() and path.stat().st_size for path in (self._file, *beside(self._file)))
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -76,7 +76,7 @@ class SqliteStore(WholeStore):
         with contextlib.closing(store_file.open_file(file)) as connection:
             see(lambda shape: store_file.rows_of(connection, shape))
         if not self._file.exists():
-            for left in self._beside():  # of a file that is gone, and of no use without it
+            for left in beside(self._file):  # of a file that is gone, and of no use without it
                 left.unlink(missing_ok=True)
             try:
                 self._file.hardlink_to(file)  # which fails where a server made one meanwhile
@@ -101,12 +101,9 @@ class SqliteStore(WholeStore):
     def _made_meanwhile(self) -> NotWhole:
         return NotWhole(f"a store was made at {self._file} meanwhile: stop the server that did")
 
-    def _beside(self) -> list[Path]:
-        return beside(self._file)
-
     def _keep(self) -> Path:
         """Give what is there a second name."""
-        kept = Path(f"{self._file}.replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
+        kept = _name_for_what_is_replaced(self._file)
         try:
             kept.hardlink_to(self._file)
         except OSError:  # a file system without such links, or a file that is mounted alone
@@ -151,6 +148,10 @@ class SqliteStore(WholeStore):
                 fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
             except OSError:
                 raise self._in_use() from None
-            for path in self._beside():
+            for path in beside(self._file):
                 if path.exists():
-                    path.rename(f"{path}.replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
+                    path.rename(_name_for_what_is_replaced(path))
+
+
+def _name_for_what_is_replaced(file: Path) -> Path:
+    return Path(f"{file}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
