@@ -231,8 +231,8 @@ class Database(ABC):
     def lacks_table(self, error: Exception) -> bool:
         """Tell whether an error of a read says that there is no such table or column."""
 
-    def _reopen_when_read_only(self, engine: Engine) -> None:
-        """Close a connection that takes no writes once it is given back: it would not take them later either.
+    def _reopen_when_read_only(self) -> None:
+        """Close a connection for writes that takes none once it is given back: it would not take them later either.
 
         A file that was opened without the right to write, a session that began while the database was read-only or
         that leads to a server which is a standby now: all of them stay what they are. So may every connection be that
@@ -258,10 +258,10 @@ class Database(ABC):
             if record.info.get(_MADE, 0.0) <= met:
                 raise DisconnectionError  # which makes the pool close it and make a new one
 
-        event.listen(engine, "connect", made)
-        event.listen(engine, "handle_error", look)
-        event.listen(engine, "checkin", given_back)
-        event.listen(engine, "checkout", taken)
+        event.listen(self.writers, "connect", made)
+        event.listen(self.writers, "handle_error", look)
+        event.listen(self.writers, "checkin", given_back)
+        event.listen(self.writers, "checkout", taken)
 
     def dispose(self) -> None:
         """Close every connection."""

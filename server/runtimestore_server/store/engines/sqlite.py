@@ -51,7 +51,7 @@ class SqliteDatabase(AnySqlite):
         event.listen(self.writers, "begin", self._begin)
         event.listen(self.writers, "checkin", self._end)
         event.listen(self.writers, "close", self._closed)
-        self._reopen_when_read_only(self.writers)
+        self._reopen_when_read_only()
         # Three more than the threads for loads: the health check, new bases of sessions, checkpoints beside commits.
         self.readers = self._engine(url, pool_size=reader_threads + 3)
         self._identity = FileIdentity(self._file)
