@@ -13,7 +13,7 @@ import structlog
 from runtimestore_server.access.rules import Rules, Unusable, parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _log = structlog.get_logger(__name__)
@@ -96,27 +96,36 @@ class AccessFile:
         Raises:
             Unusable: the file cannot be read.
         """
-        try:
+        with named(self._path):
             content, status = read_regular(self._path, MOST_BYTES)
-        except OSError as error:
-            raise Unusable(f"--access-file {self._path}: {error.strerror}") from None
-        except Unusable as wrong:
-            raise Unusable(f"--access-file {self._path}: {wrong}") from None
         return content, _of(status) if has_settled(status) else None
 
     def _parsed(self, content: bytes) -> Rules:
-        try:
+        with named(self._path):
             return parsed(content.decode())
-        except UnicodeDecodeError:
-            raise Unusable(f"--access-file {self._path}: it is no UTF-8") from None
-        except Unusable as wrong:
-            raise Unusable(f"--access-file {self._path}: {wrong}") from None
 
     def _warn_if_others_write(self) -> None:
         # That others read it is no harm: of tokens it has digests, and by those nobody comes in.
         with contextlib.suppress(OSError):
             if self._path.stat().st_mode & stat.S_IWOTH:
                 _log.warning("everybody on this machine can write the access file; chmod o-w it", path=str(self._path))
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Have what is wrong with an access file told with its flag and its path before it.
+
+    Raises:
+        Unusable: it cannot be read, is no UTF-8, or cannot be used.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unusable(f"--access-file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unusable(f"--access-file {path}: it is no UTF-8") from None
+    except Unusable as wrong:
+        raise Unusable(f"--access-file {path}: {wrong}") from None
 
 
 def read_regular(path: Path, most_bytes: int) -> tuple[bytes, os.stat_result]:

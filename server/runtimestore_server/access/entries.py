@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimestore_server.access.access_file import MOST_BYTES, read_regular
+from runtimestore_server.access.access_file import MOST_BYTES, named, read_regular
 from runtimestore_server.access.rules import Unusable, parsed
 from runtimestore_server.access.tokens import digest_of, new_token
 
@@ -53,20 +53,13 @@ def add_token(
         parsed(entry)
     except Unusable as wrong:
         raise Unusable(str(wrong).partition(": ")[2]) from None
-    try:
-        with _alone_in(path.parent):
-            before = "# Who may come in; see docs/operations.md. A server reads it anew when it changes.\n"
-            if path.exists():
-                before = read_regular(path, MOST_BYTES)[0].decode()
-            after = f"{before.rstrip()}\n\n{entry}"
-            parsed(after)
-            _replace(path, after, ready=lambda: show(token))
-    except OSError as error:
-        raise Unusable(f"--access-file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Unusable(f"--access-file {path}: it is no UTF-8") from None
-    except Unusable as wrong:
-        raise Unusable(f"--access-file {path}: {wrong}") from None
+    with named(path), _alone_in(path.parent):
+        before = "# Who may come in; see docs/operations.md. A server reads it anew when it changes.\n"
+        if path.exists():
+            before = read_regular(path, MOST_BYTES)[0].decode()
+        after = f"{before.rstrip()}\n\n{entry}"
+        parsed(after)
+        _replace(path, after, ready=lambda: show(token))
 
 
 @contextmanager
