@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from runtimestore.errors import RevisionNotKept, StoredValueCorrupt
 from runtimestore_server.store import tables
+from runtimestore_server.store.tables import BASE
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.listing import list_versions
-from runtimestore_server.store.versions.rows import BASE
 from runtimestore_server.store.writes import Write
 from runtimestore_server.verify import verify
 from support.checkers.verified import Told

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from runtimestore import AsyncRuntimeStoreClient
 from runtimestore.errors import InvalidRequest, SessionKeyMismatch, StoredValueCorrupt
 from runtimestore_server.store import tables
+from runtimestore_server.store.tables import BASE, EDITS
 from runtimestore_server.store.values import Outcome
 from runtimestore_server.store.versions import packing
 from runtimestore_server.store.versions.edits import Undecodable
 from runtimestore_server.store.versions.packing import FORMAT, PIECE_BYTES, packed, unpacked
-from runtimestore_server.store.versions.rows import BASE, EDITS
 from runtimestore_server.store.writes import Write
 from runtimestore_server.verify import verify
 from support.checkers.verified import Told

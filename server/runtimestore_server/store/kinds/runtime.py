@@ -18,7 +18,6 @@ from runtimestore_server.store.reads import is_count, no_revision
 from runtimestore_server.store.values import Outcome, RuntimeKey
 from runtimestore_server.store.versions.landing import next_version, other_base, with_versions
 from runtimestore_server.store.versions.rows import (
-    EDITS,
     UNKNOWN,
     Current,
     before_its_session,
@@ -167,7 +166,7 @@ class RuntimeKind:
             self._landing.versions[*runtime, row.revision] = (*version[1:], sealed(runtime, version), body)
             now = self._sessions[runtime] = Current(row.revision, version.sha256)
             row = row._replace(session_revision=row.revision, session_sha256=sealed_current(runtime, now))
-            as_edits = version.kind == EDITS
+            as_edits = version.kind == tables.EDITS
         self._rows[runtime] = self._landing.runtimes[runtime] = row
         self._landing.add(write, row.revision)
         if write.receipt:

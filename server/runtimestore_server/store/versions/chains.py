@@ -9,12 +9,11 @@ from runtimestore.errors import RevisionNotKept
 from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.reads import revision_of
+from runtimestore_server.store.tables import BASE, EDITS
 from runtimestore_server.store.versions import edits, selects
 from runtimestore_server.store.versions.packing import unpacked
 from runtimestore_server.store.versions.recent import weight_of_edits
 from runtimestore_server.store.versions.rows import (
-    BASE,
-    EDITS,
     Current,
     Version,
     before_its_session,

@@ -16,11 +16,11 @@ import structlog
 
 from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.store.engines import Fault, error_name
-from runtimestore_server.store.tables import session_versions
+from runtimestore_server.store.tables import BASE, EDITS, session_versions
 from runtimestore_server.store.versions.chains import load_session
 from runtimestore_server.store.versions.packing import packed
 from runtimestore_server.store.versions.recent import Fold
-from runtimestore_server.store.versions.rows import BASE, DESCRIPTION, EDITS, damage_of, sealed, version_of
+from runtimestore_server.store.versions.rows import DESCRIPTION, damage_of, sealed, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

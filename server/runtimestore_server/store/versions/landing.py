@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from runtimestore.errors import SnapshotBaseMismatch
 from runtimestore_server.store.by_key import select_by_key
 from runtimestore_server.store.engines.direct import Answer
-from runtimestore_server.store.tables import session_versions
+from runtimestore_server.store.tables import BASE, EDITS, session_versions
 from runtimestore_server.store.values import RuntimeKey
-from runtimestore_server.store.versions.rows import BASE, EDITS, Version
+from runtimestore_server.store.versions.rows import Version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from runtimestore_server.store.tables import session_versions
+from runtimestore_server.store.tables import BASE, session_versions
 from runtimestore_server.store.values import RuntimeKey
-from runtimestore_server.store.versions.rows import BASE, DESCRIPTION, damage_of, version_of
+from runtimestore_server.store.versions.rows import DESCRIPTION, damage_of, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from runtimestore_server.store.digests import SHA256_BYTES, seal
 from runtimestore_server.store.reads import bad_revision, corrupt, is_count, is_text
-from runtimestore_server.store.tables import BASE, EDITS, UINT64_DIGITS, runtimes, session_versions
+from runtimestore_server.store.tables import BASE, UINT64_DIGITS, runtimes, session_versions
 
 if TYPE_CHECKING:
     from runtimestore.errors import StoredValueCorrupt
@@ -116,21 +116,3 @@ def before_its_session(runtime: RuntimeKey, revision: int, current: Current) -> 
     if revision >= current.revision:
         return None
     return bad_revision(runtime, "has a revision before that of its session")
-
-
-__all__ = [
-    "BASE",
-    "DESCRIPTION",
-    "EDITS",
-    "UNKNOWN",
-    "Current",
-    "Version",
-    "before_its_session",
-    "corrupt_version",
-    "current_of",
-    "damage_of",
-    "names_no_session",
-    "sealed",
-    "sealed_current",
-    "version_of",
-]

@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from runtimestore_server.integers import INT64_MAX
-from runtimestore_server.store.tables import runtimes, session_versions
-from runtimestore_server.store.versions.rows import BASE, DESCRIPTION
+from runtimestore_server.store.tables import BASE, runtimes, session_versions
+from runtimestore_server.store.versions.rows import DESCRIPTION
 
 _V = session_versions
 _ITS = _V.alias("its")
