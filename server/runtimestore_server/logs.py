@@ -100,14 +100,14 @@ class _Forwarding(logging.Handler):
             told = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
         found: dict[str, Any] = {"event": told, "level": record.levelname.lower(), "logger": record.name}
         if record.exc_info and record.exc_info[0] is not None:
-            found["exception"] = _told(*record.exc_info)
+            found["exception"] = _text_of(*record.exc_info)
         self._writer.put(_STAMP(None, "", found))
 
 
 _STAMP: Callable[..., Mapping[str, Any]] = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 
-def _told(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str:
+def _text_of(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str:
     try:
         return "".join(traceback.format_exception(kind, error, trace))
     except Exception:  # noqa: BLE001  (an error whose own text raises)
@@ -160,7 +160,7 @@ def _log_uncaught(writer: LogWriter) -> None:
     """Write errors that nobody caught as lines, where Python would write to standard error, and wait for that."""
 
     def put(event: str, where: str | None, *error: Any) -> None:
-        writer.put(_STAMP(None, "", {"event": event, "level": "error", "where": where, "exception": _told(*error)}))
+        writer.put(_STAMP(None, "", {"event": event, "level": "error", "where": where, "exception": _text_of(*error)}))
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         put("ended by an error", "the main thread", kind, error, trace)

@@ -16,13 +16,7 @@ import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from runtimestore.errors import (
-    DOMAIN,
-    CommitOutcomeUnknown,
-    InternalError,
-    InvalidRequest,
-    RuntimeStoreError,
-)
+from runtimestore.errors import DOMAIN, CommitOutcomeUnknown, InternalError, InvalidRequest, RuntimeStoreError
 from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.logs import UNFORESEEN, frames
@@ -226,9 +220,9 @@ def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
 
     The metadata of ErrorInfo name the call as its line in the log does, so that one is found by the other.
     """
-    metadata = {"request_id": call_id} | {key: _told(value) for key, value in refusal.metadata.items()}
+    metadata = {"request_id": call_id} | {key: _cut(value) for key, value in refusal.metadata.items()}
     info = error_details_pb2.ErrorInfo(
-        reason=refusal.reason, domain=DOMAIN, metadata=metadata | {"store_error": _told(refusal.store_error)}
+        reason=refusal.reason, domain=DOMAIN, metadata=metadata | {"store_error": _cut(refusal.store_error)}
     )
     details: list[Any] = [info]
     if refusal.violations:
@@ -244,7 +238,7 @@ def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(refusal.retry_after_seconds * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=refusal.code.value[0], message=_told(refusal.message))
+    status = status_pb2.Status(code=refusal.code.value[0], message=_cut(refusal.message))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -277,7 +271,7 @@ def _shown(name: str | None) -> str | None:
     return name if name is None or len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}…"
 
 
-def _told(value: object) -> str:
+def _cut(value: object) -> str:
     """Cut a part of a refusal for the wire: it may come from a damaged row, and must not end the call."""
     text = str(value).encode(errors="backslashreplace")
     return text[:METADATA_VALUE_LIMIT].decode(errors="ignore")

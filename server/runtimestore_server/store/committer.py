@@ -124,11 +124,11 @@ class Committer:
         thread = self._thread_for(write)
         self._waiting_on.setdefault(write.subject, []).append(thread)
         try:
-            if self._traces is None or (share := self._traces.share("commit")) is None:
+            if self._traces is None or (waiting := self._traces.waiting_span("commit")) is None:
                 thread.put(pending)
                 return await pending.answer
-            pending.share = share.span
-            with share:
+            pending.span = waiting.span
+            with waiting:
                 thread.put(pending)
                 return await pending.answer
         except asyncio.CancelledError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     """Deletes no more rows than it is told, within `tx`; how many it did. Half as many or more: more may be left."""
 
 
-class Errand(Protocol):
+class Sweeper(Protocol):
     """A sweep that remembers how far it has come."""
 
     @property
@@ -75,9 +75,9 @@ ROW_BYTES = 4096
 class _Task:
     """A sweep, how much it may do at once, and when."""
 
-    def __init__(self, sweep: Sweep, errand: Errand | None = None, round_seconds: float | None = None) -> None:
+    def __init__(self, sweep: Sweep, sweeper: Sweeper | None = None, round_seconds: float | None = None) -> None:
         self.sweep = sweep
-        self.errand = errand
+        self.sweeper = sweeper
         self._round_seconds = round_seconds
         self.most = FEWEST_ROWS
         self.next_at = 0.0
@@ -90,7 +90,7 @@ class _Task:
     @property
     def pending(self) -> bool:
         """Whether there may be anything to do."""
-        return self.errand is None or self.errand.pending
+        return self.sweeper is None or self.sweeper.pending
 
     def fit(self, rows: int, seconds: float) -> None:
         """Let the next slice take about as long as one should."""
@@ -104,13 +104,13 @@ class Maintenance:
     """The sweeps of a store, and what its engine puts off; run by one commit thread, which asks when."""
 
     def __init__(
-        self, database: Database, sweeps: Sequence[Sweep], errands: Sequence[tuple[Errand, float]] = ()
+        self, database: Database, sweeps: Sequence[Sweep], sweepers: Sequence[tuple[Sweeper, float]] = ()
     ) -> None:
-        """`errands` come with how long each rests that found little, in seconds."""
+        """`sweepers` come with how long each rests that found little, in seconds."""
         self._database = database
         self._tasks = [
             *(_Task(sweep) for sweep in sweeps),
-            *(_Task(errand.sweep, errand, seconds) for errand, seconds in errands),
+            *(_Task(sweeper.sweep, sweeper, seconds) for sweeper, seconds in sweepers),
         ]
         self._tidy_at = 0.0
         self._was_untidy = False
@@ -159,8 +159,8 @@ class Maintenance:
             with connection.begin():
                 rows = task.sweep(connection, most)
                 task.fit(rows, time.monotonic() - began)
-            if task.errand is not None:
-                task.errand.settle()
+            if task.sweeper is not None:
+                task.sweeper.settle()
             self._database.after_commit(connection, writes=0, carried_bytes=rows * ROW_BYTES)
         ended = time.monotonic()
         if 2 * rows >= most:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class PendingWrite:
     """A write that was taken in and is not answered yet, and the future that its handler awaits."""
 
-    __slots__ = ("answer", "decision", "gate", "share", "since", "size_bytes", "unanswered", "write")
+    __slots__ = ("answer", "decision", "gate", "since", "size_bytes", "span", "unanswered", "write")
 
     def __init__(self, write: AnyWrite, answer: asyncio.Future[Outcome]) -> None:
         self.write = write
-        self.share: Span | None = None
+        self.span: Span | None = None
         """The span of its waiting for its batch, where its call has one."""
         self.size_bytes = write.size_bytes
         self.answer = answer

@@ -114,25 +114,25 @@ class Traces:
         self._of_strangers += 1
         return self._of_strangers <= MOST_OF_STRANGERS
 
-    def share(self, name: str) -> Within | None:
+    def waiting_span(self, name: str) -> Within | None:
         """Begin the span of what this task's call waits for in the store; None if the call is not recorded."""
         return Within(self._begin(name)) if trace.get_current_span().is_recording() else None
 
     def batch(self, batch: Sequence[PendingWrite]) -> Within:
         """Enter the span of a batch, on its thread, which none but recorded calls have."""
-        shares = [pending.share for pending in batch if pending.share is not None]
-        if not shares:
+        waiting = [pending.span for pending in batch if pending.span is not None]
+        if not waiting:
             return Within(None)
         span: Span = trace.INVALID_SPAN
         with contextlib.suppress(Exception):
             span = self._begin(
                 "batch",
-                context=trace.set_span_in_context(shares[0]),
-                links=[Link(share.get_span_context()) for share in shares[1:]],
+                context=trace.set_span_in_context(waiting[0]),
+                links=[Link(one.get_span_context()) for one in waiting[1:]],
                 attributes={"db.system.name": self._system, PREFIX + "batch_writes": len(batch)},
             )
-            for share in shares[1:]:
-                share.add_link(span.get_span_context())
+            for one in waiting[1:]:
+                one.add_link(span.get_span_context())
         return Within(span)
 
     def in_this_call(self, name: str, work: Callable[[], T]) -> Callable[[], T]:
