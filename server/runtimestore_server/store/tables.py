@@ -131,11 +131,7 @@ session_versions = Table(
     # The document, or the edits.
     Column("body", LargeBinary, nullable=False),
     # What may be pruned follows from the age of bases, of which there are few.
-    Index(
-        "session_versions_bases",
-        "committed_at_ms",
-        info={WHERE: text("kind = 'base'")},
-    ),
+    Index("session_versions_bases", "committed_at_ms", info={WHERE: text("kind = 'base'")}),
 )
 
 sessions = Table(

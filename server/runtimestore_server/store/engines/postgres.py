@@ -12,15 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines import postgres_pipelines as pipelines
 from runtimestore_server.store.engines import postgres_statements as statements
-from runtimestore_server.store.engines.answers import (
-    Began,
-    CommitState,
-    Fault,
-    KeyNotFree,
-    Lacking,
-    Sizes,
-    TableSize,
-)
+from runtimestore_server.store.engines.answers import Began, CommitState, Fault, KeyNotFree, Lacking, Sizes, TableSize
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database
 from runtimestore_server.store.engines.direct import Answer, Row
 from runtimestore_server.store.engines.postgres_arrays import encoded
@@ -57,7 +49,7 @@ class PostgresDatabase(Database):
         self._texts: dict[Any, str] = {}
         self.writers = connect_lazily(url, pool_size=committer_threads + 1, prepare_threshold=prepare_threshold)
         set_up_transactions(self.writers)
-        self._reopen_when_read_only(self.writers)
+        self._reopen_when_read_only()
         # One statement a read is one snapshot; without BEGIN and COMMIT around it, it is one round trip too.
         # One more than the threads for loads: the health check; beyond the size, new bases of sessions.
         readers = connect_lazily(url, pool_size=reader_threads + 1, prepare_threshold=prepare_threshold)

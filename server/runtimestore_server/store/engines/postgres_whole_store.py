@@ -82,10 +82,7 @@ class PostgresStore(WholeStore):
     def replace_by(self, file: Path, see: Callable[[Rows], None], *, replace: bool) -> str | None:
         """Fill the tables anew in one transaction, which has them alone."""
         self._database.readers.dispose()  # else one of our own would count as a server
-        with (
-            contextlib.closing(store_file.open_file(file)) as source,
-            self._database.writers.begin() as tx,
-        ):
+        with contextlib.closing(store_file.open_file(file)) as source, self._database.writers.begin() as tx:
             self._database.migration_lock(tx)
             self._refuse_servers(tx)
             there = sa.inspect(tx).get_table_names()

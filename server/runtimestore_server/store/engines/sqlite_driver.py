@@ -17,14 +17,7 @@ else:
     except ImportError:  # no wheel for this platform: see pyproject.toml
         import sqlite3
 
-__all__ = [
-    "HEADER_BYTES",
-    "MAGIC",
-    "VERSION",
-    "has_reset_defect",
-    "open_blob",
-    "sqlite3",
-]
+__all__ = ["HEADER_BYTES", "MAGIC", "VERSION", "has_reset_defect", "open_blob", "sqlite3"]
 
 HEADER_BYTES = 100
 MAGIC = b"SQLite format 3\0"

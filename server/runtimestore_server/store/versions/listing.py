@@ -8,13 +8,7 @@ from runtimestore.errors import StoredValueCorrupt
 from runtimestore_server.integers import INT64_MAX
 from runtimestore_server.store.engines import direct
 from runtimestore_server.store.versions import selects
-from runtimestore_server.store.versions.rows import (
-    corrupt_version,
-    current_of,
-    damage_of,
-    names_no_session,
-    version_of,
-)
+from runtimestore_server.store.versions.rows import corrupt_version, current_of, damage_of, names_no_session, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
