@@ -1,5 +1,26 @@
-"""The largest integers that the protos, the trait's Rust and the engines' columns hold."""
+"""The largest integers that the protos, the trait's Rust and the engines' columns hold, and their form in few bytes."""
 
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 INT64_MAX = 2**63 - 1
+
+_ONE_BYTE = 0x80
+"""A smaller number takes one byte."""
+_TWO_BYTES = _ONE_BYTE**2
+"""A smaller number takes two bytes at most: the lengths of nearly all inputs do."""
+
+_SHORT = tuple(bytes([number]) for number in range(_ONE_BYTE))
+
+
+def varint(number: int) -> bytes:
+    """Encode a number, seven bits a byte, the lowest first; the high bit says that more follow."""
+    if number < _ONE_BYTE:
+        return _SHORT[number]
+    if number < _TWO_BYTES:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    encoded = bytearray()
+    while number >= _ONE_BYTE:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

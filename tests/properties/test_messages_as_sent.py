@@ -14,7 +14,7 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.documents import input as inputs
 from runtimestore_server.documents import session, wire
 from runtimestore_server.documents.input import InputSeed, ReadableInput
-from runtimestore_server.integers import UINT32_MAX, UINT64_MAX
+from runtimestore_server.integers import UINT32_MAX, UINT64_MAX, varint
 from runtimestore_server.store.reads import CorruptInput, StoredInput
 
 if TYPE_CHECKING:
@@ -107,4 +107,4 @@ def _check_number(number: int) -> None:
     expected = pb.LoadInputStatesResponse(revision=number).SerializeToString()
     key = wire.number_key(pb.LoadInputStatesResponse.REVISION_FIELD_NUMBER)
 
-    assert key + wire.varint(number) == (expected or key + b"\0")
+    assert key + varint(number) == (expected or key + b"\0")

@@ -15,8 +15,7 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore_server.documents import wire
 from runtimestore_server.documents.identifiers import canonical_uuid, uuid_field
 from runtimestore_server.documents.json import envelope, invalid, lenient
-from runtimestore_server.documents.wire import varint
-from runtimestore_server.integers import UINT32_MAX, UINT64_MAX
+from runtimestore_server.integers import UINT32_MAX, UINT64_MAX, varint
 from runtimestore_server.store import reads
 from runtimestore_server.store.values import InputDocument
 

@@ -9,6 +9,7 @@ from runtimestore.v1 import runtime_store_admin_pb2 as pb
 from runtimestore_server.documents import input as inputs
 from runtimestore_server.documents import ops, receipt, runtime_state, session, wire
 from runtimestore_server.documents.identifiers import canonical_uuid
+from runtimestore_server.integers import varint
 from runtimestore_server.store import reads
 from runtimestore_server.store.by_key import select_by_key
 from runtimestore_server.store.tables import receipts
@@ -127,7 +128,7 @@ def _named_by(item: ReadableInput) -> Boundary | None:
 
 def _of_inputs(found: Iterable[ReadableInput]) -> Iterator[bytes]:
     begin = wire.key(pb.LoadRuntimeResponse.INPUTS_FIELD_NUMBER)
-    return inputs.batches(found, pb.RuntimeInputs.INPUT_STATES_FIELD_NUMBER, lambda size: begin + wire.varint(size))
+    return inputs.batches(found, pb.RuntimeInputs.INPUT_STATES_FIELD_NUMBER, lambda size: begin + varint(size))
 
 
 def _of_receipts(runtime: RuntimeKey, named: Iterable[tuple[Boundary, reads.StoredReceipt]]) -> Iterator[bytes]:

@@ -6,32 +6,13 @@ kernel hands out page by page: for a session of megabytes that takes longer than
 
 from __future__ import annotations
 
+from runtimestore_server.integers import varint
+
 MESSAGE_BYTES = 1024 * 1024
 """About so much of documents goes into one message: a client with gRPC's default limit of 4 MiB reads everything."""
 
 _VARINT, _DELIMITED = 0, 2
 """The wire types of numbers, and of what begins with its length: protobuf.dev, "Encoding"."""
-_ONE_BYTE = 0x80
-"""A smaller number takes one byte."""
-_TWO_BYTES = _ONE_BYTE**2
-"""A smaller number takes two bytes at most: the lengths of nearly all inputs do."""
-
-
-def varint(number: int) -> bytes:
-    """Encode a number, seven bits a byte."""
-    if number < _ONE_BYTE:
-        return _SHORT[number]
-    if number < _TWO_BYTES:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    encoded = bytearray()
-    while number >= _ONE_BYTE:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-_SHORT = tuple(bytes([number]) for number in range(_ONE_BYTE))
 
 
 def key(field: int) -> bytes:

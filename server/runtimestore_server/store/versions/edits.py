@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from runtimestore._edits import Edit
 from runtimestore._edits import apply_edits as applied
 from runtimestore._edits import edits_between as find
+from runtimestore_server.integers import varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +45,7 @@ def encode(edits: Sequence[Edit]) -> bytes:
     pieces: list[bytes] = [FORMAT]
     at = 0
     for start, end, replacement in edits:
-        pieces += [_number(start - at), _number(end - start), _number(len(replacement)), replacement]
+        pieces += [varint(start - at), varint(end - start), varint(len(replacement)), replacement]
         at = end
     return b"".join(pieces)
 
@@ -72,16 +73,6 @@ def _decoded(encoded: bytes) -> Iterator[Edit]:
         at = start + removed
         yield Edit(start, at, encoded[position : position + size])
         position += size
-
-
-def _number(value: int) -> bytes:
-    """Write seven bits a byte, the lowest first; the high bit says that more follow."""
-    digits = bytearray()
-    while value > 0x7F:  # noqa: PLR2004  (seven bits)
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
 
 
 def _read_number(encoded: bytes, position: int) -> tuple[int, int]:
