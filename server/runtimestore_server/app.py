@@ -18,7 +18,7 @@ from runtimestore.v1 import (
     runtime_store_pb2,
     runtime_store_pb2_grpc,
 )
-from runtimestore_server.access.listening import protection
+from runtimestore_server.access.exposure import protection
 from runtimestore_server.access.rules import Unusable
 from runtimestore_server.budget import RetryPacing
 from runtimestore_server.memory import FreedMemory

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from runtimestore_server.access import listening
+from runtimestore_server.access import exposure
 from runtimestore_server.access.peers import is_carried_safely, is_this_machine
 from support.checkers.refusals import refused
 from support.servers.access import access_file, bearer, ca, credentials, entry, new_token, server_files
@@ -56,7 +56,7 @@ async def test_a_token_without_tls_is_taken_by_the_table(
     files: Any = server_files(tmp_path) if tls else {}
     listen = {"loopback": "127.0.0.1:0", "unix": f"unix:{tmp_path}/s", "network": f"{own_address()}:0"}[way]
     if way == "network":  # as if somebody led a port of loopback to the network: else serve would not start
-        monkeypatch.setattr(listening, "is_local", lambda _listen: True)
+        monkeypatch.setattr(exposure, "is_local", lambda _listen: True)
     async with in_process("memory:", listen=listen, access_file=path, insecure=insecure, **files) as app:
         options = [("grpc.ssl_target_name_override", "localhost")]
         channel = (
@@ -121,9 +121,9 @@ def test_localhost_that_a_name_server_leads_elsewhere_is_not_this_machine(monkey
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", 0)),
         ]
 
-    assert listening.is_local("localhost:1")
+    assert exposure.is_local("localhost:1")
     monkeypatch.setattr(socket, "getaddrinfo", elsewhere)
-    assert not listening.is_local("localhost:1")
+    assert not exposure.is_local("localhost:1")
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import RuntimeStoreClient, Tls
-from runtimestore_server.access.listening import is_local
+from runtimestore_server.access.exposure import is_local
 from support.checkers.scraping import get
 from support.servers.access import access_file, ca, entry, new_token, server_files
 from support.servers.command import run, serving

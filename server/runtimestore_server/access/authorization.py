@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import AccessNotAllowed, RealmNotAllowed
@@ -16,6 +15,7 @@ from runtimestore_server.access.failures import NotLetIn, sent_in_the_open, unau
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
 from runtimestore_server.access.peers import is_carried_safely, names_shown
+from runtimestore_server.access.rules import Caller
 from runtimestore_server.access.tokens import digest_of, sent_token
 from runtimestore_server.documents.identifiers import DEFAULT_REALM
 
@@ -26,22 +26,6 @@ if TYPE_CHECKING:
     from runtimestore_server.access.access_file import AccessFile
     from runtimestore_server.access.rules import Credential, Principal, Rules
     from runtimestore_server.access.strangers import StrangersCalls
-
-
-@dataclass(slots=True, eq=False)
-class Caller:
-    """Who made a call, as it was known last, by which credential, and what for."""
-
-    credential: Credential
-    principal: Principal
-    rules: Rules
-    """The rules that say so: others may say otherwise."""
-    realm: str | None = None
-    """The realm of the request, once that is received, if it names one."""
-    is_needed: bool = True
-    """Whether what is asked is answered to it alone, and not to strangers as well."""
-    refusal: RuntimeStoreError | None = None
-    """Why the call is ended by `OpenStreams`, if it is."""
 
 
 class Authorization:

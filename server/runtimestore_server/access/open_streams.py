@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runtimestore_server.access.access_file import AccessFile
-    from runtimestore_server.access.authorization import Caller
+    from runtimestore_server.access.rules import Caller
     from runtimestore_server.supervision import Supervision
 
 LOOK_SECONDS = 1.0

@@ -16,6 +16,8 @@ from runtimestore_server.access.methods import BY_NAME, Access
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from runtimestore.errors import RuntimeStoreError
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,127}")
 _REALMS = re.compile(r"\*|[a-z0-9][a-z0-9._-]{0,62}\*?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -127,6 +129,22 @@ class Rules:
 
     def _hash(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._key, digest_size=16).digest()
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """Who made a call, as it was known last, by which credential, and what for."""
+
+    credential: Credential
+    principal: Principal
+    rules: Rules
+    """The rules that say so: others may say otherwise."""
+    realm: str | None = None
+    """The realm of the request, once that is received, if it names one."""
+    is_needed: bool = True
+    """Whether what is asked is answered to it alone, and not to strangers as well."""
+    refusal: RuntimeStoreError | None = None
+    """Why the call is ended by `OpenStreams`, if it is."""
 
 
 def parsed(text: str) -> Rules:

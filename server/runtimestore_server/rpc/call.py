@@ -17,9 +17,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from runtimestore_server.access.authorization import Caller
 from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.access.peers import host_of
+from runtimestore_server.access.rules import Caller
 from runtimestore_server.rpc.admission import OURS, WRITES, unavailable
 from runtimestore_server.rpc.call_ends import code_of_end
 from runtimestore_server.rpc.left_documents import DELTAS, decoded
