@@ -200,16 +200,14 @@ class Settings(BaseSettings):
             if not value.removeprefix("unix:"):
                 raise ValueError("unix: needs a path, such as unix:/run/runtimestore.sock")
             return value
-        match = _HOST_AND_PORT.fullmatch(value)
-        if match is None or int(match[2]) > 65535:  # noqa: PLR2004  (the largest TCP port)
+        if not _is_host_and_port(value):
             raise ValueError("must be HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
         return value
 
     @field_validator("metrics_listen")
     @classmethod
     def _metrics_listen_is_an_address(cls, value: str) -> str:
-        match = _HOST_AND_PORT.fullmatch(value)
-        if value and (match is None or int(match[2]) > 65535):  # noqa: PLR2004  (the largest TCP port)
+        if value and not _is_host_and_port(value):
             raise ValueError("must be HOST:PORT such as 127.0.0.1:9464 or [::1]:9464, or empty")
         return value
 
@@ -244,6 +242,11 @@ class Settings(BaseSettings):
         """Return what is given first, then the environment, then the file."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, SettingsFile(settings_cls)
+
+
+def _is_host_and_port(value: str) -> bool:
+    match = _HOST_AND_PORT.fullmatch(value)
+    return match is not None and int(match[2]) <= 65535  # noqa: PLR2004  (the largest TCP port)
 
 
 def load(flags: Mapping[str, Any]) -> Settings:
