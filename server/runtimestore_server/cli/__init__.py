@@ -12,12 +12,10 @@ import importlib
 import click
 
 from runtimestore_server import core_dumps
-from runtimestore_server.cli.refusals import MISUSED, Refused, complain, sentence
+from runtimestore_server.cli.refusals import INTERRUPTED, MISUSED, Refused, complain, sentence
 
 COMMANDS = ("serve", "migrate", "verify", "backup", "restore", "token", "health", "version")
 """In the order in which help lists them."""
-
-INTERRUPTED = 130
 
 
 class _Commands(click.Group):

@@ -9,12 +9,10 @@ import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
 from runtimestore_server.cli.output import show_if_possible
-from runtimestore_server.cli.refusals import Refused, refusing
+from runtimestore_server.cli.refusals import CANNOT, refusing
 
 if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
-
-CANNOT = 2
 
 MANUAL = """\
 Write a backup of the store into FILE, which must not be there yet.
@@ -44,11 +42,8 @@ def command(settings: Settings, *, file: Path) -> int:
     from runtimestore_server.verify.findings import printable
 
     warn_of_near_misses(settings)
-    try:
-        with refusing(CannotBackUp, ChangedMeanwhile, ValueError, code=CANNOT), progress() as shown:
-            taken = create(settings.database_url.get_secret_value(), file, shown)
-    except Refused as refused:
-        raise Refused(*map(printable, refused.sentences), code=CANNOT) from None
+    with refusing(CannotBackUp, ChangedMeanwhile, ValueError, code=CANNOT, escaped=True), progress() as shown:
+        taken = create(settings.database_url.get_secret_value(), file, shown)
     manifest = taken.manifest
     store = printable(describe(settings.database_url.get_secret_value()))
     show_if_possible(

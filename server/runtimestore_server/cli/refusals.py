@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 MISUSED = 2
 """The exit code for a command line, a variable or a file of settings that cannot be meant."""
 
+CANNOT = 2
+"""That of commands on a whole store which could not do it."""
+
+INTERRUPTED = 130
+"""That of a command that was told to end by Ctrl-C, as shells have it."""
+
 
 class Refused(Exception):
     """What ends a command: sentences for whoever called it, and an exit code."""
@@ -77,8 +83,10 @@ def _about_a_value(error: click.BadParameter, expected: str) -> str:
 
 
 @contextlib.contextmanager
-def refusing(*refusals: type[Exception], code: int) -> Iterator[None]:
+def refusing(*refusals: type[Exception], code: int, escaped: bool = False) -> Iterator[None]:
     """End the command with one sentence where a database cannot be used, or by one of these refusals.
+
+    `escaped` as `printable` has it: a file, whose name may hold anything, is named in the sentence.
 
     Raises:
         Refused: one of them happened.
@@ -90,10 +98,17 @@ def refusing(*refusals: type[Exception], code: int) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise Refused(in_a_sentence(error), code=code) from None
+        told = in_a_sentence(error)
     except EngineRefusal as error:
-        raise Refused(f"{error.sentence()}; see --database-url", code=code) from None
+        told = f"{error.sentence()}; see --database-url"
     except CannotOpen as error:
-        raise Refused(str(error), code=code) from None
+        told = str(error)
     except refusals as error:
-        raise Refused(str(error), code=code) from None
+        told = str(error)
+    else:
+        return
+    if escaped:
+        from runtimestore_server.verify.findings import printable
+
+        told = printable(told)
+    raise Refused(told, code=code) from None

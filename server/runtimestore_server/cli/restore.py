@@ -9,12 +9,10 @@ import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
 from runtimestore_server.cli.output import show_if_possible
-from runtimestore_server.cli.refusals import Refused, refusing
+from runtimestore_server.cli.refusals import CANNOT, refusing
 
 if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
-
-CANNOT = 2
 
 MANUAL = """\
 Restore the store that --database-url names from the backup in FILE, on either engine.
@@ -46,11 +44,8 @@ def command(settings: Settings, *, file: Path, replace: bool) -> int:
 
     warn_of_near_misses(settings)
     url = settings.database_url.get_secret_value()
-    try:
-        with refusing(CannotRestore, ValueError, code=CANNOT), progress() as shown:
-            done = restore(file, url, shown, replace=replace)
-    except Refused as refused:
-        raise Refused(*map(printable, refused.sentences), code=CANNOT) from None
+    with refusing(CannotRestore, ValueError, code=CANNOT, escaped=True), progress() as shown:
+        done = restore(file, url, shown, replace=replace)
     width = max(map(len, done.tables))
     show_if_possible(
         f"store   {done.manifest.store_id} as of {done.manifest.taken_at}, schema {done.schema_revision}",

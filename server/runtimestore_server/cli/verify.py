@@ -10,12 +10,12 @@ import click
 
 from runtimestore_server.cli.flags import SOURCES, takes_settings
 from runtimestore_server.cli.introduction import warn_of_near_misses
-from runtimestore_server.cli.refusals import Refused, refusing
+from runtimestore_server.cli.refusals import CANNOT, INTERRUPTED, Refused, refusing
 
 if TYPE_CHECKING:
     from runtimestore_server.settings import Settings
 
-CLEAN, FOUND, CANNOT, INTERRUPTED = 0, 1, 2, 130
+CLEAN, FOUND = 0, 1
 
 MANUAL = """\
 Look at every row of a store and tell what is not as it was written.
