@@ -9,8 +9,8 @@ import pytest
 
 from runtimestore import CommitOutcomeUnknown, RetryPolicy
 from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.engines.postgres_execution import open_pipeline_of
 from runtimestore_server.store.engines.postgres_pipeline import statement_of
-from runtimestore_server.store.engines.postgres_pipelines import open_on
 from runtimestore_server.store.values import Outcome
 from scripts.postgres_server import PostgresServer
 from support.generators.calls import Store
@@ -105,7 +105,7 @@ def test_a_write_lost_in_a_crash_is_not_taken_for_the_transaction_that_got_its_i
 
     def do_commit(connection: Any) -> None:
         if not crashed:
-            pipeline = open_on(connection.driver_connection)
+            pipeline = open_pipeline_of(connection.driver_connection)
             assert pipeline
             ((token,),) = pipeline.found(pipeline.send(statement_of("SELECT pg_current_xact_id()::text"), {}))
             server.crash()  # one process is killed, all begin anew; the server's start time stays

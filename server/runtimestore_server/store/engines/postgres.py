@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from runtimestore_server.store.engines import direct
-from runtimestore_server.store.engines import postgres_pipelines as pipelines
+from runtimestore_server.store.engines import postgres_execution as execution
 from runtimestore_server.store.engines import postgres_statements as statements
 from runtimestore_server.store.engines.answers import Began, CommitState, Fault, KeyNotFree, Lacking, Sizes, TableSize
 from runtimestore_server.store.engines.database import LARGE_BYTES, Database
@@ -68,7 +68,7 @@ class PostgresDatabase(Database):
     ) -> Answer[list[Any]]:
         """Ask in the pipeline, where there is one."""
         made = direct.compiled_once(statement, tx.dialect)
-        rows = pipelines.fetch(tx, made.text, {**made.constants, **encoded(columns, keys)})
+        rows = execution.fetch(tx, made.text, {**made.constants, **encoded(columns, keys)})
         return Answer(lambda: direct.as_rows(made, rows()))
 
     def upsert(self, tx: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
@@ -76,9 +76,9 @@ class PostgresDatabase(Database):
 
         In a pipeline it goes with the others: edits may be larger than all that they come to, by which it was opened.
         """
-        small, large = (rows, ()) if pipelines.are_open(tx) else split_off_large(table, rows)
+        small, large = (rows, ()) if execution.in_pipeline(tx) else split_off_large(table, rows)
         if small:
-            pipelines.run(tx, self._text(statements.upsert(table)), encoded(columns_of(table), small))
+            execution.run(tx, self._text(statements.upsert(table)), encoded(columns_of(table), small))
         for row in large:
             tx.execute(statements.upsert_row(table), dict(zip(table.columns.keys(), row, strict=True)))
 
@@ -86,17 +86,17 @@ class PostgresDatabase(Database):
         """Wait for rows that another transaction is inserting, then leave them alone."""
         if rows:
             text = self._text(statements.insert_missing(table))
-            pipelines.fetch(tx, text, encoded(columns_of(table), rows))
+            execution.fetch(tx, text, encoded(columns_of(table), rows))
 
     def insert_new(self, tx: Connection, table: sa.Table, rows: Sequence[Row], *, taken: KeyNotFree) -> Answer[None]:
         """Do the same; in a pipeline the statement fails if one was left alone, since COMMIT is behind it already."""
         if not rows:
             return Answer.found(None)
         values = encoded(columns_of(table), rows)
-        if pipelines.are_open(tx):
-            pipelines.fetch(tx, self._text(statements.insert_new(table)), values, taken=taken)
+        if execution.in_pipeline(tx):
+            execution.fetch(tx, self._text(statements.insert_new(table)), values, taken=taken)
             return Answer.found(None)
-        inserted = pipelines.fetch(tx, self._text(statements.insert_missing(table)), values)
+        inserted = execution.fetch(tx, self._text(statements.insert_missing(table)), values)
 
         def confirmed() -> None:
             if len(inserted()) != len(rows):
@@ -113,7 +113,7 @@ class PostgresDatabase(Database):
         if carried_bytes >= LARGE_BYTES or direct.observed(tx) or not psycopg.Pipeline.is_supported():
             yield
             return
-        with pipelines.opened(tx):
+        with execution.pipeline(tx):
             yield
 
     def _text(self, statement: Any) -> str:
@@ -128,7 +128,7 @@ class PostgresDatabase(Database):
 
     def began(self, tx: Connection) -> Answer[Began]:
         """Ask for the transaction's id, the server's start and its own: after a crash ids may be given out again."""
-        rows = pipelines.fetch(tx, self._text(_BEGAN), {})
+        rows = execution.fetch(tx, self._text(_BEGAN), {})
 
         def began() -> Began:
             ((token, now_ms),) = rows()
@@ -151,7 +151,7 @@ class PostgresDatabase(Database):
 
     def let_go(self, connection: Connection, error: Exception) -> None:
         """Keep it where Postgres told why nothing is committed: its transaction is over, and connecting anew dear."""
-        if self.commit_is_ambiguous(error) or not pipelines.is_idle(connection):
+        if self.commit_is_ambiguous(error) or not execution.is_idle(connection):
             super().let_go(connection, error)
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from runtimestore_server.store.engines import postgres_arrays
-from runtimestore_server.store.engines import postgres_pipelines as pipelines
+from runtimestore_server.store.engines import postgres_execution as execution
 from runtimestore_server.store.engines.answers import EngineRefusal
 from runtimestore_server.store.engines.postgres_limits import OVERFLOW
 from runtimestore_server.store.engines.postgres_stale import is_stale
@@ -112,13 +112,13 @@ def _commit_in_pipelines(dialect: sa.Dialect) -> None:
     commit, rollback = dialect.do_commit, dialect.do_rollback
 
     def do_commit(connection: Any) -> None:
-        pipeline = pipelines.open_on(connection.driver_connection)
+        pipeline = execution.open_pipeline_of(connection.driver_connection)
         severities = _told_of(commit, connection) if pipeline is None else pipeline.commit()
         if "WARNING" in severities:
             raise CommitInDoubt
 
     def do_rollback(connection: Any) -> None:
-        if (pipeline := pipelines.of(connection.driver_connection)) is not None:
+        if (pipeline := execution.pipeline_of(connection.driver_connection)) is not None:
             pipeline.rollback()
         rollback(connection)
 

@@ -25,40 +25,40 @@ _statement_of = cache(statement_of)
 
 
 @contextlib.contextmanager
-def opened(tx: Connection) -> Iterator[None]:
+def pipeline(tx: Connection) -> Iterator[None]:
     """Open a pipeline for the statements inside. It stays open for COMMIT to end it; what is raised closes it."""
     import psycopg
 
     driver: Any = tx.connection.driver_connection
-    if (pipeline := getattr(driver, _PIPELINE, None)) is None:
-        pipeline = Pipeline(driver)
-        setattr(driver, _PIPELINE, pipeline)
+    if (opened := getattr(driver, _PIPELINE, None)) is None:
+        opened = Pipeline(driver)
+        setattr(driver, _PIPELINE, opened)
     try:
-        pipeline.begin()
+        opened.begin()
         yield
     except psycopg.Error as error:
-        pipeline.abandon()
+        opened.abandon()
         direct.raise_as_all_others(tx, error, "BEGIN")
     except BaseException:
-        pipeline.abandon()
+        opened.abandon()
         raise
 
 
-def of(driver: Any) -> Pipeline | None:
+def pipeline_of(driver: Any) -> Pipeline | None:
     """Return the pipeline of a connection of psycopg's, if it had one."""
     found: Pipeline | None = getattr(driver, _PIPELINE, None)
     return found
 
 
-def open_on(driver: Any) -> Pipeline | None:
+def open_pipeline_of(driver: Any) -> Pipeline | None:
     """Return the pipeline that is open on a connection of psycopg's."""
-    pipeline = of(driver)
-    return pipeline if pipeline is not None and pipeline.is_open else None
+    found = pipeline_of(driver)
+    return found if found is not None and found.is_open else None
 
 
-def are_open(tx: Connection) -> bool:
+def in_pipeline(tx: Connection) -> bool:
     """Tell whether what is run goes into a pipeline."""
-    return open_on(tx.connection.driver_connection) is not None
+    return open_pipeline_of(tx.connection.driver_connection) is not None
 
 
 def is_idle(tx: Connection) -> bool:
@@ -73,10 +73,10 @@ def is_idle(tx: Connection) -> bool:
 
 def run(tx: Connection, text: str, parameters: Mapping[str, Any]) -> None:
     """Run a statement that finds nothing."""
-    if (pipeline := open_on(tx.connection.driver_connection)) is None:
+    if (opened := open_pipeline_of(tx.connection.driver_connection)) is None:
         direct.run(tx, text, [parameters])
     else:
-        _send(tx, pipeline, text, parameters, None)
+        _send(tx, opened, text, parameters, None)
 
 
 def fetch(
@@ -85,25 +85,23 @@ def fetch(
     """Run a statement once; its rows. In a pipeline `taken` is raised where the statement divides by zero."""
     import psycopg
 
-    if (pipeline := open_on(tx.connection.driver_connection)) is None:
+    if (opened := open_pipeline_of(tx.connection.driver_connection)) is None:
         return Answer.found(direct.fetch(tx, text, parameters))
-    sent = _send(tx, pipeline, text, parameters, taken)
+    sent = _send(tx, opened, text, parameters, taken)
 
     def rows() -> list[Row]:
         try:
-            return pipeline.found(sent)
+            return opened.found(sent)
         except psycopg.Error as error:
             direct.raise_as_all_others(tx, error, text)
 
     return Answer(rows)
 
 
-def _send(
-    tx: Connection, pipeline: Pipeline, text: str, parameters: Mapping[str, Any], taken: KeyNotFree | None
-) -> Sent:
+def _send(tx: Connection, opened: Pipeline, text: str, parameters: Mapping[str, Any], taken: KeyNotFree | None) -> Sent:
     import psycopg
 
     try:
-        return pipeline.send(_statement_of(text), parameters, taken=taken)
+        return opened.send(_statement_of(text), parameters, taken=taken)
     except psycopg.Error as error:
         direct.raise_as_all_others(tx, error, text)
