@@ -25,8 +25,8 @@ from runtimestore_server.store.tables import (
 )
 from runtimestore_server.store.values import RuntimeKey
 from runtimestore_server.store.versions.rows import Version, current_of, damage_of
-from runtimestore_server.verify.findings import Finding
-from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, listed_session, session_of, warning
+from runtimestore_server.verify.findings import Finding, Severity
+from runtimestore_server.verify.rows import NUMBERS_OF_A_SESSION, finding, listed_session, session_of
 from runtimestore_server.verify.versions import version_in
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
     has = tx.execute(statement.limit(1)).scalars().all()
     if has and has[0] != listed["session_id"]:
         told = "runtime_id has a snapshot of another session, and a runtime that is not listed has one of this"
-        yield warning("projection_mismatch", sessions, listed, told)
+        yield finding("projection_mismatch", sessions, listed, told, Severity.WARNING)
 
 
 def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iterator[Finding]:
@@ -212,7 +212,8 @@ def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iter
         if lost:
             # No error, though no call deletes an input: AtomicApply takes a receipt that names inputs which were never
             # sent, so a store that nobody damaged may hold it. A runtime sends all its inputs with every receipt.
-            yield warning("input_missing", receipts, row, f"names inputs that are not stored: {', '.join(lost)}")
+            told = f"names inputs that are not stored: {', '.join(lost)}"
+            yield finding("input_missing", receipts, row, told, Severity.WARNING)
 
 
 def requests_from_the_future(tx: Connection) -> Iterator[Finding]:

@@ -27,21 +27,11 @@ Check = Callable[[Row], Iterator[Finding]]
 NUMBERS_OF_A_SESSION = ("created_at_ms", "updated_at_ms", "message_count", "total_tokens")
 
 
-def key_of(table: sa.Table, row: Row) -> dict[str, str]:
-    """Return the primary key of a row, for people."""
-    return {
-        column.name: str(row[column.name]).encode(errors="backslashreplace").decode() for column in table.primary_key
-    }
-
-
-def finding(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
-    """Return a finding in a row."""
-    return Finding(kind, table.name, key_of(table, row), description)
-
-
-def warning(kind: str, table: sa.Table, row: Row, description: str) -> Finding:
-    """Return a finding in a row that need not be damage."""
-    return Finding(kind, table.name, key_of(table, row), description, Severity.WARNING)
+def finding(kind: str, table: sa.Table, row: Row, description: str, severity: Severity = Severity.ERROR) -> Finding:
+    """Return a finding in a row, which is named by its primary key."""
+    names = (column.name for column in table.primary_key)
+    key = {name: str(row[name]).encode(errors="backslashreplace").decode() for name in names}
+    return Finding(kind, table.name, key, description, severity)
 
 
 def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
