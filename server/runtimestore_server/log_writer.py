@@ -48,16 +48,12 @@ class LogWriter:
         # Reentrant, unlike other queues: what is collected as garbage meanwhile may log as well.
         self._queue: SimpleQueue[Event | threading.Event] = SimpleQueue()
         self._counting = threading.RLock()
-        self._lost = 0
+        self.lost = 0
+        """How many events were lost and not told of yet."""
         self._torn = False
         """Whether the last thing that was written is a part of a line."""
         # A daemon: a process that is told to go must not wait for a pipe that nobody empties.
         threading.Thread(target=self._run, name="log-writer", daemon=True).start()
-
-    @property
-    def lost(self) -> int:
-        """How many events were lost and not told of yet."""
-        return self._lost
 
     def put(self, event: Event) -> None:
         """Write a line of an event, soon, or lose it. Never waits, never raises."""
@@ -74,7 +70,7 @@ class LogWriter:
 
     def _lose(self, count: int) -> None:
         with self._counting:
-            self._lost += count
+            self.lost += count
 
     def _run(self) -> None:
         while True:
@@ -92,7 +88,7 @@ class LogWriter:
     def _take(self, events: list[Event]) -> threading.Event | None:
         """Wait for events and take what waits, up to who waits for that; None if nobody does, or not yet."""
         with contextlib.suppress(Empty):
-            found = self._queue.get(timeout=TRY_SECONDS if self._lost else None)
+            found = self._queue.get(timeout=TRY_SECONDS if self.lost else None)
             while not isinstance(found, threading.Event):
                 events.append(found)
                 if len(events) == AT_ONCE:
@@ -103,7 +99,7 @@ class LogWriter:
 
     def _write(self, events: list[Event]) -> None:
         """Write the lines of these events, and before them how many were lost."""
-        told = self._lost
+        told = self.lost
         lines = [self._bytes(self._lost_event(told))] if told else []
         lines += [self._bytes(event) for event in events]
         if not lines:

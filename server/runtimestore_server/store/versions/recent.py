@@ -74,12 +74,8 @@ class RecentSessions:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._entries: OrderedDict[RuntimeKey, RecentSession] = OrderedDict()
-        self._bytes = 0
-
-    @property
-    def bytes(self) -> int:
+        self.bytes = 0
         """How much is held."""
-        return self._bytes
 
     def __len__(self) -> int:
         """Count the documents that are held."""
@@ -106,8 +102,8 @@ class RecentSessions:
             if size_bytes > self._max_bytes:
                 return session
             self._entries[runtime] = session
-            self._bytes += size_bytes
-            while self._bytes > self._max_bytes:
+            self.bytes += size_bytes
+            while self.bytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))
         return session
 
@@ -124,7 +120,7 @@ class RecentSessions:
 
     def _drop(self, runtime: RuntimeKey) -> None:
         if (found := self._entries.pop(runtime, None)) is not None:
-            self._bytes -= _size_bytes(found)
+            self.bytes -= _size_bytes(found)
 
 
 def weight_of_edits(size_bytes: int, *, base_bytes: int) -> int:
