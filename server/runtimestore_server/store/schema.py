@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -249,15 +248,10 @@ def store_id(connection: Connection) -> str:
     Raises:
         StoredValueCorrupt: it is gone, or no UUID.
     """
-    found: list[object] = list(connection.execute(_store_id()).scalars())
+    found: list[object] = list(connection.execute(sa.select(store_identity.c.store_id)).scalars())
     try:
         if len(found) == 1 and isinstance(found[0], str) and str(uuid.UUID(found[0])) == found[0]:
             return found[0]
     except ValueError:
         pass
     raise corrupt(store_identity.name, "is not one UUID", singleton="1")
-
-
-@cache
-def _store_id() -> sa.Select[str]:
-    return sa.select(store_identity.c.store_id)
