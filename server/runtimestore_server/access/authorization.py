@@ -97,7 +97,7 @@ class MethodAuthorization:
                 raise self._not_let_in(stranger) from stranger
             return stranger.forget_frames()
 
-    def asks_access(self, caller: Caller) -> None:
+    def check_access(self, caller: Caller) -> None:
         """See that whoever calls may call this method.
 
         Raises:
@@ -111,7 +111,7 @@ class MethodAuthorization:
             cause = NotLetIn("access")
             raise self._counted(refusal, cause) from cause
 
-    def asks(self, caller: Caller | NotLetIn, request: Any) -> None:
+    def check_request(self, caller: Caller | NotLetIn, request: Any) -> None:
         """See that what a request names may be used by who sent it, before anything else is done with it.
 
         Raises:
@@ -129,11 +129,11 @@ class MethodAuthorization:
         if self.in_a_realm:
             caller.realm = request.realm or DEFAULT_REALM
         if caller.rules is not self._file.current or caller.principal.ended:  # a message may take a minute to come
-            self.asks_again(caller)
+            self.check_again(caller)
         else:
-            self._asks_realm(caller)
+            self._check_realm(caller)
 
-    def asks_again(self, caller: Caller) -> None:
+    def check_again(self, caller: Caller) -> None:
         """See that whoever was let in would be let in now, by the rules in force.
 
         Raises:
@@ -147,8 +147,8 @@ class MethodAuthorization:
         except NotLetIn as stranger:
             stranger.event = "not let in any more"
             raise self._counted(unauthenticated(), stranger) from stranger
-        self.asks_access(caller)
-        self._asks_realm(caller)
+        self.check_access(caller)
+        self._check_realm(caller)
 
     @contextmanager
     def while_let_in(
@@ -159,15 +159,15 @@ class MethodAuthorization:
         One that strangers may have too goes on as one of theirs, which `pass_to_strangers` makes it.
         """
         if caller.is_needed:
-            self._streams.add(call, caller, lambda: self.asks_again(caller))
+            self._streams.add(call, caller, lambda: self.check_again(caller))
         elif pass_to_strangers is not None:
-            self._streams.add(call, caller, lambda: self._looks_whose(call, caller, pass_to_strangers))
+            self._streams.add(call, caller, lambda: self._pass_if_stranger(call, caller, pass_to_strangers))
         try:
             yield
         finally:
             self._streams.remove(call)
 
-    def _looks_whose(self, call: asyncio.Task[Any], caller: Caller, pass_to_strangers: Callable[[], None]) -> None:
+    def _pass_if_stranger(self, call: asyncio.Task[Any], caller: Caller, pass_to_strangers: Callable[[], None]) -> None:
         """Count a stream among those of strangers, once its caller is one.
 
         Raises:
@@ -184,7 +184,7 @@ class MethodAuthorization:
         """Make the refusal of who is not known by what was shown, counted."""
         return self._counted(sent_in_the_open() if stranger.why == "plaintext" else unauthenticated(), stranger)
 
-    def _asks_realm(self, caller: Caller) -> None:
+    def _check_realm(self, caller: Caller) -> None:
         if caller.realm is not None and not caller.principal.may_use(caller.realm):
             refusal, cause = RealmNotAllowed("the credential does not open this realm"), NotLetIn("realm")
             raise self._counted(refusal, cause) from cause

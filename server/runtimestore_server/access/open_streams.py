@@ -30,9 +30,9 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, call: asyncio.Task[Any], caller: Caller, asks_again: Callable[[], None]) -> None:
-        """Keep an eye on the stream of a call, until `remove`; `asks_again` raises why its caller is not let in."""
-        self._open[call] = caller, asks_again
+    def add(self, call: asyncio.Task[Any], caller: Caller, check_again: Callable[[], None]) -> None:
+        """Keep an eye on the stream of a call, until `remove`; `check_again` raises why its caller is not let in."""
+        self._open[call] = caller, check_again
 
     def remove(self, call: asyncio.Task[Any]) -> None:
         """Let go of a stream that is over; nothing happens where it is not known."""
@@ -54,11 +54,11 @@ class OpenStreams:
     def look(self) -> None:
         """End the streams of those who would not be let in any more: their calls are cancelled, and find why."""
         rules = self._file.rules()  # also where nobody calls: a file that cannot be used is told of
-        for call, (caller, asks_again) in list(self._open.items()):
+        for call, (caller, check_again) in list(self._open.items()):
             if caller.rules is rules and not caller.principal.ended:
                 continue
             try:
-                asks_again()
+                check_again()
             except RuntimeStoreError as refusal:
                 caller.refusal = refusal.with_traceback(None)  # whose frames know the caller
                 self.remove(call)

@@ -160,7 +160,7 @@ class _Method:
                     limiter, connection = self._strangers, host_of(connection)
                 else:
                     name_caller(caller.principal.name)
-                    self._authorization.asks_access(caller)
+                    self._authorization.check_access(caller)
             try:
                 if not limiter.admit(call, connection):
                     await limiter.wait(call, connection)
@@ -261,7 +261,7 @@ class _Method:
         note_received(len(message), document)
         name_subject(request)
         if self._authorization is not None and caller is not None:
-            self._authorization.asks(caller, request)
+            self._authorization.check_request(caller, request)
         return request
 
     def _ended_unanswered(self, context: Context, error: BaseException, started: float) -> None:

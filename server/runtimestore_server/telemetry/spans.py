@@ -114,15 +114,15 @@ class Traces:
         self._of_strangers += 1
         return self._of_strangers <= MOST_OF_STRANGERS
 
-    def waiting_span(self, name: str) -> Within | None:
+    def waiting_span(self, name: str) -> SpanScope | None:
         """Begin the span of what this task's call waits for in the store; None if the call is not recorded."""
-        return Within(self._begin(name)) if trace.get_current_span().is_recording() else None
+        return SpanScope(self._begin(name)) if trace.get_current_span().is_recording() else None
 
-    def batch(self, batch: Sequence[PendingWrite]) -> Within:
+    def batch(self, batch: Sequence[PendingWrite]) -> SpanScope:
         """Enter the span of a batch, on its thread, which none but recorded calls have."""
         waiting = [pending.span for pending in batch if pending.span is not None]
         if not waiting:
-            return Within(None)
+            return SpanScope(None)
         span: Span = trace.INVALID_SPAN
         with contextlib.suppress(Exception):
             span = self._begin(
@@ -133,7 +133,7 @@ class Traces:
             )
             for one in waiting[1:]:
                 one.add_link(span.get_span_context())
-        return Within(span)
+        return SpanScope(span)
 
     def in_this_call(self, name: str, work: Callable[[], T]) -> Callable[[], T]:
         """Return the same work, to be done on another thread, as a part of this task's call."""
@@ -143,7 +143,7 @@ class Traces:
         came_ns = time.time_ns()
 
         def traced() -> T:
-            with Within(self._begin(name, context=trace.set_span_in_context(parent), start_time=came_ns)):
+            with SpanScope(self._begin(name, context=trace.set_span_in_context(parent), start_time=came_ns)):
                 return work()
 
         return traced
@@ -155,7 +155,7 @@ class Traces:
             event.listen(engine, "before_cursor_execute", self._before)
             event.listen(engine, "after_cursor_execute", _after)
             event.listen(engine, "handle_error", _failed)
-        database.committing = lambda: Within(self._statement("COMMIT", {}))
+        database.committing = lambda: SpanScope(self._statement("COMMIT", {}))
 
     async def close(self, *, within_seconds: float) -> bool:
         """Send what waits; whether that was done in time."""
@@ -187,7 +187,7 @@ class Traces:
             context.runtimestore_span = self._statement(operation, attributes)
 
 
-class Within:
+class SpanScope:
     """A span in whose context something is done, as a context manager; of None nothing is seen."""
 
     __slots__ = ("_token", "span")

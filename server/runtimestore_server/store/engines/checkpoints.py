@@ -66,7 +66,7 @@ class Checkpoints:
         self._log_file = log_file
         self._log_path = str(log_file)
         self._lock = lock
-        self._beside = CheckpointBeside(bring_beside, lock, self._fails) if bring_beside and lock else None
+        self._beside = CheckpointBeside(bring_beside, lock, self._note_failure) if bring_beside and lock else None
         self._owed_bytes = 0
         self._not_beside_bytes = 0
         """How much was written since the last checkpoint of either kind began."""
@@ -118,7 +118,7 @@ class Checkpoints:
             try:
                 self._make(driver)
             except (sqlite3.Error, OSError) as error:
-                self._fail(driver, error)
+                self._forget_failed(driver, error)
             finally:
                 if self._lock:
                     self._lock.release()
@@ -169,15 +169,15 @@ class Checkpoints:
         except OSError:
             return 0
 
-    def _fails(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
         """Have the next checkpoint begin anew; called on the thread of the one that failed."""
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         _log.warning("checkpoint failed; the log keeps everything, and the next one begins anew", error=name)
         self._failed = True
         self.counts["failed"] += 1
 
-    def _fail(self, driver: sqlite3.Connection, error: Exception) -> None:
-        self._fails(error)
+    def _forget_failed(self, driver: sqlite3.Connection, error: Exception) -> None:
+        self._note_failure(error)
         self._owed_bytes = 0  # not after every commit: each try begins with the whole log
         try:
             forget_progress(driver)

@@ -45,13 +45,6 @@ FAILED_PAUSE_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class Folded(NamedTuple):
-    """A version that became a base."""
-
-    runtime: RuntimeKey
-    version: Version
-
-
 class _Prepared(NamedTuple):
     """A document that is to be written as a base."""
 
@@ -72,11 +65,11 @@ class Folding:
         self._changed = threading.Condition()
         self._pending: OrderedDict[RuntimeKey, RecentSession] = OrderedDict()
         self._prepared: _Prepared | None = None
-        self._made: Folded | None = None
+        self._made: Version | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
-        self.folded: list[Folded] = []
-        """What was made and nobody has looked at yet; taken by the thread that does maintenance."""
+        self.folded: list[tuple[RuntimeKey, Version]] = []
+        """The bases that were made and nobody has looked at yet; taken by the thread that does maintenance."""
         self.count = 0
         """How many bases were made since the server started."""
 
@@ -181,7 +174,7 @@ class Folding:
             return 0
         base = version._replace(kind=BASE)
         self._database.upsert(tx, session_versions, [(*runtime, *base, sealed(runtime, base), body)])
-        self._made = Folded(runtime, base)
+        self._made = base
         return 1 + len(body) // PAGE_BYTES
 
     def settle(self) -> None:
@@ -190,11 +183,10 @@ class Folding:
             return
         runtime, session = prepared.runtime, prepared.session
         fold = None
-        if self._made is not None:
-            version = self._made.version
+        if (version := self._made) is not None:
             fold = Fold(version.revision, version.size_bytes, session.base_revision, session.edits_bytes)
             self._recent.rebased(runtime, fold)
-            self.folded.append(self._made)
+            self.folded.append((runtime, version))
             self.count += 1
         with self._changed:
             newest = self._pending.pop(runtime, session)

@@ -55,13 +55,12 @@ class Pruning:
         self._looked_at_folded = 0
         looked_at = 0
         # A version that became a base after its time had been passed.
-        for folded in self._folding.folded:
+        for runtime, version in self._folding.folded:
             if self._deleted >= most:
                 return looked_at + self._deleted
             looked_at += 1
-            committed_at_ms = folded.version.committed_at_ms
-            if committed_at_ms is not None and committed_at_ms < before_ms:
-                self._delete_before(tx, folded.runtime, folded.version.revision, most)
+            if version.committed_at_ms is not None and version.committed_at_ms < before_ms:
+                self._delete_before(tx, runtime, version.revision, most)
             self._looked_at_folded += self._deleted < most
         for row in tx.execute(_bases(), _asked(self._next, before_ms, most)).all():
             if self._deleted >= most:
