@@ -200,12 +200,11 @@ def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iter
     named = [(row, boundary_receipt.read(row["receipt"]).contributing_input_ids) for row in rows]
     columns = (inputs.c.realm, inputs.c.runtime_id, inputs.c.input_id)
     keys = sorted({(row["realm"], row["runtime_id"], input_id) for row, ids in named for input_id in ids})
+    statement = select_by_key(database, columns, columns)
     there = {
         tuple(row)
         for start in range(0, len(keys), KEYS_AT_ONCE)
-        for row in tx.execute(
-            select_by_key(database, columns, columns), database.keys(columns, keys[start : start + KEYS_AT_ONCE])
-        )
+        for row in database.ask(tx, statement, columns, keys[start : start + KEYS_AT_ONCE])()
     }
     for row, ids in named:
         lost = [input_id for input_id in ids if (row["realm"], row["runtime_id"], input_id) not in there]

@@ -74,19 +74,17 @@ class AnySqlite(Database):
             )
         ).subquery("given")
 
-    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-        """Return the keys as one JSON array of arrays."""
-        return {"keys": msgspec.json.encode(with_digits(columns, rows)).decode()}
-
     def ask(
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:
-        """Ask for a few keys one by one: to read them as JSON takes longer than to look them up."""
+        """Bind the keys as one JSON array of arrays; a few are asked for one by one: to read JSON would take longer."""
+        given = with_digits(columns, keys)
         if len(keys) > FEW_KEYS:
-            return super().ask(tx, statement, columns, keys)
+            made = direct.compiled_once(statement, tx.dialect)
+            return Answer.found(direct.ask(tx, made, {"keys": msgspec.json.encode(given).decode()}))
         made = sqlite_statements.of_one_key(statement, tx.dialect)
         found: list[Any] = []
-        for key in with_digits(columns, keys):
+        for key in given:
             found += direct.ask(tx, made, sqlite_statements.key_parameters(key))
         return Answer.found(found)
 

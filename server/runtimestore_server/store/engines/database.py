@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
-from runtimestore_server.store.engines import direct
 from runtimestore_server.store.engines.answers import Began, CommitState, Fault, KeyNotFree, Lacking, Sizes
 from runtimestore_server.store.engines.direct import Answer, Row
 
@@ -49,18 +48,13 @@ class Database(ABC):
 
     @abstractmethod
     def given(self, *columns: sa.Column[Any]) -> FromClause:
-        """Return the keys of a statement as a relation with the names of `columns`; bound by `keys`."""
+        """Return the keys of a statement as a relation with the names of `columns`; bound by `ask`."""
 
     @abstractmethod
-    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-        """Return the parameters that bind `given(*columns)` to `rows`."""
-
     def ask(
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:
         """Ask what a statement over `given(*columns)`, which is made once, finds for these keys."""
-        made = direct.compiled_once(statement, tx.dialect)
-        return Answer.found(direct.ask(tx, made, self.keys(columns, keys)))
 
     def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
         """Let a statement inside go out before the ones before it are answered; their errors may come later.

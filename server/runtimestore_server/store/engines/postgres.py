@@ -59,10 +59,6 @@ class PostgresDatabase(Database):
         """Return one array parameter a column: no limit on the number of keys."""
         return statements.unnest(columns)
 
-    def keys(self, columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-        """Return the keys, a list a column."""
-        return statements.lists(columns, rows)
-
     def ask(
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:

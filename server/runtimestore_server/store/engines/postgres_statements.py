@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from runtimestore_server.store.engines.rows import columns_of, replacing, with_digits
+from runtimestore_server.store.engines.rows import columns_of, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.sql.expression import Executable, FromClause
-
-    from runtimestore_server.store.engines.direct import Row
-
-
-def lists(columns: tuple[sa.Column[Any], ...], rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the parameters of `unnest` for SQLAlchemy: the values of the rows, a list a column."""
-    values = zip(*with_digits(columns, rows), strict=True)
-    return {column.name: list(of_column) for column, of_column in zip(columns, values, strict=True)}
 
 
 def _plain(column: sa.Column[Any]) -> sa.types.TypeEngine[Any]:
