@@ -63,17 +63,14 @@ class Settings(BaseSettings):
         None, description="A TOML file with any of these settings, by their names with underscores."
     )
     listen: str = Field(
-        "127.0.0.1:50051",
-        description="Where to serve: HOST:PORT (port 0 lets the system choose one) or unix:PATH.",
+        "127.0.0.1:50051", description="Where to serve: HOST:PORT (port 0 lets the system choose one) or unix:PATH."
     )
     tls_cert: Path | None = Field(
-        None,
-        description="The server's certificate and those up to its CA, in PEM; it is read anew when it changes.",
+        None, description="The server's certificate and those up to its CA, in PEM; it is read anew when it changes."
     )
     tls_key: Path | None = Field(None, description="The key of that certificate, in PEM and without a password.")
     tls_client_ca: Path | None = Field(
-        None,
-        description="The CA of the clients, in PEM: whoever connects must show a certificate that it signed.",
+        None, description="The CA of the clients, in PEM: whoever connects must show a certificate that it signed."
     )
     access_file: Path | None = Field(
         None,
@@ -83,8 +80,7 @@ class Settings(BaseSettings):
         ),
     )
     insecure: bool = Field(
-        False,
-        description="Serve without TLS or an access file even where a network may reach the address.",
+        False, description="Serve without TLS or an access file even where a network may reach the address."
     )
     database_url: DatabaseUrl = Field(
         DatabaseUrl("sqlite:///runtimestore.db"),

@@ -139,8 +139,7 @@ def _edited(given: pb.SnapshotEdits, base: RecentSession | None) -> SessionSnaps
     for position, edit in enumerate(found):
         if not at <= edit.start <= edit.end <= len(base.body):
             raise bad_field(
-                f"{EDITS_FIELD}.edits[{position}]",
-                "must begin behind the one before it and end within the base",
+                f"{EDITS_FIELD}.edits[{position}]", "must begin behind the one before it and end within the base"
             )
         at = edit.end
     body = edits.applied(base.body, found)

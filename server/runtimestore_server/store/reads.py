@@ -238,8 +238,7 @@ def corrupt(
     }
     named = ", ".join(f"{name} {value}" for name, value in key.items())
     return StoredValueCorrupt(
-        f"a value stored in {table} ({named}) {what}; {cure}, {served}",
-        metadata={"table": table, **key},
+        f"a value stored in {table} ({named}) {what}; {cure}, {served}", metadata={"table": table, **key}
     )
 
 
@@ -276,9 +275,6 @@ _DOCUMENT = (inputs.c.input_id, inputs.c.sha256, inputs.c.state_json)
 _INPUTS = _of_runtime(*_DOCUMENT).order_by(inputs.c.input_id)
 _INPUT = _of_runtime(*_DOCUMENT, key=(inputs.c.input_id,))
 _RECEIPT = _of_runtime(
-    receipts.c.sha256,
-    receipts.c.receipt,
-    receipts.c.committed_revision,
-    key=(receipts.c.run_id, receipts.c.sequence),
+    receipts.c.sha256, receipts.c.receipt, receipts.c.committed_revision, key=(receipts.c.run_id, receipts.c.sequence)
 )
 _OPS = _of_runtime(ops_snapshots.c.epoch_id, ops_snapshots.c.sha256, ops_snapshots.c.snapshot_json)

@@ -131,9 +131,7 @@ def is_sound(realm: object, request_id: object, fingerprint: object, revision: o
 def recorded(tx: Connection, write: AnyWrite, *, now_ms: int) -> bool:
     """Tell whether this request was recorded by the attempt of `now_ms`: that transaction was committed."""
     statement = sa.select(requests.c.fingerprint, requests.c.revision).where(
-        requests.c.realm == write.realm,
-        requests.c.request_id == write.request_id,
-        requests.c.recorded_at_ms == now_ms,
+        requests.c.realm == write.realm, requests.c.request_id == write.request_id, requests.c.recorded_at_ms == now_ms
     )
     row = tx.execute(statement).one_or_none()
     if row is None:
