@@ -30,7 +30,7 @@ LARGE_BYTES = 256 * 1024
 RECEIPTS_AT_ONCE = 500
 """How many receipts are asked for in one statement."""
 
-_KEY = (receipts.c.realm, receipts.c.runtime_id, receipts.c.run_id, receipts.c.sequence)
+_KEY = tuple(receipts.primary_key)
 _COLUMNS = (*_KEY, receipts.c.sha256, receipts.c.receipt, receipts.c.committed_revision)
 
 Boundary = tuple[str, int]

@@ -29,6 +29,11 @@ Decision = Outcome | RuntimeStoreError
 """What became of one write of a batch: it landed, or it was refused."""
 
 
+_KEY = (requests.c.realm, requests.c.request_id)
+_ROW = (*_KEY, requests.c.fingerprint, requests.c.revision, requests.c.recorded_at_ms)
+"""As `is_sound` takes them."""
+
+
 class RequestKey(NamedTuple):
     """A request id in its realm."""
 
@@ -54,10 +59,8 @@ class RequestMemory:
         self._new: dict[RequestKey, _Known] = {}
         self._inserted: Answer[None] = Answer.found(None)
         keys = sorted({RequestKey(write.realm, write.request_id) for write in batch if write.request_id})
-        columns = (requests.c.realm, requests.c.request_id)
-        recorded = (*columns, requests.c.fingerprint, requests.c.revision, requests.c.recorded_at_ms)
         self._asked: Answer[list[Any]] = (
-            database.ask(tx, select_by_key(database, columns, recorded), columns, keys) if keys else Answer.found([])
+            database.ask(tx, select_by_key(database, _KEY, _ROW), _KEY, keys) if keys else Answer.found([])
         )
 
     def load(self) -> None:
@@ -142,18 +145,7 @@ def recorded(tx: Connection, write: AnyWrite, *, now_ms: int) -> bool:
 
 def forget(tx: Connection, *, before_ms: int, most: int) -> int:
     """Delete up to `most` requests recorded before `before_ms`; how many were. Not those whose date is damaged."""
-    old = (
-        sa.select(
-            requests.c.realm,
-            requests.c.request_id,
-            requests.c.fingerprint,
-            requests.c.revision,
-            requests.c.recorded_at_ms,
-        )
-        .where(requests.c.recorded_at_ms < before_ms)
-        .order_by(requests.c.recorded_at_ms)
-        .limit(most)
-    )
+    old = sa.select(*_ROW).where(requests.c.recorded_at_ms < before_ms).order_by(requests.c.recorded_at_ms).limit(most)
     found = [RequestKey(row.realm, row.request_id) for row in tx.execute(old) if is_sound(*row)]
     if found:
         by_key = sa.and_(requests.c.realm == sa.bindparam("r"), requests.c.request_id == sa.bindparam("i"))

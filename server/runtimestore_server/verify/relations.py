@@ -198,7 +198,7 @@ def _moved_on(tx: Connection, listed: Row) -> Iterator[Finding]:
 def lost_inputs(database: Database, tx: Connection, rows: Sequence[Row]) -> Iterator[Finding]:
     """Find receipts that name inputs which are not there. Every row is a sound receipt."""
     named = [(row, boundary_receipt.read(row["receipt"]).contributing_input_ids) for row in rows]
-    columns = (inputs.c.realm, inputs.c.runtime_id, inputs.c.input_id)
+    columns = tuple(inputs.primary_key)
     keys = sorted({(row["realm"], row["runtime_id"], input_id) for row, ids in named for input_id in ids})
     statement = select_by_key(database, columns, columns)
     there = {

@@ -52,6 +52,8 @@ InputKey = tuple[str, str, str]
 BoundaryKey = tuple[str, str, str, int]
 
 _KEY = (tables.runtimes.c.realm, tables.runtimes.c.runtime_id)
+_INPUT = tuple(tables.inputs.primary_key)
+_BOUNDARY = tuple(tables.receipts.primary_key)
 _VALUES = (tables.runtimes.c.revision, tables.runtimes.c.session_revision, tables.runtimes.c.session_sha256)
 
 
@@ -260,9 +262,7 @@ def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]
     keys = sorted({_boundary(write) for write in batch if write.receipt})
     if not keys:
         return Answer.found(set())
-    table = tables.receipts
-    columns = (table.c.realm, table.c.runtime_id, table.c.run_id, table.c.sequence)
-    asked = database.ask(tx, select_by_key(database, columns, columns), columns, keys)
+    asked = database.ask(tx, select_by_key(database, _BOUNDARY, _BOUNDARY), _BOUNDARY, keys)
     return Answer(lambda: {(row.realm, row.runtime_id, row.run_id, row.sequence) for row in asked()})
 
 
@@ -274,17 +274,15 @@ def _stored_digests(database: Database, tx: Connection, inputs: Iterable[InputKe
     keys = sorted(inputs)
     if not keys:
         return Answer.found({})
-    columns = (tables.inputs.c.realm, tables.inputs.c.runtime_id, tables.inputs.c.input_id)
-    asked = database.ask(tx, _sound_inputs(database), columns, keys)
+    asked = database.ask(tx, _sound_inputs(database), _INPUT, keys)
     return Answer(lambda: {(row.realm, row.runtime_id, row.input_id): row.sha256 for row in asked()})
 
 
 @cache
 def _sound_inputs(database: Database) -> sa.Select[Any]:
-    table = tables.inputs
-    columns = (table.c.realm, table.c.runtime_id, table.c.input_id)
-    selected = select_by_key(database, columns, (*columns, table.c.sha256))
-    return selected.where(table.c.sha256 == database.sha256_of(table.c.state_json))
+    digest = tables.inputs.c.sha256
+    selected = select_by_key(database, _INPUT, (*_INPUT, digest))
+    return selected.where(digest == database.sha256_of(tables.inputs.c.state_json))
 
 
 @cache
