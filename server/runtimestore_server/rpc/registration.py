@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from runtimestore.errors import Unauthenticated
-from runtimestore_server.access.authorization import Caller
+from runtimestore_server.access.rules import Caller
 from runtimestore_server.rpc.admission import PROMPT
 from runtimestore_server.rpc.sending import this_call
 from runtimestore_server.rpc.status import UNKNOWN_METHOD, id_of_call, log_unknown, name_caller, refusal_of, told
