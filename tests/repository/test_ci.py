@@ -59,7 +59,8 @@ def test_nobody_complains_where_grpcurl_is_there(tmp_path: Path, commands: dict[
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root does for an ordinary user")
-def test_root_runs_the_suite_as_an_ordinary_user_and_once_more_what_needs_root(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rust", [False, True], ids=["no cargo", "cargo"])
+def test_root_runs_the_suite_as_an_ordinary_user_and_once_more_what_needs_root(tmp_path: Path, *, rust: bool) -> None:
     made = tmp_path / "made"
     commands = {
         "id": "exit 0",
@@ -71,8 +72,24 @@ def test_root_runs_the_suite_as_an_ordinary_user_and_once_more_what_needs_root(t
         "runuser": f'case "$*" in *.ci/run*) echo "$2 runs ${{8:-}}" >>{made};; esac',
         "make": f'echo "${{PWD##*/}}: $*" >>{made}',
     }
+    if rust:
+        # The build ends when the tests of root have been made: what waits for it comes after that.
+        until = f"for _ in 1 2 3 4 5; do grep -qs root {made} && break; sleep 1; done"
+        commands |= {
+            "cargo": "exit 0",
+            "chrt": "exit 0",
+            "setsid": f'{until}; echo "${{PWD##*/}}: $3" >>{made}; exit 1',
+        }
+        for name in ("grep", "sleep"):
+            commands[name] = f'exec {shutil.which(name)} "$@"'
 
     code, complaints, _ = _ci_run(tmp_path, ci="true", commands=commands, user="somebody")
 
     assert (code, complaints) == (0, "")
-    assert made.read_text(encoding="utf-8").splitlines() == ["somebody runs ", "checkout: test PARALLEL= ARGS=-m root"]
+    told = made.read_text(encoding="utf-8").splitlines()
+    assert told[:2] == ["somebody runs ", "checkout: test PARALLEL= ARGS=-m root"]
+    if rust:
+        assert "scripts/test-rust --no-run" in "".join(told[2:-1])
+        assert told[-1] == "checkout: test-rust"
+    else:
+        assert told[2:] == []
