@@ -95,9 +95,6 @@ def access_file(path: Path, entries: Iterable[str]) -> Path:
     return path
 
 
-__all__ = ["access_file", "bearer", "ca", "credentials", "entry", "new_token", "put", "server_files"]
-
-
 def in_an_hour() -> datetime:
     """An end that no test comes to by itself, however slow the machine is."""
     return datetime.now(UTC) + timedelta(hours=1)
@@ -112,3 +109,17 @@ def have_an_hour_pass(monkeypatch: pytest.MonkeyPatch) -> None:
             return datetime.now(tz) + timedelta(hours=1)
 
     monkeypatch.setattr(rules, "datetime", Later)
+
+
+__all__ = [
+    "access_file",
+    "bearer",
+    "ca",
+    "credentials",
+    "entry",
+    "have_an_hour_pass",
+    "in_an_hour",
+    "new_token",
+    "put",
+    "server_files",
+]
