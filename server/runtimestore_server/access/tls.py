@@ -74,7 +74,8 @@ class Certificates:
         self._read = self._files.stamps()
         made = self._files.made(self._files.contents(), clock())
         self._files.try_out(made)
-        self._in_force = self._tried = self._newest = made
+        self._in_force = self._tried = made
+        self._newest: Made | None = made
         self._failed: Made | None = None
         self._kinds = {made.pair.key}
         self._files.warn_if_others_read()
@@ -149,15 +150,17 @@ class Certificates:
         Raises:
             Unusable: they cannot be used.
         """
+        on_trial, self._newest = self._newest, None  # whatever is on trial may be in the files no more
         contents = self._files.contents()
         if contents == self._in_force.contents:
-            self._newest = self._in_force  # whatever is on trial is in the files no more
+            self._newest = self._in_force
             if self.unusable is not None:
                 _log.info("the certificate's files are again what is in force")
             self.unusable = None
             return
-        if contents == self._newest.contents and self.unusable is None:
-            return  # it is on trial
+        if on_trial is not None and contents == on_trial.contents and self.unusable is None:
+            self._newest = on_trial
+            return
         made = self._newest = self._files.made(contents, self._clock())
         if made.pair.key in self._kinds and not (self._failed and self._failed.contents == contents):
             self._put_in_force(made)
@@ -174,14 +177,18 @@ class Certificates:
         except Exception as error:  # noqa: BLE001  (whatever it is: what was before serves on)
             why, more = f"trying them failed: {type(error).__name__}", {"traceback": frames(error)}
         with self._lock:
-            if made is not self._newest:
-                return
             if why is None:
-                self._put_in_force(made)
                 self._tried, self._failed = made, None
                 self._kinds.add(made.pair.key)
             else:
-                self._in_force, self._failed = self._tried, made
+                self._failed = made
+                if self._in_force is made:
+                    self._in_force = self._tried
+            if made is not self._newest:
+                return  # the files hold something else by now, of which the log has told
+            if why is None:
+                self._put_in_force(made)
+            else:
                 self._tell(why, **more)
 
     def _put_in_force(self, made: Made) -> None:
