@@ -6,7 +6,7 @@ those of the access file. docs/operations.md lists every metric, with `runtimest
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import InfoMetricFamily
@@ -19,13 +19,39 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from runtimestore_server.app import Application
+    from runtimestore_server.access.authorization import Authorization
+    from runtimestore_server.access.tls import Certificates
+    from runtimestore_server.rpc.admission import Limiters
+    from runtimestore_server.rpc.call import Calls
+    from runtimestore_server.rpc.sending import Sending
+    from runtimestore_server.rpc.server import Server
+    from runtimestore_server.store import Store
+    from runtimestore_server.telemetry.readiness import Readiness
+    from runtimestore_server.telemetry.sampling import Sampling
+    from runtimestore_server.telemetry.spans import Traces
+    from runtimestore_server.workers import Workers
+
+
+class Parts(Protocol):
+    """What the metrics tell of: an `Application`, which is built from them."""
+
+    certificates: Certificates | None
+    authorization: Authorization | None
+    traces: Traces | None
+    workers: Workers
+    store: Store
+    sending: Sending
+    limiters: Limiters
+    calls: Calls
+    server: Server
+    readiness: Readiness
+    sampling: Sampling
 
 
 class ServerCollector:
     """Makes the metrics of one server of its parts; asked on whatever thread a scrape is answered."""
 
-    def __init__(self, app: Application, build: Mapping[str, str]) -> None:
+    def __init__(self, app: Parts, build: Mapping[str, str]) -> None:
         self._app = app
         self._build = dict(build)
 
@@ -166,7 +192,7 @@ class ServerCollector:
         yield gauge("sampled_timestamp_seconds", "When the five above were looked at.", sample and sample.at)
 
 
-def registry(app: Application, build: Mapping[str, str]) -> CollectorRegistry:
+def registry(app: Parts, build: Mapping[str, str]) -> CollectorRegistry:
     """Make the registry of a server's metrics, and those of its process and its Python."""
     found = CollectorRegistry(auto_describe=False)
     found.register(ServerCollector(app, build))
