@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from google.protobuf import any_pb2, duration_pb2
@@ -21,6 +21,7 @@ from runtimestore_server.access.failures import NotLetIn
 from runtimestore_server.documents.identifiers import bad_field, canonical_uuid
 from runtimestore_server.logs import UNFORESEEN, frames
 from runtimestore_server.rpc.call_ends import CANCELLED, DEADLINE_EXCEEDED, code_of_end
+from runtimestore_server.telemetry.counts import CallEnd
 
 if TYPE_CHECKING:
     from runtimestore_server.store.values import Outcome
@@ -55,17 +56,6 @@ _trace: ContextVar[str | None] = ContextVar("trace", default=None)
 
 _refusal: ContextVar[tuple[str, str, str] | None] = ContextVar("refusal", default=None)
 """With which code, reason and call id the call of this task was refused."""
-
-
-class CallEnd(NamedTuple):
-    """How a call ended and what it was about, as far as that may be told."""
-
-    code: str
-    reason: str | None
-    principal: str | None
-    realm: str | None
-    runtime: str | None
-    request_id: str | None
 
 
 def name_trace(trace_id: str | None) -> None:

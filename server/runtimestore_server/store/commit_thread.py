@@ -115,7 +115,8 @@ class CommitThread:
                 pending.gate = gate
             # Whoever holds one row may hold hundreds: the next batches must not wait for the longest time anew.
             briefly = bool(self._deferred)
-            with contextlib.nullcontext() if self._traces is None else self._traces.batch(batch) as span:
+            scope = self._traces and self._traces.batch([pending.span for pending in batch])
+            with scope or contextlib.nullcontext() as span:
                 if not self._commit(batch, gate, lock_wait_seconds=BRIEF_LOCK_SECONDS if briefly else None) and span:
                     span.failed()
             self._batch = []

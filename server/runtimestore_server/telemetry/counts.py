@@ -10,7 +10,7 @@ import contextlib
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +30,17 @@ MOST_REALMS = 150
 """How many labels of realms are counted apart since the start."""
 
 OTHER_REALMS = "other"
+
+
+class CallEnd(NamedTuple):
+    """How a call ended and what it was about, as far as that may be told."""
+
+    code: str
+    reason: str | None
+    principal: str | None
+    realm: str | None
+    runtime: str | None
+    request_id: str | None
 
 
 class Histogram:

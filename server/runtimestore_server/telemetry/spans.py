@@ -23,21 +23,18 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sqlalchemy import event
 
 from runtimestore.errors import RuntimeStoreError, Unauthenticated
-from runtimestore_server.store.tables import metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
-    from sqlalchemy.engine import Connection, ExceptionContext
+    from sqlalchemy.engine import Connection, Engine, ExceptionContext
 
-    from runtimestore_server.rpc.status import CallEnd
-    from runtimestore_server.store.engines import Database
-    from runtimestore_server.store.pending_write import PendingWrite
+    from runtimestore_server.telemetry.counts import CallEnd
     from runtimestore_server.telemetry.span_export import Export
 
 T = TypeVar("T")
@@ -65,6 +62,7 @@ class Traces:
         self.counts = export.counts
         """What became of the spans."""
         self._system = ""
+        self._tables: Collection[str] = ()
         self._second = 0.0
         self._of_strangers = 0
 
@@ -118,9 +116,9 @@ class Traces:
         """Begin the span of what this task's call waits for in the store; None if the call is not recorded."""
         return SpanScope(self._begin(name)) if trace.get_current_span().is_recording() else None
 
-    def batch(self, batch: Sequence[PendingWrite]) -> SpanScope:
-        """Enter the span of a batch, on its thread, which none but recorded calls have."""
-        waiting = [pending.span for pending in batch if pending.span is not None]
+    def batch(self, calls: Sequence[Span | None]) -> SpanScope:
+        """Enter the span of a batch for these calls, on its thread; of None, and of no span at all, nothing is seen."""
+        waiting = [span for span in calls if span is not None]
         if not waiting:
             return SpanScope(None)
         span: Span = trace.INVALID_SPAN
@@ -129,7 +127,7 @@ class Traces:
                 "batch",
                 context=trace.set_span_in_context(waiting[0]),
                 links=[Link(one.get_span_context()) for one in waiting[1:]],
-                attributes={"db.system.name": self._system, PREFIX + "batch_writes": len(batch)},
+                attributes={"db.system.name": self._system, PREFIX + "batch_writes": len(calls)},
             )
             for one in waiting[1:]:
                 one.add_link(span.get_span_context())
@@ -148,14 +146,18 @@ class Traces:
 
         return traced
 
-    def watch(self, database: Database) -> None:
-        """Make a span of each statement that a recorded call, or a batch of some, sends; COMMIT is one of them."""
-        self._system = database.writers.dialect.name
-        for engine in {database.writers, database.readers}:
+    def watch(self, engines: Iterable[Engine], *, tables: Collection[str]) -> None:
+        """Make a span of each statement that a recorded call, or a batch of some, sends; these tables are named."""
+        self._tables = tables
+        for engine in engines:
+            self._system = engine.dialect.name
             event.listen(engine, "before_cursor_execute", self._before)
             event.listen(engine, "after_cursor_execute", _after)
             event.listen(engine, "handle_error", _failed)
-        database.committing = lambda: SpanScope(self._statement("COMMIT", {}))
+
+    def committing(self) -> SpanScope:
+        """Begin the span of a COMMIT, of which SQLAlchemy tells nothing."""
+        return SpanScope(self._statement("COMMIT", {}))
 
     async def close(self, *, within_seconds: float) -> bool:
         """Send what waits; whether that was done in time."""
@@ -179,8 +181,8 @@ class Traces:
     ) -> None:
         with contextlib.suppress(Exception):
             attributes: dict[str, AttributeValue] = {}
-            operation, table = _named(statement[:2000])
-            if table is not None:
+            operation, named = _named(statement[:2000])
+            if table := next((name for name in named if name in self._tables), None):
                 attributes["db.collection.name"] = table
             if executemany and len(parameters) > 1:
                 attributes["db.operation.batch.size"] = len(parameters)
@@ -244,9 +246,8 @@ def _end(span: Span, error: BaseException | None) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _named(statement: str) -> tuple[str, str | None]:
-    """Return what a statement does, which is its first word, and the first table of ours in it."""
+def _named(statement: str) -> tuple[str, list[str]]:
+    """Return what a statement does, which is its first word, and what it names where a table may be named."""
     words = statement.split(None, 1)
     operation = words[0].upper() if words and words[0].isalpha() else "SQL"
-    found = (name for name in _TABLE.findall(statement) if name in metadata.tables)
-    return operation, next(found, None)
+    return operation, _TABLE.findall(statement)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from runtimestore_server.store.tables import metadata
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,7 +34,8 @@ def open_traces(database: Database, *, version: str) -> Traces | None:
         from runtimestore_server.telemetry.spans import Traces
 
         traces = Traces(Export(version=version))
-        traces.watch(database)
+        traces.watch({database.writers, database.readers}, tables=metadata.tables)
+        database.committing = traces.committing
     except ImportError:
         _log.warning("no traces: OTEL_* asks for them, but the extra is missing: pip install 'runtimestore[otel]'")
     except Exception as error:  # noqa: BLE001  (a server without traces is better than none)
