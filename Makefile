@@ -91,7 +91,7 @@ figures: $(TEST) ## Write the figures of the last `make torture` into docs/trial
 	@$(BIN)/python -m scripts.figures torture-latest.json
 
 .PHONY: lint
-lint: $(LINT) ruff mypy buf ## Check style, types and protos
+lint: $(LINT) ruff mypy imports buf ## Check style, types, which room imports which, and protos
 
 .PHONY: ruff
 ruff: $(LINT)
@@ -101,6 +101,11 @@ ruff: $(LINT)
 .PHONY: mypy
 mypy: $(LINT)
 	@$(BIN)/mypy client/python server migrations bench scripts tests examples
+
+# --no-cache: it takes a moment, and leaves no folder behind.
+.PHONY: imports
+imports: $(LINT)
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 .PHONY: buf
 buf: $(PROTO)

@@ -68,6 +68,12 @@ def test_the_protos_pass_buf_lint_and_buf_format() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_room_imports_from_those_below_it_alone() -> None:
+    done = _run(_tool("lint-imports"), "--no-cache", "--no-logo")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_exception_from_the_lint_rules_has_its_reason() -> None:
     for file in [ROOT / "proto/buf.yaml", *(ROOT / "proto").rglob("*.proto")]:
         lines = file.read_text(encoding="utf-8").splitlines()
