@@ -153,7 +153,15 @@ def test_every_command_is_a_module_and_every_module_of_a_command_is_one() -> Non
     commands = {name for name in modules if cli.runtimestore.get_command(context, name)}
 
     assert commands == set(cli.COMMANDS)
-    assert modules - commands == {"connecting", "flags", "introduction", "output", "progress", "refusals"}
+    assert modules - commands == {
+        "connecting",
+        "flags",
+        "introduction",
+        "output",
+        "progress",
+        "refusals",
+        "verify_output",
+    }
     listed = run("--help", cwd=ROOT, command=COMMAND).stdout
     for name in cli.COMMANDS:
         told = run(name, "--help", cwd=ROOT, command=COMMAND)

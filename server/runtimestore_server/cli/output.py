@@ -33,15 +33,15 @@ def _written(lines: tuple[str, ...]) -> str | None:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
     except OSError as error:
-        _give_up()
+        discard_output()
         return f"standard output cannot be written: {error.strerror or error}"
     except UnicodeEncodeError:
         return "standard output cannot be written: its encoding has not all of the letters; set PYTHONUTF8=1"
     return None
 
 
-def _give_up() -> None:
-    """Let what is buffered go nowhere, or the interpreter fails over it as it ends."""
+def discard_output() -> None:
+    """Discard what standard output still buffers, or the interpreter fails over it as it ends."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -75,11 +75,11 @@ examples:
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings as well.")
 def command(settings: Settings, *, as_json: bool, report: Path | None, strict: bool) -> int:
     """Verify the store that the settings name; the exit code."""
+    from runtimestore_server.cli.verify_output import CannotTell, Output
     from runtimestore_server.store.engines import ChangedMeanwhile, open_to_read, problem_of_file
     from runtimestore_server.store.engines.naming import describe
     from runtimestore_server.store.schema import SchemaNotCurrent
     from runtimestore_server.verify.findings import printable
-    from runtimestore_server.verify.output import CannotTell, Output
     from runtimestore_server.verify.walk import verify
 
     url = settings.database_url.get_secret_value()

@@ -14,6 +14,8 @@ import tempfile
 import textwrap
 from typing import IO, TYPE_CHECKING, Self
 
+from runtimestore_server.cli.output import discard_output
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -129,11 +131,8 @@ class Output:
         to.write(after + "\n")
 
     def _give_up(self, error: CannotTell) -> None:
-        """Let what is buffered for standard output go nowhere, or the interpreter fails over it as it ends."""
         self._lost = error
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        discard_output()
 
 
 class _Spool:
