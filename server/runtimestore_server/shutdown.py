@@ -150,14 +150,6 @@ class Shutdown:
         """
         return await self._go(self.phases(grace_seconds), grace_seconds)
 
-    async def drain(self, *, grace_seconds: float) -> None:
-        """Refuse what arrives anew and see that all that had arrived is answered: the phases from `finish` to `answer`.
-
-        What the engine does not let go on by then is answered truthfully: nothing is committed and nothing will be, or
-        a COMMIT is under way and its outcome unknown.
-        """
-        await self._go(self.phases(grace_seconds)[1:4], grace_seconds)
-
     async def close(self) -> bool:
         """Give back what the parts hold of a server that never served; whether no thread had to be left behind."""
         return await self._go(self.phases(0.0)[-2:], 0.0)

@@ -32,7 +32,7 @@ from support.faults.http2 import (
 from support.faults.uploads import REFLECTION, STALLED_SECONDS, WAIT_SECONDS, connections, ended
 from support.generators.garbage import SERVICE, unknown_field
 from support.generators.requests import ALL, LOADS, WRITES, request_of
-from support.servers.server import in_process
+from support.servers.server import drain, in_process
 from support.servers.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ async def test_calls_whose_messages_have_not_come_when_the_server_ends_are_answe
         await until(lambda: limiter.slots.waiting > 0)
 
         async with asyncio.timeout(WAIT_SECONDS):
-            await app.shutdown.drain(grace_seconds=0.2)
+            await drain(app, grace_seconds=0.2)
 
         store_error = "write_failed" if method in WRITES else "read_failed"
         for call in calls:

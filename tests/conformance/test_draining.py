@@ -16,6 +16,7 @@ from support.faults.uploads import connections, ended, stalled, stalled_in_turn
 from support.generators.calls import Store
 from support.generators.documents import session
 from support.generators.garbage import SERVICE
+from support.servers.server import drain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ async def test_a_large_write_that_is_being_checked_when_the_drain_begins_lands(
         await asyncio.sleep(0)
         writing = asyncio.ensure_future(store.commit_session_snapshot(runtime_id, body))
         await until(lambda: app.workers.waiting == 2)
-        draining = asyncio.ensure_future(app.shutdown.drain(grace_seconds=WAIT_SECONDS))
+        draining = asyncio.ensure_future(drain(app, grace_seconds=WAIT_SECONDS))
         await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable, match="shutting down"):
             await store.load_runtime_state(runtime_id)
@@ -61,7 +62,7 @@ async def test_a_call_that_comes_while_an_upload_holds_up_the_end_is_refused_bef
     }
     async with serve() as app, connections(app.address, 2) as (first, second):
         (holding_up,) = await stalled_in_turn(app, first)
-        draining = asyncio.ensure_future(app.shutdown.drain(grace_seconds=WAIT_SECONDS))
+        draining = asyncio.ensure_future(drain(app, grace_seconds=WAIT_SECONDS))
         await asyncio.sleep(0)
         for path, store_error in expected.items():
             is_refusal(

@@ -60,7 +60,7 @@ async def test_without_a_history_only_what_the_current_session_needs_is_kept(
             app.store.pruning.settle()
             return True
 
-        await until(lambda: not app.store.folding.waiting)  # else a base may come behind the sweep
+        await until(lambda: not app.store.folding._pending)  # else a base may come behind the sweep
         assert kept()
         stored = await rows(app, tables.session_versions, realm=realm, runtime_id=runtime_id)
         assert [row["kind"] for row in stored].count("base") == 1
@@ -87,7 +87,7 @@ async def test_edits_that_outweigh_their_base_become_one_by_themselves(
         body = body.replace(b"turn 3", b"turn three " + new_id().encode() * 8)
         await client.commit_session_snapshot(runtime_id, body)
 
-    await until(lambda: not app.store.folding.waiting)
+    await until(lambda: not app.store.folding._pending)
     stored = await rows(app, tables.session_versions, realm=realm, runtime_id=runtime_id)
     since = 0
     base = 0
@@ -133,7 +133,7 @@ async def test_a_base_with_its_edits_is_bounded_however_small_they_are(
     for turn in range(30):
         body = grown(1, "long " * 10_000 + str(turn))
         await client.commit_session_snapshot(runtime_id, body)
-        await until(lambda: not app.store.folding.waiting)
+        await until(lambda: not app.store.folding._pending)
 
     stored = await rows(app, tables.session_versions, realm=realm, runtime_id=runtime_id)
     edits = "".join("b" if row["kind"] == "base" else "e" for row in stored).split("b")

@@ -22,7 +22,7 @@ from support.generators.documents import session
 from support.generators.garbage import SERVICE
 from support.generators.requests import request_of
 from support.servers.database import held_commits
-from support.servers.server import in_process
+from support.servers.server import drain, in_process
 
 LONG_SECONDS = 1000.0
 ONCE = RetryPolicy(max_attempts=1)
@@ -223,7 +223,7 @@ async def test_a_write_that_waits_for_its_turn_when_the_server_ends_is_written()
         await until(lambda: app.limiters.writes.slots.received == 1)
         waiting = asyncio.ensure_future(done(sent(channel, "PersistInputState")))
         await until(lambda: app.limiters.writes.slots.waiting == 1)
-        draining = asyncio.ensure_future(app.shutdown.drain(grace_seconds=WAIT_SECONDS))
+        draining = asyncio.ensure_future(drain(app, grace_seconds=WAIT_SECONDS))
         await asyncio.sleep(0.5)
         assert not draining.done()
         await ended(before_it)

@@ -111,7 +111,7 @@ def test_a_fold_is_not_written_over_a_row_that_was_changed_since_its_document_wa
     assert sweep(database, folding) == 0
 
     assert rows(database, table) == before
-    assert (folding.count, folding.waiting, folding.pending) == (0, False, False)
+    assert (folding.count, len(folding._pending), folding.pending) == (0, 0, False)
 
 
 def test_a_turn_that_was_under_way_while_a_fold_was_made_does_not_have_another_one_made(database: Database) -> None:
@@ -127,7 +127,7 @@ def test_a_turn_that_was_under_way_while_a_fold_was_made_does_not_have_another_o
 
     assert not landed.outweighed
     assert (landed.base_revision, landed.base_bytes, landed.edits_bytes) == (2, 400, 20)
-    assert not folding.waiting
+    assert not folding._pending
     assert kinds(database, key) == {1: "base", 2: "base", 3: "edits"}
 
 

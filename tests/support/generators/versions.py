@@ -60,5 +60,5 @@ def folded(database: Database, key: RuntimeKey, recent: RecentSessions | None = 
     with database.writers.begin() as tx:
         assert folding.sweep(tx, 100) > 0
     folding.settle()
-    assert not folding.waiting
+    assert not folding._pending
     return folding

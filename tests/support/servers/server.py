@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["ServerProcess", "entered", "in_process", "settings_of"]
+__all__ = ["ServerProcess", "drain", "entered", "in_process", "settings_of"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,11 @@ def settings_of(database_url: str, **settings: Any) -> Settings:
         grace_period_seconds=settings.pop("grace_period_seconds", 5.0),
         **settings,
     )
+
+
+async def drain(app: Application, *, grace_seconds: float) -> None:
+    """Answer what has come and refuse what comes, as a server does that ends: the phases from `finish` to `answer`."""
+    await app.shutdown._go(app.shutdown.phases(grace_seconds)[1:4], grace_seconds)
 
 
 @contextlib.contextmanager

@@ -96,11 +96,6 @@ class Folding:
                 self._changed.notify()
 
     @property
-    def waiting(self) -> bool:
-        """Whether there are versions to be made bases."""
-        return bool(self._pending)
-
-    @property
     def pending(self) -> bool:
         """Whether there is a document to be written."""
         return self._prepared is not None
