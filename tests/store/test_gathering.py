@@ -62,9 +62,9 @@ async def test_a_transaction_takes_no_more_bytes_than_it_may_unless_one_write_ha
 
 @pytest.fixture
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch waits for company for longer than any test takes."""
-    monkeypatch.setattr(commit_thread, "COMPANY_SECONDS", 10 * WAIT_SECONDS)
-    monkeypatch.setattr(commit_thread, "COMPANY_COMMITS", 1e9)
+    """A batch lingers for longer than any test takes."""
+    monkeypatch.setattr(commit_thread, "LINGER_SECONDS", 10 * WAIT_SECONDS)
+    monkeypatch.setattr(commit_thread, "LINGER_COMMITS", 1e9)
 
 
 @contextlib.asynccontextmanager

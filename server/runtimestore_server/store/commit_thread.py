@@ -13,9 +13,9 @@ from runtimestore_server.store.engines import Fault
 from runtimestore_server.store.pending_write import truth_about
 from runtimestore_server.store.timeouts import (
     BRIEF_LOCK_SECONDS,
-    COMPANY_COMMITS,
-    COMPANY_SECONDS,
     DEFERRED_PAUSE_SECONDS,
+    LINGER_COMMITS,
+    LINGER_SECONDS,
     TRANSIENT_LIMIT_SECONDS,
 )
 from runtimestore_server.store.transaction import commit_batch, refusal_of
@@ -67,10 +67,10 @@ class CommitThread:
         self._deferred: dict[object, deque[PendingWrite]] = {}
         """By subject, oldest first: writes that wait for a row that another session holds, and those behind them."""
         self._next_try = 0.0
-        self._company = 1
+        self._expected_writes = 1
         """How many writes the last batch had and left behind: as many are likely to wait soon, now it is answered."""
-        self._company_until = 0.0
-        """When the next batch begins without them."""
+        self._linger_until = 0.0
+        """Until when the next batch waits for them."""
         self._enough = 1
         """How many writes have to wait before the thread is woken."""
         self._wake = threading.Condition()
@@ -130,8 +130,8 @@ class CommitThread:
         def settle(decisions: Sequence[Decision | Deferred], *, committed: bool = True) -> None:
             nonlocal ended, failed
             ended = time.monotonic()
-            self._company = min(len(batch) + len(self._queue), self._max_batch_writes)
-            self._company_until = ended + min(COMPANY_SECONDS, COMPANY_COMMITS * (ended - began))
+            self._expected_writes = min(len(batch) + len(self._queue), self._max_batch_writes)
+            self._linger_until = ended + min(LINGER_SECONDS, LINGER_COMMITS * (ended - began))
             try:
                 self._settle(batch, decisions, committed=committed)
             except Exception as error:  # noqa: BLE001  (raised below: here it would look like one of the transaction)
@@ -167,7 +167,7 @@ class CommitThread:
                 pause_seconds = None if waited and self._queue else self._maintenance_pause_seconds()
                 if pause_seconds == 0 and (self._writes_came or not self._queue):
                     return []  # never twice in a row while a write waits
-                if self._wait_for_company():
+                if self._linger():
                     continue
                 if batch := self._take():
                     return batch
@@ -179,17 +179,17 @@ class CommitThread:
                 self._wake.wait(pause_seconds)
                 waited = True
 
-    def _wait_for_company(self) -> bool:
+    def _linger(self) -> bool:
         """Wait a moment for as many writes as came with the last batch; whether anything was waited for.
 
         Most callers send their next write as soon as the last one is answered. A batch that begins at once holds the
         quickest of them alone, and its commit and the event loop then contend for the interpreter.
         """
-        if self._company <= max(1, len(self._queue)) or self._deferred or self._closing:
+        if self._expected_writes <= max(1, len(self._queue)) or self._deferred or self._closing:
             return False
-        if (seconds := self._company_until - time.monotonic()) <= 0:
+        if (seconds := self._linger_until - time.monotonic()) <= 0:
             return False
-        self._enough = self._company
+        self._enough = self._expected_writes
         self._wake.wait(seconds)
         self._enough = 1
         return True

@@ -6,7 +6,7 @@ A caller's own deadline wins over all of them: it stops waiting, and the store d
 A row that another session holds is waited for by the batch that meets it first, for `LOCK_TIMEOUT_SECONDS`; then the
 write that needs it is deferred. While any write is deferred, every batch passes held rows over, and waits
 `BRIEF_LOCK_SECONDS` for what cannot be passed over. Deferred writes are tried again every `DEFERRED_PAUSE_SECONDS`
-until `TRANSIENT_LIMIT_SECONDS` have passed since they came. While any is deferred, no batch waits for company.
+until `TRANSIENT_LIMIT_SECONDS` have passed since they came. While any is deferred, no batch lingers.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ BRIEF_LOCK_SECONDS = 0.01
 """How long a try waits for what cannot be passed over, such as the row of a request that another session records. Many
 such tries may follow each other, one for each write of a batch, since nobody knows whose row it is."""
 
-COMPANY_COMMITS = 2.0
-"""How many times as long as the last batch took the next one waits for as many writes as came with that one. Whoever
-writes alone waits for nobody."""
+LINGER_COMMITS = 2.0
+"""How long a batch lingers, as a multiple of what the last one took, for as many writes to come as came with that one.
+Whoever writes alone waits for nobody."""
 
-COMPANY_SECONDS = 0.015
-"""The longest such wait. It wins over `COMPANY_COMMITS` where commits are slow: then writes gather by themselves."""
+LINGER_SECONDS = 0.015
+"""The longest that a batch lingers. It wins over `LINGER_COMMITS` where commits are slow: then writes gather by
+themselves."""
