@@ -148,7 +148,7 @@ class Limiters:
         return self.exchanges if method in EXCHANGES else self.others
 
     def late_of(self, method: str) -> LateMessages | None:
-        """Return what gives up the message of the method with this path where it is late; None where it may be."""
+        """Return what refuses slow messages of the method with this path; None where they may be slow."""
         if method in WRITES or method in EXCHANGES:
             return None
         return self._late_to_health if method.startswith(PROMPT) else self._late

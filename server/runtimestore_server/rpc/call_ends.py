@@ -1,4 +1,4 @@
-"""Tells how a call ended that was neither answered nor refused: by its handler's status, its deadline, or given up.
+"""Names how a call ended that was neither answered nor refused: its own status, its deadline, or cancelled.
 
 gRPC for Python tells a handler of the latter two in the same way: its task is cancelled. Only the time says which it
 was.

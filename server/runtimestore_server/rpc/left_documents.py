@@ -1,4 +1,4 @@
-"""Leaves a large session document in the message that it came in, where protobuf would copy it.
+"""Decodes a request without its large session document, which stays in the received bytes instead of being copied.
 
 That copy, and the one that takes the document out of the decoded message, are one call each that keeps the interpreter:
 tens of milliseconds for 60 MB in which no other call comes on. So the document is found by the lengths that stand
@@ -39,7 +39,7 @@ DELTAS: dict[str, int] = {
 
 
 class LeftDocument:
-    """A document that stands in its message."""
+    """A session document that is still inside the received message."""
 
     __slots__ = ("_end", "_message", "_start")
 
@@ -49,7 +49,7 @@ class LeftDocument:
         self._end = end
 
     def take(self) -> bytes:
-        """Copy it out of the message, which is let go of: it can be taken once. Others run between the pieces."""
+        """Copy the document out and release the message; works once. Other tasks run between the pieces."""
         message, self._message = self._message, b""
         # Room for all of it at once: of what grows, or is many pieces, the allocator keeps much for each thread.
         with io.BytesIO(bytes(self._end - self._start)) as made, memoryview(message) as view:
@@ -59,7 +59,7 @@ class LeftDocument:
 
 
 def decoded(message: bytes, delta: int | None, decode: Callable[[bytes], Any]) -> tuple[Any, LeftDocument | None]:
-    """Return what a message holds, and the document of its session delta, where there is one and it is left there.
+    """Decode a message; return it, and its session document where that was left out of the decoding.
 
     Then the request has an empty one in its place. `delta` is the number of the field, of methods that have one.
 

@@ -1,4 +1,4 @@
-"""Remembers what came with a call beside its decoded message: how long that was, and the document left in it.
+"""Remembers, per call, the size of its message and the document that was left undecoded in it.
 
 To ask the decoded message for its length is to encode it once more. Of 60 MB that takes some 80 ms, in which no other
 call comes on: protobuf keeps the interpreter to itself.

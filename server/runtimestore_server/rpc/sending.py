@@ -52,7 +52,7 @@ class Sending:
         self._closing: set[asyncio.Task[None]] = set()
 
     def __call__(self, size_bytes: int, call: asyncio.Task[Any] | None = None) -> None:
-        """Count documents of an answer, `size_bytes` altogether, until its call is over: that of this task, or `call`.
+        """Count `size_bytes` of an answer as being sent until its call, or that of this task, is over.
 
         They come to those of the same answer that were counted before.
 
@@ -131,7 +131,7 @@ class Sending:
 
 
 def as_sent(serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """Return what makes bytes of a message of a stream, which may be made of the documents' own bytes already."""
+    """Serialise a message of a stream, unless it is bytes already."""
     return lambda message: message if isinstance(message, bytes) else serializer(message)
 
 

@@ -58,7 +58,7 @@ def late_beside_growth(pacing: RetryPacing) -> Overloaded:
 
 
 class LateMessages:
-    """Gives up messages that are late while the process grows; used on the event loop.
+    """Refuses calls whose messages are slow to arrive while the process grows; used on the event loop.
 
     Nobody knows whose message makes it grow: who is late then may be refused for another's, and may try again.
     Where the system does not tell how large the process is, the slots are the only bound.

@@ -124,7 +124,7 @@ class UploadSlots:
         self._release(call)
 
     def receiving(self, call: asyncio.Task[Any], tell: Callable[[RuntimeStoreError | NotReceived], None]) -> None:
-        """Know that gRPC receives the message of a call that has a slot.
+        """Note that gRPC has begun to receive the message of a call that has a slot.
 
         Given up from now on, the call is not cancelled, for gRPC would go on behind its back: its caller is told by
         `tell`, with which gRPC ends it, and the call waits until gRPC has.
@@ -214,7 +214,7 @@ class UploadSlots:
             self._timer = asyncio.get_running_loop().call_later(self._patience_seconds / 10, self._look)
 
     def _look(self) -> None:
-        """Refuse one that takes too long, if it keeps somebody waiting; the next look finds the next.
+        """Refuse one upload that takes too long, if another call waits for its slot; the next look finds the next.
 
         Where the slot of one is about to be free, nobody else has to go.
         """
@@ -254,6 +254,6 @@ class UploadSlots:
         asyncio.get_running_loop().call_later(RELEASE_SECONDS, self._leave_behind, call)
 
     def _leave_behind(self, call: asyncio.Task[Any]) -> None:
-        """Let others have the slot, where the caller could not be told in time."""
+        """Free the slot of a refused call whose caller could not be told in time."""
         if call in self._leaving:
             self._release(call)

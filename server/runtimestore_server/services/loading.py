@@ -1,4 +1,4 @@
-"""Answers a load while it goes on: what is there first is sent while a worker reads the rest."""
+"""Streams a load while it still runs: its beginning is sent while a worker reads the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ B_co = TypeVar("B_co", covariant=True)
 
 
 class Begun(Protocol[B_co]):
-    """What a load comes to that told its beginning before."""
+    """The result of a load whose beginning was handed over before."""
 
     @property
     def beginning(self) -> B_co:
@@ -27,10 +27,10 @@ T = TypeVar("T", bound=Begun[object])
 
 
 class Loading(Generic[B, T]):
-    """A load on a worker that tells its beginning before it is at its end, if that takes a while."""
+    """A load on a worker that hands over its beginning before it is done, if it takes a while."""
 
     def __init__(self, load: Callable[[Callable[[B], None]], Coroutine[None, None, T]]) -> None:
-        """`load` is given what its beginning is to be told to, from any thread."""
+        """`load` is called with a function that takes its beginning, from any thread."""
         self._loop = asyncio.get_running_loop()
         self._first: asyncio.Future[B | None] = self._loop.create_future()
         self._told: B | None = None

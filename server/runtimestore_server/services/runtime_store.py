@@ -255,7 +255,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
 
 def _let_go(request: Any, check: Callable[[], Write]) -> None:
-    """Take a request from the handler that made `check` of it, which needs it no more and goes on waiting.
+    """Release the request that `check` was made of: the handler needs it no more, and goes on waiting.
 
     Nothing else frees its memory: a message that is cleared has the memory of its fields until it is gone itself.
     """

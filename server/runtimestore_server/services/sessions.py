@@ -24,7 +24,7 @@ class Sessions:
         self._store = store
 
     async def base_of(self, request: Any) -> RecentSession | None:
-        """Find what the session delta of a request is made of, or may be stored as edits of; None if it is not at hand.
+        """Return the document that a session delta applies to, or may be stored as edits of; None if none is at hand.
 
         For edits it is read from the store where it is not remembered. It may be another document than they name: the
         transaction decides, and refuses what repeats nothing.

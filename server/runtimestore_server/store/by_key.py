@@ -20,7 +20,7 @@ Columns = tuple[sa.Column[Any], ...]
 
 
 class Locked(NamedTuple):
-    """What came of locking rows."""
+    """The outcome of locking rows: which are there, and which another session holds."""
 
     rows: Sequence[Any]
     """The rows, key first."""

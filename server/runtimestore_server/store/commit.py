@@ -74,7 +74,7 @@ def commit(
 def _asked(
     database: Database, tx: Connection, batch: Sequence[AnyWrite], parts: Sequence[Part[Any]], held: set[object]
 ) -> RequestMemory:
-    """Ask what decides about the writes that are not held."""
+    """Send the queries that decide about all writes whose rows are locked."""
     memory = RequestMemory(database, tx, [write for write in batch if write.subject not in held])
     for part in parts:
         part.ask(held)

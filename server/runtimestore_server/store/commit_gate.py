@@ -43,7 +43,7 @@ class CommitStop:
 
 
 class CommitGate:
-    """What a batch passes on its way to COMMIT: before it nothing can be there, after it everything may.
+    """A batch's point of no return: before `enter` nothing of it can be stored, after it everything may be.
 
     Where its writes are committed one by one, it is passed by each.
     """

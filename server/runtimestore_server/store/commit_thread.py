@@ -262,7 +262,7 @@ class CommitThread:
             self._deliver(batch, [truth_about(pending) for pending in batch], False)
 
     def _bring_back(self, subject: object) -> None:
-        """Put those who waited behind a row that is free now in front of the queue."""
+        """Put writes that waited behind a row that is free now back at the front of the queue."""
         if group := self._deferred.pop(subject, None):
             with self._wake:
                 self._queue.extendleft(reversed(group))

@@ -84,7 +84,7 @@ class Fences:
 
 
 def damage(runtime: RuntimeKey, held: Held) -> StoredValueCorrupt | None:
-    """Make the refusal to count on from a fence, or to tell an owner, that no acquisition left."""
+    """Make the refusal to continue from a fence, or to name an owner, that no acquisition can have written."""
     # Neither comes from a backup: a fence that was handed out already would let an older writer in again.
     if not is_count(held.fence):
         cure = "set it to a number greater than every fence of this runtime that was handed out"

@@ -38,7 +38,7 @@ _OTHER_DIGEST = "does not match its SHA-256"
 
 
 class Counted:
-    """What a load has found that knows how much it is."""
+    """The result of a load, with its size in bytes."""
 
     __slots__ = ()
 
@@ -207,13 +207,13 @@ def revision_of(row: Any, runtime: RuntimeKey) -> int:
 
 
 def no_revision(runtime: RuntimeKey) -> StoredValueCorrupt:
-    """Make the refusal to tell anything of a runtime whose revision no write left: it is told with the revision."""
+    """Make the refusal to answer for a runtime whose revision is damaged: every answer has the revision in it."""
     served = "until then nothing of the runtime is told but the versions of its session; every other one is served"
     return bad_revision(runtime, "has no revision", served=served)
 
 
 def bad_revision(runtime: RuntimeKey, what: str, *, served: str = "every other row is served") -> StoredValueCorrupt:
-    """Make the refusal to believe the revision of a runtime, or to count on from it.
+    """Make the refusal of a damaged revision, which can neither be returned nor counted on from.
 
     None comes from a backup: to count through one that was told already would let a writer in that had read another
     state under it.

@@ -1,4 +1,4 @@
-"""Decides which requests are past their retention, by a clock that is not believed when it runs ahead of time itself.
+"""Decides which requests are past their retention; a clock that jumps ahead does not make them expire sooner.
 
 Forgetting cannot be taken back: a request that is forgotten too soon is applied again when it is repeated. So time is
 counted by the database's clock, which is one for all servers on it, but never faster than it passes here.

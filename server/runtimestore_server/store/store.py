@@ -190,7 +190,7 @@ class Store:
         return ended
 
     def _history_began_ms(self, tx: Connection) -> int:
-        """Tell since when all must be readable; of what is older, only what was the newest then."""
+        """Return since when all versions are kept; of older ones, only the one that was current then."""
         return self._retention.now_ms(self.database, tx) - self._history_ms
 
     def _forget_some(self, tx: Connection, most: int) -> int:

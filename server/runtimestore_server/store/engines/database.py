@@ -48,16 +48,16 @@ class Database(ABC):
 
     @abstractmethod
     def given(self, *columns: sa.Column[Any]) -> FromClause:
-        """Return the keys of a statement as a relation with the names of `columns`; bound by `ask`."""
+        """Return the keys of a statement as a table expression with these columns; `ask` binds the keys."""
 
     @abstractmethod
     def ask(
         self, tx: Connection, statement: sa.Executable, columns: tuple[sa.Column[Any], ...], keys: Sequence[Row]
     ) -> Answer[list[Any]]:
-        """Ask what a statement over `given(*columns)`, which is made once, finds for these keys."""
+        """Run a statement that was made once over `given(*columns)`, for these keys."""
 
     def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
-        """Let a statement inside go out before the ones before it are answered; their errors may come later.
+        """Pipeline the statements inside: each is sent before the ones before it are answered; errors may come later.
 
         They may come as late as COMMIT, which is then sent behind what is not answered yet. `carried_bytes` is how much
         the statements inside carry altogether.
@@ -155,11 +155,11 @@ class Database(ABC):
 
     @property
     def untidy(self) -> bool:
-        """Whether `tidy` has something to do that could not be done after a commit."""
+        """Whether `tidy` has work that could not be done after a commit."""
         return False
 
     def tidy(self) -> None:  # noqa: B027  (most engines have nothing to do)
-        """Try again what could not be done after a commit; called on the thread that commits. May raise."""
+        """Retry work that could not be done after a commit, on the thread that commits. May raise."""
 
     @property
     def log_bytes(self) -> int | None:
@@ -189,7 +189,7 @@ class Database(ABC):
         connection.invalidate()
 
     def let_go(self, connection: Connection, error: Exception) -> None:
-        """Let go of a connection whose COMMIT failed with `error`: its transaction may still be open."""
+        """Release a connection whose COMMIT failed with `error`: its transaction may still be open."""
         self.discard(connection)
 
     def release_buffers(self, connection: Connection, carried_bytes: int) -> None:

@@ -31,7 +31,7 @@ _KEPT = "_runtimestore_driver"
 
 
 class Answer(Generic[T]):
-    """What a statement finds, asked for when it is needed: where statements are sent together, it is waited for then.
+    """The rows of a statement, fetched when they are asked for: in a pipeline, that is when they are waited for.
 
     Calling it may raise what the statement raised, or one that was sent before it.
     """

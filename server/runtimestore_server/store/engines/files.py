@@ -28,7 +28,7 @@ def is_full(code: int, file: str) -> bool:
 
 
 def is_refused_write(code: int, file: str) -> bool:
-    """Tell whether an error, maybe of a sync, was one of a write: then that of the record was not made whole.
+    """Tell whether an error is that of a failed write, even if a sync reported it: the record is then incomplete.
 
     Who is refused at once by a quota or a limit would not have come to the sync. ENOSPC it would not tell so.
     """

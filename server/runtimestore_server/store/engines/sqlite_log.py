@@ -99,7 +99,7 @@ def write_whole(handle: int, data: bytes, start: int) -> None:
 
 
 def drop_uncommitted(file: str) -> None:
-    """Make an end behind what is committed in the log, so that no index that is built anew goes on there.
+    """Mark the end of the log behind its last commit, so that a rebuilt index cannot go on into what is uncommitted.
 
     The caller holds SQLite's write lock.
 
@@ -116,7 +116,7 @@ def drop_uncommitted(file: str) -> None:
 
 
 def write_again(file: str) -> None:
-    """Bring onto the disk what is committed in the log, whatever an earlier process left of it in memory alone.
+    """Rewrite and sync what is committed in the log: an earlier process may have left it in the page cache alone.
 
     A page that could not be written counts as clean: to sync it, it has to be written once more. The caller holds
     SQLite's write lock.

@@ -38,7 +38,7 @@ class Transaction(NamedTuple):
 
 
 class Lock(NamedTuple):
-    """What came of locking the rows of some writes."""
+    """The outcome of locking the rows of some writes."""
 
     held: set[object]
     """The subjects of those whose rows another session holds."""
@@ -57,19 +57,19 @@ class Kind(Protocol[W_contra]):
         """Lock, in key order, the rows that decide about these writes."""
 
     def ask(self, writes: Sequence[W_contra]) -> None:
-        """Ask what else decides about these writes, under the locks: sent behind them. What was asked before goes."""
+        """Query, under the locks, what else decides about these writes; replaces what was queried before."""
 
     def refusal(self, write: W_contra) -> RuntimeStoreError | None:
         """Say why this write may not land, if so: after those that landed before it in this batch."""
 
     def land(self, write: W_contra) -> Outcome:
-        """Take in the rows of a write that lands, so that those behind it see them."""
+        """Accept a write, so that those behind it in the batch see its effect."""
 
     def write_down(self) -> None:
         """Put what landed into the tables: one statement a table, rows in key order."""
 
     def confirm(self) -> None:
-        """See that every row went in, once all statements were sent.
+        """Check, once all statements were sent, that every row was inserted.
 
         Raises:
             RowTaken: another transaction inserted a row that was not there to be locked; run again.

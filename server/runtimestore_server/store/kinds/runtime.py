@@ -122,7 +122,7 @@ class RuntimeKind:
         )
 
     def _damage(self, key: RuntimeKey) -> RuntimeStoreError | None:
-        """Make the refusal to count on from a row whose revision no write left."""
+        """Make the refusal to continue from a row with a revision that no write can have written."""
         if key not in self._rows or key in self._made:
             return None
         revision, current = self._rows[key].revision, self._sessions.get(key)

@@ -97,7 +97,7 @@ def load_session(
 
 
 def replayed(runtime: RuntimeKey, chain: Sequence[StoredVersion], held: RecentSession | None = None) -> StoredSession:
-    """Make the last version of a chain, whose first is a base.
+    """Apply a chain's edits one after the other to its base; return its last version.
 
     Raises:
         StoredValueCorrupt: it is damaged, or what it rests on is; the one that is, is named.
@@ -149,7 +149,7 @@ def _document(base: bytes, chain: Sequence[StoredVersion]) -> bytes:
 
 
 def step(document: bytearray, row: StoredVersion) -> None:
-    """Make of one version the next.
+    """Apply the edits of one version to the document of the version before.
 
     Raises:
         Undecodable: its row cannot be applied.

@@ -1,4 +1,4 @@
-"""Makes a new base of a version once the edits since the last one outweigh that; never within a commit.
+"""Compacts versions: writes one whole as a new base once the edits since the last base outweigh it. Never in a commit.
 
 A fold changes one row: the version becomes a base, and what it comes to stays the same. So nothing has to be locked but
 that row, it does not matter how many versions came after it, and a fold that is cut off has not happened. The document

@@ -1,4 +1,4 @@
-"""Decides how a session snapshot that lands is stored: as edits of the version before it, or whole."""
+"""Decides how a new session snapshot is stored: as edits of the version before it, or whole."""
 
 from __future__ import annotations
 

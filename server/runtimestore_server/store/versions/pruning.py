@@ -1,4 +1,4 @@
-"""Deletes the versions of sessions that are older than what is kept, and that nothing kept rests on.
+"""Deletes session versions past the history that is kept, unless a kept version is built on them.
 
 Each moment since the history began can be asked for, so the version that was the newest at its beginning is kept, and
 with it all from its base on. What is before that base goes, a base with its edits at a time and the oldest first: so

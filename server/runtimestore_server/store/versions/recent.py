@@ -1,4 +1,4 @@
-"""Holds the newest documents of runtimes' sessions in bounded memory, so that edits find what they are made of."""
+"""Caches the newest session documents in bounded memory, as bases for the edits of the next writes."""
 
 from __future__ import annotations
 
