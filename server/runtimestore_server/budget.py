@@ -63,7 +63,7 @@ class Budget:
         self.bytes = 0
 
     def refusal(self, size_bytes: int | None = 0, *, ahead: int = 0, items: int = 1) -> Overloaded | None:
-        """Say why one more cannot be taken now, where so many others come before it; None if it can.
+        """Return why one more item would exceed a bound, given how many others go first; None if it fits.
 
         An item without a size (None) is not asked for bytes; one of 0 bytes is refused where the bound is exceeded.
         With 0 items it is a part of one that is held.
@@ -80,7 +80,7 @@ class Budget:
         return self._pacing.refusal(f"{held} {bound.words}; try again later", **{bound.key: held})
 
     def take(self, size_bytes: int | None = 0, *, items: int = 1) -> None:
-        """Hold one more, until it is given back, or, with 0 items, more bytes of one that is held.
+        """Count one more item and its bytes until they are given back; with 0 items, more bytes of a counted one.
 
         Raises:
             Overloaded: it would go beyond a bound; nothing is held of it.
@@ -91,6 +91,6 @@ class Budget:
         self.bytes += size_bytes or 0
 
     def give_back(self, size_bytes: int | None = 0, *, items: int = 1) -> None:
-        """Hold less: one item, or several, or, with 0 items, only a part of one's bytes."""
+        """Stop counting items and their bytes; with 0 items, a part of one item's bytes."""
         self.items -= items
         self.bytes -= size_bytes or 0

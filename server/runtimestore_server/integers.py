@@ -1,4 +1,4 @@
-"""The largest integers that the protos, the trait's Rust and the engines' columns hold, and their form in few bytes."""
+"""Bounds of the integers in protos, Rust's types and database columns, and the variable-length encoding of them."""
 
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1

@@ -82,7 +82,7 @@ class SettingsFile(PydanticBaseSettingsSource):
 
 
 def refuse_mistyped(environment: Mapping[str, str], settings: Iterable[str]) -> None:
-    """See that no variable is nearly one of `settings`: nothing would tell that another store is served than was meant.
+    """Refuse environment variables that nearly name a setting: a typo would serve another store than was meant.
 
     Raises:
         BadSource: one is. What is not near to any is let be: others name variables after a service too.

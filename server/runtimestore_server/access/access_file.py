@@ -66,7 +66,7 @@ class AccessFile:
         return self.current
 
     def _take_up(self) -> None:
-        """Take what the file holds into force.
+        """Parse what the file holds and put it into force.
 
         Raises:
             Unusable: the file cannot be used; told once for each content.
@@ -113,7 +113,7 @@ class AccessFile:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Have what is wrong with an access file told with its flag and its path before it.
+    """Raise what is wrong with an access file as an error that names its flag and its path.
 
     Raises:
         Unusable: it cannot be read, is no UTF-8, or cannot be used.
@@ -150,7 +150,7 @@ def read_regular(path: Path, most_bytes: int) -> tuple[bytes, os.stat_result]:
 
 
 def stamp(path: Path) -> object:
-    """Return what is another when a file has changed, for one system call; what it is does not matter."""
+    """Return a value that differs once a file has changed; costs one system call, and means nothing else."""
     try:
         return _of(os.stat(path))  # noqa: PTH116  (a third of pathlib's time, in every call)
     except OSError as error:
@@ -158,7 +158,7 @@ def stamp(path: Path) -> object:
 
 
 def has_settled(status: os.stat_result) -> bool:
-    """Tell whether the next change of a file with this status will show in its times."""
+    """Tell whether the next change of this file is sure to alter its timestamps, whose resolution is coarse."""
     tick_ns = TICK_NS if status.st_ctime_ns % 1_000_000_000 else COARSE_TICK_NS
     return abs(time.time_ns() - status.st_ctime_ns) > tick_ns
 

@@ -60,7 +60,7 @@ class Authorization:
         return MethodAuthorization(path, self)
 
     def counted(self, refusal: RuntimeStoreError, cause: NotLetIn) -> RuntimeStoreError:
-        """Count a refusal by what it is caused by, and hand it back to be raised from that."""
+        """Count a refusal under its cause, and return it, to be raised from that."""
         self.failures_by_kind[cause.why] += 1
         cause.forget_frames()
         return refusal
@@ -79,7 +79,7 @@ class MethodAuthorization:
         self.open_to_all = path in OPEN_TO_ALL
 
     def caller(self, context: Any) -> Caller | NotLetIn:
-        """Find out who calls; what was wrong with a stranger's attempt, where strangers may ask something.
+        """Return the caller; for an unauthenticated one, where those may call, why authentication failed.
 
         Nothing of the message is received yet.
 
@@ -112,7 +112,7 @@ class MethodAuthorization:
             raise self._counted(refusal, cause) from cause
 
     def check_request(self, caller: Caller | NotLetIn, request: Any) -> None:
-        """See that what a request names may be used by who sent it, before anything else is done with it.
+        """Check that the caller may use the realm that a request names, before anything else is done with it.
 
         Raises:
             RealmNotAllowed: the realm is not the caller's.
@@ -134,7 +134,7 @@ class MethodAuthorization:
             self._check_realm(caller)
 
     def check_again(self, caller: Caller) -> None:
-        """See that whoever was let in would be let in now, by the rules in force.
+        """Check an admitted caller again, by the rules that are in force now.
 
         Raises:
             Unauthenticated: nobody is known by the credential any more.
@@ -154,7 +154,7 @@ class MethodAuthorization:
     def while_let_in(
         self, call: asyncio.Task[Any], caller: Caller, pass_to_strangers: Callable[[], None] | None = None
     ) -> Iterator[None]:
-        """Let the stream of a call that was let in go on for as long as its caller would be let in.
+        """Keep the stream of an admitted caller open, and end it once that caller would not be admitted any more.
 
         One that strangers may have too goes on as one of theirs, which `pass_to_strangers` makes it.
         """
@@ -181,7 +181,7 @@ class MethodAuthorization:
             self._streams.remove(call)
 
     def _not_let_in(self, stranger: NotLetIn) -> RuntimeStoreError:
-        """Make the refusal of who is not known by what was shown, counted."""
+        """Make the refusal of a credential that nobody has, and count it."""
         return self._counted(sent_in_the_open() if stranger.why == "plaintext" else unauthenticated(), stranger)
 
     def _check_realm(self, caller: Caller) -> None:

@@ -15,7 +15,7 @@ or it is somebody's, who has not the access, or not the realm."""
 
 
 class NotLetIn(Exception):
-    """What was wrong with an attempt, one of KINDS: the cause of the refusal that the caller is told, for the log."""
+    """Why authentication failed, as one of KINDS: the cause of the refusal, for the log and never for the caller."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -30,7 +30,7 @@ class NotLetIn(Exception):
 
 
 def unauthenticated() -> Unauthenticated:
-    """Make the refusal of every credential that is none, unknown, ended or malformed: always the same words."""
+    """Make the one refusal for every missing, unknown, expired or malformed credential: its words never differ."""
     return Unauthenticated(
         "a credential is needed: send a token that is in force as `authorization: Bearer rst_...`, or show a client "
         "certificate that is listed"
@@ -38,7 +38,7 @@ def unauthenticated() -> Unauthenticated:
 
 
 def sent_in_the_open() -> Unauthenticated:
-    """Make the refusal of every token that came over a network without TLS, whatever token it is."""
+    """Make the refusal of a token that was sent over a network without TLS, whatever token it is."""
     return Unauthenticated(
         "a token was sent over a network without TLS, where others can read it: do not use it any more, and connect "
         "with TLS; or start the server with --insecure, where something else protects the way"

@@ -1,4 +1,4 @@
-"""A handshake of a server with a client in this process, by gRPC's own library, whose mind nothing else knows.
+"""Tries a certificate by a TLS handshake within this process: gRPC's own library alone knows what it accepts.
 
 OpenSSL takes keys, curves and files that BoringSSL refuses, and a list of them would be right for one version.
 """
@@ -32,7 +32,7 @@ _REASON = re.compile(r"OPENSSL_internal:([A-Z0-9_]+(: [a-z ]+)?)")
 
 
 def prove(certificate: bytes, key: bytes, client_ca: bytes | None, *, name: str) -> None:
-    """See that gRPC serves with a certificate, and that gRPC's clients connect which ask for this name.
+    """Check that gRPC can serve with a certificate, and that its clients accept that for this name.
 
     Where nothing can be tried, because there is no loopback or the time does not suffice, that is logged.
 

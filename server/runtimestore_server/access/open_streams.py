@@ -1,4 +1,4 @@
-"""Streams of principals, which end soon after their principal would not be let in any more."""
+"""Ends the streams of authenticated callers soon after they would not be admitted any more."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """One who may come in: a name for the log, the realms and the access that it has, and when it ends."""
+    """A known caller: a name for the log, the realms and the access that it has, and when it expires."""
 
     name: str
     realms: tuple[str, ...]

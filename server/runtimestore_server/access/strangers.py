@@ -1,4 +1,4 @@
-"""The calls of strangers that are open: as many as they may have, and the connection that goes beyond is closed.
+"""Bounds the open calls of unauthenticated callers (strangers), and closes the connection that has most of them.
 
 A stranger's call is over when its connection has taken the answer or the refusal. One that lets nothing be sent to it
 (a window of no bytes) takes none: each of its calls then stays, with some 13 KB, until the connection ends.

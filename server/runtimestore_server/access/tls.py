@@ -122,7 +122,7 @@ class Certificates:
                 await asyncio.to_thread(thread.join, TRY_SECONDS / 2)
 
     def look(self, *, again: bool = False, for_handshake: bool = False) -> None:
-        """Take the files up, if they have changed or, with `again`, could not be used."""
+        """Read the files if they have changed; with `again`, also if they could not be used before."""
         with self._lock:
             self.handshakes += for_handshake
             if (stamps := self._files.stamps()) == self._read and not (again and self.unusable is not None):
@@ -145,7 +145,7 @@ class Certificates:
             _log.warning("a certificate is to be renewed; what is in force serves on", error=ends)
 
     def _take_up(self) -> None:
-        """Take what the files hold into force, or on trial.
+        """Read the files, and put what they hold into force or on trial.
 
         Raises:
             Unusable: they cannot be used.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def migrate_file(file: Path, revision: str = schema.HEAD) -> None:
-    """Bring the tables of a file that nobody else uses to a revision, and leave nothing beside it."""
+    """Migrate the tables of an SQLite file that nobody else uses, and leave no log or index file beside it."""
     database = open_database(f"sqlite:///{file}", committer_threads=1, reader_threads=1)
     try:
         with database.writers.begin() as connection:

@@ -128,7 +128,7 @@ def _refuse_unusable(given: dict[str, str]) -> None:
 
 
 def connects(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the flags; it is called with `connecting`. Its own flag `config` names the file."""
+    """Add the flags that say how to reach a server to a command, which is called with `connecting`."""
 
     @functools.wraps(command)
     def with_connecting(**values: Any) -> int:

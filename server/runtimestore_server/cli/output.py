@@ -1,4 +1,4 @@
-"""Standard output of a command: what cannot be written to it is told, and never in a traceback."""
+"""Writes to standard output; a failure of that ends a command in one sentence, never in a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show(*lines: str, code: int = 1) -> None:
 
 
 def show_if_possible(*lines: str) -> None:
-    """Write lines of what is done already, whose exit code is decided: if nobody can read them, complain."""
+    """Write lines about what is done already; failing to write is reported, and leaves the exit code as it is."""
     if (problem := _written(lines)) is not None:
         complain(problem)
 

@@ -1,4 +1,4 @@
-"""Leaves out of a check what was checked before: a session grows by a few messages, and all before them stays.
+"""Skips what was checked before: a session mostly grows at its end, so only its new messages are checked.
 
 Where a document begins as the one before it did, up to the end of that one's last message, those messages can be left
 out: what remains is a session exactly if the whole is one, and nothing is asked across messages but their number.
@@ -32,12 +32,12 @@ class Remainder(NamedTuple):
         return b"".join((body[: self.left_out.opened], memoryview(body)[self.start :]))
 
     def end_of_last(self, messages: memoryview) -> int:
-        """Tell where in the whole document the last message of the list ends that what is left has."""
+        """Return where, in the whole document, the last message of the remainder ends."""
         return self.start - 1 + end_of_last(messages)
 
 
 def agreed_bytes(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> int:
-    """Tell how many bytes a document surely begins with as the one before it did: up to that one's last message, or 0.
+    """Return how many leading bytes a document shares for certain with its predecessor, up to a message's end; or 0.
 
     Of a document that was made of that one, so many bytes at the beginning are known to be untouched.
     """
@@ -48,7 +48,7 @@ def agreed_bytes(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> 
 
 
 def remainder(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> Remainder | None:
-    """Find what is left to be checked of a document; None if all of it is. The arguments are as of `agreed_bytes`."""
+    """Return what is left to be checked of a document; None if that is all of it. Arguments as of `agreed_bytes`."""
     known = base.checked
     if known is None or len(body) <= known.ends or not agreed_bytes(body, base, untouched_bytes):
         return None
@@ -63,7 +63,7 @@ def remainder(body: bytes, base: RecentSession, untouched_bytes: int = 0) -> Rem
 
 
 def longer_prefix(body: bytes, rest: Remainder, ends: int, count: int) -> CheckedPrefix:
-    """Take the prefix of a document whose remainder was found sound: `count` messages, the last of which `ends`."""
+    """Return the checked prefix of a document whose remainder is sound: `count` messages, the last ends at `ends`."""
     ends = ends if count else rest.left_out.ends
     digest = rest.left_out.digest.copy()
     digest.update(memoryview(body)[rest.left_out.ends : ends])
@@ -71,7 +71,7 @@ def longer_prefix(body: bytes, rest: Remainder, ends: int, count: int) -> Checke
 
 
 def first_prefix(body: bytes, messages: memoryview, count: int) -> CheckedPrefix | None:
-    """Take the prefix of a document that was checked whole, if it pays, and it is certain where its messages are."""
+    """Return the checked prefix of a document that was checked whole; None where it would not pay, or is uncertain."""
     if len(body) < LEAST_BYTES or not count:
         return None
     anchor = bytes(messages[:64])  # to look for all of it would cost more than to read it

@@ -47,7 +47,7 @@ class _Input(msgspec.Struct):
 
 
 class InputSeed(msgspec.Struct, frozen=True):
-    """What a person wants to see of an input's document, and whose it is."""
+    """The summary of an input's document that people want to see, and the input's id."""
 
     input_id: str | None = None
     """The input's id in its canonical form; None if the document names none."""

@@ -47,7 +47,7 @@ def envelope(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[Invali
 
 
 def lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Read what msgspec reads in `body`, also where a string elsewhere holds half of a surrogate pair.
+    """Decode `body` as msgspec does, but tolerate unpaired surrogates in strings that are not decoded.
 
     That is JSON, some languages write it, and it is none of the store's business; msgspec alone refuses it.
 
@@ -66,7 +66,7 @@ def lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def without_halves(body: bytes, replacement: bytes = _REPLACEMENT) -> bytes:
-    """Put another character in the place of each half of a surrogate pair; its escape is as long."""
+    """Replace each unpaired surrogate's escape by another one of the same length."""
     return _SURROGATE.sub(lambda found: _made_whole(body, found, replacement), body)
 
 

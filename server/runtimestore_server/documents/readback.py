@@ -1,4 +1,4 @@
-"""Finds what the runtimes' own types could not read back out of a session, though it is JSON.
+"""Finds what upstream's Rust types could not deserialise in a session, although it is valid JSON.
 
 They are Rust's, read by serde_json. It refuses half of a surrogate pair, a number beyond a double, a member of an
 envelope that is given twice, and nesting over 127 levels: its counter of 128 is lowered by every `[` and `{` that is
@@ -31,7 +31,7 @@ _DIGITS = 200
 
 
 class _Name:
-    """The name of a member; equal to no other, so that a dict keeps a member that is given twice."""
+    """A member's name that equals no other, so that a dict keeps a member that is given twice."""
 
     __slots__ = ("name",)
 
@@ -200,7 +200,7 @@ def is_beyond_a_double(number: bytes) -> bool:
 
 
 def _taken(significand: int, digits: bytes) -> tuple[int, int]:
-    """Append digits to a significand as long as it has 64 bits; also how many those were."""
+    """Append digits to a significand up to 64 bits; also return how many digits were taken."""
     taken = 0 if significand else len(digits) - len(digits.lstrip(b"0"))
     for digit in memoryview(digits)[taken:]:
         more = significand * 10 + digit - ord("0")

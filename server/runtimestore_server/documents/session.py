@@ -80,7 +80,7 @@ def check_delta(
 
 
 def looked_at_bytes(delta: pb.SessionDelta, base: RecentSession) -> int:
-    """Tell as how many bytes its base counts for how long the check of a delta takes.
+    """Return how many bytes the base adds to the cost of checking a delta.
 
     Edits behind all that was checked before, as of a turn, leave that to be copied and nothing of it to be read.
     """
@@ -130,7 +130,7 @@ def _edits_between(base: RecentSession, body: bytes, agreed_bytes: int) -> bytes
 
 
 def _edited(given: pb.SnapshotEdits, base: RecentSession | None) -> SessionSnapshot:
-    """Check what edits come to; without their base only what is said of it is known."""
+    """Check the document that edits result in; without their base, only what the request says of it is known."""
     if base is None or base.sha256 != given.base_sha256:
         unchecked = SnapshotEdits(given.base_sha256, None, required=True)
         return SessionSnapshot("", b"", given.sha256, 0, 0, 0, 0, unchecked)

@@ -1,4 +1,4 @@
-"""Refuses a session document that no runtime could read back, though its envelope is sound.
+"""Refuses a session document with a sound envelope that upstream's Rust types could not deserialise.
 
 Asked of the members that the runtimes' types name: is one given twice, is there half of a surrogate pair, a number
 beyond a double, too deep a nesting? All else passes.
@@ -147,7 +147,7 @@ def _may_be_unreadable(messages: memoryview, count: int) -> bool:
 
 
 def _check_batch(batch: list[tuple[int, bytes]], *, remembered: bool) -> None:
-    """Check some messages at their positions: first all at once, for asked one by one small ones cost most."""
+    """Check several messages, first all at once: one at a time, small messages would cost the most."""
     together = b",".join([message for _, message in batch])
     twice_a_role = readback.may_have_twice(together, b"role", len(batch))
     large = readback.may_have_large_number(together)

@@ -122,14 +122,14 @@ class _Connections:
             self._ending.discard(connection)
 
     def end_late(self) -> None:
-        """End those whose time is over."""
+        """Close connections whose time limit has passed."""
         latest = time.monotonic() - REQUEST_SECONDS
         with self._lock:
             for connection in [one for one, opened in self._opened.items() if opened < latest]:
                 self._end(connection)
 
     def _slowest(self) -> Any | None:
-        """Tell who makes room: whoever is sending a request for longest, else who takes too long to read the answer."""
+        """Return which connection to close for a new one: the slowest sender, else the slowest reader."""
         for connection in self._opened:
             if connection not in self._came:
                 return connection

@@ -34,7 +34,7 @@ class LineLimit:
         """By reason, since the start."""
 
     def lets_through(self, reason: str) -> bool:
-        """Tell whether one more line about this reason may be written now; if not, it is counted and told of later."""
+        """Tell whether one more line about this reason may be written now; else it is counted, and reported later."""
         now = self._clock()
         if now - self._second >= 1.0:
             self.tell()

@@ -28,7 +28,7 @@ class Readiness:
         self._warnings: dict[str, Callable[[], str | None]] = {}
 
     def report(self, problems: Mapping[str, str | None]) -> None:
-        """Tell what a look found: why a check fails, or None. Checks that it did not come to keep what was found."""
+        """Store what checks found: why each fails, or None. Checks that are not among them keep what they had."""
         with self._lock:
             self._problems |= problems
             self._looked = time.monotonic()

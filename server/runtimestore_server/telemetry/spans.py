@@ -81,7 +81,7 @@ class Traces:
 
     @staticmethod
     def id_of(span: Span) -> str | None:
-        """Tell what the log knows the trace of a span by; None if nothing of it is recorded."""
+        """Return the trace id that the log shows for a span; None if it is not recorded."""
         return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else None
 
     def end(self, span: Span, end: CallEnd) -> None:
@@ -134,7 +134,7 @@ class Traces:
         return SpanScope(span)
 
     def in_this_call(self, name: str, work: Callable[[], T]) -> Callable[[], T]:
-        """Return the same work, to be done on another thread, as a part of this task's call."""
+        """Wrap work for another thread in a span of this task's call."""
         parent = trace.get_current_span()
         if not parent.is_recording():
             return work
@@ -190,7 +190,7 @@ class Traces:
 
 
 class SpanScope:
-    """A span in whose context something is done, as a context manager; of None nothing is seen."""
+    """A context manager that makes a span the current one; without a span it does nothing."""
 
     __slots__ = ("_token", "span")
 

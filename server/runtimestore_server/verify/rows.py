@@ -35,7 +35,7 @@ def finding(kind: str, table: sa.Table, row: Row, description: str, severity: Se
 
 
 def sound(table: sa.Table, document: str, row: Row) -> Iterator[Finding]:
-    """Check that the row passes what every load asks of it."""
+    """Check that a row passes the checks of every load."""
     try:
         sealed = table in (tables.receipts, tables.oauth_flow_snapshots)  # with a seal behind the digest
         reads.verify(row[document], digest_in(row["sha256"]) if sealed else row["sha256"], table)
