@@ -42,7 +42,7 @@ def frames(error: BaseException) -> list[str]:
 
 
 @contextlib.contextmanager
-def written(*, level: str, style: str) -> Iterator[None]:
+def logging_to_stderr(*, level: str, style: str) -> Iterator[None]:
     """Write events of `level` and above to standard error, as text or as JSON; after it, they are there.
 
     What is logged after it is written as well, as long as the process lives.

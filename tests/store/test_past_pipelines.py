@@ -51,7 +51,7 @@ def test_a_row_larger_than_what_was_announced_goes_through_the_pipeline_that_is_
     postgres_database: Database,
 ) -> None:
     known, large = runtime(), bytes(LARGE_BYTES)
-    with postgres_database.writers.begin() as tx, postgres_database.together(tx, 0):
+    with postgres_database.writers.begin() as tx, postgres_database.pipelined(tx, 0):
         postgres_database.upsert(tx, tables.ops_snapshots, [(*known, "epoch", b"s" * 32, large)])
     assert [row["snapshot_json"] for row in rows(postgres_database, tables.ops_snapshots)] == [large]
 
@@ -62,7 +62,7 @@ def test_a_statement_past_the_pipeline_that_is_open_is_an_error_and_waits_for_no
     one = sa.text("SELECT 1")
     with postgres_database.writers.connect() as tx:
         begun = tx.begin()
-        with pytest.raises(sa.exc.StatementError, match="past the pipeline"), postgres_database.together(tx, 0):
+        with pytest.raises(sa.exc.StatementError, match="past the pipeline"), postgres_database.pipelined(tx, 0):
             tx.execute(one)
         begun.rollback()
         assert tx.execute(one).scalar_one() == 1

@@ -73,7 +73,7 @@ def test_a_commit_is_two_round_trips_and_commit_comes_with_the_second(
         connection.rollback()
         driver: Any = connection.connection.driver_connection
         driver.pgconn.trace(trace.fileno())
-        with connection.begin(), postgres_database.together(connection, carried_bytes=0):
+        with connection.begin(), postgres_database.pipelined(connection, carried_bytes=0):
             assert commit_in(postgres_database, connection, batch(), now_ms=lambda: 1) == [Outcome(2)]
         driver.pgconn.untrace()
         trace.seek(0)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from runtimestore.errors import AccessNotAllowed, RealmNotAllowed
-from runtimestore_server.access.failures import NotLetIn, sent_in_the_open, unauthenticated
+from runtimestore_server.access.failures import NotLetIn, token_without_tls, unauthenticated
 from runtimestore_server.access.methods import IN_A_REALM, OPEN_TO_ALL, needed
 from runtimestore_server.access.open_streams import OpenStreams
 from runtimestore_server.access.peers import is_carried_safely, names_shown
@@ -182,7 +182,7 @@ class MethodAuthorization:
 
     def _not_let_in(self, stranger: NotLetIn) -> RuntimeStoreError:
         """Make the refusal of a credential that nobody has, and count it."""
-        return self._counted(sent_in_the_open() if stranger.why == "plaintext" else unauthenticated(), stranger)
+        return self._counted(token_without_tls() if stranger.why == "plaintext" else unauthenticated(), stranger)
 
     def _check_realm(self, caller: Caller) -> None:
         if caller.realm is not None and not caller.principal.may_use(caller.realm):

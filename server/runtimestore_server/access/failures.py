@@ -37,7 +37,7 @@ def unauthenticated() -> Unauthenticated:
     )
 
 
-def sent_in_the_open() -> Unauthenticated:
+def token_without_tls() -> Unauthenticated:
     """Make the refusal of a token that was sent over a network without TLS, whatever token it is."""
     return Unauthenticated(
         "a token was sent over a network without TLS, where others can read it: do not use it any more, and connect "

@@ -127,7 +127,7 @@ def _refuse_unusable(given: dict[str, str]) -> None:
             ) from None
 
 
-def connects(command: Callable[..., int]) -> Callable[..., int]:
+def takes_connection(command: Callable[..., int]) -> Callable[..., int]:
     """Add the flags that say how to reach a server to a command, which is called with `connecting`."""
 
     @functools.wraps(command)

@@ -79,7 +79,7 @@ def takes_settings(*names: str) -> Callable[[Callable[..., int]], Callable[..., 
             from runtimestore_server import logs
 
             settings = settings_from({name: values.pop(name) for name in chosen})
-            with logs.written(level=settings.log_level, style=settings.log_format):
+            with logs.logging_to_stderr(level=settings.log_level, style=settings.log_format):
                 return command(settings, **values)
 
         flagged: Callable[..., int] = with_settings

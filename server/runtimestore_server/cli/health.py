@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runtimestore_server.cli.connecting import Connecting, connects
+from runtimestore_server.cli.connecting import Connecting, takes_connection
 from runtimestore_server.cli.flags import Seconds, settings_from
 from runtimestore_server.cli.output import show_if_possible
 from runtimestore_server.cli.refusals import Refused
@@ -20,7 +20,7 @@ from runtimestore_server.cli.refusals import Refused
     help="A TOML file of settings (or RUNTIMESTORE_CONFIG).",
 )
 @click.option("--timeout-seconds", type=Seconds(), default=3.0, help="How long to wait (default: 3).")
-@connects
+@takes_connection
 def command(
     address: str | None, service: str, config: str | None, timeout_seconds: float, connecting: Connecting
 ) -> int:

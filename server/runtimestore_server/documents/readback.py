@@ -187,9 +187,9 @@ def is_beyond_a_double(number: bytes) -> bool:
     if found is None:  # never: it is a number of a JSON document
         return False
     whole, fraction, sign, power = found.groups(default=b"")
-    significand, taken = _taken(0, whole)
+    significand, taken = _append_digits(0, whole)
     exponent = len(whole) - taken
-    significand, taken = _taken(significand, fraction)
+    significand, taken = _append_digits(significand, fraction)
     exponent -= taken
     power = power.lstrip(b"0")[:12]  # so many are as good as infinite, and Python reads no thousands
     if power:
@@ -199,7 +199,7 @@ def is_beyond_a_double(number: bytes) -> bool:
     return exponent > _LARGEST_POWER or isinf(float(significand) * _POWERS[exponent])
 
 
-def _taken(significand: int, digits: bytes) -> tuple[int, int]:
+def _append_digits(significand: int, digits: bytes) -> tuple[int, int]:
     """Append digits to a significand up to 64 bits; also return how many digits were taken."""
     taken = 0 if significand else len(digits) - len(digits.lstrip(b"0"))
     for digit in memoryview(digits)[taken:]:

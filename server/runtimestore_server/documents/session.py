@@ -79,7 +79,7 @@ def check_delta(
     return snapshot
 
 
-def looked_at_bytes(delta: pb.SessionDelta, base: RecentSession) -> int:
+def base_cost_bytes(delta: pb.SessionDelta, base: RecentSession) -> int:
     """Return how many bytes the base adds to the cost of checking a delta.
 
     Edits behind all that was checked before, as of a turn, leave that to be copied and nothing of it to be read.

@@ -242,7 +242,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
             return packing.as_stored(self._limits.checked(check(), input_field))  # last: it costs more than all checks
 
         size_bytes = received_bytes()
-        if size_bytes + (session.looked_at_bytes(request.session_delta, base) if base else 0) > LARGE_REQUEST_BYTES:
+        if size_bytes + (session.base_cost_bytes(request.session_delta, base) if base else 0) > LARGE_REQUEST_BYTES:
             write = await self._workers.run(prepare, size_bytes=size_bytes)
         else:
             write = prepare()

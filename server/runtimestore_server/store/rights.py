@@ -36,7 +36,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 
 def problem(database: Database, connection: Connection) -> str | None:
     """Tell which rights are missing, in one sentence; None if none is."""
-    lacking = database.lacking(connection, NEEDED)
+    lacking = database.missing_rights(connection, NEEDED)
     if not lacking:
         return None
     return f"the database role lacks {_told(lacking)}: grant it; docs/operations.md has the GRANTs"
@@ -46,7 +46,7 @@ def looked_up(database: Database) -> Sequence[Lacking]:
     """Look up the rights that are missing, once the engine has refused something; empty if that cannot be seen."""
     try:
         with database.readers.connect() as connection:
-            return database.lacking(connection, NEEDED)
+            return database.missing_rights(connection, NEEDED)
     except Exception:  # noqa: BLE001  (that a right is missing is known; which one, whoever looks next will see)
         return ()
 

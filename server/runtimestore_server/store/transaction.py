@@ -130,7 +130,7 @@ def _attempt(
         try:
             if lock_wait_seconds is not None:
                 database.limit_lock_wait(connection, lock_wait_seconds)
-            with database.together(connection, sum(write.size_bytes for write in batch)):
+            with database.pipelined(connection, sum(write.size_bytes for write in batch)):
                 began = database.began(connection)
                 decisions = commit(
                     database,
@@ -153,7 +153,7 @@ def _attempt(
             gate.leave()
             raise
         except Exception as error:
-            database.let_go(connection, error)
+            database.release_after_failed_commit(connection, error)
             raise _CommitFailed(error, attempt) from error
         committed = True
         if tell is not None:

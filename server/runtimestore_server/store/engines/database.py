@@ -56,7 +56,7 @@ class Database(ABC):
     ) -> Answer[list[Any]]:
         """Run a statement that was made once over `given(*columns)`, for these keys."""
 
-    def together(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
+    def pipelined(self, tx: Connection, carried_bytes: int) -> contextlib.AbstractContextManager[None]:
         """Pipeline the statements inside: each is sent before the ones before it are answered; errors may come later.
 
         They may come as late as COMMIT, which is then sent behind what is not answered yet. `carried_bytes` is how much
@@ -112,7 +112,7 @@ class Database(ABC):
         """Say why this database cannot keep what the store puts into it, and the cure; None if it can."""
         return None
 
-    def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
+    def missing_rights(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
         """Tell which of these rights, by table, the engine's role does not have; a table that is missing lacks none."""
         return []
 
@@ -188,7 +188,7 @@ class Database(ABC):
         """Close a connection, with whatever state it is in, instead of giving it back to the pool."""
         connection.invalidate()
 
-    def let_go(self, connection: Connection, error: Exception) -> None:
+    def release_after_failed_commit(self, connection: Connection, error: Exception) -> None:
         """Release a connection whose COMMIT failed with `error`: its transaction may still be open."""
         self.discard(connection)
 

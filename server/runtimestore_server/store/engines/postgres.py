@@ -24,7 +24,7 @@ from runtimestore_server.store.engines.postgres_connections import (
 )
 from runtimestore_server.store.engines.postgres_faults import fault_of
 from runtimestore_server.store.engines.postgres_limits import connection_warnings
-from runtimestore_server.store.engines.postgres_rights import lacking
+from runtimestore_server.store.engines.postgres_rights import missing_rights
 from runtimestore_server.store.engines.postgres_url import connectable
 from runtimestore_server.store.engines.rows import columns_of, split_off_large
 from runtimestore_server.store.timeouts import LOCK_TIMEOUT_SECONDS, MIGRATION_LOCK_SECONDS
@@ -101,7 +101,7 @@ class PostgresDatabase(Database):
         return Answer(confirmed)
 
     @contextlib.contextmanager
-    def together(self, tx: Connection, carried_bytes: int) -> Iterator[None]:
+    def pipelined(self, tx: Connection, carried_bytes: int) -> Iterator[None]:
         """Open a pipeline of libpq, which COMMIT ends: what was sent is waited for where what it found is needed."""
         import psycopg
 
@@ -145,10 +145,10 @@ class PostgresDatabase(Database):
         """Tell whether the connection broke, the backend was told to go before it answered, or the driver failed."""
         return not isinstance(error, DBAPIError) or self.classify(error) is Fault.UNAVAILABLE
 
-    def let_go(self, connection: Connection, error: Exception) -> None:
+    def release_after_failed_commit(self, connection: Connection, error: Exception) -> None:
         """Keep it where Postgres told why nothing is committed: its transaction is over, and connecting anew dear."""
         if self.commit_is_ambiguous(error) or not execution.is_idle(connection):
-            super().let_go(connection, error)
+            super().release_after_failed_commit(connection, error)
 
     def commit_state(self, tx: Connection, token: str | None) -> CommitState:
         """Ask what Postgres itself remembers of the transaction. A crash ended it, and may give its id out again."""
@@ -174,9 +174,9 @@ class PostgresDatabase(Database):
             return None
         return f"the database is encoded in {encoding}, not in UTF8: make one with ENCODING 'UTF8' TEMPLATE template0"
 
-    def lacking(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
+    def missing_rights(self, connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
         """Ask Postgres' own functions, as the role that is connected."""
-        return lacking(connection, needed)
+        return missing_rights(connection, needed)
 
     def sizes(self, tx: Connection, tables: Sequence[str]) -> Sizes:
         """Ask the catalogue: its rows are estimates of the last ANALYZE or VACUUM, none before the first."""

@@ -113,7 +113,7 @@ def _commit_in_pipelines(dialect: sa.Dialect) -> None:
 
     def do_commit(connection: Any) -> None:
         pipeline = execution.open_pipeline_of(connection.driver_connection)
-        severities = _told_of(commit, connection) if pipeline is None else pipeline.commit()
+        severities = _commit_telling_severities(commit, connection) if pipeline is None else pipeline.commit()
         if "WARNING" in severities:
             raise CommitInDoubt
 
@@ -127,7 +127,7 @@ def _commit_in_pipelines(dialect: sa.Dialect) -> None:
     dialect.do_rollback = do_rollback  # type: ignore[assignment, method-assign]
 
 
-def _told_of(commit: Callable[[Any], None], connection: Any) -> list[str | None]:
+def _commit_telling_severities(commit: Callable[[Any], None], connection: Any) -> list[str | None]:
     """Commit, and tell how severe is what Postgres says of it beside."""
     severities: list[str | None] = []
 

@@ -39,7 +39,7 @@ _ANSWERS = {
 }
 
 
-def lacking(connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
+def missing_rights(connection: Connection, needed: Mapping[str, Sequence[str]]) -> list[Lacking]:
     """Find which rights the role that is connected lacks: on the tables of the search path, and to their schema.
 
     A policy of row-level security hides rows as if they were not there, which takes the right to all of them.
