@@ -14,7 +14,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.rpc import left_documents
+from runtimestore_server.rpc import undecoded_documents
 from runtimestore_server.rpc.small_messages import MOST_BYTES
 from support.checkers.clean_up import until
 from support.checkers.refusals import refused
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _left_in_their_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small documents, too."""
-    monkeypatch.setattr(left_documents, "LEAST_BYTES", 1)
+    monkeypatch.setattr(undecoded_documents, "LEAST_BYTES", 1)
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ class _Requests:
 
     def _is_one(self, found: object) -> bool:
         """Whether it is a request, or the document of one in its message."""
-        left = isinstance(found, left_documents.LeftDocument) and found._message
+        left = isinstance(found, undecoded_documents.UndecodedDocument) and found._message
         return bool(left) or isinstance(found, self._kinds)
 
 

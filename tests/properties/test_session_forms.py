@@ -12,7 +12,7 @@ import pytest
 
 from runtimestore import AsyncRuntimeStoreClient
 from runtimestore._edits import edits_between
-from runtimestore_server.rpc import left_documents
+from runtimestore_server.rpc import undecoded_documents
 from runtimestore_server.store.tables import session_versions
 from runtimestore_server.store.versions import packing
 from support.generators.documents import input_state, new_id, receipt, session
@@ -41,7 +41,7 @@ def _some_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     They are random text: they count as worth it where anything is saved.
     """
     monkeypatch.setattr(packing, "LEAST_BYTES", LARGE_BYTES)
-    monkeypatch.setattr(left_documents, "LEAST_BYTES", LARGE_BYTES)
+    monkeypatch.setattr(undecoded_documents, "LEAST_BYTES", LARGE_BYTES)
     monkeypatch.setattr(packing, "_pays", operator.lt)
 
 

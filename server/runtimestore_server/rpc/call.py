@@ -22,7 +22,6 @@ from runtimestore_server.access.peers import host_of
 from runtimestore_server.access.rules import Caller
 from runtimestore_server.rpc.admission import OURS, WRITES, unavailable
 from runtimestore_server.rpc.call_ends import code_of_end
-from runtimestore_server.rpc.left_documents import DELTAS, decoded
 from runtimestore_server.rpc.received import note_received
 from runtimestore_server.rpc.sending import as_sent, this_call
 from runtimestore_server.rpc.small_messages import MOST_BYTES, too_large
@@ -32,13 +31,14 @@ from runtimestore_server.rpc.status import (
     log_ended,
     log_served,
     malformed,
+    message_and_details,
     missing,
     name_caller,
     name_subject,
     name_trace,
     refusal_of,
-    told,
 )
+from runtimestore_server.rpc.undecoded_documents import DELTAS, decoded
 from runtimestore_server.rpc.upload_slots import NotReceived
 from runtimestore_server.rpc.watches import WATCH
 from runtimestore_server.rpc.workarounds.given_up_reads import Told, tell
@@ -272,7 +272,9 @@ class _Method:
     def _tell(self, call: Task, context: Context, error: RuntimeStoreError | NotReceived) -> None:
         """Tell a caller, whose call waits for its message, that it is given up; `_refuse` does the rest."""
         refusal = unavailable(self._path, error.because) if isinstance(error, NotReceived) else error
-        self._told[call] = tell(context, refusal.code, *told(refusal, call_id := str(uuid.uuid4())), call_id)
+        self._told[call] = tell(
+            context, refusal.code, *message_and_details(refusal, call_id := str(uuid.uuid4())), call_id
+        )
 
     async def _refuse(self, error: Exception, context: Context, started: float) -> None:
         """End the call, which began at `started`, with the status of `error`, by raising gRPC's own."""
@@ -284,7 +286,7 @@ class _Method:
         self._counted.refused(refusal, started)
         let_go_of_frames(error)
         if beside is None:
-            await context.abort(refusal.code, *told(refusal, call_id))
+            await context.abort(refusal.code, *message_and_details(refusal, call_id))
         else:
             await beside.telling
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runtimestore_server.rpc.left_documents import LeftDocument
+    from runtimestore_server.rpc.undecoded_documents import UndecodedDocument
 
 _bytes: ContextVar[int] = ContextVar("received_bytes", default=0)
 _document: ContextVar[Callable[[], bytes] | None] = ContextVar("received_document", default=None)
 
 
-def note_received(size_bytes: int, document: LeftDocument | None) -> None:
+def note_received(size_bytes: int, document: UndecodedDocument | None) -> None:
     """Keep the length of the message of this task's call, and what was left in it until that is asked for."""
     _bytes.set(size_bytes)
     if document is not None:

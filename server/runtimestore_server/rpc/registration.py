@@ -12,7 +12,14 @@ from runtimestore.errors import Unauthenticated
 from runtimestore_server.access.rules import Caller
 from runtimestore_server.rpc.admission import PROMPT
 from runtimestore_server.rpc.sending import this_call
-from runtimestore_server.rpc.status import UNKNOWN_METHOD, id_of_call, log_unknown, name_caller, refusal_of, told
+from runtimestore_server.rpc.status import (
+    UNKNOWN_METHOD,
+    id_of_call,
+    log_unknown,
+    message_and_details,
+    name_caller,
+    refusal_of,
+)
 from runtimestore_server.rpc.workarounds.tracebacks import let_go_of_frames
 
 if TYPE_CHECKING:
@@ -88,4 +95,4 @@ class UnknownMethods(grpc.GenericRpcHandler):
         refusal_of(error, context, method=UNKNOWN_METHOD, started=started, call_id=call_id, lines=self._lines)
         self._counted.refused(error, started)
         let_go_of_frames(error)
-        await context.abort(error.code, *told(error, call_id))
+        await context.abort(error.code, *message_and_details(error, call_id))

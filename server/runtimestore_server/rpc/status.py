@@ -236,7 +236,7 @@ def status_of(refusal: RuntimeStoreError, call_id: str) -> status_pb2.Status:
     return status
 
 
-def told(refusal: RuntimeStoreError, call_id: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+def message_and_details(refusal: RuntimeStoreError, call_id: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:
     """Return what a caller is told of a refusal beside its code: the sentence, and the metadata with the details."""
     status = status_of(refusal, call_id)
     return status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),)

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from runtimestore.v1 import runtime_store_pb2 as pb
-from runtimestore_server.rpc import left_documents
-from runtimestore_server.rpc.left_documents import DELTAS, decoded
+from runtimestore_server.rpc import undecoded_documents
+from runtimestore_server.rpc.undecoded_documents import DELTAS, decoded
 
 if TYPE_CHECKING:
     import random
@@ -21,8 +21,8 @@ DELTA = DELTAS["/runtimestore.v1.RuntimeStore/AtomicApply"]
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(left_documents, "LEAST_BYTES", 8)
-    monkeypatch.setattr(left_documents, "PIECE_BYTES", 16)
+    monkeypatch.setattr(undecoded_documents, "LEAST_BYTES", 8)
+    monkeypatch.setattr(undecoded_documents, "PIECE_BYTES", 16)
 
 
 def _request(chance: random.Random) -> pb.AtomicApplyRequest:
@@ -142,5 +142,5 @@ def test_a_small_message_is_left_to_protobuf_and_so_is_one_of_another_method(mon
     message = request.SerializeToString()
 
     assert decoded(message, None, pb.AtomicApplyRequest.FromString) == (request, None)
-    monkeypatch.setattr(left_documents, "LEAST_BYTES", 1000)
+    monkeypatch.setattr(undecoded_documents, "LEAST_BYTES", 1000)
     assert decoded(message, DELTA, pb.AtomicApplyRequest.FromString) == (request, None)

@@ -38,7 +38,7 @@ DELTAS: dict[str, int] = {
 """By the path of a method whose requests have a session delta, the number of that field."""
 
 
-class LeftDocument:
+class UndecodedDocument:
     """A session document that is still inside the received message."""
 
     __slots__ = ("_end", "_message", "_start")
@@ -58,7 +58,7 @@ class LeftDocument:
             return made.getvalue()  # which is what was written into, and no copy
 
 
-def decoded(message: bytes, delta: int | None, decode: Callable[[bytes], Any]) -> tuple[Any, LeftDocument | None]:
+def decoded(message: bytes, delta: int | None, decode: Callable[[bytes], Any]) -> tuple[Any, UndecodedDocument | None]:
     """Decode a message; return it, and its session document where that was left out of the decoding.
 
     Then the request has an empty one in its place. `delta` is the number of the field, of methods that have one.
@@ -71,7 +71,7 @@ def decoded(message: bytes, delta: int | None, decode: Callable[[bytes], Any]) -
     field, document = found
     request = decode(message[: field.start] + message[field.end :])
     request.session_delta.session_snapshot = b""
-    return request, LeftDocument(message, document.value, document.end)
+    return request, UndecodedDocument(message, document.value, document.end)
 
 
 class _Field(NamedTuple):
