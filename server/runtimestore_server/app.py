@@ -64,9 +64,6 @@ SERVICES = (
 CHECKS = ("engine", "file", "rights", "schema", "threads", "writes")
 """What `/readyz` tells of, beside the event loop, the shutdown, and what others add."""
 
-STALE_SECONDS = 5.0
-"""How much later than three of its intervals a look at the store may come before `/readyz` believes it no more."""
-
 
 class Application:
     """A running server, as an async context manager: it serves inside, and has drained and closed after.
@@ -168,7 +165,8 @@ class Application:
             server=self.server,
             traces=self.traces,
         )
-        self.readiness = Readiness(stale_seconds=3 * settings.health_interval_seconds + STALE_SECONDS)
+        # A look at the store may come so late before `/readyz` believes the last one no more.
+        self.readiness = Readiness(stale_seconds=3 * settings.health_interval_seconds + 5.0)
         self.readiness.report(dict.fromkeys(CHECKS))  # else it had not come so far
         self.sampling = Sampling(self.store)
         build = {"version": SERVER_VERSION, "engine": database.name, "schema": revision}

@@ -6,8 +6,6 @@ INT64_MAX = 2**63 - 1
 
 _ONE_BYTE = 0x80
 """A smaller number takes one byte."""
-_TWO_BYTES = _ONE_BYTE**2
-"""A smaller number takes two bytes at most: the lengths of nearly all inputs do."""
 
 _SHORT = tuple(bytes([number]) for number in range(_ONE_BYTE))
 
@@ -16,7 +14,7 @@ def varint(number: int) -> bytes:
     """Encode a number, seven bits a byte, the lowest first; the high bit says that more follow."""
     if number < _ONE_BYTE:
         return _SHORT[number]
-    if number < _TWO_BYTES:
+    if number < _ONE_BYTE**2:  # two bytes, as the lengths of nearly all inputs take
         return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
     while number >= _ONE_BYTE:

@@ -35,9 +35,6 @@ _log = structlog.get_logger(__name__)
 LOOK_SECONDS = 5.0
 """How often the files are looked at where nobody connects. What is not in force for a passing reason is tried again."""
 
-TOLD_EVERY = timedelta(days=1)
-"""How often the log tells of a certificate that is to be renewed."""
-
 
 class Certificates:
     """What a server's TLS is made from, as its files are now.
@@ -140,7 +137,7 @@ class Certificates:
     def tell_of_ends(self) -> None:
         """Log what is in force and ends soon or has ended: when that is new, and once a day."""
         now, ends = self._clock(), "; ".join(self._ends())
-        if ends and (self._told is None or self._told[0] != ends or now - self._told[1] >= TOLD_EVERY):
+        if ends and (self._told is None or self._told[0] != ends or now - self._told[1] >= timedelta(days=1)):
             self._told = ends, now
             _log.warning("a certificate is to be renewed; what is in force serves on", error=ends)
 

@@ -13,7 +13,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtimestore_server.store.engines.sqlite_driver import sqlite3
-from runtimestore_server.store.engines.store_file import BACKUP_TABLE, open_file, rows_of, shapes
+from runtimestore_server.store.engines.store_file import BACKUP_TABLE, NotABackup, open_file, rows_of, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """The version of this format. A reader refuses what is newer."""
-
-
-class NotABackup(Exception):
-    """The file cannot be restored from; the message says why."""
 
 
 class TableDigest(NamedTuple):

@@ -57,7 +57,7 @@ def restore(file: Path, database_url: str, progress: Progress, *, replace: bool 
             raise CannotRestore(f"FILE {'is no file' if file.exists() else 'is not there'}; see --help")
         file.open("rb").close()  # SQLite would say that it cannot, and not why
         manifest = manifests.read(file, progress)
-    except manifests.NotABackup as error:
+    except store_file.NotABackup as error:
         raise CannotRestore(f"{file}: {error}") from None
     except OSError as error:
         raise CannotRestore(f"FILE: {error.strerror}") from None
@@ -117,7 +117,7 @@ def _staged(file: Path, manifest: Manifest, stage: Path, progress: Progress) -> 
             migrate_file(stage)
             with contextlib.closing(store_file.open_file(stage)) as opened:
                 taken = manifests.digests(opened, progress, "adding up")
-    except store_file.NotTheSameTables as error:
+    except store_file.NotABackup as error:
         raise CannotRestore(f"{file}: {error}") from None
     except (DBAPIError, sqlite3.Error) as error:
         raise whole_store.why_not_written(getattr(error, "orig", error)) from None

@@ -34,13 +34,6 @@ _log = structlog.get_logger(__name__)
 FAILED = 70
 """The exit code of a server of which a part does not come to run: EX_SOFTWARE of sysexits.h."""
 
-COUNT_SECONDS = 1.0
-"""How long the first line may wait for the number of runtimes."""
-
-SWITCH_SECONDS = 0.001
-"""How long a thread keeps the interpreter while another one waits for it; Python's own default is five times as long. A
-small write needs it several times, on two threads, while a worker checks a large document."""
-
 ECHO_SECONDS = 0.5
 """A second signal that comes so soon is the first once more: who starts us sends it to us and to our process group."""
 
@@ -64,7 +57,9 @@ def command(settings: Settings) -> int:
     warn_of_a_visible_password(settings)
     warn_of_traces()
     allow_files(settings)
-    sys.setswitchinterval(SWITCH_SECONDS)
+    # In seconds, a fifth of Python's default: a small write needs the interpreter several times, on two threads, while
+    # a worker checks a large document.
+    sys.setswitchinterval(0.001)
     with refusing(SchemaNotCurrent, CannotServe, ValueError, code=1):
         code, ended = uvloop.run(_serve_until_told(settings))
         if not ended:
@@ -142,7 +137,7 @@ async def _store_of(app: Application, settings: Settings) -> str:
 
     store = describe(settings.database_url.get_secret_value())
     with contextlib.suppress(Exception):  # whether the database answers, health tells
-        store += f", {await asyncio.wait_for(app.store.read(contents), COUNT_SECONDS)}"
+        store += f", {await asyncio.wait_for(app.store.read(contents), timeout=1.0)}"
     return store
 
 

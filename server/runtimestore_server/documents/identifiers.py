@@ -12,10 +12,9 @@ _REALM = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 # The textual forms that Rust's `Uuid::parse_str` reads: a URN's name is the same in any case (RFC 8141, section 3.1).
 # Python's `UUID()` would also take hyphens and braces anywhere.
-_SIMPLE = r"[0-9a-fA-F]{32}"
 _HYPHENATED = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 _ANY_UUID = re.compile(
-    rf"(?P<simple>{_SIMPLE})|(?:[uU][rR][nN]:[uU][uU][iI][dD]:)?(?P<hyphenated>{_HYPHENATED})|\{{(?P<braced>{_HYPHENATED})\}}"
+    rf"(?P<simple>[0-9a-fA-F]{{32}})|(?:[uU][rR][nN]:[uU][uU][iI][dD]:)?(?P<hyphenated>{_HYPHENATED})|\{{(?P<braced>{_HYPHENATED})\}}"
 )
 
 

@@ -57,7 +57,6 @@ _ESCAPED_LETTER = b"\\u00"
 _LONG_NUMBER = b"0" * _DIGITS
 _EXPONENT = b"0e000"
 _ENDING_EXPONENT = re.compile(rb"0e0{3,},")
-_OVERLAP_BYTES = 2 * _DIGITS
 _LARGE_NUMBER = re.compile(rb"-?[0-9][0-9.]{%d,}(?:[eE][+-]?[0-9]+)?|-?[0-9][0-9.]*[eE]\+?[0-9]{3,}" % (_DIGITS - 1))
 _PARTS_OF_A_NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
 _LARGEST_POWER = 308
@@ -131,7 +130,7 @@ def may_have_twice(body: Text, name: bytes, objects: int) -> bool:
 
 def may_have_large_number(body: Text) -> bool:
     """Tell whether there may be a number beyond a double in `body`."""
-    for piece in _pieces(body, _OVERLAP_BYTES):
+    for piece in _pieces(body, 2 * _DIGITS):
         shape = piece.translate(_SHAPE)
         if _LONG_NUMBER in shape or _has_large_exponent(shape, piece):
             return True

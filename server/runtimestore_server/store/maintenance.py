@@ -62,11 +62,9 @@ IDLE_PAUSE = 1
 OVERDUE_SECONDS = 0.05
 """How long a slice that is due is put off while writes wait."""
 
-TIDY_PAUSE_SECONDS = 1.0
-"""How often the engine tries again what it could not do after a commit."""
-
-TRANSIENT_PAUSE_SECONDS = 1.0
-"""How long a sweep rests that met what passes, such as another server that holds SQLite's write lock."""
+RETRY_PAUSE_SECONDS = 1.0
+"""How long what failed rests: what the engine could not do after a commit, and a sweep that met what passes, such as
+another server that holds SQLite's write lock."""
 
 ROW_BYTES = 4096
 """About what a deleted row costs in a log: the page that it was on."""
@@ -133,7 +131,7 @@ class Maintenance:
         task = None
         try:
             if self._database.untidy and self._tidy_at <= now:
-                self._tidy_at = now + TIDY_PAUSE_SECONDS
+                self._tidy_at = now + RETRY_PAUSE_SECONDS
                 self._database.tidy()
             elif due := [task for task in self._tasks if task.pending and task.next_at <= now]:
                 task = min(due, key=lambda task: task.next_at)
@@ -142,7 +140,7 @@ class Maintenance:
         except Exception as error:  # noqa: BLE001  (whatever it is, the writes go on)
             transient = self._database.classify(error) is Fault.TRANSIENT
             if task:
-                task.next_at = now + (TRANSIENT_PAUSE_SECONDS if transient else ROUND_SECONDS)
+                task.next_at = now + (RETRY_PAUSE_SECONDS if transient else ROUND_SECONDS)
             if not transient and not self._failing:
                 self._failing = True
                 _log.warning("maintenance failed; it is tried again", error=error_name(error))

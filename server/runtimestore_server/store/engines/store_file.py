@@ -22,8 +22,8 @@ REVISION_TABLE = "alembic_version"
 """Where the schema revision stands."""
 
 
-class NotTheSameTables(Exception):
-    """The rows of a file do not fit into the tables that are to take them; the message says which."""
+class NotABackup(Exception):
+    """The file cannot be restored from; the message says why."""
 
 
 class TableShape(NamedTuple):
@@ -76,14 +76,14 @@ def fill_from(connection: sqlite3.Connection, file: Path) -> None:
     """Replace the rows of all tables by those of the same tables in another file, as they are stored.
 
     Raises:
-        NotTheSameTables: its tables, their columns or keys are others, or a row is none of theirs.
+        NotABackup: its tables, their columns or keys are others, or a row is none of theirs.
     """
     with contextlib.closing(open_file(file)) as other:
         theirs = shapes(other)
     ours = shapes(connection)
     if theirs != ours:
         different = sorted({shape.name for shape in {*theirs} ^ {*ours}})
-        raise NotTheSameTables(f"it was altered: {', '.join(different)} are not as its schema revision has them")
+        raise NotABackup(f"it was altered: {', '.join(different)} are not as its schema revision has them")
     connection.execute("ATTACH ? AS other", (f"{file.absolute().as_uri()}?mode=ro&immutable=1",))
     connection.execute("PRAGMA synchronous = OFF")  # synced whole at the end
     connection.execute("BEGIN")
@@ -96,6 +96,6 @@ def fill_from(connection: sqlite3.Connection, file: Path) -> None:
                 f' SELECT {columns} FROM other."{shape.name}" ORDER BY {key}'
             )
         except sqlite3.IntegrityError:
-            raise NotTheSameTables(f"it was altered: a row of {shape.name} is none that the table takes") from None
+            raise NotABackup(f"it was altered: a row of {shape.name} is none that the table takes") from None
     connection.execute("COMMIT")
     connection.execute("DETACH other")

@@ -14,8 +14,6 @@ from runtimestore_server.store.versions.rows import DESCRIPTION
 _V = session_versions
 _ITS = _V.alias("its")
 _AS_OF = sa.bindparam("as_of", type_=sa.BigInteger)
-_BEFORE_ALL: sa.ColumnElement[int] = sa.literal_column("0")
-_BEHIND_ALL: sa.ColumnElement[int] = sa.literal_column(str(INT64_MAX))
 
 
 @cache
@@ -55,7 +53,7 @@ def _from(first: sa.ColumnElement[Any], *, as_of: bool) -> sa.ColumnElement[bool
         return sa.and_(_V.c.revision >= first, _V.c.revision <= _newest())
     after = sa.select(sa.func.min(_ITS.c.revision)).where(_of_it(), _ITS.c.revision > _AS_OF)
     last = sa.func.coalesce(after.correlate(runtimes).scalar_subquery(), _AS_OF)
-    return sa.and_(_V.c.revision >= sa.func.coalesce(first, _BEFORE_ALL), _V.c.revision <= last)
+    return sa.and_(_V.c.revision >= sa.func.coalesce(first, sa.literal_column("0")), _V.c.revision <= last)
 
 
 def _latest(*kind: sa.ColumnExpressionArgument[bool], as_of: bool) -> sa.ScalarSelect[Any]:
@@ -67,7 +65,7 @@ def _latest(*kind: sa.ColumnExpressionArgument[bool], as_of: bool) -> sa.ScalarS
 
 def _newest() -> sa.ColumnElement[int]:
     """Take the revision that a runtime's row names; where it names none all are looked at, for there should be none."""
-    return sa.func.coalesce(runtimes.c.session_revision, _BEHIND_ALL)
+    return sa.func.coalesce(runtimes.c.session_revision, sa.literal_column(str(INT64_MAX)))
 
 
 def _of_it() -> sa.ColumnElement[bool]:
