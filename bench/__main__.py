@@ -8,9 +8,7 @@ import contextlib
 import datetime as dt
 import os
 import platform
-import signal
 import sqlite3
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -26,6 +24,7 @@ from bench import fsync, page, sizes, stages
 from bench.figures import FIGURES_HEAD, figures
 from bench.postgres import MeasuredPostgres, NoPostgres
 from bench.report import LOOK
+from bench.running import exit_with
 from bench.targets import POSTGRES, ROOT, SQLITE
 from runtimestore_server.store.engines.sqlite_driver import VERSION as SQLITE_VERSION
 
@@ -145,10 +144,4 @@ def _print_figures(console: Console, results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C does, SIGTERM leaves through every `finally`: no server stays behind, and what is measured is written.
-    for ended in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ended, lambda number, _frame: sys.exit(128 + number))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)

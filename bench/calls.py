@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from bench import report
 from bench.postgres import MeasuredPostgres, NoPostgres
 from bench.rounds import MeasurementFailed, Plan, run
+from bench.running import exit_with
 from bench.targets import FLOOR, PLAIN_PEERS, POSTGRES, SQLITE, Target
 from bench.variants import METRICS, PARTS, PLAIN, Variant, made
 from runtimestore_server.settings import Settings
@@ -157,10 +157,4 @@ def main(command_line: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C does, SIGTERM leaves through every `finally`: no server stays behind.
-    for ended in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ended, lambda number, _frame: sys.exit(128 + number))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    exit_with(main)

@@ -6,16 +6,14 @@ What it costs is what gRPC costs; what the real server costs above it is Runtime
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import signal
-import sys
 from typing import TYPE_CHECKING
 
 import grpc.aio
 import uvloop
 
 from bench import cold_start
+from bench.running import serve_until_told
 from bench.workloads.lives import Life
 from runtimestore.v1 import runtime_store_admin_pb2 as admin_pb
 from runtimestore.v1 import runtime_store_admin_pb2_grpc as admin_grpc
@@ -61,8 +59,6 @@ class FloorAdmin(admin_grpc.RuntimeStoreAdminServicer):
 
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve on a free port until SIGTERM, on the event loop and with the options of the real server."""
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     server = grpc.aio.server(options=channel_options(Settings()))
     pb_grpc.add_RuntimeStoreServicer_to_server(
         Floor(),  # type: ignore[abstract]  # nobody calls the rest, and grpc's base class would refuse it
@@ -72,12 +68,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         FloorAdmin(arguments.inputs, arguments.session_bytes),  # type: ignore[abstract]  # as above
         server,
     )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    sys.stderr.write(f"serving address=127.0.0.1:{port}\n")
-    sys.stderr.flush()
-    await told.wait()
-    await server.stop(1.0)
+    await serve_until_told(server)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import signal
-import sys
 
 import grpc.aio
 import uvloop
@@ -16,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 
 from bench.plain.service import PlainStore
 from bench.plain.tables import Table
+from bench.running import serve_until_told
 from runtimestore.v1 import runtime_store_pb2_grpc as pb_grpc
 from runtimestore_server.rpc.server import channel_options
 from runtimestore_server.settings import Settings
@@ -49,8 +47,6 @@ def engine_of(url: str) -> AsyncEngine:
 
 async def serve(url: str) -> None:
     """Serve on a free port, on the event loop and with the options of the real server."""
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     engine = engine_of(url)
     async with engine.begin() as connection:
         await connection.run_sync(Table.metadata.create_all)
@@ -60,12 +56,7 @@ async def serve(url: str) -> None:
         PlainStore(async_sessionmaker(engine, expire_on_commit=False), insert),  # type: ignore[abstract]  # nobody calls the rest
         server,
     )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    sys.stderr.write(f"serving address=127.0.0.1:{port}\n")
-    sys.stderr.flush()
-    await told.wait()
-    await server.stop(1.0)
+    await serve_until_told(server)
     await engine.dispose()
 
 

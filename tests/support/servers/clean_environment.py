@@ -32,8 +32,11 @@ class CleanEnvironment:
 
     def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The outcome of one of its commands, in a folder of its own; the exit code is the caller's to judge."""
+        return self._run(self.command(name), *arguments)
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.command(name), *arguments],
+            command,
             cwd=self.directory,
             env=outside_the_checkout(),
             capture_output=True,
@@ -44,15 +47,7 @@ class CleanEnvironment:
 
     def pip(self, *arguments: str) -> str:
         """What pip prints that installs into this environment, and lies outside of it; it must succeed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "--python", self.command("python"), *arguments],
-            cwd=self.directory,
-            env=outside_the_checkout(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = self._run(sys.executable, "-m", "pip", "--python", self.command("python"), *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
