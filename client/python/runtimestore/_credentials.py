@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
-import os
 import re
 import socket
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 
-__all__ = ["BearerToken", "Tls", "Token", "read_regular"]
+from runtimestore._files import read_regular
+
+__all__ = ["BearerToken", "Tls", "Token"]
 
 Token = str | Callable[[], str]
 """A bearer token, or what is asked for it before each call."""
@@ -66,27 +65,7 @@ class Tls:
 
 
 def _bytes(pem: Pem | None) -> bytes | None:
-    return pem if pem is None or isinstance(pem, bytes) else read_regular(pem, _MOST_PEM_BYTES)
-
-
-def read_regular(path: str | Path, most_bytes: int) -> bytes:
-    """Return what a file holds. Waits for no pipe, and reads no device without an end.
-
-    Raises:
-        OSError: it cannot be read, is no regular file, or is larger than that.
-    """
-    # A pipe would wait for who writes into it; not every system has the flag.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(most_bytes + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {most_bytes} bytes", str(path))
-    return content
+    return pem if pem is None or isinstance(pem, bytes) else read_regular(pem, _MOST_PEM_BYTES)[0]
 
 
 class BearerToken:

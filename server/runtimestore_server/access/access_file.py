@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from runtimestore._files import read_regular
 from runtimestore_server.access.rules import Rules, Unusable, parsed
 
 if TYPE_CHECKING:
@@ -126,27 +127,6 @@ def named(path: Path) -> Iterator[None]:
         raise Unusable(f"--access-file {path}: it is no UTF-8") from None
     except Unusable as wrong:
         raise Unusable(f"--access-file {path}: {wrong}") from None
-
-
-def read_regular(path: Path, most_bytes: int) -> tuple[bytes, os.stat_result]:
-    """Read a file, and its status as of before that. Waits for no pipe, and reads no device without an end.
-
-    Raises:
-        OSError: it cannot be read.
-        Unusable: it is no regular file, or larger than that.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for who writes into it
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Unusable("it is no regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(most_bytes + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > most_bytes:
-        raise Unusable(f"it is larger than {most_bytes} bytes")
-    return content, status
 
 
 def stamp(path: Path) -> object:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 import structlog
 
-from runtimestore_server.access.access_file import has_settled, read_regular, stamp
+from runtimestore._files import read_regular
+from runtimestore_server.access.access_file import has_settled, stamp
 from runtimestore_server.access.certificate_contents import Pair, Validity, read_authorities, read_pair
 from runtimestore_server.access.handshake import prove
 from runtimestore_server.access.rules import Unusable
@@ -110,5 +111,3 @@ class CertificateFiles:
             return read_regular(path, 16 * 1024 * 1024)[0]  # a bundle of all CAs has a quarter of a megabyte
         except OSError as error:
             raise Unusable(f"{path}: {error.strerror}; see --tls-cert, --tls-key and --tls-client-ca") from None
-        except Unusable as wrong:
-            raise Unusable(f"{path}: {wrong}; see --tls-cert, --tls-key and --tls-client-ca") from None

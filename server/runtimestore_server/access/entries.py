@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimestore_server.access.access_file import MOST_BYTES, named, read_regular
+from runtimestore._files import read_regular
+from runtimestore_server.access.access_file import MOST_BYTES, named
 from runtimestore_server.access.rules import Unusable, parsed
 from runtimestore_server.access.tokens import digest_of, new_token
 

@@ -80,13 +80,14 @@ class Connecting:
         Raises:
             Refused: the file cannot be read, or there is no token that could be sent.
         """
-        from runtimestore._credentials import BearerToken, read_regular
+        from runtimestore._credentials import BearerToken
+        from runtimestore._files import read_regular
 
         token, where = self._given.get("token"), "the token"
         try:
             if (file := self._given.get("token_file")) is not None:
                 where = "--token-file"  # what is no file may be a token, and is not repeated
-                content = read_regular(file, 64 * 1024)
+                content, _ = read_regular(file, 64 * 1024)
                 where = f"--token-file {file}"
                 token = content.decode().strip()
             protected = any(name.startswith("tls_") for name in self._given)
