@@ -26,9 +26,6 @@ if TYPE_CHECKING:
         PublicKeyTypes,
     )
 
-MOST_AHEAD = timedelta(days=14)
-"""How long before its end a certificate is told of; one of a short life in the last tenth of that."""
-
 _KEY = re.compile(rb"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----.*?-----END (?P=kind)-----\s*", re.DOTALL)
 _BEGUN = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----")
 
@@ -40,8 +37,8 @@ class Validity(NamedTuple):
     ends: datetime
 
     def ends_soon(self, now: datetime) -> bool:
-        """Tell whether it has ended, or is to be renewed."""
-        return self.ends - now <= min(MOST_AHEAD, (self.ends - self.begins) / 10)
+        """Tell whether it has ended, or is to be renewed: in its last two weeks, or the last tenth of a short life."""
+        return self.ends - now <= min(timedelta(days=14), (self.ends - self.begins) / 10)
 
 
 class Pair(NamedTuple):

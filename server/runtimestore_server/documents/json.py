@@ -23,7 +23,6 @@ _SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-
 
 _ONE = 6
 """The length of one such escape."""
-_REPLACEMENT = rb"\ufffd"
 OTHER_REPLACEMENT = rb"\ufffe"
 
 
@@ -65,7 +64,7 @@ def lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         return decoder.decode(whole)
 
 
-def without_halves(body: bytes, replacement: bytes = _REPLACEMENT) -> bytes:
+def without_halves(body: bytes, replacement: bytes = rb"\ufffd") -> bytes:
     """Replace each unpaired surrogate's escape by another one of the same length."""
     return _SURROGATE.sub(lambda found: _made_whole(body, found, replacement), body)
 

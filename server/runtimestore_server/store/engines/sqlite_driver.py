@@ -26,15 +26,13 @@ MAGIC = b"SQLite format 3\0"
 VERSION = sqlite3.sqlite_version
 """Of SQLite itself, such as `3.53.4`."""
 
-_MENDED = (3, 51, 3)
-_MENDED_BEFORE = ((3, 44, 6), (3, 50, 7))
-"""Older lines that the correction was brought to: sqlite.org/wal.html, "The WAL-Reset Bug"."""
-
 
 def has_reset_defect(version: str = VERSION) -> bool:
     """Tell whether this SQLite may lose commits where one connection makes a checkpoint while another one commits."""
     parts = tuple(int(part) for part in version.split("."))
-    return parts < _MENDED and not any(parts[:2] == line[:2] and parts >= line for line in _MENDED_BEFORE)
+    # Where it was corrected, in two older lines too: sqlite.org/wal.html, "The WAL-Reset Bug".
+    corrected = parts >= (3, 51, 3) or (3, 50, 7) <= parts < (3, 51) or (3, 44, 6) <= parts < (3, 45)
+    return not corrected
 
 
 def open_blob(driver: Any, table: str, column: str, rowid: int) -> Any:
