@@ -107,13 +107,11 @@ def seed_of(state_json: bytes, *, stored_id: str) -> InputSeed:
     """Read the seed of a stored document; what it lacks or holds in another type or range is absent."""
     try:
         seed = lenient(_seed_decoder, state_json)
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         try:
             loose = lenient(_loose_seed_decoder, state_json)
         except msgspec.DecodeError:
             return InputSeed()
-        except RecursionError:
-            return InputSeed(input_id=stored_id)
         seed = InputSeed(
             input_id=_or_default(loose.input_id, str, None),
             phase=_or_default(loose.current_state, str, ""),

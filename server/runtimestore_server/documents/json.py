@@ -10,6 +10,7 @@ import msgspec
 
 from runtimestore.errors import FieldViolation, InvalidField
 from runtimestore_server.documents.identifiers import canonical_uuid
+from runtimestore_server.documents.nesting import layers
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ _SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-
 _ONE = 6
 """The length of one such escape."""
 OTHER_REPLACEMENT = rb"\ufffe"
+
+_any_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
 def envelope(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[InvalidField], field: str) -> T:
@@ -41,18 +44,38 @@ def envelope(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[Invali
         raise invalid(refusal, field + path, description) from None
     except msgspec.DecodeError as error:
         raise invalid(refusal, field, f"must be a JSON document: {error}") from None
-    except RecursionError:
-        raise invalid(refusal, field, "is nested too deeply to be read") from None
 
 
 def lenient(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Decode `body` as msgspec does, but tolerate unpaired surrogates in strings that are not decoded.
+    """Decode what msgspec reads in `body`, also where there is elsewhere what msgspec alone refuses though it is JSON.
 
-    That is JSON, some languages write it, and it is none of the store's business; msgspec alone refuses it.
+    That is half of a surrogate pair in a string, which some languages write, and nesting deeper than its recursion may
+    go, which depends on the thread. Both are none of the store's business.
 
     Raises:
-        msgspec.DecodeError, RecursionError: as `decode` does.
+        msgspec.DecodeError: as `decode` does.
     """
+    try:
+        return _with_halves(decoder, body)
+    except RecursionError:
+        return _with_halves(decoder, shallow(body))
+
+
+def shallow(body: bytes) -> bytes:
+    """Put a number in the place of each value that is nested too deep for msgspec, if that value is JSON.
+
+    What stands less deep stays as it is; where it stands changes.
+
+    Raises:
+        msgspec.DecodeError: a deep value is no JSON.
+    """
+    outermost = b""
+    for outermost in layers(body):  # it comes last
+        _with_halves(_any_decoder, outermost)
+    return outermost
+
+
+def _with_halves(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:

@@ -44,14 +44,12 @@ def check(snapshot: pb.PersistedOpsSnapshot) -> OpsDocument:
     return OpsDocument(named, body, sha256(body).digest())
 
 
-def epoch_id(snapshot_json: bytes, *, stored_id: str) -> str | None:
-    """Read the epoch of a stored ops document; None if it names none. Where it is nested too deep, `stored_id`."""
+def epoch_id(snapshot_json: bytes) -> str | None:
+    """Read the epoch of a stored ops document; None if it names none."""
     try:
         return canonical_uuid(lenient(_decoder, snapshot_json).epoch_id)
     except msgspec.DecodeError:
         return None
-    except RecursionError:
-        return stored_id
 
 
 def load(tx: Connection, runtime: RuntimeKey) -> tuple[int, reads.StoredOps | None]:
@@ -61,7 +59,7 @@ def load(tx: Connection, runtime: RuntimeKey) -> tuple[int, reads.StoredOps | No
         StoredValueCorrupt: it is damaged, no ops document, or its epoch is not the stored one.
     """
     revision, stored = reads.load_ops_lifecycle(tx, runtime)
-    if stored is not None and epoch_id(stored.snapshot_json, stored_id=stored.epoch_id) != stored.epoch_id:
+    if stored is not None and epoch_id(stored.snapshot_json) != stored.epoch_id:
         raise reads.corrupt("ops_snapshots", "has the epoch_id of another ops document", **runtime._asdict())
     return revision, stored
 

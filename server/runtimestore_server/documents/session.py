@@ -270,7 +270,7 @@ def chunks(stored: StoredSession, field: int) -> Iterator[bytes]:
 
 
 def _is_of(body: bytes, session_id: str) -> bool:
-    """Tell whether a stored session document has this id, as far as its nesting lets it be read here."""
+    """Tell whether a stored session document has this id."""
     if not isinstance(session_id, str) or canonical_uuid(session_id) != session_id:
         return False  # damaged: SQLite even keeps values of another type
     # Nearly always the id stands near the beginning, spelt as it is stored: no need to parse megabytes to find it.
@@ -280,5 +280,3 @@ def _is_of(body: bytes, session_id: str) -> bool:
         return canonical_uuid(lenient(_id_decoder, body).id) == session_id
     except msgspec.DecodeError:
         return False
-    except RecursionError:
-        return True

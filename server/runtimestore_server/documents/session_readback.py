@@ -10,7 +10,7 @@ import msgspec
 
 from runtimestore.errors import SessionSnapshotInvalid
 from runtimestore_server.documents import readback
-from runtimestore_server.documents.json import OTHER_REPLACEMENT, invalid, without_halves
+from runtimestore_server.documents.json import OTHER_REPLACEMENT, invalid, shallow, without_halves
 from runtimestore_server.documents.session_envelope import FIELD, Session, Timestamp, Unsigned, bad_member
 from runtimestore_server.integers import UINT64_MAX
 
@@ -36,16 +36,21 @@ _readable = readback.Remembered()
 def check(body: bytes, count: int) -> memoryview:
     """Refuse what no runtime could read back of the members that its types name; all else passes.
 
-    Returns the list of messages where it stands in the document, which is no copy of it.
+    Returns the list of messages, where it stands in the document unless that is nested deep: then it is a copy.
     """
+    try:
+        return _checked(body, count)
+    except RecursionError:  # what the types name is not nested so deep that it is cut: that is refused
+        return _checked(shallow(body), count)
+
+
+def _checked(body: bytes, count: int) -> memoryview:
     try:
         members = readback.members(body)
     except msgspec.DecodeError:  # for half of a surrogate pair: another one in its place shows where it is
         body, other = without_halves(body), without_halves(body, OTHER_REPLACEMENT)
         members = readback.members(body)
         _check_halves(members, readback.members(other))
-    except RecursionError:
-        raise invalid(SessionSnapshotInvalid, FIELD, "is nested too deeply to be read") from None
     if name := readback.given_twice(members, Session.__struct_fields__):
         raise bad_member(name, "must be given once")
     parts = dict(members)

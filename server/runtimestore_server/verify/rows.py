@@ -67,7 +67,7 @@ def ops_snapshot(row: Row) -> Iterator[Finding]:
     if damaged := list(sound(table, "snapshot_json", row)):
         yield from damaged
         return
-    told = ops.epoch_id(row["snapshot_json"], stored_id=row["epoch_id"])
+    told = ops.epoch_id(row["snapshot_json"])
     yield from _named_as(table, row, "snapshot_json", "epoch_id", told)
 
 
