@@ -16,7 +16,21 @@ if TYPE_CHECKING:
     from runtimestore._credentials import Tls
     from runtimestore.errors import RuntimeStoreError
 
-__all__ = ["AsyncConnection", "Connection"]
+__all__ = ["CLOSED", "AsyncConnection", "Connection", "closed_during_the_call"]
+
+CLOSED = "the client is closed"
+
+
+def closed_during_the_call() -> CallFailed:
+    """Make the failure of a call whose client is closed before it has ended."""
+    return CallFailed("the client was closed during the call", grpc.StatusCode.CANCELLED)
+
+
+def _check_kind(channel: object, wanted: str, other: type) -> None:
+    """See that a channel that the caller hands over is of the transport that the client goes by."""
+    if channel is not None and (isinstance(channel, other) or not hasattr(channel, "unary_unary")):
+        kind = type(channel)
+        raise TypeError(f"channel must be a {wanted}, not {kind.__module__}.{kind.__qualname__}")
 
 
 class AsyncConnection:
@@ -28,6 +42,7 @@ class AsyncConnection:
     def __init__(
         self, target: str, max_message_bytes: int, channel: grpc.aio.Channel | None, tls: Tls | None = None
     ) -> None:
+        _check_kind(channel, "grpc.aio.Channel", grpc.Channel)
         self.closed = False
         self._target = target
         self._max_message_bytes = max_message_bytes
@@ -57,6 +72,8 @@ class AsyncConnection:
                 "the client belongs to the event loop of its first call, and this is another one; make a client in "
                 "each event loop, or use RuntimeStoreClient"
             )
+        if self.closed:  # nobody would close a channel that is made now
+            raise RuntimeError(CLOSED)
         # Not before the first call: the channel belongs to the event loop that runs when it is made.
         if self._channel is None:
             options = channel_options(self._target, self._max_message_bytes)
@@ -89,18 +106,19 @@ class AsyncConnection:
         if not self.closed or (task is not None and task.cancelling()):
             raise failed
         # close() cancels calls, not the tasks that wait for them: those must not look cancelled.
-        return CallFailed("the client was closed during the call", grpc.StatusCode.CANCELLED)
+        return closed_during_the_call()
 
 
 class Connection:
     """A connection that any number of threads may use."""
 
-    failures: ClassVar[tuple[type[BaseException], ...]] = (grpc.RpcError,)
+    failures: ClassVar[tuple[type[BaseException], ...]] = (grpc.RpcError, ValueError)
     """What a call raises that `failure_of` reads."""
 
     def __init__(
         self, target: str, max_message_bytes: int, channel: grpc.Channel | None, tls: Tls | None = None
     ) -> None:
+        _check_kind(channel, "grpc.Channel", grpc.aio.Channel)
         self.closed = False
         self._owns_channel = channel is None
         options = channel_options(target, max_message_bytes)
@@ -120,6 +138,14 @@ class Connection:
             self._channel.close()
 
     def failure_of(self, failed: BaseException) -> RuntimeStoreError:
-        """Return the failure of a call by its class."""
+        """Return the failure of a call by its class.
+
+        Raises:
+            ValueError: the failure is no call's.
+        """
+        if isinstance(failed, ValueError):
+            if self.closed:  # by another thread, just before this one called: gRPC has no other class for it
+                return closed_during_the_call()
+            raise failed
         call = cast("grpc.Call", failed)  # what a call raises is the call itself
         return refusal_of(call.code(), call.details(), call.trailing_metadata())

@@ -21,7 +21,7 @@ from runtimestore._channel import (
     message_limit,
     target_of,
 )
-from runtimestore._connection import AsyncConnection
+from runtimestore._connection import CLOSED, AsyncConnection, closed_during_the_call
 from runtimestore._credentials import BearerToken, Tls
 from runtimestore._fences import Fences
 from runtimestore._forms import Forms
@@ -225,6 +225,8 @@ class AsyncRuntimeStoreClient:
             current = await self._load_oauth_flow_snapshot(deadline)
             made = update(current.snapshot_json)
             snapshot_json = await made if inspect.isawaitable(made) else made
+            if self._connection.closed:
+                raise closed_during_the_call()
             request = pb.UpdateAuthOAuthFlowSnapshotRequest(
                 realm=self._realm,
                 request_id=arguments.request_id(None),
@@ -758,7 +760,7 @@ class AsyncRuntimeStoreClient:
             while True:
                 timeout_seconds = attempts.next_timeout_seconds()
                 if self._connection.closed:
-                    raise attempts.last_error() or RuntimeError("the client is closed")
+                    raise attempts.last_error() or RuntimeError(CLOSED)
                 try:
                     return await attempt(timeout_seconds, self._token.metadata() + trace.metadata)
                 except self._connection.failures as failed:

@@ -17,7 +17,7 @@ from runtimestore._channel import (
     message_limit,
     target_of,
 )
-from runtimestore._connection import Connection
+from runtimestore._connection import CLOSED, Connection, closed_during_the_call
 from runtimestore._credentials import BearerToken, Tls
 from runtimestore._fences import Fences
 from runtimestore._forms import Forms
@@ -216,6 +216,8 @@ class RuntimeStoreClient:
         while True:
             current = self._load_oauth_flow_snapshot(deadline)
             snapshot_json = update(current.snapshot_json)
+            if self._connection.closed:
+                raise closed_during_the_call()
             request = pb.UpdateAuthOAuthFlowSnapshotRequest(
                 realm=self._realm,
                 request_id=arguments.request_id(None),
@@ -743,7 +745,7 @@ class RuntimeStoreClient:
             while True:
                 timeout_seconds = attempts.next_timeout_seconds()
                 if self._connection.closed:
-                    raise attempts.last_error() or RuntimeError("the client is closed")
+                    raise attempts.last_error() or RuntimeError(CLOSED)
                 try:
                     return attempt(timeout_seconds, self._token.metadata() + trace.metadata)
                 except self._connection.failures as failed:
