@@ -48,8 +48,22 @@ def test_an_id_that_is_no_uuid_is_left_for_the_server_to_refuse() -> None:
 
 @pytest.mark.parametrize("document", ["", "[]", "{}", '{"input_id": 7}', "null"])
 def test_a_document_without_an_id_is_a_value_error(document: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  (JSON's own and the client's)
+    with pytest.raises(ValueError, match=r"^document "):
         InputState.from_json(document)
+
+
+def test_a_document_in_which_python_reads_no_number_keeps_it() -> None:
+    document = f'{{"input_id": "{ID}", "n": {"9" * 5000}, "current_state": "queued"}}'
+
+    assert InputState.from_json(document) == InputState(ID, document)
+
+
+def test_a_document_in_which_python_finds_no_id_for_its_nesting_says_what_to_do() -> None:
+    document = f'{{"deep": {"[" * 100_000}{"]" * 100_000}, "input_id": "{ID}", "current_state": "queued"}}'
+
+    with pytest.raises(ValueError, match=r"^document is nested too deep .* give the id too, to InputState itself"):
+        InputState.from_json(document)
+    assert InputState(ID, document).state_json == document
 
 
 def test_what_the_server_read_out_of_a_document_does_not_make_another_input() -> None:

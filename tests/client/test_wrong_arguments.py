@@ -7,6 +7,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 import runtimestore
@@ -20,6 +21,13 @@ GREATEST = 2**64 - 1
 
 Client = Any
 """One client or the other; what is wrong on purpose has no type."""
+
+
+def _deep() -> dict[str, Any]:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"": deep}
+    return deep
 
 
 @pytest.fixture
@@ -52,6 +60,7 @@ def test_a_state_or_boundary_that_there_is_not_is_refused_with_those_that_there_
         ({"n": float("nan")}, ValueError, "session_delta cannot be written as JSON: "),
         ({"n": object()}, TypeError, "session_delta cannot be written as JSON: .*object"),
         ("\ud800", ValueError, "session_delta cannot be written as UTF-8: "),
+        (_deep(), ValueError, "session_delta is nested too deep to be written as JSON: give its bytes"),
     ],
 )
 def test_a_session_that_is_no_document_is_refused_by_its_name(
@@ -83,6 +92,11 @@ def test_an_input_s_document_that_is_none_is_refused_by_its_name() -> None:
             lambda store: store.commit_machine_lifecycle(RUNTIME, "idle", if_revision=-1),
             ValueError,
             "if_revision must be from 0 to 18446744073709551615, not -1",
+        ),
+        (
+            lambda store: store.load_boundary_receipt(RUNTIME, ID, 10**5000),
+            ValueError,
+            "sequence must be from 0 to 18446744073709551615, not one of many digits",
         ),
         (
             lambda store: store.commit_machine_lifecycle(RUNTIME, "idle", request_id=7),
@@ -246,3 +260,42 @@ def test_a_retry_policy_is_not_made_of_what_is_no_number(key: str) -> None:
     for value in values:
         with pytest.raises(TypeError, match=rf"^{key}\b"):
             runtimestore.RetryPolicy(**{key: value})
+
+
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+def test_what_is_no_channel_of_the_client_s_own_kind_is_refused_when_the_client_is_made(client: Client) -> None:
+    async def scenario() -> None:
+        kinds = {AsyncRuntimeStoreClient: "grpc.aio.Channel", RuntimeStoreClient: "grpc.Channel"}
+        async with grpc.aio.insecure_channel("127.0.0.1:1") as one:
+            with grpc.insecure_channel("127.0.0.1:1") as other:
+                for wrong in (other if client is AsyncRuntimeStoreClient else one, "127.0.0.1:1", 7):
+                    with pytest.raises(TypeError, match=f"^channel must be a {kinds[client]}, not "):
+                        client(channel=wrong)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("client", [AsyncRuntimeStoreClient, RuntimeStoreClient])
+def test_what_is_no_token_is_refused_when_the_client_is_made(client: Client) -> None:
+    for wrong in (7, b"rst_token"):
+        with pytest.raises(TypeError, match=r"^token must be a str, or a function that returns one, not "):
+            client(token=wrong)
+
+
+def test_what_a_token_function_returns_is_refused_by_its_name() -> None:
+    token: Any = lambda: None  # noqa: E731  (a wrong function, in one place)
+    with RuntimeStoreClient("127.0.0.1:1", token=token) as client, pytest.raises(TypeError, match=r"^token must be"):
+        client.get_server_info()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"ca": 7}, "ca must be a path, or bytes in PEM, not int"),
+        ({"certificate": b"", "key": ["k.pem"]}, "key must be a path, or bytes in PEM, not list"),
+        ({"server_name": b"store"}, "server_name must be a str, not bytes"),
+    ],
+)
+def test_what_is_no_file_or_name_is_refused_when_tls_is_described(files: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{said}"):
+        runtimestore.Tls(**files)

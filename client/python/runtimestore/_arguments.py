@@ -100,7 +100,9 @@ def whole_number(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not 0 <= value <= _GREATEST:
-        raise ValueError(f"{name} must be from 0 to {_GREATEST}, not {value}")
+        # Python writes no number of thousands of digits.
+        given = value if value.bit_length() <= 2 * _GREATEST.bit_length() else "one of many digits"
+        raise ValueError(f"{name} must be from 0 to {_GREATEST}, not {given}")
     return value
 
 
@@ -162,6 +164,8 @@ def document_text(name: str, value: object) -> str:
         raise ValueError(f"{name} cannot be written as UTF-8: {error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deep to be written as JSON: give its bytes, or its text") from None
     except (TypeError, ValueError) as error:
         raise (TypeError if isinstance(error, TypeError) else ValueError)(
             f"{name} cannot be written as JSON: {error}"

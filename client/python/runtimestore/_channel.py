@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Sequence
+from urllib.parse import unquote
 
 from runtimestore import _arguments as arguments
 
@@ -31,8 +32,10 @@ CONNECT_TIMEOUT_MS = 5_000
 """How long an attempt to connect may take. An address that is nobody's any more does not always refuse; until the
 attempt has failed gRPC does not ask again what the name stands for."""
 
-_SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:", "ipv4:", "ipv6:")
-"""What gRPC reads by itself, and refuses at once if it cannot."""
+_SCHEMES = ("unix:", "unix-abstract:", "vsock:", "xds:")
+"""What gRPC reads by itself. What it cannot read it calls a server that cannot be reached, which is waited for."""
+_LITERALS = ("ipv4:", "ipv6:")
+"""What gRPC reads as a list of IP addresses, likewise."""
 
 _LAST_PORT = 65535
 _WINDOW_BYTES = 4 * 1024 * 1024
@@ -50,7 +53,9 @@ def target_of(address: Address) -> str:
     """
     if isinstance(address, str):
         arguments.text("address", address)
-        return address if address.startswith(_SCHEMES) else _with_port(address)
+        if address.startswith(_LITERALS):
+            return _of_literals(address)
+        return _of_scheme(address) if address.startswith(_SCHEMES) else _with_port(address)
     if not isinstance(address, Iterable):
         raise TypeError(f"address must be a str or a sequence of str, not {type(address).__name__}")
     addresses = [arguments.text(f"address[{number}]", one) for number, one in enumerate(address)]
@@ -62,6 +67,23 @@ def target_of(address: Address) -> str:
     if len(kinds) > 1:
         raise ValueError("address mixes IPv4 and IPv6; give addresses of one kind, or one dns:///NAME:PORT")
     return f"{kinds.pop()}:{','.join(addresses)}"
+
+
+def _of_scheme(address: str) -> str:
+    """Return the address, if its scheme is not all of it."""
+    scheme, _, rest = address.partition(":")
+    if not rest.strip("/"):
+        raise ValueError(f"address {address!r} names nothing behind {scheme}:, such as unix:/run/runtimestore.sock")
+    return address
+
+
+def _of_literals(address: str) -> str:
+    """Return the address, if it is a list of IP addresses of the kind that it says, each with its port."""
+    scheme, _, rest = address.partition(":")
+    # It may be a URI, with slashes, which are left to gRPC, and with `[` written as `%5B`.
+    if not rest.startswith("//") and any(_literal(one) != scheme for one in unquote(rest).split(",")):
+        raise ValueError(f"address {address!r} is not of its kind; write ipv4:10.0.0.7:50051 or ipv6:[fd00::7]:50051")
+    return address
 
 
 def _with_port(address: str) -> str:
@@ -76,7 +98,8 @@ def _with_port(address: str) -> str:
         )
     host, _, port = name.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not host or "/" in host or (":" in host and not bracketed) or not _is_port(port):
+    readable = address.isprintable() and " " not in address
+    if not host or "/" in host or (":" in host and not bracketed) or not _is_port(port) or not readable:
         raise ValueError(
             f"address {address!r} is not HOST:PORT, such as store:50051 or [::1]:50051, nor unix:PATH, nor "
             "dns:///NAME:PORT"
@@ -92,7 +115,7 @@ def _literal(address: str) -> str:
         found = None
     if found is None or not colon or not _is_port(port) or (found.version == 6) != host.startswith("["):  # noqa: PLR2004  (IPv6)
         raise ValueError(
-            f"address {address!r} is one of several, which must be IP addresses with a port, such as 10.0.0.7:50051 or "
+            f"address {address!r} is one of a list, which must be IP addresses with a port, such as 10.0.0.7:50051 or "
             "[fd00::7]:50051; for a name with several addresses give dns:///NAME:PORT alone"
         )
     return f"ipv{found.version}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from runtimestore import _arguments as arguments
 from runtimestore._files import read_regular
 
 __all__ = ["BearerToken", "Tls", "Token"]
@@ -47,9 +48,12 @@ class Tls:
             raise ValueError("certificate and key belong together: give both, or neither")
         for name in ("ca", "certificate", "key"):
             given = getattr(self, name)
+            if given is not None and not isinstance(given, str | os.PathLike | bytes):
+                raise TypeError(f"{name} must be a path, or bytes in PEM, not {type(given).__name__}")
             if not isinstance(given, bytes) and "-----BEGIN" in str(given):
                 # Not quoted: as a path that is not there it would be, and it may be a key.
                 raise ValueError(f"{name} is the text of a PEM where a path is meant: give its bytes")
+        arguments.optional_text("server_name", self.server_name)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Return what gRPC makes a channel with.
@@ -90,7 +94,9 @@ class BearerToken:
 
 
 def _metadata_of(token: str) -> tuple[tuple[str, str], ...]:
-    if not isinstance(token, str) or not _PRINTABLE.fullmatch(token):
+    if not isinstance(token, str):
+        raise TypeError(f"token must be a str, or a function that returns one, not {type(token).__name__}")
+    if not _PRINTABLE.fullmatch(token):
         raise ValueError("token must be printable ASCII without spaces, such as rst_...; a file's end of line is none")
     return (("authorization", f"Bearer {token}"),)
 

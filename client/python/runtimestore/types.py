@@ -140,11 +140,18 @@ class InputState:
             TypeError: it is no document at all.
         """
         text = arguments.document_text("document", document)
-        value = json.loads(text)
+        try:
+            value = json.loads(text, parse_int=float)  # Python's own makes no number of thousands of digits
+        except json.JSONDecodeError as error:
+            raise ValueError(f"document is no JSON: {error}") from error
+        except RecursionError:
+            raise ValueError(
+                "document is nested too deep for its input_id to be found: give the id too, to InputState itself"
+            ) from None
         input_id = value.get("input_id") if isinstance(value, dict) else None
         if not isinstance(input_id, str):
             # A ValueError, as for text that is no JSON at all: the caller has one thing to handle.
-            raise ValueError("an input document is a JSON object with a text `input_id`")  # noqa: TRY004  (a bad value of the right type)
+            raise ValueError("document must be a JSON object with a text `input_id`")  # noqa: TRY004  (a bad value of the right type)
         return cls(_as_stored(input_id), text)
 
 
