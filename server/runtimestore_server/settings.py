@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from runtimestore_server.integers import INT64_MAX, UINT32_MAX
 from runtimestore_server.settings_sources import PREFIX, SettingsFile, refuse_mistyped
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 Positive = Annotated[int, Field(gt=0)]
+Told = Annotated[int, Field(gt=0, le=UINT32_MAX)]
+"""A count that `GetServerInfo` tells in 32 bits."""
+
+MOST_THREADS = 1000
+"""A process is seldom allowed many more, and Postgres as many connections."""
+
+Threads = Annotated[int, Field(gt=0, le=MOST_THREADS)]
 
 MOST_MESSAGE_BYTES = 1_000_000_000
 """SQLite takes no larger row, and Postgres no value over 1 GiB, nor all documents of a statement together."""
@@ -29,7 +37,7 @@ DocumentBytes = Annotated[int, Field(gt=0, le=MOST_DOCUMENT_BYTES)]
 _PASSWORD_IN_USERINFO = re.compile(r"(//[^:/@]*):.*@")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&]*")
 
-_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})")
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):([0-9]{1,5})")
 
 
 class DatabaseUrl(SecretStr):
@@ -109,11 +117,12 @@ class Settings(BaseSettings):
             "open as many files. What comes beyond is closed at once."
         ),
     )
-    max_waiting_writes: Positive = Field(
+    max_waiting_writes: Told = Field(
         1024, description="How many writes may wait for their transaction before more are answered OVERLOADED."
     )
     max_waiting_bytes: Positive = Field(
         256 * MIB,
+        le=INT64_MAX,
         description=(
             "How many bytes of documents may wait for their transaction before more are answered OVERLOADED; as many "
             "again may wait to be checked, and as many be on their way to readers."
@@ -126,18 +135,18 @@ class Settings(BaseSettings):
             "be as large as max_message_bytes. More wait their turn."
         ),
     )
-    max_waiting_reads: Positive = Field(
+    max_waiting_reads: Told = Field(
         1024, description="How many loads may wait for a reader thread before more are answered OVERLOADED."
     )
     max_batch_writes: Positive = Field(64, description="How many writes one transaction takes at most.")
-    committer_threads: Positive = Field(
+    committer_threads: Threads = Field(
         1,
         description=(
             "How many transactions Postgres commits at a time. One makes the largest batches; more help where the "
             "database is far away. SQLite has one writer whatever this says."
         ),
     )
-    reader_threads: Positive = Field(4, description="How many loads run at a time.")
+    reader_threads: Threads = Field(4, description="How many loads run at a time.")
     request_retention_seconds: Positive = Field(
         24 * 3600, le=100 * 366 * 24 * 3600, description="How long a request id is remembered, in seconds."
     )
@@ -162,10 +171,16 @@ class Settings(BaseSettings):
         description="Refuse writes to a runtime that carry no fence: whoever writes must have acquired the runtime.",
     )
     grace_period_seconds: float = Field(
-        10.0, ge=0, description="How long calls in flight may take to finish after SIGTERM or SIGINT, in seconds."
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long calls in flight may take to finish after SIGTERM or SIGINT, in seconds.",
     )
     health_interval_seconds: float = Field(
-        5.0, gt=0, description="How often the engine and the schema are checked for the health service, in seconds."
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How often the engine and the schema are checked for the health service, in seconds.",
     )
     metrics_listen: str = Field(
         "127.0.0.1:9464",

@@ -96,6 +96,51 @@ def test_a_limit_that_no_engine_could_keep_is_refused(tmp_path: Path, name: str,
     assert getattr(Settings(_env_file=None, **settings), name) == most
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("max_waiting_writes", 2**32 - 1),
+        ("max_waiting_reads", 2**32 - 1),
+        ("max_waiting_bytes", 2**63 - 1),
+        ("reader_threads", 1000),
+        ("committer_threads", 1000),
+    ],
+)
+def test_a_number_that_could_not_be_told_or_started_is_refused_by_its_name_and_the_largest_one_is_taken(
+    tmp_path: Path, name: str, most: int
+) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    done = run("serve", "--database-url", "memory:", flag, str(most + 1), cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert f"setting {name}:" in done.stderr
+    assert str(most) in done.stderr
+    with serving(flag, str(most), cwd=tmp_path) as server, RuntimeStoreClient(server.address) as client:
+        assert getattr(client.get_server_info().limits, name, most) == most
+
+
+@pytest.mark.parametrize("name", ["listen", "metrics_listen"])
+@pytest.mark.parametrize(
+    "address", [" 127.0.0.1:0", "127.0.0.1 :0", "127.0.0.1\n:0", "127.0.0.1:\u0660", "127.0.0.1:0 "]
+)
+def test_an_address_with_white_space_or_foreign_digits_is_refused_as_none(
+    tmp_path: Path, name: str, address: str
+) -> None:
+    done = run("serve", f"--{name.replace('_', '-')}", address, "--database-url", "memory:", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert f"setting {name}: must be HOST:PORT such as" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["grace_period_seconds", "health_interval_seconds"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
+def test_a_time_that_never_ends_is_refused_by_its_name(tmp_path: Path, name: str, value: str) -> None:
+    done = run("serve", f"--{name.replace('_', '-')}", value, "--database-url", "memory:", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert f"setting {name}: Input should be a finite number" in done.stderr
+
+
 def test_every_default_is_a_value_that_can_be_set() -> None:
     defaults: dict[str, Any] = {name: field.default for name, field in Settings.model_fields.items()}
 
