@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -25,6 +26,10 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:  # while the modules are loaded
         return 130
+    finally:
+        # The interpreter would look for garbage in all that was loaded, to free what goes with the process anyway: a
+        # quarter of the CPU of a short command.
+        gc.freeze()
 
 
 def _open_standard_files() -> None:
