@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -29,6 +30,8 @@ class MeasuredPostgres:
 
     url: str
     pid: int | None
+    _migrated: dict[str, str] = field(default_factory=dict)
+    """By interpreter, the URL of a database that its server's migrations made."""
 
     @classmethod
     @contextlib.contextmanager
@@ -50,6 +53,15 @@ class MeasuredPostgres:
     def fresh_database(self) -> str:
         """The URL of a new, empty database."""
         return self._created(sql.SQL(""))
+
+    def migrated_database(self, python: str) -> str:
+        """The URL of a new database with the tables of the server of this interpreter: migrated once, then copied."""
+        if python not in self._migrated:
+            url = self.fresh_database()
+            command = (python, "-m", "runtimestore_server", "migrate", "--database-url", url)
+            subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - arguments of our own
+            self._migrated[python] = url
+        return self.copy(self._migrated[python])
 
     def copy(self, url: str) -> str:
         """The URL of a new database with all that is in the one behind `url`, to which nobody may be connected."""

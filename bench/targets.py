@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import uuid
 from dataclasses import dataclass, field
@@ -78,11 +77,7 @@ class Target:
         """The URL of a new store, which has its tables where the server does not make them."""
         if self.postgres is None:
             return f"{SQLITE_URL}{self.folder}/{uuid.uuid4()}.db"
-        url = self.postgres.fresh_database()
-        if not self.is_plain_peer:
-            command = (self.python, "-m", "runtimestore_server", "migrate", "--database-url", url)
-            subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - arguments of our own
-        return url
+        return self.postgres.fresh_database() if self.is_plain_peer else self.postgres.migrated_database(self.python)
 
 
 @dataclass(frozen=True)
