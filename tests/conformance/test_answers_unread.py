@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MB = 1_000_000
 STANDSTILL_SECONDS = 1.0
+LONG_STANDSTILL_SECONDS = 5.0
 BODY = session("x" * 20 * MB)
 """More than fits into the buffers of a connection whose windows do not grow."""
 
@@ -51,6 +52,12 @@ def _never(monkeypatch: pytest.MonkeyPatch) -> None:
 def soon(monkeypatch: pytest.MonkeyPatch, _never: None) -> Callable[[], None]:
     """From when it is called, answers that stand still are given up soon."""
     return lambda: monkeypatch.setattr(sending, "STANDSTILL_SECONDS", STANDSTILL_SECONDS)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch, _never: None) -> Callable[[], None]:
+    """The same, but no answer that is read stands still for so long, however busy the machine is."""
+    return lambda: monkeypatch.setattr(sending, "STANDSTILL_SECONDS", LONG_STANDSTILL_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -113,9 +120,9 @@ async def _status(call: Any) -> None:
 
 
 async def test_an_answer_that_moves_however_slowly_is_sent_whole_though_others_find_no_room(
-    runtime_id: str, soon: Callable[[], None]
+    runtime_id: str, late: Callable[[], None]
 ) -> None:
-    soon()
+    late()
     once = RetryPolicy(max_attempts=1)
     async with _filled(runtime_id) as (app, unread), Store(app.address, retry=once) as store:
 
@@ -123,7 +130,7 @@ async def test_an_answer_that_moves_however_slowly_is_sent_whole_though_others_f
             size_bytes = 0
             while (message := await call.read()) is not grpc.aio.EOF:
                 size_bytes += len(message.chunk)
-                await asyncio.sleep(STANDSTILL_SECONDS / 10)
+                await asyncio.sleep(LONG_STANDSTILL_SECONDS / 10)
             return size_bytes
 
         reading = [asyncio.ensure_future(slowly(call)) for call in unread]
@@ -133,7 +140,7 @@ async def test_an_answer_that_moves_however_slowly_is_sent_whole_though_others_f
                 await store.load_session_snapshot(runtime_id)
             except Overloaded:
                 refusals += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LONG_STANDSTILL_SECONDS / 20)
         whole = len(BODY)
         assert all(size_bytes >= whole - 2 * 1024 * 1024 for size_bytes in await asyncio.gather(*reading))
         assert refusals > 5
