@@ -16,6 +16,7 @@ from runtimestore import StoreUnavailable
 from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1.runtime_store_pb2_grpc import RuntimeStoreStub
 from runtimestore_server.store.schema import upgrade
+from support.checkers.clean_up import until
 from support.checkers.health import until_health_is
 from support.checkers.refusals import refused
 from support.generators.calls import Store
@@ -31,6 +32,9 @@ ID = new_id()
 
 LARGE = 9 * 1024 * 1024
 """Over the size after which a connection is closed and made anew, and after which a checkpoint is made."""
+
+CHECKPOINTED = 1024 * 1024
+"""More than a file has before a checkpoint brings a large session there."""
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -210,18 +214,21 @@ async def test_what_is_acknowledged_is_in_the_file_that_the_path_names(tmp_path:
             for _ in range(2):
                 assert await small.take(store)
                 assert await large.take(store)
-            until = asyncio.Event()
+            # What is copied over it is told by what a checkpoint wrote: the server has looked at the file since.
+            await until(lambda: blow.file.stat().st_size > CHECKPOINTED)
+            assert await small.take(store)
+            stop = asyncio.Event()
             busy = [Turns(f"rt:busy-{number}") for number in range(4)]
-            running = [asyncio.create_task(writer.go_on(store, until)) for writer in busy]
-            await asyncio.sleep(0.3)
+            running = [asyncio.create_task(writer.go_on(store, stop)) for writer in busy]
+            await asyncio.sleep(0.1)
             await asyncio.to_thread(blow.strike)
-            for _ in range(3):  # from here on, while the others go on
+            for _ in range(2):  # from here on, while the others go on
                 assert not await small.take(store)
                 assert not await large.take(store)
                 with pytest.raises(StoreUnavailable, match=r"removed, moved or written over.*restart the server"):
                     await store.load_session_snapshot("rt:large")
             await until_health_is(server.address, NOT_SERVING)
-            until.set()
+            stop.set()
             await asyncio.gather(*running)
             assert set(small.refusals) | set(large.refusals) == {"STORE_UNAVAILABLE"}
             # What was on its way to the file when it went is not known to be there.
