@@ -135,7 +135,7 @@ print(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1])
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc to read the peak from")
 async def test_its_memory_does_not_grow_with_the_store(engine: Engine, tmp_path: Path) -> None:
     peaks = []
-    for sessions in (2, 60):
+    for sessions in (2, 30):
         url = engine.fresh_url()
         async with in_process(url) as app, Store(app.address) as store:
             for number in range(sessions):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1024 * 1024
-COMMITS = 5
+COMMITS = 3
 DOCUMENT_BYTES = 48 * MIB
 GIVEN_BACK_SECONDS = 60
 

@@ -108,7 +108,7 @@ async def test_histories_under_lost_replies_are_linearisable(fresh_url: str, tri
         AsyncExitStack() as stack,
     ):
         driving = asyncio.create_task(_drive(histories, _callers(stack, proxy.address), stop))
-        await asyncio.sleep(trial.rounds(short=2, long=30))
+        await asyncio.sleep(trial.rounds(short=1, long=30))
         stop.set()
         await driving
     assert proxy.lost
