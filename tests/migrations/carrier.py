@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 
 import sqlalchemy as sa
-from alembic import command as _command  # noqa: F401  (loaded once, before processes are forked)
 
 from runtimestore_migrations import carrying
 from runtimestore_server.store.engines import open_database

@@ -5,6 +5,8 @@ A script of these runs in a process of its own: SQLite must not be open where on
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
@@ -13,6 +15,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
+
+from support.servers.forked_command import LOADED_BY_USE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,6 +48,9 @@ def run_killed(script: Path, *arguments: str, within_seconds: float) -> tuple[li
 
 def kill_one_after_the_other(steps: Iterable[int], work: Callable[[int], None], look: Callable[[], Found]) -> None:
     """Fork for each step a process that works, and another one that looks afterwards: a JSON object a line."""
+    for name in LOADED_BY_USE:  # once, and not in each process
+        importlib.import_module(name)
+    gc.freeze()
     for step in steps:
         child = os.fork()
         if child == 0:

@@ -31,7 +31,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GRPC_", "OTEL_", "LANG", "LC_")
 """How the names of variables begin that count only when the interpreter starts or a library is loaded."""
 
-_LOADED_BY_USE = (
+LOADED_BY_USE = (
     "alembic.command",
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
@@ -124,7 +124,7 @@ class ForkedCommand:
 
 def _start_forking() -> None:
     """Start the process that forks the others, if it does not run yet."""
-    _CONTEXT.set_forkserver_preload([*_modules(), *_LOADED_BY_USE])
+    _CONTEXT.set_forkserver_preload([*_modules(), *LOADED_BY_USE])
     before = os.environ.get("GRPC_VERBOSITY")
     os.environ["GRPC_VERBOSITY"] = "NONE"  # as `runtimestore` has it when it loads gRPC
     try:
