@@ -10,6 +10,7 @@ import sys
 def main() -> int:
     """Run the command line; says what to install where only the thin client is."""
     _open_standard_files()
+    gc.disable()  # nothing of what is loaded is garbage; once a command is loaded it is looked for some again
     # gRPC's own lines name source files of its C core; what they tell, our sentences tell. Read when gRPC is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:

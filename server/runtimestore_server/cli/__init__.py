@@ -7,6 +7,7 @@ of mistyped command lines find it there. A command with commands of its own is a
 
 from __future__ import annotations
 
+import gc
 import importlib
 
 import click
@@ -30,6 +31,8 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        gc.freeze()  # what is loaded stays to the end: no collection need go through it
+        gc.enable()
         return command
 
     def invoke(self, ctx: click.Context) -> int:
