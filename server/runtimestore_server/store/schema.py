@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
 from runtimestore_server.store import rights
-from runtimestore_server.store.engines import open_database
+from runtimestore_server.store.engines import Fault, open_database
 from runtimestore_server.store.reads import corrupt
 from runtimestore_server.store.tables import metadata, store_identity
+from runtimestore_server.store.timeouts import MIGRATION_BUSY_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from alembic.config import Config
     from sqlalchemy.engine import Connection
 
     from runtimestore_server.store.engines import Database
+
+T = TypeVar("T")
 
 HEAD = "0006"
 """The newest revision. Known without loading Alembic; a test holds it against the migrations."""
@@ -112,6 +118,10 @@ def create_if_empty(database: Database) -> None:
     with database.readers.connect() as connection:
         if not inspect(connection).empty:
             return
+    _while_locked(database, _create)
+
+
+def _create(database: Database) -> None:
     with database.writers.begin() as connection:
         database.migration_lock(connection)
         if inspect(connection).empty:  # else somebody else has made it meanwhile
@@ -178,6 +188,21 @@ def upgrade_database(database: Database) -> tuple[str | None, str]:
     Raises:
         SchemaNotCurrent: it holds another program's tables, or a revision from the future.
     """
+    return _while_locked(database, _upgrade)
+
+
+def _while_locked(database: Database, work: Callable[[Database], T]) -> T:
+    """Do work that can be done anew until nobody else holds the lock of the database, or for a while."""
+    deadline = time.monotonic() + MIGRATION_BUSY_SECONDS
+    while True:
+        try:
+            return work(database)
+        except Exception as error:
+            if database.classify(error) is not Fault.TRANSIENT or time.monotonic() >= deadline:
+                raise
+
+
+def _upgrade(database: Database) -> tuple[str | None, str]:
     with database.readers.connect() as connection:
         if problem := database.problem(connection):
             raise SchemaNotCurrent(problem)
