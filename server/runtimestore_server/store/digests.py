@@ -11,14 +11,14 @@ SEAL_BYTES = 16
 
 def seal(tag: bytes, *fields: object) -> bytes:
     """Return the seal over values of a row: of the digest of the framed fields, behind what kind of row it is."""
-    return sha256(b"".join([tag, *map(_framed, fields)])).digest()[:SEAL_BYTES]
-
-
-def _framed(field: object) -> bytes:
-    if field is None:
-        return b"0-:"
-    value = field if isinstance(field, bytes) else str(field).encode("utf-8", "replace")
-    return b"%d+:%b" % (len(value), value)
+    framed = [tag]
+    for field in fields:
+        if field is None:
+            framed.append(b"0-:")
+        else:
+            value = field if isinstance(field, bytes) else str(field).encode("utf-8", "replace")
+            framed.append(b"%d+:%b" % (len(value), value))
+    return sha256(b"".join(framed)).digest()[:SEAL_BYTES]
 
 
 def sealed_receipt(digest: bytes, committed_revision: int) -> bytes:

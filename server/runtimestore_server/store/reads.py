@@ -248,9 +248,12 @@ def size_bytes(found: object) -> int:
         return len(found)
     if isinstance(found, Counted):
         return found.size_bytes
+    total = 0
     if isinstance(found, (tuple, list)):
-        return sum(size_bytes(part) for part in found)
-    return 0
+        for part in found:
+            if isinstance(part, (bytes, tuple, list, Counted)):
+                total += size_bytes(part)
+    return total
 
 
 def _one(tx: Connection, statement: sa.Select[Any], runtime: RuntimeKey, **key: str) -> Any:

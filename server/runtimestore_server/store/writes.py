@@ -233,7 +233,7 @@ def fingerprint(version: bytes, *fields: bytes) -> bytes:
     would not do: it differs between versions and languages.
     """
     digest = sha256(version)
-    digest.update(b"".join(len(field).to_bytes(8, "big") + field for field in fields))
+    digest.update(b"".join([len(field).to_bytes(8, "big") + field for field in fields]))
     return digest.digest()
 
 

@@ -57,6 +57,7 @@ class AnySqlite(Database):
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=0,
+            pool_use_lifo=True,
             pool_timeout=POOL_TIMEOUT_SECONDS,
             hide_parameters=True,  # the text of an error must not quote documents and secrets
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_SECONDS},

@@ -118,7 +118,7 @@ def find_one(tx: Connection, statement: sa.Executable, parameters: Mapping[str, 
 def ask(tx: Connection, statement: Compiled, parameters: Mapping[str, Any]) -> list[Any]:
     """Ask what a compiled statement finds."""
     bound = {**statement.constants, **parameters}
-    values = bound if statement.order is None else tuple(bound[name] for name in statement.order)
+    values = bound if statement.order is None else tuple(map(bound.__getitem__, statement.order))
     return as_rows(statement, fetch(tx, statement.text, values))
 
 
@@ -167,7 +167,8 @@ def raise_as_all_others(tx: Connection, error: Exception, text: str, cursor: Any
 
 def observed(tx: Connection) -> bool:
     """Tell whether somebody listens to statements: he is told of these, too, by SQLAlchemy's own way."""
-    return bool(tx.dispatch.before_cursor_execute or tx.dispatch.after_cursor_execute)
+    listened = tx.engine.dispatch  # asked of the connection, it would make lists of its own anew, each time
+    return bool(listened.before_cursor_execute or listened.after_cursor_execute)
 
 
 def _driver(tx: Connection) -> Any:

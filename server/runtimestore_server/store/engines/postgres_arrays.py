@@ -16,73 +16,52 @@ from runtimestore_server.store.tables import UINT64_DIGITS, UInt64
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    _Column = tuple[int, Callable[[Any], Sequence[bytes]]]
-    """The oid of a column's type, and what makes of a value its parts: not put together, as they may be megabytes."""
+    _Column = tuple[str, int, Callable[[Any], bytes]]
+    """A column's name, the oid of its type, and what makes of a value its form."""
 
-_HEADER = Struct("!iiIii")
+_HEADER = Struct("!iiIii").pack
 """Dimensions, whether there may be NULLs, the type of the elements; the length and the first index of the dimension."""
 _LENGTH = Struct("!i").pack
-_INTEGER = Struct("!iq").pack
-_NULL = (_LENGTH(-1),)
+_NULL = _LENGTH(-1)
 _BYTEA, _BIGINT, _TEXT = 17, 20, 25
 """The oids of the elements' types, which are the same in every database."""
-_ONE = {oid: _HEADER.pack(1, 1, oid, 1, 1) for oid in (_BYTEA, _BIGINT, _TEXT)}
 
 
-class Encoded:
-    """The values of a column as they are sent."""
-
-    __slots__ = ("form",)
-
-    def __init__(self, *parts: bytes) -> None:
-        self.form = b"".join(parts)
-
-    def __repr__(self) -> str:
-        """As of the values: whoever listens to statements looks for them there."""
-        return repr(self.form)
-
-
-def encoded(columns: tuple[sa.Column[Any], ...], rows: Sequence[Sequence[Any]]) -> dict[str, Encoded]:
+def encoded(columns: tuple[sa.Column[Any], ...], rows: Sequence[Sequence[Any]]) -> dict[str, bytes]:
     """Return the values of rows that have these columns, an array a column."""
-    names, forms = _columns(columns)
-    if len(rows) == 1:
-        return {
-            name: Encoded(_ONE[oid], *(_NULL if value is None else encode(value)))
-            for name, (oid, encode), value in zip(names, forms, rows[0], strict=True)
-        }
     length = len(rows)
     arrays = {}
-    for name, (oid, encode), values in zip(names, forms, zip(*rows, strict=True), strict=True):
-        parts = [_HEADER.pack(1, 1, oid, length, 1)]
+    for (name, oid, form_of), values in zip(_columns(columns), zip(*rows, strict=True), strict=True):
+        parts = [_HEADER(1, 1, oid, length, 1)]  # not put together before the end: a value may be megabytes
         for value in values:
-            parts += _NULL if value is None else encode(value)
-        arrays[name] = Encoded(*parts)
+            if value is None:
+                parts.append(_NULL)
+            else:
+                form = form_of(value)
+                parts += _LENGTH(len(form)), form
+        arrays[name] = b"".join(parts)
     return arrays
 
 
 @cache
-def _columns(columns: tuple[sa.Column[Any], ...]) -> tuple[list[str], list[_Column]]:
-    return [column.name for column in columns], [_column(column) for column in columns]
+def _columns(columns: tuple[sa.Column[Any], ...]) -> list[_Column]:
+    return [(column.name, *_form(column)) for column in columns]
 
 
-def _column(column: sa.Column[Any]) -> _Column:
+def _form(column: sa.Column[Any]) -> tuple[int, Callable[[Any], bytes]]:
+    # Of the interpreter's own functions: one of ours would be called once a value.
     if isinstance(column.type, sa.LargeBinary):
-        return _BYTEA, (lambda value: (_LENGTH(len(value)), value))
+        return _BYTEA, bytes
     if isinstance(column.type, UInt64):
-        return _TEXT, (lambda value: (_LENGTH(UINT64_DIGITS), b"%0*d" % (UINT64_DIGITS, value)))
+        return _TEXT, (b"%%0%dd" % UINT64_DIGITS).__mod__
     if isinstance(column.type, sa.Integer):
-        return _BIGINT, (lambda value: (_INTEGER(8, value),))
-
-    def text(value: str) -> Sequence[bytes]:
-        form = value.encode()
-        return _LENGTH(len(form)), form
-
-    return _TEXT, text
+        return _BIGINT, Struct("!q").pack
+    return _TEXT, str.encode
 
 
 def register(connection: Any) -> None:
-    """Have a connection send such values."""
-    connection.adapters.register_dumper(Encoded, _dumper())
+    """Have a connection of psycopg's send bytes as they are, so that a statement says what they are."""
+    connection.adapters.register_dumper(bytes, _dumper())
 
 
 @cache
@@ -90,11 +69,10 @@ def _dumper() -> type[Any]:
     from psycopg.adapt import Dumper
     from psycopg.pq import Format
 
-    class EncodedDumper(Dumper):
+    class BytesDumper(Dumper):
         format = Format.BINARY
-        # Without a type: what the parameter is, the statement says.
 
-        def dump(self, obj: Encoded) -> bytes:
-            return obj.form
+        def dump(self, obj: bytes) -> bytes:
+            return obj
 
-    return EncodedDumper
+    return BytesDumper

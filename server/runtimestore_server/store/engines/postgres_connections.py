@@ -63,6 +63,7 @@ def connect_lazily(url: URL, *, pool_size: int, prepare_threshold: int | None) -
         url,
         pool_size=pool_size,
         max_overflow=OVERFLOW,
+        pool_use_lifo=True,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         hide_parameters=True,  # the text of an error must not quote documents and secrets
         connect_args={

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runtimestore_server.store.engines.direct import Row
 
 _PIPELINE = "runtimestore_pipeline"
-"""The attribute of a connection of psycopg's that has its pipeline."""
+"""The attribute of a connection of psycopg's that has its pipeline, and of SQLAlchemy's that opened it."""
 
 _statement_of = cache(statement_of)
 
@@ -33,6 +33,7 @@ def pipeline(tx: Connection) -> Iterator[None]:
     if (opened := getattr(driver, _PIPELINE, None)) is None:
         opened = Pipeline(driver)
         setattr(driver, _PIPELINE, opened)
+    tx.__dict__[_PIPELINE] = opened  # to find it by way of the driver's connection takes eight calls
     try:
         opened.begin()
         yield
@@ -58,7 +59,12 @@ def open_pipeline_of(driver: Any) -> Pipeline | None:
 
 def in_pipeline(tx: Connection) -> bool:
     """Tell whether what is run goes into a pipeline."""
-    return open_pipeline_of(tx.connection.driver_connection) is not None
+    return _opened_by(tx) is not None
+
+
+def _opened_by(tx: Connection) -> Pipeline | None:
+    found: Pipeline | None = tx.__dict__.get(_PIPELINE)
+    return found if found is not None and found.is_open else None
 
 
 def is_idle(tx: Connection) -> bool:
@@ -73,7 +79,7 @@ def is_idle(tx: Connection) -> bool:
 
 def run(tx: Connection, text: str, parameters: Mapping[str, Any]) -> None:
     """Run a statement that finds nothing."""
-    if (opened := open_pipeline_of(tx.connection.driver_connection)) is None:
+    if (opened := _opened_by(tx)) is None:
         direct.run(tx, text, [parameters])
     else:
         _send(tx, opened, text, parameters, None)
@@ -85,7 +91,7 @@ def fetch(
     """Run a statement once; its rows. In a pipeline `taken` is raised where the statement divides by zero."""
     import psycopg
 
-    if (opened := open_pipeline_of(tx.connection.driver_connection)) is None:
+    if (opened := _opened_by(tx)) is None:
         return Answer.found(direct.fetch(tx, text, parameters))
     sent = _send(tx, opened, text, parameters, taken)
 

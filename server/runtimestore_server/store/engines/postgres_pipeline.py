@@ -12,7 +12,6 @@ import select
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from runtimestore_server.store.engines.postgres_arrays import Encoded
 from runtimestore_server.store.engines.postgres_stale import is_stale
 
 if TYPE_CHECKING:
@@ -110,13 +109,15 @@ class Pipeline:
             self._command(b"BEGIN")
 
     def send(self, statement: Statement, parameters: Mapping[str, Any], *, taken: KeyNotFree | None = None) -> Sent:
-        """Send a statement, sooner or later; `taken` is raised in place of a division by zero."""
+        """Send a statement, sooner or later: bytes in binary form, all else as text.
+
+        `taken` is raised in place of a division by zero.
+        """
         values, forms = [], []
-        for name in statement.order:
-            value = parameters[name]
-            binary = type(value) is Encoded
-            values.append(value.form if binary else str(value).encode())
-            forms.append(int(binary))
+        for value in map(parameters.__getitem__, statement.order):
+            binary = isinstance(value, bytes)
+            values.append(value if binary else str(value).encode())
+            forms.append(binary)
         if (prepared := self._name_of(statement.text)) is None:
             self._libpq.send_query_params(statement.text, values, None, forms, 1)
         else:

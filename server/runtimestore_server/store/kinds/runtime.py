@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -255,7 +256,7 @@ class _Landing:
 
 
 def _sorted_rows(rows: dict[Any, Any]) -> list[tuple[Any, ...]]:
-    return [(*key, *rest) for key, rest in sorted(rows.items(), key=lambda item: item[0])]
+    return [(*key, *rest) for key, rest in sorted(rows.items(), key=itemgetter(0))]
 
 
 def _taken_boundaries(database: Database, tx: Connection, batch: Sequence[Write]) -> Answer[set[BoundaryKey]]:
