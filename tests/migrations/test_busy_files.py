@@ -1,4 +1,4 @@
-"""A migration waits longer than a write for whoever holds the lock of an SQLite file, and not for ever."""
+"""A migration waits as long as a write for whoever holds the lock of an SQLite file, and not for ever."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _wait_for(file: Path, work: Callable[[str], object], *, held_seconds: float)
 
 
 @pytest.mark.parametrize("work", [upgrade, _create])
-def test_a_migration_waits_for_a_transaction_that_takes_longer_than_a_write_would_wait(
+def test_a_migration_waits_for_a_transaction_that_takes_longer_than_sqlite_waits_by_itself(
     file: Path, work: Callable[[str], object]
 ) -> None:
     _wait_for(file, work, held_seconds=20 * BUSY_SECONDS)
@@ -62,7 +62,7 @@ def test_a_migration_waits_for_a_transaction_that_takes_longer_than_a_write_woul
 
 
 def test_a_migration_does_not_wait_for_ever(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "MIGRATION_BUSY_SECONDS", 5 * BUSY_SECONDS)
+    monkeypatch.setattr(schema, "TRANSIENT_LIMIT_SECONDS", 5 * BUSY_SECONDS)
 
     with pytest.raises(OperationalError, match="database is locked"):
         _wait_for(file, upgrade, held_seconds=40 * BUSY_SECONDS)

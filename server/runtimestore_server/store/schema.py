@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from runtimestore_server.store import rights
 from runtimestore_server.store.engines import Fault, open_database
 from runtimestore_server.store.reads import corrupt
 from runtimestore_server.store.tables import metadata, store_identity
-from runtimestore_server.store.timeouts import MIGRATION_BUSY_SECONDS
+from runtimestore_server.store.timeouts import TRANSIENT_LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,11 +194,11 @@ def upgrade_database(database: Database) -> tuple[str | None, str]:
 
 def _while_locked(database: Database, work: Callable[[Database], T]) -> T:
     """Do work that can be done anew until nobody else holds the lock of the database, or for a while."""
-    deadline = time.monotonic() + MIGRATION_BUSY_SECONDS
+    deadline = time.monotonic() + TRANSIENT_LIMIT_SECONDS
     while True:
         try:
             return work(database)
-        except Exception as error:
+        except DBAPIError as error:
             if database.classify(error) is not Fault.TRANSIENT or time.monotonic() >= deadline:
                 raise
 

@@ -19,14 +19,11 @@ TCP_TIMEOUT_SECONDS = 30
 
 TRANSIENT_LIMIT_SECONDS = 20.0
 """How long a batch is run again on transient errors, and how long a write may be deferred, before the writers are told
-that the store is unavailable. It cuts no try short: the last one ends by the times of the engine."""
+that the store is unavailable. It cuts no try short: the last one ends by the times of the engine. So long a migration,
+too, is begun anew while another process holds the lock of an SQLite file."""
 
 MIGRATION_LOCK_SECONDS = 10
 """How long a migration of Postgres waits for a table that others use; for another migration, without limit."""
-
-MIGRATION_BUSY_SECONDS = 60.0
-"""How long a migration is begun anew while another process holds the lock of an SQLite file, after which it fails.
-SQLite does not tell whether that is a migration."""
 
 UNKNOWN_LIMIT_SECONDS = 5.0
 """How long the truth about a COMMIT is sought before its writers are told that it is unknown. It begins when COMMIT
