@@ -56,7 +56,8 @@ class Forms(Generic[Q]):
         self._body = session
         self._before = known.session(request.runtime_id) if session is not None else None
         self._session = known.described(session, self._before)
-        self._inputs = inputs
+        self._inputs = self._sent = inputs
+        """All that are meant, and those that are sent: the store is known to have the others."""
         self._is_short = False
         self._sends_edits = False
         self.request: Q = self._form(self._edits(), self._partial())
@@ -74,9 +75,7 @@ class Forms(Generic[Q]):
     def committed(self, revision: int, *, replayed: bool) -> None:
         """Remember what the store holds now."""
         since = 0 if replayed else self._since
-        self._known.committed(
-            self._shared.runtime_id, revision, since=since, session=self._session, inputs=self._inputs
-        )
+        self._known.committed(self._shared.runtime_id, revision, since=since, session=self._session, inputs=self._sent)
 
     def _edits(self) -> pb.SnapshotEdits | None:
         """Return the session as edits of the one that the store holds; `None` where the whole is not much longer."""
@@ -121,6 +120,7 @@ class Forms(Generic[Q]):
             if partial is not None:
                 form.if_revision, inputs = partial[:2]
                 form.partial_inputs.CopyFrom(partial[2])
+            self._sent = inputs
             field = form.input_updates if isinstance(form, pb.AtomicApplyRequest) else form.input_states
             field.extend(map(messages.stored_input, inputs))
         return form

@@ -52,10 +52,14 @@ class KnownSession(NamedTuple):
 class KnownInput(NamedTuple):
     """An input's document as the store holds it."""
 
-    key: bytes
-    """The 16 bytes of its UUID."""
     state_json: str
-    sha256: bytes
+    framed: bytes
+    """The 16 bytes of its UUID and the SHA-256 of its document: see `PartialInputs.all_sha256` in the protos."""
+
+    @property
+    def key(self) -> bytes:
+        """The 16 bytes of its UUID."""
+        return self.framed[:16]
 
     def size_bytes(self) -> int:
         """Return what it takes in memory, about."""
@@ -125,18 +129,19 @@ class KnownRuntimes:
             revision, all_of_them = known.revision, list[bytes]()
             changed: dict[bytes, InputState] = {}
             for state in inputs:
-                input_id = state.input_id
-                try:
-                    # As it is it is nearly always in the store's own form.
-                    found = stored.get(input_id) or stored.get(_canonical(input_id))
-                    if found is None or found.state_json != state.state_json:
-                        found = _known_input(input_id, state.state_json)
-                        changed[found.key] = state
-                    elif changed:
-                        changed.pop(found.key, None)  # twice in one request: the last counts
-                except ValueError:
-                    return None  # no UUID: the server says so
-                all_of_them += found.key, found.sha256
+                # As it is it is nearly always in the store's own form, and has not changed.
+                found = stored.get(state.input_id)
+                if found is None or found.state_json != state.state_json or changed:
+                    try:
+                        found = found or stored.get(_canonical(state.input_id))
+                        if found is None or found.state_json != state.state_json:
+                            found = _known_input(state.input_id, state.state_json)
+                            changed[found.key] = state
+                        else:
+                            changed.pop(found.key, None)  # twice in one request: the last counts
+                    except ValueError:
+                        return None  # no UUID: the server says so
+                all_of_them.append(found.framed)
         if len(changed) == len(inputs):
             return None
         return ChangedInputs(revision, list(changed.values()), sha256(b"".join(all_of_them)).digest())
@@ -207,7 +212,7 @@ class KnownRuntimes:
             for state in inputs:
                 held = runtime.inputs.get(state.input_id)
                 if held is not None and held.state_json == state.state_json:
-                    continue  # nearly all of them
+                    continue
                 try:
                     name = _canonical(state.input_id)
                     found = before.get(name)
@@ -259,4 +264,4 @@ def _uuid_of(text: str) -> uuid.UUID:
 
 
 def _known_input(input_id: str, state_json: str) -> KnownInput:
-    return KnownInput(_uuid_of(input_id).bytes, state_json, sha256(state_json.encode()).digest())
+    return KnownInput(state_json, _uuid_of(input_id).bytes + sha256(state_json.encode()).digest())
