@@ -91,3 +91,11 @@ def test_no_layer_is_deeper_than_a_layer_may_be(text: str) -> None:
                     deepest = max(deepest, depth)
             assert deepest <= nesting.LAYER_LEVELS
             assert depth == 0
+
+
+@given(st.lists(st.sampled_from(['\\"', "\\\\", "[", "]", "{", "a"])).map("".join))
+def test_a_string_that_does_not_end_is_read_once(text: str) -> None:
+    rest = f'"{text}'.encode()
+
+    assert nesting._TOKENS.findall(b"[[" + rest) == [b"[[", rest]
+    assert not _is_json_in_layers(b"[[" + rest)

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 LAYER_LEVELS = 256
 """How many levels a layer has: more than the runtimes' types read, and fewer than any thread's recursion allows."""
 
-_TOKENS = re.compile(rb'[\[{]++|[\]}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-"""Brackets side by side, and strings, in which brackets are text."""
+_TOKENS = re.compile(rb'[\[{]++|[\]}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""Brackets side by side, and strings, in which brackets are text.
+
+A string that does not end takes all that is left. Else each quote in it would be tried as the beginning of another one,
+each time up to the end of the document.
+"""
 _OPENING = b"[{"
 _QUOTE = ord('"')
 _INSTEAD = b" 0 "
