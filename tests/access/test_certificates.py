@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ import structlog.testing
 from runtimestore import AsyncRuntimeStoreClient, RetryPolicy, Tls
 from runtimestore_server.access import tls
 from runtimestore_server.access.access_file import has_settled
-from runtimestore_server.access.certificate_files import CertificateFiles
 from runtimestore_server.access.rules import Unusable
 from runtimestore_server.access.tls import Certificates
 from runtimestore_server.app import CannotServe
@@ -211,37 +209,6 @@ def test_a_kind_of_key_that_was_tried_is_in_force_with_the_next_handshake_and_an
         assert certificates.validity != before
         assert certificates.unusable is None
     assert certificates.handshakes == 4
-
-
-@pytest.mark.parametrize("content", [b"garbage", b""])
-@pytest.mark.parametrize("sound", [True, False])
-def test_what_is_told_of_files_outlasts_the_trial_of_those_before_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, sound: bool
-) -> None:
-    files = good(tmp_path)
-    certificates = Certificates(files["tls_cert"], files["tls_key"], None)
-    before, goes_on, tried = certificates.validity, threading.Event(), threading.Event()
-
-    def slow(*_: object) -> None:
-        assert goes_on.wait(10)
-        tried.set()
-        if not sound:
-            raise Unusable("the trial failed")
-
-    monkeypatch.setattr(CertificateFiles, "try_out", slow)
-    files_of(tmp_path, issued(intermediate(), kind="secp384r1", ends=99 * DAY), intermediate())
-    certificates.look()
-    put(files["tls_cert"], content)
-    certificates.look()
-    told = certificates.unusable
-    assert told is not None
-    goes_on.set()
-    trial = certificates._trial  # nothing else tells that a trial has ended
-    assert trial is not None
-    trial.join(10)
-    assert tried.is_set()
-    assert certificates.unusable == told
-    assert certificates.validity == before
 
 
 async def test_each_address_that_a_server_listens_on_shows_a_new_certificate(tmp_path: Path) -> None:

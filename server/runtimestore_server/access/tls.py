@@ -161,10 +161,14 @@ class Certificates:
         made = self._newest = self._files.made(contents, self._clock())
         if made.pair.key in self._kinds and not (self._failed and self._failed.contents == contents):
             self._put_in_force(made)
-        self._trial = threading.Thread(target=self._try_out, args=(made,), name="try-certificate", daemon=True)
+        trial = threading.Thread(target=self._try_out, args=(made, self._trial), name="try-certificate", daemon=True)
+        self._trial = trial
         self._trial.start()
 
-    def _try_out(self, made: Made) -> None:
+    def _try_out(self, made: Made, before: threading.Thread | None) -> None:
+        """Try what was read, once the trial before has ended: the last that ends tells what is fallen back on."""
+        if before is not None:
+            before.join()
         why: str | None = None
         more: dict[str, object] = {}
         try:
