@@ -84,11 +84,11 @@ def base_cost_bytes(delta: pb.SessionDelta, base: RecentSession) -> int:
 
     Edits behind all that was checked before, as of a turn, leave that to be copied and nothing of it to be read.
     """
-    found = delta.snapshot_edits.edits
-    checked_bytes = base.checked.ends if base.checked is not None else 0
-    if delta.WhichOneof("delta") != "snapshot_edits" or (found and found[0].start < checked_bytes):
+    found, checked = delta.snapshot_edits.edits, base.checked
+    if checked is None or delta.WhichOneof("delta") != "snapshot_edits" or (found and found[0].start < checked.ends):
         return len(base.body)
-    return len(base.body) - checked_bytes + checked_bytes // 16  # so many bytes are copied while one is checked
+    left_out_bytes = checked.ends - checked.opened  # what stands before the messages is read each time
+    return len(base.body) - left_out_bytes + left_out_bytes // 16  # so many bytes are copied while one is checked
 
 
 def check_key(belongs_to: str, session_id: str) -> None:
