@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from runtimestore import InputState, InputStateInvalid, OpsSnapshotInvalid, SessionSnapshotInvalid
+from runtimestore_server.documents import json, nesting
+from support.generators.calls import Store
 from support.generators.documents import new_id, session
+from support.servers.server import in_process
 
 if TYPE_CHECKING:
-    from support.generators.calls import Store
+    from collections.abc import Iterator
 
 LEVELS = [128, 900, 980, 990, 1000, 1100, 20_000]
 """A parser that recurses gives up at about a thousand, depending on the thread."""
@@ -92,3 +96,27 @@ async def test_what_is_no_json_is_refused_however_deep_it_stands(
         await store.persist_ops_lifecycle(runtime_id, f'{{"epoch_id":"{new_id()}",{bad}}}')
     with pytest.raises(SessionSnapshotInvalid):
         await store.commit_session_snapshot(runtime_id, session("one")[:-1] + b"," + bad.encode() + b"}")
+
+
+async def test_a_small_document_that_is_taken_apart_is_so_where_it_keeps_no_other_call(
+    monkeypatch: pytest.MonkeyPatch, runtime_id: str
+) -> None:
+    threads: set[int] = set()
+
+    def seen(body: bytes) -> Iterator[bytes]:
+        threads.add(threading.get_ident())
+        return nesting.layers(body)
+
+    monkeypatch.setattr(json, "layers", seen)
+    deep = f'"deep":{"[" * 1000}{"]" * 1000}'
+    input_id = new_id()
+    state = InputState(input_id, f'{{{deep},"input_id":"{input_id}","current_state":"queued"}}')
+
+    async with in_process("memory:") as app, Store(app.address) as store:
+        await store.persist_input_state(runtime_id, state)
+        await store.persist_ops_lifecycle(runtime_id, f'{{"epoch_id":"{new_id()}",{deep}}}')
+        await store.commit_session_snapshot(runtime_id, session("one")[:-1] + b"," + deep.encode() + b"}")
+
+        assert await store.load_input_states(runtime_id) == [state]
+    assert threads
+    assert threading.get_ident() not in threads
