@@ -170,6 +170,21 @@ def test_every_command_is_a_module_and_every_module_of_a_command_is_one() -> Non
         assert f"\n  {name} " in listed
 
 
+def test_every_command_looks_for_garbage_once_it_is_loaded() -> None:
+    script = """
+import gc, sys
+from runtimestore_server.__main__ import main
+for name in sys.argv[1:]:
+    sys.argv = ["runtimestore", name, "--help"]
+    main()
+    print(name, gc.isenabled(), file=sys.stderr)
+"""
+
+    seen = run(*cli.COMMANDS, cwd=ROOT, command=(sys.executable, "-c", script)).stderr
+
+    assert seen.splitlines() == [f"{name} True" for name in cli.COMMANDS]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
