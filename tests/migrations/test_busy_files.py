@@ -38,11 +38,13 @@ def _create(database_url: str) -> None:
         database.dispose()
 
 
-def _wait_for(file: Path, work: Callable[[str], object], *, held_seconds: float) -> None:
+def _wait_for(
+    file: Path, work: Callable[[str], object], *, held_seconds: float, journal: str = "WAL", lock: str = "IMMEDIATE"
+) -> None:
     """Do work while another process' transaction holds the file's lock for so long."""
     holder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    holder.execute("PRAGMA journal_mode = WAL")
-    holder.execute("BEGIN IMMEDIATE")
+    holder.execute(f"PRAGMA journal_mode = {journal}")
+    holder.execute(f"BEGIN {lock}")
     end = threading.Timer(held_seconds, holder.execute, ["COMMIT"])
     end.start()
     try:
@@ -52,11 +54,12 @@ def _wait_for(file: Path, work: Callable[[str], object], *, held_seconds: float)
         holder.close()
 
 
+@pytest.mark.parametrize(("journal", "lock"), [("WAL", "IMMEDIATE"), ("DELETE", "EXCLUSIVE")])
 @pytest.mark.parametrize("work", [upgrade, _create])
 def test_a_migration_waits_for_a_transaction_that_takes_longer_than_sqlite_waits_by_itself(
-    file: Path, work: Callable[[str], object]
+    file: Path, work: Callable[[str], object], journal: str, lock: str
 ) -> None:
-    _wait_for(file, work, held_seconds=20 * BUSY_SECONDS)
+    _wait_for(file, work, held_seconds=20 * BUSY_SECONDS, journal=journal, lock=lock)
 
     assert upgrade(f"sqlite:///{file}") == (HEAD, HEAD)
 

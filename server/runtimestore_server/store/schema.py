@@ -116,13 +116,13 @@ def create_if_empty(database: Database) -> None:
 
     It is made of the tables, which are what the migrations make: Alembic would stay in the memory of a server.
     """
-    with database.readers.connect() as connection:
-        if not inspect(connection).empty:
-            return
     _while_locked(database, _create)
 
 
 def _create(database: Database) -> None:
+    with database.readers.connect() as connection:
+        if not inspect(connection).empty:
+            return
     with database.writers.begin() as connection:
         database.migration_lock(connection)
         if inspect(connection).empty:  # else somebody else has made it meanwhile
