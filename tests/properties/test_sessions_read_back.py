@@ -291,3 +291,8 @@ def test_the_check_of_a_session_refuses_just_what_a_plain_reader_finds_unreadabl
         for _ in range(2):  # and says so again of messages that it has seen
             refused = refused_member(body)
             assert (refused in bad) if bad else (refused is None), (refused, bad)
+
+
+def test_a_number_is_read_from_its_first_digit_alone() -> None:
+    assert readback._LARGE_NUMBER.fullmatch(b"11e400")
+    assert not readback._LARGE_NUMBER.match(b"11e400", 1)

@@ -57,7 +57,10 @@ _ESCAPED_LETTER = b"\\u00"
 _LONG_NUMBER = b"0" * _DIGITS
 _EXPONENT = b"0e000"
 _ENDING_EXPONENT = re.compile(rb"0e0{3,},")
-_LARGE_NUMBER = re.compile(rb"-?[0-9][0-9.]{%d,}(?:[eE][+-]?[0-9]+)?|-?[0-9][0-9.]*[eE]\+?[0-9]{3,}" % (_DIGITS - 1))
+_LARGE_NUMBER = re.compile(
+    # From its first digit alone: else one of 198 digits would be read from each of them to its end.
+    rb"(?<![0-9.])(?:-?[0-9][0-9.]{%d,}(?:[eE][+-]?[0-9]+)?|-?[0-9][0-9.]*[eE]\+?[0-9]{3,})" % (_DIGITS - 1)
+)
 _PARTS_OF_A_NUMBER = re.compile(rb"-?([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
 _LARGEST_POWER = 308
 _POWERS = tuple(float(f"1e{power}") for power in range(_LARGEST_POWER + 1))
