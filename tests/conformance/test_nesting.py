@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runtimestore import InputState, InputStateInvalid, OpsSnapshotInvalid, SessionSnapshotInvalid
-from runtimestore_server.documents import json, nesting
+from runtimestore_server.documents import json, nesting, readback
 from support.generators.calls import Store
 from support.generators.documents import new_id, session
 from support.servers.server import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import msgspec
 
 LEVELS = [128, 900, 980, 990, 1000, 1100, 20_000]
 """A parser that recurses gives up at about a thousand, depending on the thread."""
@@ -120,3 +122,30 @@ async def test_a_small_document_that_is_taken_apart_is_so_where_it_keeps_no_othe
         assert await store.load_input_states(runtime_id) == [state]
     assert threads
     assert threading.get_ident() not in threads
+
+
+async def test_a_small_session_of_very_many_members_is_read_where_it_keeps_no_other_call(
+    monkeypatch: pytest.MonkeyPatch, runtime_id: str
+) -> None:
+    read: list[tuple[int, int]] = []
+    members = readback.members
+
+    def seen(document: bytes | msgspec.Raw) -> list[tuple[str, msgspec.Raw]]:
+        found = members(document)
+        read.append((len(found), threading.get_ident()))
+        return found
+
+    monkeypatch.setattr(readback, "members", seen)
+    many = b"".join(b',"%x":0' % number for number in range(12_000))
+    twice = many + b',"messages":[]'
+
+    async with in_process("memory:") as app, Store(app.address) as store:
+        await store.commit_session_snapshot(runtime_id, session("one"))
+        await store.commit_session_snapshot(runtime_id, body := session("two")[:-1] + many + b"}")
+        with pytest.raises(SessionSnapshotInvalid, match="must be given once"):
+            await store.commit_session_snapshot(runtime_id, session("three")[:-1] + twice + b"}")
+
+        assert await store.load_session_snapshot(runtime_id) == body
+    here = threading.get_ident()
+    assert {thread == here for count, thread in read if count > 12_000} == {False}
+    assert here in {thread for count, thread in read if count < 20}

@@ -2,7 +2,7 @@
 
 `session`, `input`, `receipt`, `ops` and `oauth` are the things, `runtime_state` is the value that is none; `limits`
 holds what this server's settings forbid, `json` reads envelopes, `nesting` takes apart what is nested too deep for
-that, `identifiers` reads ids.
+that, `hurry` leaves to a worker what takes long, `identifiers` reads ids.
 
 A document is checked where the store depends on it and passes untouched everywhere else, because payloads change with
 nearly every release of the runtimes. On the way out a digest vouches for a document, and the document for the columns

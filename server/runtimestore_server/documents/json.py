@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import re
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from runtimestore.errors import FieldViolation, InvalidField
+from runtimestore_server.documents.hurry import give_up_in_a_hurry
 from runtimestore_server.documents.identifiers import canonical_uuid
 from runtimestore_server.documents.nesting import layers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -32,26 +28,6 @@ _ONE = 6
 OTHER_REPLACEMENT = rb"\ufffe"
 
 _any_decoder = msgspec.json.Decoder(msgspec.Raw)
-
-_hurried: ContextVar[bool] = ContextVar("hurried", default=False)
-"""Whether `TooDeepForNow` is raised here."""
-
-
-class TooDeepForNow(Exception):
-    """A document is nested so deep that to read it takes longer than there is time for."""
-
-
-@contextlib.contextmanager
-def in_a_hurry() -> Iterator[None]:
-    """Raise `TooDeepForNow` inside, instead of taking a document apart by its nesting.
-
-    A megabyte of what is made for it takes up to half a second, which is some hundred times as long as another one.
-    """
-    token = _hurried.set(True)
-    try:
-        yield
-    finally:
-        _hurried.reset(token)
 
 
 def envelope(decoder: msgspec.json.Decoder[T], body: bytes, refusal: type[InvalidField], field: str) -> T:
@@ -93,10 +69,9 @@ def shallow(body: bytes) -> bytes:
 
     Raises:
         msgspec.DecodeError: a deep value is no JSON.
-        TooDeepForNow: it is done `in_a_hurry`.
+        TakesLong: it is done `in_a_hurry`; a megabyte of what is made for it takes up to half a second.
     """
-    if _hurried.get():
-        raise TooDeepForNow
+    give_up_in_a_hurry()
     outermost = b""
     for outermost in layers(body):  # it comes last
         _with_halves(_any_decoder, outermost)

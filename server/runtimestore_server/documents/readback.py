@@ -18,12 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from runtimestore_server.documents.hurry import give_up_in_a_hurry
 from runtimestore_server.integers import UINT64_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MOST_LEVELS = 127
+
+MANY_QUOTES = 20_000
+"""A member has two at least, and takes a microsecond to be read. A session of 256 KB, the largest that the event loop
+checks, has half as many where its messages are short."""
 
 _CHUNK_BYTES = 64 * 1024
 _DIGITS = 200
@@ -107,7 +112,10 @@ def members(document: bytes | msgspec.Raw) -> list[tuple[str, msgspec.Raw]]:
 
     Raises:
         msgspec.DecodeError, RecursionError: it is no object, or holds half of a surrogate pair.
+        TakesLong: it may have very many, and is read `in_a_hurry`.
     """
+    if len(document) > MANY_QUOTES and bytes(document).count(b'"') > MANY_QUOTES:
+        give_up_in_a_hurry()
     return [(key.name, value) for key, value in _members_decoder.decode(document).items()]
 
 

@@ -9,8 +9,8 @@ from runtimestore.v1 import runtime_store_pb2 as pb
 from runtimestore.v1 import runtime_store_pb2_grpc as rpc
 from runtimestore_server.documents import input as inputs
 from runtimestore_server.documents import oauth, ops, receipt, runtime_state, session
+from runtimestore_server.documents.hurry import TakesLong, in_a_hurry
 from runtimestore_server.documents.identifiers import realm_field, uuid_field
-from runtimestore_server.documents.json import TooDeepForNow, in_a_hurry
 from runtimestore_server.documents.limits import Limits
 from runtimestore_server.rpc.received import received_bytes, received_document
 from runtimestore_server.services.fields import of_every_write, optional_digest, partial_inputs, required, runtime_key
@@ -245,7 +245,7 @@ class RuntimeStoreService(rpc.RuntimeStoreServicer):
 
         size_bytes, write = received_bytes(), None
         if size_bytes + (session.base_cost_bytes(request.session_delta, base) if base else 0) <= LARGE_REQUEST_BYTES:
-            with contextlib.suppress(TooDeepForNow), in_a_hurry():
+            with contextlib.suppress(TakesLong), in_a_hurry():
                 write = prepare()
         if write is None:
             write = await self._workers.run(prepare, size_bytes=size_bytes)
