@@ -26,7 +26,6 @@ def in_a_hurry() -> Iterator[None]:
         _hurried.reset(token)
 
 
-def give_up_in_a_hurry() -> None:
-    """Raise `TakesLong`, unless there is time."""
-    if _hurried.get():
-        raise TakesLong
+def hurried() -> bool:
+    """Tell whether `TakesLong` is to be raised where a check would take long."""
+    return _hurried.get()

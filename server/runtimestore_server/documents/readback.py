@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtimestore_server.documents.hurry import give_up_in_a_hurry
+from runtimestore_server.documents.hurry import TakesLong, hurried
 from runtimestore_server.integers import UINT64_MAX
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def members(document: bytes | msgspec.Raw) -> list[tuple[str, msgspec.Raw]]:
         msgspec.DecodeError, RecursionError: it is no object, or holds half of a surrogate pair.
         TakesLong: it may have very many, and is read `in_a_hurry`.
     """
-    if len(document) > MANY_QUOTES and bytes(document).count(b'"') > MANY_QUOTES:
-        give_up_in_a_hurry()
+    if hurried() and bytes(document).count(b'"') > MANY_QUOTES:
+        raise TakesLong
     return [(key.name, value) for key, value in _members_decoder.decode(document).items()]
 
 
